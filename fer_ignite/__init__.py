@@ -1,0 +1,52 @@
+"""Trainer for facial-expression recognition on PyTorch-Ignite: every step and every decision is an event to hook.
+
+Public names are imported on first use, so that ``fer-ignite --help`` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ignite.engine import Events
+
+    from fer_ignite.config import Config
+    from fer_ignite.runs import build_session, evaluate, predict, train
+    from fer_ignite.training.engines import create_evaluator, create_trainer
+    from fer_ignite.training.events import RunEvents, StepEvents
+    from fer_ignite.training.session import Session
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "fer_ignite.config",
+    "Events": "ignite.engine",
+    "RunEvents": "fer_ignite.training.events",
+    "Session": "fer_ignite.training.session",
+    "StepEvents": "fer_ignite.training.events",
+    "build_session": "fer_ignite.runs",
+    "create_evaluator": "fer_ignite.training.engines",
+    "create_trainer": "fer_ignite.training.engines",
+    "evaluate": "fer_ignite.runs",
+    "predict": "fer_ignite.runs",
+    "train": "fer_ignite.runs",
+}
+
+__all__ = [
+    "Config",
+    "Events",
+    "RunEvents",
+    "Session",
+    "StepEvents",
+    "build_session",
+    "create_evaluator",
+    "create_trainer",
+    "evaluate",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fer_ignite' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,94 @@
+"""The program ``fer-ignite``: finds the command, turns every FerError into one line and its exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+import fer_ignite
+from fer_ignite.errors import FerError
+
+__all__ = ["main"]
+
+# One line each, so that --help imports no command's module.
+_COMMANDS = {
+    "train": "Train a network; with no option, on drawn demo faces.",
+    "evaluate": "Score a checkpoint on a split.",
+    "predict": "Name the expressions in image files.",
+    "pack": "Read a data set once into a pack; look at it.",
+    "info": "Versions and devices; what a checkpoint, pack or run holds.",
+}
+
+_FIRST_STEPS = """\
+First steps:
+
+\b
+  fer-ignite train                             demo faces, about a minute
+  fer-ignite train --data fer2013.csv          the real thing, some minutes
+  fer-ignite evaluate runs/NAME/checkpoints/best.pt
+  fer-ignite predict runs/NAME/checkpoints/best.pt photo.jpg
+"""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"fer_ignite.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, _COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, invoke_without_command=True, epilog=_FIRST_STEPS, help=fer_ignite.__doc__.split("\n")[0])
+@click.version_option(fer_ignite.__version__, prog_name="fer-ignite")
+@click.pass_context
+def program(ctx: click.Context) -> None:
+    """Groups the commands; alone it shows what to do first."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program and ends the process with design's exit codes."""
+    try:
+        code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
+    except click.UsageError as error:
+        code = _complain(error.format_message(), 2)
+    except click.exceptions.Abort:
+        code = _complain("interrupted.", 130)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), 2)
+    except FerError as error:
+        code = _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is left to say, also not by the interpreter at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    text = " ".join(message.split())
+    click.echo(f"fer-ignite: {text}", err=True)
+    return code

@@ -1,0 +1,136 @@
+"""Flags out of the configuration's declarations: no setting is described a second time."""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+import yaml
+
+from fer_ignite.config import GROUPS, Config, field_facts
+from fer_ignite.errors import ConfigError
+
+__all__ = ["ConfigCommand", "config_options", "given_settings"]
+
+
+def config_options(*names: str) -> Callable[[Any], Any]:
+    """Decorator: the flags of the named settings, or of all of them."""
+
+    def decorate(function: Any) -> Any:
+        for name in reversed(names or tuple(Config.model_fields)):
+            function = click.option(*_flags(name), **_attributes(name), cls=_Setting)(function)
+        return function
+
+    return decorate
+
+
+class _Setting(click.Option):
+    """A flag of a setting; its help section is the setting's group."""
+
+
+def _flags(name: str) -> list[str]:
+    flag = name.replace("_", "-")
+    return [f"--{flag}/--no-{flag}" if _is_switch(name) else f"--{flag}", name]
+
+
+def _is_switch(name: str) -> bool:
+    return Config.model_fields[name].annotation is bool
+
+
+def _attributes(name: str) -> dict[str, Any]:
+    facts = field_facts(name)
+    text = facts["help"]
+    details = [_range(name), facts["unit"]]
+    if "[default" not in text:
+        default = facts["default"]
+        shown = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else shown
+        details.append(f"default: {shown}" if shown not in (None, "", {}) else "default: none")
+    described = "; ".join(part for part in details if part)
+    attributes: dict[str, Any] = {"default": None, "help": f"{text}  [{described}]" if described else text}
+    if not _is_switch(name):
+        # Values stay text: the configuration's own validation is the only one.
+        attributes |= {"type": str, "metavar": _metavar(name), "multiple": facts["repeat"]}
+    return attributes
+
+
+def _metavar(name: str) -> str:
+    choices = _choices(Config.model_fields[name].annotation)
+    if choices:
+        return "|".join(choices)
+    kinds = _plain_types(Config.model_fields[name].annotation)
+    return "INT" if int in kinds else "NUMBER" if float in kinds else "TEXT"
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _plain_types(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(part for option in get_args(annotation) for part in _plain_types(option))
+    return (annotation,)
+
+
+def _range(name: str) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = []
+    for constraint in Config.model_fields[name].metadata:
+        for attribute, sign in signs.items():
+            value = getattr(constraint, attribute, None)
+            if value is not None:
+                bounds.append(f"{sign} {value:g}" if value < 2**53 else f"{sign} 2^63")
+    return ", ".join(bounds)
+
+
+def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings given on the command line, as flags and as ``--set key=value``.
+
+    Raises:
+        ConfigError: an assignment without '=', or a setting given twice with different values.
+    """
+    given = {name: value for name, value in values.items() if value is not None and value != ()}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r} assigns nothing; write --set key=value, e.g. --set lr=0.05.")
+        key = key.strip().replace("-", "_")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if key in given and given[key] != value and str(given[key]) != text:
+            raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {value!r}; keep one of them.")
+        given[key] = value
+    return given
+
+
+class ConfigCommand(click.Command):
+    """A command whose help groups flags by topic, and which refuses a flag given twice."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Command": []}
+        sections |= {group: [] for group in GROUPS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = field_facts(str(parameter.name))["group"] if isinstance(parameter, _Setting) else "Command"
+                sections[group].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records, col_max=34)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeatable = {flag for p in self.get_params(ctx) if getattr(p, "multiple", False) for flag in p.opts}
+        seen: set[str] = set()
+        for argument in args:
+            flag = argument.split("=", 1)[0]
+            plain = flag.replace("--no-", "--", 1) if flag.startswith("--no-") else flag
+            if argument == "--":
+                break
+            if flag.startswith("--") and flag not in repeatable:
+                if plain in seen:
+                    raise click.UsageError(f"{flag} is given twice; keep one of them.", ctx)
+                seen.add(plain)
+        return super().parse_args(ctx, args)

@@ -1,0 +1,51 @@
+"""``fer-ignite train``: settings from recipe, file and flags; one call; the outcome."""
+
+from typing import Any
+
+import click
+import yaml
+
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.config import from_layers, read_yaml
+
+__all__ = ["command"]
+
+
+@click.command("train", cls=ConfigCommand, short_help="Train a network.")
+@click.option("--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]")
+@click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
+@click.option("--print-config", is_flag=True, help="Print the whole resolved configuration and stop.")
+@click.option("--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop.")
+@config_options()
+def command(
+    recipe: str | None,
+    config_file: str | None,
+    assignments: tuple[str, ...],
+    print_config: bool,
+    plot_lr: str | None,
+    **flags: Any,
+) -> int:
+    """Train a network; with no option, on drawn demo faces.
+
+    The run's folder, runs/NAME, gets checkpoints, history, pictures and summary.json. Precedence: flags and --set, then
+    --config, then --recipe, then (with --resume) the checkpoint, then defaults.
+    """
+    from fer_ignite.recipes import read_recipe
+
+    layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
+    given = {**layers[0], **layers[1], **given_settings(flags, assignments)}
+    config = from_layers(given)
+    if print_config:
+        click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        return 0
+    from fer_ignite import runs
+    from fer_ignite.launch import leave
+
+    if plot_lr:
+        click.echo(f"{runs.plot_schedule_of(config, plot_lr)}")
+        return 0
+    outcome = runs.launch_training(config, given=given)
+    if outcome.message:
+        click.echo(f"fer-ignite: {outcome.message}", err=True)
+    leave(outcome)

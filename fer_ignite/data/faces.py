@@ -1,0 +1,202 @@
+"""The faces of a run, whatever they came from: classes, labels, roles, statistics, and a feed of raw pixels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer_ignite.data.feeds import Feed, LoaderFeed, PackFeed
+from fer_ignite.data.images import fit_image
+from fer_ignite.data.pack import Pack, open_pack
+from fer_ignite.data.plan import generator
+from fer_ignite.data.stream import Targets
+from fer_ignite.errors import DataError
+
+__all__ = ["Faces", "faces_of_dataset", "faces_of_pack"]
+
+SPLITS = ("train", "val", "test")
+_STATISTICS_SAMPLES = 2000
+
+
+@dataclass
+class Faces:
+    """Labelled faces in roles.
+
+    Attributes:
+        indices: split -> int64 places in the data.
+        side_px: side of the stored faces; 0 where samples come as finished tensors.
+        mean, std: per channel of the train split, in [0, 1].
+        fingerprint: of the content; equal where the same data lies elsewhere.
+        leaks: bool [N] or None: train faces that occur in val or test too.
+        pack: where the pixels are, if packed.
+        fetch: sample by place, if not packed.
+    """
+
+    classes: tuple[str, ...]
+    targets: Targets
+    indices: dict[str, NDArray[np.int64]]
+    side_px: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    source: str
+    leaks: NDArray[np.bool_] | None = None
+    pack: Pack | None = None
+    fetch: Callable[[int], Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def train_indices(self, *, drop_leaks: bool, limit: int | None, seed: int) -> NDArray[np.int64]:
+        """The train split, without leaked faces where asked, and the first ``limit`` of a seeded order."""
+        indices = self.indices["train"]
+        if drop_leaks and self.leaks is not None:
+            indices = indices[~self.leaks[indices]]
+        if limit is not None and limit < len(indices):
+            indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
+        return indices
+
+    def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [K]: how often each class occurs among ``indices``."""
+        return np.bincount(self.targets.labels_N[indices], minlength=len(self.classes))
+
+    def feed(
+        self,
+        device: torch.device,
+        *,
+        seed: int,
+        transform: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        workers: int = 0,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> Feed:
+        """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
+        if self.pack is not None and transform is None and collate_fn is None:
+            return PackFeed(self.pack, device)
+        fetch = self.fetch if self.fetch is not None else PackedImages(self.pack)
+        return LoaderFeed(
+            fetch, seed=seed, device=device, side_px=self.side_px or 48, channels=self.channels, transform=transform,
+            collate_fn=collate_fn, workers=workers, worker_init=worker_init,
+        )  # fmt: skip
+
+
+class PackedImages:
+    """A pack's faces one by one, as PIL images; what a per-sample transform expects. Pickles as the pack's path."""
+
+    def __init__(self, pack: Pack | None) -> None:
+        assert pack is not None
+        self.pack = pack
+
+    def __call__(self, index: int) -> Any:
+        from PIL import Image
+
+        pixels_HWC = self.pack.read(np.array([index]))[0]
+        return Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+
+
+def faces_of_pack(path: str | Path) -> Faces:
+    """A pack as the faces of a run."""
+    pack = open_pack(path)
+    return Faces(
+        classes=pack.classes,
+        targets=Targets(pack.labels, len(pack.classes), pack.soft),
+        indices={split: pack.indices(split) for split in SPLITS},
+        side_px=pack.height,
+        channels=pack.channels,
+        mean=pack.mean,
+        std=pack.std,
+        fingerprint=pack.fingerprint,
+        source=str(pack.manifest.get("source", path)),
+        leaks=pack.leaks,
+        pack=pack,
+        facts=pack.manifest,
+    )
+
+
+class _Joined:
+    """Several map-style data sets as one, by place."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __call__(self, index: int) -> Any:
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.parts[part][index - int(self.starts[part])]
+
+
+def faces_of_dataset(make: Callable[..., Any], *, name: str, val_fraction: float, seed: int) -> Faces:
+    """A user's data set as the faces of a run.
+
+    Args:
+        make: called as ``make(split="train")``, "val" and "test"; returns a map-style data set of (image, label) with
+            ``classes`` (names in label order) and, so that labels need no reading of images, ``targets``; None where
+            there is no such split. Images are PIL images, uint8 pixels, or finished float tensors [C, H, W].
+    Raises:
+        DataError: no train split, no class names, or labels outside of them.
+    """
+    parts = {split: make(split=split) for split in SPLITS}
+    if parts["train"] is None or not len(parts["train"]):
+        raise DataError(f"{name}(split='train') gave no data; it must return a data set with at least one sample.")
+    classes = tuple(str(label) for label in getattr(parts["train"], "classes", ()))
+    if len(classes) < 2:
+        raise DataError(f"{name} has the classes {list(classes)}; give the data set an attribute `classes` with two names or more.")
+    present = {split: part for split, part in parts.items() if part is not None and len(part)}
+    labels = np.concatenate([_labels(part) for part in present.values()])
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DataError(f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}.")
+    fetch = _Joined(list(present.values()))
+    indices = {split: np.arange(0) for split in SPLITS}
+    for place, split in enumerate(present):
+        indices[split] = np.arange(fetch.starts[place], fetch.starts[place + 1])
+    if "val" not in present:
+        indices["val"], indices["train"] = _take_share(indices["train"], labels, val_fraction, seed)
+    side_px, channels, mean, std = _statistics(fetch, indices["train"], seed)
+    return Faces(
+        classes, Targets(labels, len(classes)), indices, side_px, channels, mean, std,
+        fingerprint=f"dataset:{name}:{len(labels)}", source=name, fetch=fetch,
+    )  # fmt: skip
+
+
+def _labels(part: Any) -> NDArray[np.int64]:
+    known = getattr(part, "targets", None)
+    if known is None:
+        known = [part[index][1] for index in range(len(part))]
+    return np.asarray(known, dtype=np.int64)
+
+
+def _take_share(
+    indices: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A stratified, seeded share of ``indices``, and the rest."""
+    draw = generator(seed, "split")
+    taken = []
+    for label in np.unique(labels[indices]):
+        members = draw.permutation(indices[labels[indices] == label])
+        taken.append(members[: max(1, round(share * len(members)))])
+    first = np.sort(np.concatenate(taken))
+    return first, np.setdiff1d(indices, first)
+
+
+def _statistics(
+    fetch: Callable[[int], Any], indices: NDArray[np.int64], seed: int
+) -> tuple[int, int, tuple[float, ...], tuple[float, ...]]:
+    """Side, channels, mean and std of up to 2000 train samples; a finished tensor is taken as normalised already."""
+    chosen = generator(seed, "limit").permutation(indices)[:_STATISTICS_SAMPLES]
+    first = fetch(int(chosen[0]))[0]
+    if isinstance(first, torch.Tensor) and first.is_floating_point():
+        return int(first.shape[-1]), int(first.shape[0]), (0.0,) * int(first.shape[0]), (1.0,) * int(first.shape[0])
+    channels = 3 if getattr(first, "mode", "L") != "L" or (not hasattr(first, "mode") and np.ndim(first) == 3 and 3 in np.shape(first)) else 1
+    side = min(getattr(first, "size", np.shape(first))[:2])
+    pixels = np.stack([_pixels(fetch(int(index))[0], int(side), channels) for index in chosen]).astype(np.float64) / 255
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    return int(side), channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())
+
+
+def _pixels(image: Any, side: int, channels: int) -> NDArray[np.uint8]:
+    if hasattr(image, "mode"):
+        return fit_image(image, side, "squash", "gray" if channels == 1 else "rgb")
+    return np.asarray(image, dtype=np.uint8).reshape(*np.shape(image)[:2], -1)

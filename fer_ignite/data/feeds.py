@@ -1,0 +1,173 @@
+"""Where a batch's raw faces come from: the pack, by slice, or a ``DataLoader`` over what can't be packed.
+
+Both answer the same request - "these places, in this order, for each coming batch" - so that order, slices and
+mix-up partners are decided in one place, the plan.
+"""
+
+# Dimensions: B faces of a request, H W pixels, C channels, K expressions.
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fer_ignite.data.images import fit_image
+from fer_ignite.data.pack import Pack
+from fer_ignite.data.plan import generator
+
+__all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Places in the data, and the counters that seed each one's per-sample transform: (epoch, window, position)."""
+
+    indices_B: NDArray[np.int64]
+    epoch: int
+    window: int
+    positions_B: NDArray[np.int64]
+
+
+class Feed(Protocol):
+    """Raw faces for a series of requests: uint8 [B, H, W, C], or float [B, C, H, W] that is taken as it is."""
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        """One tensor per request, on the feed's device."""
+
+
+class PackFeed:
+    """Faces out of a pack; the whole pack lies on the device where it fits.
+
+    Args:
+        pack: where the pixels are.
+        device: where batches are wanted.
+        resident_bytes: largest pack that is moved to an accelerator whole.
+    """
+
+    def __init__(self, pack: Pack, device: torch.device, *, resident_bytes: int = 4 << 30) -> None:
+        self.pack, self.device = pack, device
+        self.resident: Tensor | None = None
+        if pack.is_memmap:
+            pixels_NHWC = torch.from_numpy(pack.pixels)
+            if device.type == "cpu":
+                self.resident = pixels_NHWC
+            elif pixels_NHWC.nbytes <= resident_bytes:
+                self.resident = pixels_NHWC.to(device)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        for request in requests:
+            if self.resident is not None:
+                indices_B = torch.from_numpy(request.indices_B)
+                if self.device.type == "cuda":
+                    indices_B = indices_B.pin_memory().to(self.device, non_blocking=True)
+                yield self.resident.index_select(0, indices_B.to(self.device))
+            else:
+                images_BHWC = torch.from_numpy(self.pack.read(request.indices_B))
+                if self.device.type == "cuda":
+                    images_BHWC = images_BHWC.pin_memory()
+                yield images_BHWC.to(self.device, non_blocking=True)
+
+
+class _SeededSamples(Dataset[Any]):
+    """A map-style data set whose every sample is drawn with random numbers of its own."""
+
+    def __init__(self, fetch: Callable[[int], Any], transform: Callable[[Any], Any] | None, seed: int) -> None:
+        self.fetch, self.transform, self.seed = fetch, transform, seed
+
+    def __getitem__(self, key: tuple[int, int, int, int]) -> Any:
+        index, *counters = key
+        saved = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+        entropy = int(generator(self.seed, "sample", *counters).integers(2**31))
+        torch.manual_seed(entropy)
+        random.seed(entropy)
+        np.random.seed(entropy)
+        try:
+            sample = self.fetch(index)
+            return self.transform(sample) if self.transform is not None else sample
+        finally:
+            torch.set_rng_state(saved[0])
+            random.setstate(saved[1])
+            np.random.set_state(saved[2])
+
+
+class _Keys:
+    """Batches of sample keys for the loader's ``batch_sampler``, endless when the requests are."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
+        for request in self.requests:
+            yield [
+                (int(index), request.epoch, request.window, int(position))
+                for index, position in zip(request.indices_B, request.positions_B, strict=True)
+            ]
+
+
+class LoaderFeed:
+    """Faces through a ``torch.utils.data.DataLoader``: a user's data set, or a user's transform per sample.
+
+    Args:
+        fetch: sample by place.
+        transform: applied to each sample, seeded per sample; may return a PIL image, uint8 or float pixels.
+        collate_fn: makes a tensor out of a list of samples; the default stacks them.
+        side_px, channels: shape for samples that come as images.
+        worker_init: called first in every worker process.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[int], Any],
+        *,
+        seed: int,
+        device: torch.device,
+        side_px: int,
+        channels: int,
+        transform: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        workers: int = 0,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        self.samples = _SeededSamples(fetch, transform, seed)
+        self.device, self.workers, self.worker_init = device, workers, worker_init
+        self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(side_px, channels)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        loader: DataLoader[Any] = DataLoader(
+            self.samples,
+            batch_sampler=_Keys(requests),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=self.collate,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=self.worker_init,
+            generator=torch.Generator().manual_seed(0),  # else the loader draws its base seed from the global state
+        )
+        for images in loader:
+            images = images[0] if isinstance(images, (tuple, list)) else images
+            yield images.to(self.device, non_blocking=True)
+
+
+class _Stack:
+    """Stacks samples: images and uint8 arrays to [B, H, W, C], float tensors [C, H, W] to [B, C, H, W]."""
+
+    def __init__(self, side_px: int, channels: int) -> None:
+        self.side_px, self.channels = side_px, channels
+
+    def __call__(self, samples: Sequence[Any]) -> Tensor:
+        return torch.stack([self.pixels(sample) for sample in samples])
+
+    def pixels(self, sample: Any) -> Tensor:
+        image = sample[0] if isinstance(sample, tuple) else sample
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return image
+        if isinstance(image, Tensor):
+            image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
+        if not isinstance(image, np.ndarray):
+            image = fit_image(image, self.side_px, "squash", "gray" if self.channels == 1 else "rgb")
+        return torch.from_numpy(np.ascontiguousarray(image.reshape(*image.shape[:2], -1)))

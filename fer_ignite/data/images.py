@@ -1,0 +1,270 @@
+"""Reading one image file as people mean it, and refusing by name what can't be meant or trusted.
+
+What is read: gray, 1-bit, palette, RGB, CMYK, 16-bit, transparent (laid on white, as viewers show it), EXIF-turned,
+one-page TIFF, a GIF's first frame. What is refused: everything that is no plain image file of an allowed format whose
+content agrees with its name, more than 20 megapixels (seen in the header, before decoding), several pages or moving
+pictures (which of them shows the expression?), float and 32-bit values (they say nowhere what white is), broken files.
+JPEG carries no checksum: a damaged one that still decodes can't be told from a sound one.
+"""
+
+# Dimensions: H W pixels, C channels (1 gray, 3 RGB).
+
+import io
+import os
+import stat
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from fer_ignite.errors import DataError
+
+__all__ = [
+    "FORMAT_OF_SUFFIX",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "fit_image",
+    "is_colourless",
+    "printable",
+    "read_file_bytes",
+    "read_image",
+    "read_image_bytes",
+]
+
+MAX_PIXELS = 20_000_000
+MAX_FILE_BYTES = 128 << 20  # 20 MP of 16-bit RGB, uncompressed, is 120 MB
+
+FORMAT_OF_SUFFIX = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pbm": "PPM",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".pnm": "PPM",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+Name = str | bytes | os.PathLike[str]  # made printable only where it is printed
+
+_FORMATS = tuple(sorted(set(FORMAT_OF_SUFFIX.values())))
+# Above 89 MP Pillow only warns; here nothing that large is ever decoded.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+_TURN_OF_EXIF = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_SIXTEEN_BIT_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def printable(name: Name) -> str:
+    """A file name as one line of text that can be encoded anywhere: odd bytes and control characters are escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Image.Image:
+    """One image file, turned upright.
+
+    Args:
+        path: a regular file (or a link to one) whose suffix names its format.
+        root: folder that the file must lie in once links are followed; None allows any place.
+    Returns:
+        An image of mode "L" or "RGB".
+    Raises:
+        DataError: the file is refused; the sentence names it and says why.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in FORMAT_OF_SUFFIX:
+        raise DataError(f"{printable(path)}: no image suffix; allowed are {', '.join(sorted(FORMAT_OF_SUFFIX))}.")
+    if root is not None:
+        _refuse_outside(path, root)
+    return _decode(read_file_bytes(path), path, expected=FORMAT_OF_SUFFIX[suffix])
+
+
+def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
+    """An encoded image in memory, of any allowed format, turned upright; mode "L" or "RGB". `name` is for the error."""
+    return _decode(data, name, expected=None)
+
+
+def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file; never blocks on a FIFO, never reads a device, never more than the size cap."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
+        raise DataError(f"{printable(path)}: can't be opened ({reason}).") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{printable(path)}: no regular file, but a {_kind(status.st_mode)}.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read.")
+        try:
+            return file.read(status.st_size)  # a limit, not a hope: read() allocates what it is asked for
+        except OSError as error:
+            raise DataError(f"{printable(path)}: can't be read ({error.strerror}).") from None
+
+
+def is_colourless(image: Image.Image) -> bool:
+    """Whether all three channels of every pixel agree: many collections keep gray faces as RGB."""
+    if image.mode == "L":
+        return True
+    red, green, blue = (np.asarray(channel) for channel in image.split())
+    return bool(np.array_equal(red, green) and np.array_equal(red, blue))
+
+
+def fit_image(image: Image.Image, side_px: int | None, mode: str, channels: str) -> npt.NDArray[np.uint8]:
+    """An image as an array of a wished size.
+
+    Args:
+        image: mode "L" or "RGB".
+        side_px: side of the square that comes out; None keeps the image's own height and width.
+        mode: "squash" (ignores the aspect), "letterbox" (black borders) or "crop" (the middle).
+        channels: "gray" or "rgb".
+    Returns:
+        uint8 [H, W, C], values 0..255.
+    Source: Pillow's bilinear filter averages when it shrinks, as torchvision's antialias does.
+    """
+    wanted = "L" if channels == "gray" else "RGB"
+    if image.mode != wanted:  # converting to the same mode copies
+        image = image.convert(wanted)
+    if side_px is not None and image.size != (side_px, side_px):
+        image = _FIT[mode](image, side_px)
+    pixels_HWC = np.asarray(image, dtype=np.uint8)
+    return pixels_HWC[:, :, None] if pixels_HWC.ndim == 2 else pixels_HWC
+
+
+def _squash(image: Image.Image, side_px: int) -> Image.Image:
+    return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
+
+
+def _letterbox(image: Image.Image, side_px: int) -> Image.Image:
+    inner = _scaled(image, side_px / max(image.size))
+    square = Image.new(image.mode, (side_px, side_px))
+    square.paste(inner, ((side_px - inner.width) // 2, (side_px - inner.height) // 2))
+    return square
+
+
+def _crop(image: Image.Image, side_px: int) -> Image.Image:
+    # The box is cut while scaling: a strip of 1 x 10000 would otherwise grow to side x 10000 sides first.
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    return image.resize((side_px, side_px), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
+
+
+def _scaled(image: Image.Image, factor: float) -> Image.Image:
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+_FIT = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
+
+
+def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_header(image, name, expected)
+            image.load()
+            return _plain(image, name)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        what = "no image data" if expected is None else f"not the {expected} that its name says"
+        raise DataError(f"{printable(name)}: {what}; read are {', '.join(_FORMATS)}.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{printable(name)}: more than {MAX_PIXELS} pixels; scale it down first.") from None
+    except Exception as error:
+        # Pillow's readers answer broken bytes with almost any kind of exception (OSError, SyntaxError, struct.error,
+        # IndexError, zlib.error, MemoryError): whatever it is, the file can't be read.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{printable(name)}: broken {expected or 'image'} ({reason}).") from None
+
+
+def _refuse_header(image: Image.Image, name: Name, expected: str | None) -> None:
+    found = "JPEG" if image.format == "MPO" else image.format  # phones append a second JPEG and call the pair MPO
+    if expected is not None and found != expected:
+        raise DataError(
+            f"{printable(name)}: named as {expected}, but it holds {found}; rename it to what it is."
+        )
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{printable(name)}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; scale it down first."
+        )
+    if found in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{printable(name)}: a moving {found}; save the one frame that is meant.")
+    if found == "TIFF" and _has_second_page(image):
+        raise DataError(f"{printable(name)}: a TIFF of several pages; save the one page that is meant.")
+
+
+def _has_second_page(image: Image.Image) -> bool:
+    try:
+        image.seek(1)  # n_frames would walk through all pages of a file that may hold millions
+    except EOFError:
+        image.seek(0)
+        return False
+    return True
+
+
+def _plain(image: Image.Image, name: Name) -> Image.Image:
+    """The loaded image as upright "L" or "RGB"."""
+    turn = _TURN_OF_EXIF.get(_exif_orientation(image))
+    wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if wide_gray:
+        # 65535 is white: divide by 257, where .convert("L") would cut everything above 255 off.
+        values_HW = np.asarray(image).astype(np.uint32)
+        plain = Image.fromarray(((values_HW + 128) // 257).clip(0, 255).astype(np.uint8))
+    elif image.mode in _WITH_ALPHA or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+        plain = _on_white(image)
+    elif image.mode in ("L", "RGB"):
+        plain = image.copy()
+    elif image.mode == "1":
+        plain = image.convert("L")
+    elif image.mode in ("P", "CMYK", "YCbCr", "RGBX"):
+        plain = image.convert("RGB")
+    else:
+        raise DataError(f"{printable(name)}: pixels of mode {image.mode!r}; save it with 8 or 16 bits per channel.")
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    gray = image.mode in ("1", "L", "LA", "La")
+    solid = image.convert("RGBA")
+    page = Image.new("RGBA", solid.size, "white")
+    page.alpha_composite(solid)
+    return page.convert("L" if gray else "RGB")
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        return 1  # a sound picture with broken EXIF stands as it is stored
+
+
+def _refuse_outside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
+    try:
+        real, top = os.path.realpath(path, strict=True), os.path.realpath(root)
+    except OSError as error:
+        raise DataError(f"{printable(path)}: can't be followed ({error.strerror}).") from None
+    if os.path.commonpath([real, top]) != top:
+        raise DataError(f"{printable(path)}: leads outside {printable(root)}; list it in a csv manifest instead.")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device"}
+    return next((word for test, word in kinds.items() if test(mode)), "device")

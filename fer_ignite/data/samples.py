@@ -1,0 +1,133 @@
+"""What every source comes down to: names, labels, roles and either pixels or files."""
+
+# Dimensions: N images, H W pixels, C channels, K classes.
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_ignite.data.classes import parse_classes, relabel
+from fer_ignite.data.images import printable
+from fer_ignite.errors import DataError
+
+__all__ = ["SPLITS", "SPLIT_OF_NAME", "UNDECIDED", "Samples", "Source", "choose_classes", "drop_same_files"]
+
+SPLITS = ("train", "val", "test")
+UNDECIDED = 255
+
+# What people call the three roles, in lower case.
+SPLIT_OF_NAME = {
+    "train": 0, "training": 0,
+    "val": 1, "valid": 1, "validation": 1, "dev": 1, "publictest": 1,
+    "test": 2, "testing": 2, "privatetest": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Everything that a source says about its images.
+
+    Args:
+        classes: K names.
+        ids: N names as bytes; where there are no pixels, the file's path under `root`.
+        labels_N: int64, positions in `classes`.
+        splits_N: uint8, positions in `SPLITS`, or `UNDECIDED`.
+        pixels_NHWC: uint8, where the source holds decoded images.
+        root: folder of the files.
+        groups_N: int64, images of one group (a person, a film) must not be torn apart; None: no groups.
+        soft_NK: float32 shares of the votes; None: no votes.
+        refused: files that are known to be unusable before any is opened, with the reason.
+        left_out: how many were left out, by reason.
+    """
+
+    classes: tuple[str, ...]
+    ids: Sequence[bytes]
+    labels_N: npt.NDArray[np.int64]
+    splits_N: npt.NDArray[np.uint8]
+    pixels_NHWC: npt.NDArray[np.uint8] | None = None
+    root: Path | None = None
+    groups_N: npt.NDArray[np.int64] | None = None
+    soft_NK: npt.NDArray[np.float32] | None = None
+    refused: tuple[tuple[bytes, str], ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def take(self, keep_N: npt.NDArray[np.bool_], *, reason: str | None = None) -> "Samples":
+        """The samples where `keep_N` holds; the others are counted under `reason`."""
+        if keep_N.all():
+            return self
+        left_out = dict(self.left_out)
+        if reason is not None:
+            left_out[reason] = left_out.get(reason, 0) + int((~keep_N).sum())
+        return replace(
+            self,
+            ids=[name for name, kept in zip(self.ids, keep_N.tolist(), strict=True) if kept],
+            labels_N=self.labels_N[keep_N],
+            splits_N=self.splits_N[keep_N],
+            pixels_NHWC=None if self.pixels_NHWC is None else self.pixels_NHWC[keep_N],
+            groups_N=None if self.groups_N is None else self.groups_N[keep_N],
+            soft_NK=None if self.soft_NK is None else self.soft_NK[keep_N],
+            left_out=left_out,
+        )
+
+
+class Source(Protocol):
+    """Where samples come from; `stamp` is cheap and changes when the samples may have changed."""
+
+    kind: str
+    where: str
+
+    def stamp(self) -> bytes: ...
+
+    def samples(self) -> Samples: ...
+
+
+def choose_classes(samples: Samples, text: str | None) -> Samples:
+    """The samples under the wished class names; those of a class that isn't wished are left out and counted."""
+    if text is None:
+        return samples
+    plan = parse_classes(text, samples.classes)
+    labels_N, soft_NK = relabel(plan, samples.classes, samples.labels_N, samples.soft_NK)
+    named = replace(samples, classes=tuple(plan), labels_N=labels_N, soft_NK=soft_NK)
+    return named.take(labels_N >= 0, reason="not in --classes")
+
+
+def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samples:
+    """Files that are reached twice, over links or by being listed twice, counted once.
+
+    Args:
+        inodes_N2: device and inode of each file; zeros where it couldn't be looked at.
+    Raises:
+        DataError: one file stands in two roles, or under two labels.
+    """
+    order = np.lexsort((inodes_N2[:, 0], inodes_N2[:, 1]))
+    same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (inodes_N2[order[1:]] != 0).any(axis=1)
+    suspects = sorted({int(index) for pair in (order[1:][same], order[:-1][same]) for index in pair})
+    first_of: dict[str, int] = {}
+    keep_N = np.ones(len(samples), dtype=np.bool_)
+    clashes = []
+    for index in suspects:
+        # Hard links share an inode and are copies in people's eyes: only one real path makes one file.
+        first = first_of.setdefault(os.path.realpath(_path(samples, index)), index)
+        if first == index:
+            continue
+        keep_N[index] = False
+        if (samples.splits_N[first], samples.labels_N[first]) != (samples.splits_N[index], samples.labels_N[index]):
+            clashes.append(f"{printable(samples.ids[first])} = {printable(samples.ids[index])}")
+    if clashes:
+        raise DataError(
+            f"{len(clashes)} files stand in two roles or under two labels ({'; '.join(clashes[:5])}); "
+            "remove one of the two links or rows."
+        )
+    return samples.take(keep_N, reason="reached twice")
+
+
+def _path(samples: Samples, index: int) -> str:
+    return os.path.join(samples.root or "", os.fsdecode(samples.ids[index]))

@@ -1,0 +1,53 @@
+"""Every error that a user can cause or meet, and the exit code that it ends the program with."""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FerError",
+    "FolderInUseError",
+    "NonFiniteError",
+    "StorageError",
+]
+
+
+class FerError(Exception):
+    """An error whose message is one sentence: what came, what is allowed, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(FerError):
+    """A setting, a flag or a user object that can't be used; known before the start."""
+
+    exit_code = 2
+
+
+class DataError(FerError):
+    """Data that can't be read, or doesn't say what it must say; known before the start."""
+
+    exit_code = 2
+
+
+class CheckpointError(FerError):
+    """A checkpoint that is damaged, foreign, or doesn't fit what it is used for."""
+
+    exit_code = 2
+
+
+class NonFiniteError(FerError):
+    """The loss or the gradients stayed non-finite."""
+
+    exit_code = 3
+
+
+class StorageError(FerError):
+    """Writing failed during a run: disk full, quota, folder gone."""
+
+    exit_code = 4
+
+
+class FolderInUseError(FerError):
+    """The run folder is locked by another run, or holds one and neither --resume nor --exist-ok was given."""
+
+    exit_code = 5

@@ -1,0 +1,73 @@
+"""User code by name: ``package.module:name`` or ``./file.py:name``.
+
+Naming an object runs its module, so names are taken from the command line, a configuration file named on it, or Python
+- never from a checkpoint, a run's folder or a data set.
+"""
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.errors import ConfigError
+
+__all__ = ["is_object_name", "load_object"]
+
+_MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+_FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
+
+
+def is_object_name(text: str) -> bool:
+    """Whether ``text`` has the form of a user object's name, as opposed to a built-in's."""
+    return bool(_MODULE.match(text) or _FILE.match(text))
+
+
+def load_object(text: str, *, setting: str) -> Any:
+    """The object that ``package.module:name`` or ``./file.py:name`` names.
+
+    Args:
+        text: the name.
+        setting: the flag it came from, for the error's sentence.
+    Raises:
+        ConfigError: the form is wrong, the module can't be found, or it has no such name. An error *inside* the user's
+            module is not caught: its traceback is what the user needs.
+    """
+    if _FILE.match(text):
+        path, name = text.rsplit(":", 1)
+        module = _module_from_file(Path(path), setting=setting)
+    elif _MODULE.match(text):
+        path, name = text.split(":")
+        module = _module_from_name(path, setting=setting)
+    else:
+        raise ConfigError(f"{setting}: {text!r} names no object; write package.module:name or ./file.py:name.")
+    if not hasattr(module, name):
+        public = [entry for entry in vars(module) if not entry.startswith("_")]
+        raise ConfigError(f"{setting}: {path} has no {name!r}; it has {', '.join(public) or 'nothing public'}.")
+    return getattr(module, name)
+
+
+def _module_from_name(name: str, *, setting: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(
+                f"{setting}: there is no module {name!r} on Python's path; install it, set PYTHONPATH, "
+                "or name a file as ./file.py:name."
+            ) from None
+        raise
+
+
+def _module_from_file(path: Path, *, setting: str) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{setting}: there is no file {path}; name an existing one as ./file.py:name.")
+    # Registered under its own name, so that objects of the file can be pickled to other processes by reference.
+    name = f"fer_ignite_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

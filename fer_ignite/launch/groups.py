@@ -1,0 +1,70 @@
+"""Small talk between the processes of a run over the CPU, with tensors only.
+
+Object collectives unpickle what others send, so a text travels as bytes in a uint8 tensor.
+"""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+__all__ = ["agree_on_text", "cpu_group", "wait_for_all"]
+
+# The group made for the current default group: {default group: CPU group}.
+_made: dict[ProcessGroup, ProcessGroup] = {}
+
+
+def cpu_group(*, timeout_s: float | None = None) -> ProcessGroup | None:
+    """A gloo group over all processes, for votes that the device must not wait for; None for a single process.
+
+    The first call under NCCL makes the group, so all processes must make it together; the launcher does.
+
+    Args:
+        timeout_s: of the operations in a group made here; None for torch's default.
+    """
+    if not dist.is_initialized():
+        return None
+    default = dist.group.WORLD
+    assert default is not None
+    if dist.get_backend(default) == "gloo":
+        return default
+    if default not in _made:
+        _made.clear()
+        timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+        made = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(made, ProcessGroup)  # all ranks are members
+        _made[default] = made
+    return _made[default]
+
+
+def wait_for_all() -> None:
+    """Return when all processes have called this."""
+    group = cpu_group()
+    if group is not None:
+        dist.all_reduce(torch.zeros(1), group=group)
+
+
+def agree_on_text(text: str | None) -> str | None:
+    """Tell every process the text of the lowest rank that has one.
+
+    Args:
+        text: this process's own, None if it has nothing to say.
+    Returns:
+        the same on every process; None if nobody had a text.
+    """
+    group = cpu_group()
+    if group is None:
+        return text
+    data = None if text is None else text.encode("utf-8", errors="backslashreplace")
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(lengths, torch.tensor([-1 if data is None else len(data)]), group=group)
+    speaker = next((rank for rank, length in enumerate(lengths) if length.item() >= 0), None)
+    if speaker is None:
+        return None
+    # One byte more than the text, because an empty tensor can't be sent.
+    message = torch.zeros(int(lengths[speaker].item()) + 1, dtype=torch.uint8)
+    if dist.get_rank(group) == speaker and data:
+        message[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    dist.broadcast(message, src=speaker, group=group)
+    return bytes(message[:-1].tolist()).decode("utf-8")

@@ -1,0 +1,122 @@
+"""What a process does about signals and about the death of the process that started it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+__all__ = ["SignalFlag", "Terminated", "die_with_parent", "raise_on_sigterm", "reset_signals"]
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+_PARENT_CHECK_S = 0.5
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived where nobody had asked for a soft stop yet.
+
+    A kind of KeyboardInterrupt, so that ``except Exception`` in user code doesn't keep the process alive.
+    """
+
+    signum = int(signal.SIGTERM)
+
+
+class SignalFlag:
+    """Notes SIGINT and SIGTERM in ``signum`` (0: none yet); a second signal ends the process at once.
+
+    The first signal is a wish that all processes answer together at the next step; a handler that did more would run in
+    the middle of a save or of a collective operation.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> "SignalFlag":
+        """Start listening. Outside the main thread, where Python has no signals, the flag just stays 0."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in _STOP_SIGNALS:
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        while self._previous:
+            signum, handler = self._previous.popitem()
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+
+    def __enter__(self) -> "SignalFlag":
+        return self.install()
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum:
+            os._exit(128 + signum)
+        self.signum = signum
+
+
+def reset_signals(_worker: int = 0) -> None:
+    """Let SIGTERM end a data-loading worker and leave Ctrl-C to its parent; fits as ``worker_init_fn``.
+
+    Source: forked workers inherit Python's handlers, and would otherwise save checkpoints or never end.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM raises Terminated, as SIGINT raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = ((signal.SIGTERM, _raise_terminated), (signal.SIGINT, signal.default_int_handler))
+    previous = {signum: signal.signal(signum, handler) for signum, handler in handlers}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process, hard, when ``parent_pid`` ends; at once if it already has.
+
+    On Linux the kernel does it (PR_SET_PDEATHSIG), also while the process is inside a collective operation. A thread
+    looks too: a fork server, not the launcher, may be the parent, and other systems have no such signal.
+    """
+    if sys.platform == "linux":
+        _ask_kernel_for_death_signal()
+    if os.getppid() != parent_pid:
+        _die()
+    threading.Thread(target=_watch_parent, args=(lambda: os.getppid() == parent_pid,), daemon=True).start()
+
+
+def _ask_kernel_for_death_signal() -> None:
+    import ctypes
+
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (OSError, AttributeError):  # a C library without prctl: the thread remains
+        return
+
+
+def _watch_parent(parent_lives: Callable[[], bool]) -> None:
+    while parent_lives():
+        time.sleep(_PARENT_CHECK_S)
+    _die()
+
+
+def _die() -> NoReturn:
+    os._exit(128 + 9)
+
+
+def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated

@@ -1,0 +1,265 @@
+"""All that can be known before the first process starts: the run's folder and lock, what it goes on from, its data.
+
+Whatever is wrong here ends the program with one sentence and leaves the disk as it was.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.config import Config, changed_settings, check, field_facts
+from fer_ignite.data.packing import open_or_build
+from fer_ignite.data.spec import PackSpec
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FolderInUseError, StorageError
+from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.launch import restart_count
+from fer_ignite.runlock import RunLock, lock_folder
+from fer_ignite.storage import clean_temporary
+from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
+from fer_ignite.training.files import RunFolder
+
+__all__ = ["Job", "check_handlers", "is_user_dataset", "pack_of", "pack_spec", "prepare"]
+
+# Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
+_OF_ONE_START = frozenset(
+    {"resume", "name", "out", "exist_ok", "override", "time", "handlers", "quiet", "init_from", "cache", "profile"}
+    | {name for name in Config.model_fields if field_facts(name)["group"] == "Launch" and name != "sync_bn"}
+)
+# Settings that may name a user's code; a checkpoint's word for it is never enough to import it.
+_USER_CODE = ("data", "model", "loss", "sample_transform", "batch_transform", "collate_fn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a run is given; it pickles.
+
+    Attributes:
+        config: the whole resolved configuration.
+        pack: the pack's path; None for a user's data set.
+        resume: the checkpoint to go on from.
+        notes: sentences that the run says at its start.
+        finished: why there is nothing left to do, where that is so.
+    """
+
+    config: Mapping[str, Any]
+    folder: str
+    pack: str | None
+    resume: str | None = None
+    handlers: tuple[Callable[[Any], Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    finished: str | None = None
+
+
+def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()) -> tuple[Job, RunLock]:
+    """Finds or makes the folder, locks it, reads what is to be resumed, packs the data.
+
+    Args:
+        config: the configuration of recipe, file and command line.
+        given: the settings among them that were really given; a resumed run's own come before defaults.
+    Raises:
+        ConfigError, DataError, CheckpointError, FolderInUseError: one sentence; nothing was started.
+    """
+    check_handlers(config.handlers)
+    try:
+        folder, existed = choose_folder(config)
+        folder.create()
+    except (OSError, StorageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
+        raise ConfigError(f"the run's folder in {config.out} can't be made: {reason}; choose another with --out.") from None
+    lock = lock_folder(folder.path)
+    try:
+        clean_temporary(folder.checkpoints)
+        return _prepare_in(folder, config, given, tuple(handlers)), lock
+    except BaseException:
+        lock.release()
+        if not existed:
+            _remove_empty(folder)
+        raise
+
+
+def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]) -> Job:
+    found = _resume_point(config, folder)
+    notes = []
+    if found is not None:
+        notes += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
+        _require_user_code(found.mapping["config"], given)
+        own = {name: value for name, value in found.mapping["config"].items() if name not in _OF_ONE_START}
+        config = check({**{k: v for k, v in own.items() if k in Config.model_fields}, **given})
+    elif folder.holds_a_run:
+        _refuse_or_clear(folder, config)
+    pack, fingerprint = pack_of(config)
+    if found is not None:
+        notes += _check_changes(found.mapping, config, fingerprint)
+    values = config.model_dump(mode="json")
+    job = Job(
+        values, str(folder.path), None if pack is None else str(pack), None if found is None else str(found.path),
+        handlers, tuple(notes), None if found is None else _finished(found.mapping, config, folder),
+    )  # fmt: skip
+    if job.finished is None:
+        folder.write_config(values)
+    return job
+
+
+def choose_folder(config: Config) -> tuple[RunFolder, bool]:
+    """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken. And whether it was there.
+
+    An unnamed new folder is made at once: two runs that start together get two.
+    """
+    out = Path(config.out)
+    if config.resume not in (None, "auto", "last"):
+        checkpoint = Path(str(config.resume))
+        if checkpoint.parent.name == "checkpoints" and config.name is None:
+            return RunFolder(checkpoint.parent.parent), True
+    if config.name is not None:
+        return RunFolder(out / config.name), (out / config.name).exists()
+    base, number = f"{_plain_name(config.model)}-{_plain_name(config.data)}", 1
+    while _numbered(out, base, number).exists():
+        number += 1
+    # A restarted torchrun attempt and --resume go on in the newest folder, all else gets a new one.
+    if number > 1 and (config.resume is not None or restart_count() > 0):
+        return RunFolder(_numbered(out, base, number - 1)), True
+    while True:
+        try:
+            _numbered(out, base, number).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return RunFolder(_numbered(out, base, number)), False
+
+
+def _numbered(out: Path, base: str, number: int) -> Path:
+    return out / (base if number == 1 else f"{base}-{number}")
+
+
+def _plain_name(text: str) -> str:
+    stem = Path(text.split(":")[0]).stem if not is_object_name(text) else text.split(":")[1]
+    return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
+
+
+def _remove_empty(folder: RunFolder) -> None:
+    for path in (folder.checkpoints, folder.plots, folder.path / "run.lock", folder.path):
+        try:
+            path.unlink() if path.is_file() else path.rmdir()
+        except OSError:
+            return
+
+
+def _resume_point(config: Config, folder: RunFolder) -> Found | None:
+    wish = config.resume or ("auto" if restart_count() > 0 else None)
+    if wish is None:
+        return None
+    if wish in ("auto", "last"):
+        found = newest_valid(folder.checkpoints)
+        if found is None and wish == "last":
+            raise CheckpointError(f"{folder.path} holds no resume point; start one without --resume, or name it with --name.")
+        return found
+    mapping = load_checkpoint(wish)
+    require_resumable(mapping)
+    return Found(Path(wish), mapping, [])
+
+
+def _refuse_or_clear(folder: RunFolder, config: Config) -> None:
+    if config.resume == "auto" or restart_count() > 0:
+        return  # it began, and was killed before its first resume point
+    if not config.exist_ok:
+        raise FolderInUseError(
+            f"{folder.path} holds a run; continue it with --resume auto, start anew in it with --exist-ok, "
+            "or choose another --name."
+        )
+    folder.clear()
+
+
+def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    named = {name: str(saved[name]) for name in _USER_CODE if is_object_name(str(saved.get(name) or ""))}
+    absent = {name: text for name, text in named.items() if name not in given}
+    if absent:
+        flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in absent.items())
+        raise ConfigError(
+            f"the checkpoint's run used code of its user's, which is never imported on a file's word; give it again: {flags}"
+        )
+
+
+def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str | None) -> list[str]:
+    changes = {
+        name: change
+        for name, change in changed_settings(mapping["config"], config.model_dump(mode="json")).items()
+        if name not in _OF_ONE_START
+    }
+    same_data = fingerprint is not None and fingerprint == mapping["data"]["fingerprint"]
+    if same_data:
+        changes.pop("data", None)  # it has moved
+    structural = [name for name in changes if field_facts(name)["structural"] and name not in config.override]
+    if structural:
+        told = ", ".join(f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural)
+        raise ConfigError(
+            f"--resume goes on with another run's settings: {told}; leave them as they were, "
+            f"or allow it with --override {','.join(structural)}."
+        )
+    if not same_data and fingerprint is not None and "data" not in config.override:
+        raise DataError(
+            f"--resume: the data is not what the run began with (fingerprint {fingerprint[:12]}, was "
+            f"{mapping['data']['fingerprint'][:12]}); restore it, or allow it with --override data."
+        )
+    return [f"changed on resume: {name} {old} -> {new}" for name, (old, new) in changes.items()]
+
+
+def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> str | None:
+    outcome, trainer = mapping["outcome"], mapping["trainer"]
+    epoch = trainer["iteration"] // trainer["epoch_length"]
+    if not folder.summary.exists():
+        return None  # killed between its last epoch and its summary
+    if outcome == "early_stopped":
+        return f"the run stopped early at epoch {epoch}; there is nothing left to do."
+    if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
+        return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
+    return None
+
+
+def is_user_dataset(data: str) -> bool:
+    """Whether ``--data`` names a user's class; ``demo:100`` and ``kaggle:a/b`` don't."""
+    return is_object_name(data) and not data.startswith(("demo:", "kaggle:")) and not Path(data).exists()
+
+
+def pack_spec(config: Config) -> PackSpec:
+    """What the data settings ask the packer for."""
+    return PackSpec(
+        data=config.data, votes=config.votes, vote_mode=config.vote_mode, classes=config.classes,
+        side_px=config.resize or config.image_size, resize_mode=config.resize_mode, channels=config.channels,
+        split=config.split, split_seed=config.split_seed,  # type: ignore[arg-type]
+        val_fraction=config.val_fraction, bad_images=config.bad_images,
+    )  # fmt: skip
+
+
+def pack_of(config: Config) -> tuple[Path | None, str | None]:
+    """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
+    from fer_ignite.data.pack import open_pack
+
+    if is_user_dataset(config.data):
+        load_object(config.data, setting="--data")
+        return None, None
+    cache = None if config.cache is None else Path(config.cache)
+    path = open_or_build(pack_spec(config), cache=cache, progress=not config.quiet)
+    return path, open_pack(path).fingerprint
+
+
+def check_handlers(names: Sequence[str]) -> None:
+    """Fails early where ``--handlers`` names nothing, or nothing that can be called."""
+    for name in names:
+        if not callable(load_object(name, setting="--handlers")):
+            raise ConfigError(f"--handlers: {name} is no function; name one that takes the session.")
+
+
+def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:
+    """Refuses handlers that can't be sent to other processes."""
+    for handler in handlers:
+        try:
+            pickle.dumps(handler)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            name = getattr(handler, "__qualname__", repr(handler))
+            raise ConfigError(
+                f"the handler {name} can't be sent to other processes; put it at the top level of a module."
+            ) from None
+
+

@@ -1,0 +1,259 @@
+"""What Python users and the command line call: train, evaluate, predict, or a session to hold in one's own hands."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+
+from fer_ignite.config import Config, check
+from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
+from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.imports import load_object
+from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
+from fer_ignite.launch.groups import cpu_group
+from fer_ignite.launch.plan import make_plan
+from fer_ignite.launch.start import this_machine
+from fer_ignite.models.summary import describe_groups, flops, parameter_count
+from fer_ignite.preparing import Job, check_sendable, pack_of, prepare
+from fer_ignite.training.checkpoints import load_checkpoint
+from fer_ignite.training.files import RunFolder
+from fer_ignite.training.finish import finish
+from fer_ignite.training.logging import run_logger
+from fer_ignite.training.records import gather_json
+from fer_ignite.training.session import Session
+from fer_ignite.training.state import restore
+from fer_ignite.training.stopping import StopReason
+from fer_ignite.training.wiring import schedule_of, wire
+
+__all__ = ["build_session", "launch_training", "plot_schedule_of", "train"]
+
+logger = logging.getLogger("fer_ignite")
+
+Handlers = Sequence[Callable[[Session], Any]]
+
+
+def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) -> dict[str, Any]:
+    """Trains in one or several processes and returns the run's summary.
+
+    Args:
+        config: the settings; those given to ``Config(...)`` win over a resumed checkpoint's.
+        nproc: processes on this machine; instead of ``config.nproc``.
+        handlers: functions called with the :class:`Session` on every process, once its engines are wired. With several
+            processes they must be defined at the top level of a module.
+    Returns:
+        What ``summary.json`` holds, and ``folder``.
+    Raises:
+        FerError: or its kinds, as the command line's exit codes have them.
+    """
+    given = config.model_dump(include=config.model_fields_set)
+    if nproc is not None:
+        given["nproc"] = nproc
+        config = check({**config.model_dump(), "nproc": nproc})
+    outcome = launch_training(config, given=given, handlers=handlers)
+    if outcome.exit_code:
+        error = next((kind for kind in FerError.__subclasses__() if kind.exit_code == outcome.exit_code), FerError)
+        raise error(outcome.message or outcome.status)
+    return outcome.result or {}
+
+
+def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()) -> Outcome:
+    """Prepares, starts the processes, and returns how the run ended. See :func:`train`.
+
+    Raises:
+        FerError: what can be known before the start is wrong.
+    """
+    spec = launch_spec(config)
+    plan = make_plan(spec, os.environ, this_machine())
+    if plan.nproc > 1:
+        check_sendable(handlers)
+    if plan.mode == "joined":  # the processes are there already: one prepares, in its group, for all
+        return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
+    job, lock = prepare(config, given, handlers=handlers)
+    try:
+        return launch(_work, job, spec=spec) if job.finished is None else _nothing_to_do(job)
+    finally:
+        lock.release()
+
+
+def launch_spec(config: Config) -> LaunchSpec:
+    """How the processes are to be started."""
+    return LaunchSpec(
+        nproc=config.nproc, nnodes=config.nnodes, node_rank=config.node_rank, master_addr=config.master_addr,
+        master_port=config.master_port, device=config.device, gpus=config.gpus, threads=config.threads,
+        start_method=config.start_method, dist_timeout_s=config.dist_timeout,
+    )  # fmt: skip
+
+
+def _nothing_to_do(job: Job) -> Outcome:
+    summary = json.loads(RunFolder(job.folder).summary.read_text(encoding="utf-8"))
+    return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
+
+
+def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any) -> Outcome:
+    """Under torchrun or Slurm: the main process prepares, the others hear of its job, or of its error."""
+    config, told, lock = check(values), {}, None
+    if idist.get_rank() == 0:
+        try:
+            job, lock = prepare(config, given, handlers=handlers)
+            told = {**vars(job), "handlers": []}
+        except FerError as error:
+            told = {"error": type(error).__name__, "message": str(error)}
+    told = gather_json(told, cpu_group())[0]
+    if "error" in told:
+        kinds = {kind.__name__: kind for kind in (FerError, *FerError.__subclasses__())}
+        raise kinds[told["error"]](told["message"])
+    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"])})
+    try:
+        return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _work(local_rank: int, job: Job) -> Outcome:
+    """One process of a run, from wiring to summary."""
+    config = check(job.config)
+    with SignalFlag() as received:
+        rank, folder = idist.get_rank(), RunFolder(job.folder)
+        run_logger(folder, rank=rank, quiet=config.quiet)
+        session = open_session(config, job, folder, lambda: received.signum)
+        _say_what_will_be_done(session, job)
+        reason = _run(session)
+        summary = {**finish(session, reason), "folder": str(folder.path)}
+        _say_what_was_done(session, summary)
+        code = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143}.get(reason, 0)
+        return Outcome(code, str(summary["status"]), None, summary)
+
+
+def _run(session: Session) -> StopReason:
+    try:
+        return session.run()
+    except torch.cuda.OutOfMemoryError:
+        raise ConfigError(_out_of_memory(session)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise ConfigError(_out_of_memory(session)) from None
+        raise
+
+
+def _out_of_memory(session: Session) -> str:
+    config = session.config
+    return (
+        f"out of memory on {session.device} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
+        f"micro-batches over {session.world} processes; double --grad-accum-steps, or halve --batch-size."
+    )
+
+
+def open_session(
+    config: Config, job: Job, folder: RunFolder, signal_number: Callable[[], int] = lambda: 0
+) -> Session:
+    """A wired session, resumed where the job says so."""
+    handlers = [load_object(name, setting="--handlers") for name in config.handlers]
+    session = wire(
+        config, open_faces(config, job.pack), folder, device=device_of(config), handlers=[*handlers, *job.handlers],
+        signal_number=signal_number, time_limit_s=config.time,
+    )  # fmt: skip
+    if job.resume is not None:
+        restore(session, load_checkpoint(job.resume))
+    return session
+
+
+def open_faces(config: Config, pack: str | Path | None) -> Faces:
+    """The faces of a pack, or of the user's data set that ``--data`` names."""
+    if pack is not None:
+        return faces_of_pack(pack)
+    make = load_object(config.data, setting="--data")
+    return faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)
+
+
+def device_of(config: Config) -> torch.device:
+    """This process's device."""
+    if idist.get_world_size() > 1:
+        return idist.device()
+    return torch.device(make_plan(launch_spec(config), {}, this_machine()).device)
+
+
+def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
+    """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
+
+    The run's folder is made and locked, as by :func:`train`; ``session.finish()`` scores the best network and writes
+    the summary.
+    """
+    job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
+    if job.finished is not None:
+        raise ConfigError(job.finished)
+    folder = RunFolder(job.folder)
+    resolved = check(job.config)
+    run_logger(folder, rank=0, quiet=resolved.quiet)
+    session = open_session(resolved, job, folder)
+    session.objects["lock"] = lock
+    return session
+
+
+def plot_schedule_of(config: Config, path: str) -> str:
+    """Draws the learning rate over the run's optimizer steps; returns a sentence about it."""
+    from fer_ignite.training.plot_schedule import plot_schedule
+    from fer_ignite.training.wiring import plan_of
+
+    faces = open_faces(config, pack_of(config)[0])
+    steps_per_epoch = plan_of(config, faces).windows_per_epoch
+    schedule = schedule_of(config, steps_per_epoch=steps_per_epoch)
+    plot_schedule(schedule, steps_per_epoch * config.epochs, path, lr=config.lr)
+    return f"{path}: {config.sched}, {steps_per_epoch * config.epochs} optimizer steps ({steps_per_epoch} per epoch)"
+
+
+def _say_what_will_be_done(session: Session, job: Job) -> None:
+    config, faces, plan = session.config, session.faces, session.train_stream.plan
+    counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
+    side = session.preparation.image_px
+    cost = flops(session.model, (1, session.preparation.channels, side, side))
+    state = session.trainer.state
+    lines = [
+        f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
+        f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
+        f"{side}x{side} image",
+        *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
+        f"steps       {config.epochs} epochs x {plan.windows_per_epoch} optimizer steps of {config.batch_size} images"
+        + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
+        f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
+        f"writes to   {session.folder.path}",
+        *job.notes,
+    ]
+    if job.resume is not None:
+        lines.append(f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}")
+    for line in lines:
+        logger.info(line)
+
+
+def _say_what_was_done(session: Session, summary: Mapping[str, Any]) -> None:
+    best = summary["best"]
+    logger.info("%s after %d epochs, %.0f s", summary["status"].replace("_", " "), summary["epochs"], summary["seconds"])
+    if best["value"] is not None:
+        logger.info("best        %s %.4f on val, epoch %d", best["metric"], best["value"], best["epoch"])
+    if "test" in summary:
+        test = summary["test"]
+        logger.info(
+            "test        accuracy %.2f %%, UAR %.2f %%, macro F1 %.2f %%, %d faces",
+            100 * test["accuracy"], 100 * test["uar"], 100 * test["macro_f1"], test["n"],
+        )  # fmt: skip
+    path = session.folder.path
+    if summary["status"] in ("time_limit", "interrupted"):
+        logger.info("continue    fer-ignite train --resume auto --name %s%s", path.name, _again(session))
+        return
+    logger.info("look at     %s", path / "plots" / "curves.png")
+    logger.info("next        fer-ignite evaluate %s", path / "checkpoints" / "best.pt")
+    if session.config.data.startswith("demo"):
+        logger.info("            fer-ignite train --data fer2013.csv      (real faces)")
+
+
+def _again(session: Session) -> str:
+    config = session.config
+    out = "" if config.out == "runs" else f" --out {config.out}"
+    return out + "".join(f" --handlers {name}" for name in config.handlers)
+
+

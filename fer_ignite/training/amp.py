@@ -1,0 +1,144 @@
+"""The optimizer step as handlers: scaled backward, unscale, finite check and norm, clip, step, zero_grad.
+
+Each ``attach_*`` adds one behaviour and returns its handle; a user takes one off with ``handle.remove()`` and attaches
+another in its place. Nothing here waits for the device, except where an optimizer can't skip a step by itself
+(:func:`fer_ignite.training.optim.skips_on_device`).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.engine.events import RemovableEventHandle
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fer_ignite.training.events import StepEvents
+from fer_ignite.training.optim import skips_on_device
+
+__all__ = [
+    "attach_backward",
+    "attach_clip",
+    "attach_gradient_norm",
+    "attach_optimizer_step",
+    "attach_unscale",
+    "attach_zero_grad",
+    "autocast",
+    "make_scaler",
+    "resolve_precision",
+]
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as asked.
+
+    Source: on CPUs bfloat16 pays with AVX512-BF16 or AMX only; on CUDA from compute capability 8.0.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
+    if device.type == "cpu":
+        native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if native else "fp32"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The forward pass's context for ``fp32``, ``fp16`` or ``bf16``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    # The cache would hold casted weights of an older step between evaluation and training under inference mode.
+    return torch.autocast(device.type, dtype=_DTYPES[precision], cache_enabled=True)
+
+
+def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """A loss scaler, enabled for ``fp16`` only: bfloat16 has float32's range."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableEventHandle:
+    """LOSS_READY: backward through ``state.loss``, scaled where the scaler is on."""
+
+    def backward(engine: Engine) -> None:
+        scaler.scale(engine.state.loss).backward()
+
+    return trainer.add_event_handler(StepEvents.LOSS_READY, backward)
+
+
+def attach_unscale(trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> RemovableEventHandle:
+    """GRADIENTS_READY: gradients in their true size, before anything looks at them."""
+
+    def unscale(engine: Engine) -> None:
+        scaler.unscale_(optimizer)
+
+    return trainer.add_event_handler(StepEvents.GRADIENTS_READY, unscale)
+
+
+def attach_gradient_norm(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
+    """GRADIENTS_READY: ``state.grad_norm`` (2-norm over all gradients) and from it ``state.step_taken``, on the device."""
+
+    def gradient_norm(engine: Engine) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        engine.state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
+        engine.state.step_taken = torch.isfinite(engine.state.grad_norm)
+
+    return trainer.add_event_handler(StepEvents.GRADIENTS_READY, gradient_norm)
+
+
+def attach_clip(trainer: Engine, model: nn.Module, *, limit: float, mode: str) -> RemovableEventHandle:
+    """GRADIENTS_READY, after the norm: gradients clipped at ``limit`` by total ``norm`` or by ``value``."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def clip(engine: Engine) -> None:
+        if mode == "norm":
+            nn.utils.clip_grads_with_norm_(parameters, limit, engine.state.grad_norm, foreach=True)
+        else:
+            nn.utils.clip_grad_value_(parameters, limit, foreach=True)
+
+    return trainer.add_event_handler(StepEvents.GRADIENTS_READY, clip)
+
+
+def attach_optimizer_step(trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> RemovableEventHandle:
+    """OPTIMIZER_STEP: one step, unless gradients are not finite; the scaler is updated in either case."""
+
+    def optimizer_step(engine: Engine) -> None:
+        if scaler.is_enabled():
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            step_if(optimizer, engine.state.step_taken)
+        engine.state.skipped_steps += ~engine.state.step_taken
+
+    return trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, optimizer_step)
+
+
+def step_if(optimizer: Optimizer, taken: Tensor) -> None:
+    """Steps where ``taken`` (a flag on the device) is true; parameters and state stay untouched otherwise.
+
+    Source: torch's fused optimizers read ``found_inf`` inside the kernel; the others need the flag on the host.
+    """
+    if skips_on_device(optimizer):
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = (~taken).to(torch.float32)  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
+    elif bool(taken):
+        optimizer.step()
+
+
+def attach_zero_grad(trainer: Engine, optimizer: Optimizer) -> RemovableEventHandle:
+    """OPTIMIZER_STEPPED: gradients gone before the next window's first backward."""
+
+    def zero_grad(engine: Engine) -> None:
+        optimizer.zero_grad(set_to_none=True)
+
+    return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, zero_grad)
+
+

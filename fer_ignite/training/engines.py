@@ -1,0 +1,158 @@
+"""The two engines. The trainer's process function computes the loss and fires :class:`StepEvents`; handlers do the rest."""
+
+# Dimensions: B images of this process's slice, C channels, H W pixels, K expressions, V views.
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from fer_ignite.data.augment import views
+from fer_ignite.data.stream import Batch, EvalBatch
+from fer_ignite.training.amp import autocast
+from fer_ignite.training.events import RunEvents, StepEvents
+
+__all__ = ["Trainer", "create_evaluator", "create_trainer"]
+
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+Terms = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+
+
+class Trainer(Engine):
+    """An Ignite engine whose :meth:`terminate` is a wish, granted when all processes have heard of it.
+
+    A process that left alone would leave the others waiting in their next collective. Handlers call ``terminate()``
+    as on any engine; :mod:`fer_ignite.training.stopping` reduces the wishes and calls :meth:`stop_now` on every
+    process at the same iteration.
+    """
+
+    stop_wished = False
+    inside_epoch = False  # set by whoever resumes in the middle of an epoch
+
+    def terminate(self, skip_completed: bool = False) -> None:
+        self.stop_wished = True
+
+    def stop_now(self) -> None:
+        """Leave after the current event; to be called by all processes at the same iteration."""
+        super().terminate()
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        # An epoch that goes on after a resume has had its EPOCH_STARTED; once-per-epoch handlers must not run twice.
+        # Ignite fires it again (engine.py, _internal_run_as_gen) and offers no way to say so.
+        if event_name == Events.EPOCH_STARTED and self.inside_epoch:
+            self.inside_epoch = False
+            return
+        super()._fire_event(event_name, *event_args, **event_kwargs)
+
+
+def quiet(engine: AnyEngine) -> AnyEngine:
+    """The engine with its own log off: every error is reported once, by whoever started the run."""
+    engine.logger.setLevel("CRITICAL")
+    return engine
+
+
+def create_trainer(
+    model: nn.Module, terms: Terms, *, device: torch.device, precision: str, world: int = 1
+) -> Trainer:
+    """A trainer that computes the loss of each :class:`Batch` and fires the step's events.
+
+    Args:
+        model: in training mode, wrapped for several processes where there are any.
+        terms: (logits_BK, targets_BK) -> {name: losses_B}; the entry ``"loss"`` is what is minimised.
+        precision: fp32, fp16 or bf16.
+        world: processes; DistributedDataParallel averages gradients over them, so the sum is scaled back.
+    Returns:
+        An engine with ``state.loss`` (scalar with graph) while the step runs, and as output the dict
+        ``{"loss": mean over this process's slice, "losses": losses_B, "y_pred": logits_BK, "y": targets_BK, "count"}``,
+        detached. ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken.
+    """
+
+    def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
+        waits = not batch.closes and isinstance(model, nn.parallel.DistributedDataParallel)
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[union-attr]
+            with autocast(device, precision):
+                logits_BK = model(batch.images_BCHW)
+            losses = terms(logits_BK.float(), batch.targets_BK)
+            engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.window_count)
+            output = _output(batch, logits_BK, losses)
+            engine.state.output = output
+            engine.fire_event(StepEvents.LOSS_READY)
+        engine.state.loss = engine.state.loss.detach()
+        if batch.closes:
+            engine.state.optimizer_steps += 1
+            engine.fire_event(StepEvents.GRADIENTS_READY)
+            engine.fire_event(StepEvents.OPTIMIZER_STEP)
+            engine.fire_event(StepEvents.OPTIMIZER_STEPPED)
+        return output
+
+    trainer = quiet(Trainer(train_step))
+    counters = {event: "optimizer_steps" for event in StepEvents}
+    counters[StepEvents.LOSS_READY] = "iteration"
+    trainer.register_events(*StepEvents, event_to_attr=counters)  # type: ignore[arg-type]
+    trainer.register_events(
+        *RunEvents,
+        event_to_attr={RunEvents.VALIDATED: "epoch", RunEvents.RESUME_POINT: "iteration"},  # type: ignore[arg-type]
+    )
+    trainer.state.optimizer_steps = 0
+    trainer.state_dict_user_keys.append("optimizer_steps")
+    trainer.state_dict_user_keys.append("skipped_steps")
+    trainer.state.skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
+    trainer.state.step_taken = torch.ones((), dtype=torch.bool, device=device)
+    trainer.state.grad_norm = torch.zeros((), device=device)
+    return trainer
+
+
+def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> dict[str, Any]:
+    count = batch.count
+    terms = {name: values_B[:count].detach() for name, values_B in losses.items()}
+    return {
+        "loss": terms["loss"].mean() if count else terms["loss"].sum(),
+        "losses": terms,
+        "y_pred": logits_BK[:count].detach(),
+        "y": batch.targets_BK[:count],
+        "count": count,
+    }
+
+
+def create_evaluator(
+    model: nn.Module, terms: Terms, *, device: torch.device, precision: str, tta: str = "none"
+) -> Engine:
+    """An evaluator over :class:`EvalBatch`; metrics are attached to it.
+
+    Args:
+        model: not wrapped: a wrapped model's forward pass broadcasts buffers, and slices may be of unequal length.
+        tta: views whose probabilities are averaged: none, flip, ten.
+    Returns:
+        An engine with the output ``{"y_pred": log-probabilities [B, K] float32, "y": labels [B] int64, "targets":
+        [B, K], "losses": {name: [B]}, "indices": [B] int64}``; B is 0 where this process has no share of the batch.
+    """
+
+    def evaluate_step(engine: Engine, batch: EvalBatch) -> dict[str, Any]:
+        model.eval()
+        with torch.inference_mode():
+            logits_BK = batch.targets_BK.new_zeros(batch.targets_BK.shape)
+            if len(batch.labels_B):
+                logits_BK = average_views(model, batch.images_BCHW, device=device, precision=precision, tta=tta)
+            losses = terms(logits_BK, batch.targets_BK)
+        return {
+            "y_pred": logits_BK,
+            "y": batch.labels_B,
+            "targets": batch.targets_BK,
+            "losses": dict(losses),
+            "indices": batch.indices_B,
+        }
+
+    return quiet(Engine(evaluate_step))
+
+
+def average_views(model: nn.Module, images_BCHW: Tensor, *, device: torch.device, precision: str, tta: str) -> Tensor:
+    """float32 [B, K]: logits for one view; for several, the logarithm of the views' mean probabilities."""
+    stack = views(images_BCHW, tta)
+    with autocast(device, precision):
+        logits = [model(view_BCHW).float() for view_BCHW in stack]
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([view_BK.softmax(dim=1) for view_BK in logits]).mean(dim=0).clamp_min(1e-12).log()

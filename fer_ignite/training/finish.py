@@ -1,0 +1,162 @@
+"""The end of a run: the best network scored on val, on test once, and the summary that scripts read."""
+
+import copy
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from fer_ignite.data.faces import Faces
+from fer_ignite.data.stream import EvalStream
+from fer_ignite.launch.groups import cpu_group
+from fer_ignite.plots import draw_confusion
+from fer_ignite.training.checkpoints import load_checkpoint, state_digest
+from fer_ignite.training.scoring import Scored, report_of, score_split
+from fer_ignite.training.session import Session, versions
+from fer_ignite.training.stopping import STATUS, StopReason, lower_is_better
+
+__all__ = ["THRESHOLDS", "best_network", "finish"]
+
+logger = logging.getLogger("fer_ignite")
+
+# Accuracies on val whose first passing every run records: the tutorial's 58.3 and round numbers around it.
+THRESHOLDS = (0.50, 0.55, 0.583, 0.60, 0.65, 0.70)
+
+
+def finish(session: Session, reason: StopReason) -> dict[str, Any]:
+    """Scores and summarises; writes ``summary.json`` and the ledger on the main process.
+
+    The test split is looked at only when the run is over: one that a signal or a time limit has cut will go on.
+    """
+    status = STATUS[reason]
+    summary = _facts(session, status)
+    if status in ("completed", "early_stopped"):
+        model = best_network(session)
+        for split in ("val", "test"):
+            if len(session.faces.indices[split]):
+                summary[split] = _score(session, model, split)
+        if "test" in summary:
+            _note_look(session, summary["test"])
+    if session.rank == 0:
+        session.folder.write_summary(summary)
+    return summary
+
+
+def _facts(session: Session, status: str) -> dict[str, Any]:
+    state, best = session.trainer.state, session.objects["best"].best
+    history = list(session.folder.read_history()) if session.rank == 0 else []
+    return {
+        "status": status,
+        "epochs": state.epoch if status != "interrupted" else state.iteration // state.epoch_length,
+        "iterations": state.iteration,
+        "optimizer_steps": state.optimizer_steps,
+        "skipped_steps": int(state.skipped_steps),
+        "seconds": round(session.elapsed_s, 2),
+        "images_per_second": _mean([line["images_per_second"] for line in history]),
+        "best": {"metric": session.config.monitor, "value": _natural(best["value"], session), "epoch": best["epoch"]},
+        "time_to_accuracy": time_to_accuracy(history),
+        "weights_sha256": weights_digest(session),
+        "seed": session.config.seed,
+        "world_size": session.world,
+        "precision": session.precision,
+        "device": str(session.device),
+        "versions": versions(),
+        "data": {
+            "source": session.faces.source,
+            "fingerprint": session.faces.fingerprint,
+            "counts": {split: len(indices) for split, indices in session.faces.indices.items()},
+            "trained_on": len(session.train_stream.plan.indices_N),
+        },
+        "tta": session.config.tta,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _natural(score: float | None, session: Session) -> float | None:
+    return score if score is None or not lower_is_better(session.config.monitor) else -score
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 1) if values else 0.0
+
+
+def time_to_accuracy(history: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Per threshold: epoch and seconds (training and validation, from the start) at which val first passed it."""
+    passed: dict[str, dict[str, float]] = {}
+    for threshold in THRESHOLDS:
+        first = next((line for line in history if line.get("val_accuracy", 0.0) >= threshold), None)
+        if first is not None:
+            passed[f"{100 * threshold:g}"] = {"epoch": first["epoch"], "seconds": first["elapsed"]}
+    return passed
+
+
+def weights_digest(session: Session) -> str:
+    """SHA-256 over the final network's and its average's tensors; equal weights have equal digests."""
+    ema = session.objects["ema"].ema_model.state_dict() if "ema" in session.objects else {}
+    text = state_digest(session.model.state_dict()) + (state_digest(ema) if ema else "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def best_network(session: Session) -> nn.Module:
+    """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best."""
+    model = copy.deepcopy(session.evaluated)
+    path = session.objects["best"].last_checkpoint
+    if path is None:
+        return model
+    if session.rank == 0:
+        checkpoint = load_checkpoint(path)
+        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    group = cpu_group()
+    if group is not None:  # the other processes may not see this disk
+        for tensor in model.state_dict().values():
+            sent = tensor.cpu().contiguous()
+            dist.broadcast(sent, src=0, group=group)
+            tensor.copy_(sent)
+    return model
+
+
+def _score(session: Session, model: nn.Module, split: str) -> dict[str, Any]:
+    config = session.config
+    views = (config.tta,) if config.tta == "none" else (config.tta, "none")
+    reports = []
+    for tta in views:
+        scored = _scored(session, model, split, tta)
+        reports.append({key: value for key, value in report_of(scored, session.faces.classes).items() if key in _SHOWN})
+        if split == "test" and tta == config.tta and session.rank == 0 and config.plots:
+            matrix = scored.metrics["confusion_matrix"].tolist()
+            path = session.folder.plots / "confusion_matrix_test.png"
+            draw_confusion(matrix, session.faces.classes, path, title="test, best epoch")
+    report = reports[0]
+    if len(reports) > 1:
+        report["single_view"] = reports[1]
+    return report
+
+
+_SHOWN = ("n", "loss", "accuracy", "macro_f1", "weighted_f1", "uar", "tta")
+
+
+def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
+    return score_split(
+        model, session.terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
+        device=session.device, precision=session.precision, tta=tta, group=cpu_group(),
+    )  # fmt: skip
+
+
+def split_stream(faces: Faces, split: str, like: EvalStream) -> EvalStream:
+    """The stream of another split, prepared as ``like`` is."""
+    return EvalStream(
+        like.feed, faces.indices[split], like.targets, like.preparation, like.device, like.batch_size, like.rank,
+        like.world, like.channels_last,
+    )  # fmt: skip
+
+
+def _note_look(session: Session, test: Mapping[str, Any]) -> None:
+    if session.rank == 0:
+        line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "train", "split": "test", **test}
+        session.folder.note_test(line)
+
+

@@ -1,0 +1,173 @@
+"""What a run shows and writes while it goes: progress bar, a line per epoch, TensorBoard, history, pictures, profilers.
+
+All of it hangs on the main process; none of it decides anything.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
+from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar
+from ignite.handlers.tensorboard_logger import TensorboardLogger
+from ignite.utils import setup_logger
+
+from fer_ignite.plots import draw_confusion, draw_curves
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.files import RunFolder
+from fer_ignite.training.records import Records
+
+__all__ = [
+    "attach_basic_profiler",
+    "attach_epoch_clock",
+    "attach_handlers_profiler",
+    "attach_history",
+    "attach_plots",
+    "attach_progress_bar",
+    "attach_tensorboard",
+    "run_logger",
+]
+
+
+def run_logger(folder: RunFolder, *, rank: int, quiet: bool) -> logging.Logger:
+    """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
+    logger = setup_logger(
+        "fer_ignite",
+        level=logging.WARNING if quiet else logging.INFO,
+        stream=sys.stderr,
+        format="%(message)s",
+        filepath=str(folder.log) if rank == 0 else None,
+        distributed_rank=rank,
+        reset=True,
+    )
+    if rank == 0:
+        # A quiet terminal does not make the file quiet.
+        logger.setLevel(logging.INFO)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.INFO)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    return logger
+
+
+def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -> ProgressBar:
+    """A bar per epoch with loss, accuracy, what users log with ``bar=True``, rate and time left."""
+
+    def shown(output: Mapping[str, Any]) -> dict[str, Any]:
+        hits_B = output["y_pred"].argmax(dim=1) == output["y"].argmax(dim=1)
+        return {"loss": output["loss"].item(), "acc": hits_B.float().mean().item(), **records.bar}
+
+    bar = ProgressBar(bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar:20}{postfix} [{rate_fmt} {remaining}]")
+    bar.attach(trainer, output_transform=shown, event_name=Events.ITERATION_COMPLETED(every=every))
+    return bar
+
+
+class EpochClock:
+    """Seconds and images per second of the epoch's training part; validation and files are not counted."""
+
+    def __init__(self) -> None:
+        self.started, self.images, self.seconds, self.rate = time.perf_counter(), 0, 0.0, 0.0
+
+    def start(self, engine: Engine) -> None:
+        self.started, self.images = time.perf_counter(), 0
+
+    def count(self, engine: Engine) -> None:
+        self.images += len(engine.state.batch.targets_BK)
+
+    def stop(self, engine: Engine) -> None:
+        self.seconds = time.perf_counter() - self.started
+        self.rate = self.images / max(self.seconds, 1e-9)
+
+
+def attach_epoch_clock(trainer: Engine) -> EpochClock:
+    """Measures each epoch's training part; to be attached before the handler that evaluates."""
+    clock = EpochClock()
+    trainer.add_event_handler(Events.EPOCH_STARTED, clock.start)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.count)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, clock.stop)
+    return clock
+
+
+def attach_history(
+    trainer: Engine, folder: RunFolder, line: Callable[[], dict[str, Any]], logger: logging.Logger
+) -> RemovableEventHandle:
+    """VALIDATED: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
+
+    def write(engine: Engine) -> None:
+        values = line()
+        folder.append_history(values)
+        logger.info(_sentence(values, engine.state.max_epochs))
+
+    return trainer.add_event_handler(RunEvents.VALIDATED, write)
+
+
+def _sentence(values: Mapping[str, Any], epochs: int) -> str:
+    width = len(str(epochs))
+    parts = [f"epoch {values['epoch']:>{width}}/{epochs}"]
+    for side in ("train", "val"):
+        if f"{side}_loss" in values:
+            parts.append(f"{side} loss {values[f'{side}_loss']:.4f} acc {100 * values[f'{side}_accuracy']:5.2f} %")
+    parts.append(f"lr {values['lr']:.3g}  {values['seconds']:.1f} s  {values['images_per_second']:.0f} images/s")
+    return "  ".join(parts) + ("  *" if values.get("is_best") else "")
+
+
+def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], evaluator: Engine) -> RemovableEventHandle:
+    """VALIDATED: curves.png and confusion_matrix.png as of now. A picture that fails is no reason to end a run."""
+    logger = logging.getLogger("fer_ignite")
+
+    def draw(engine: Engine) -> None:
+        try:
+            draw_curves(list(folder.read_history()), folder.plots / "curves.png")
+            matrix = evaluator.state.metrics["confusion_matrix"].tolist()
+            draw_confusion(matrix, classes, folder.plots / "confusion_matrix.png", title=f"val, epoch {engine.state.epoch}")
+        except Exception as error:
+            logger.warning("the pictures of epoch %d could not be drawn: %s", engine.state.epoch, error)
+
+    return trainer.add_event_handler(RunEvents.VALIDATED, draw)
+
+
+def attach_tensorboard(
+    trainer: Engine, evaluator: Engine, optimizer: Any, folder: RunFolder, *, metrics: list[str], records: Records, every: int
+) -> TensorboardLogger:
+    """Scalars under ``val/``, ``train/``, ``lr/`` and what users log; every step is the trainer's iteration.
+
+    Source: Ignite's logger has no guard for ranks; it is attached on the main process only.
+    """
+    logger = TensorboardLogger(log_dir=str(folder.tensorboard))
+
+    def iteration(*_: Any) -> int:
+        return int(trainer.state.iteration)
+
+    logger.attach_output_handler(
+        evaluator, Events.COMPLETED, tag="val", metric_names=metrics, global_step_transform=iteration
+    )
+    logger.attach_opt_params_handler(trainer, Events.ITERATION_COMPLETED(every=every), optimizer)
+
+    def write(values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            logger.writer.add_scalar(f"train/{name}", value, step)
+
+    records.on_flush.append(write)
+    trainer.add_event_handler(RunEvents.VALIDATED, lambda engine: write(records.epoch(), engine.state.iteration))
+    # What a resume point has seen must be in the file before the point is.
+    trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush())
+    return logger
+
+
+def attach_basic_profiler(trainer: Engine) -> BasicTimeProfiler:
+    """Ignite's profiler of events and data; printed when the run ends."""
+    profiler = BasicTimeProfiler()
+    profiler.attach(trainer)
+    trainer.add_event_handler(Events.COMPLETED, lambda: profiler.print_results(profiler.get_results()))
+    return profiler
+
+
+def attach_handlers_profiler(trainer: Engine) -> HandlersTimeProfiler:
+    """Ignite's profiler of handlers; it must be attached behind all of them, and prints when the run ends."""
+    profiler = HandlersTimeProfiler()
+    profiler.attach(trainer)
+    trainer.add_event_handler(Events.COMPLETED, lambda: profiler.print_results(profiler.get_results()))
+    return profiler

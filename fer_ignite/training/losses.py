@@ -1,0 +1,193 @@
+"""Losses, one value per image, so that a sum over processes and micro-batches is exact whatever their sizes.
+
+A loss takes float logits_BK and targets_BK, a distribution over expressions for each image (one-hot, crowd votes,
+mixed), and gives float32 losses_B. Whoever sums them divides by the number of images of the whole optimizer step.
+
+torch's weighted mean differs for class indices: ``cross_entropy(weight=w)`` divides by the sum of the weights that the
+batch happens to hold, which depends on how a batch is cut. Here it is divided by the number of images, as torch does
+for probabilities, and the weights are scaled so that their mean over the train split is 1.
+"""
+
+# Dimensions: B images in a batch, K expressions.
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.training.class_weights import class_weights
+
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "Loss", "UserLoss", "build_loss", "class_weights", "one_hot"]
+
+_TERM = re.compile(r"^(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>[^\s*]+)$")
+NAMES = ("ce", "focal", "soft", "bce")
+
+
+def one_hot(labels_B: Tensor, num_classes: int) -> Tensor:
+    """float32 targets_BK of int64 labels_B in [0, K)."""
+    return F.one_hot(labels_B.long(), num_classes).float()
+
+
+class CrossEntropy(nn.Module):
+    """Minus the sum over expressions of weight x target x log probability, targets smoothed first.
+
+    Args:
+        smoothing: share of each target that is spread evenly over all K expressions, in [0, 1).
+        weights_K: weight of each expression, or None.
+    Source: torch.nn.functional.cross_entropy with probabilities, ``reduction="none"``.
+    """
+
+    weights_K: Tensor | None
+
+    def __init__(self, *, smoothing: float = 0.0, weights_K: Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights_K", weights_K, persistent=False)
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        shares_BK = self._shares(targets_BK)
+        return -(shares_BK * F.log_softmax(logits_BK.float(), dim=1)).sum(dim=1)
+
+    def _shares(self, targets_BK: Tensor) -> Tensor:
+        shares_BK = targets_BK.float()
+        if self.smoothing:
+            shares_BK = shares_BK * (1 - self.smoothing) + self.smoothing / targets_BK.shape[1]
+        return shares_BK if self.weights_K is None else shares_BK * self.weights_K
+
+
+class Focal(CrossEntropy):
+    """Cross-entropy in which an expression recognised with probability p counts (1 - p) ** gamma.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, in its softmax form.
+    """
+
+    def __init__(self, *, gamma: float = 2.0, smoothing: float = 0.0, weights_K: Tensor | None = None) -> None:
+        super().__init__(smoothing=smoothing, weights_K=weights_K)
+        self.gamma = gamma
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        log_p_BK = F.log_softmax(logits_BK.float(), dim=1)
+        # Never exactly 0: the slope of a power below 1 is infinite there, and infinity times 0 is NaN.
+        doubt_BK = (-torch.expm1(log_p_BK)).clamp_min(1e-12)
+        return -(self._shares(targets_BK) * doubt_BK**self.gamma * log_p_BK).sum(dim=1)
+
+
+class BinaryCrossEntropy(CrossEntropy):
+    """One yes-or-no question per expression, averaged over the K expressions.
+
+    Args:
+        smoothing: moves each target towards 1/2, in [0, 1).
+        weights_K: weight of each expression's question, or None.
+    Source: torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        answers_BK = targets_BK.float() * (1 - self.smoothing) + self.smoothing / 2
+        losses_BK = F.binary_cross_entropy_with_logits(
+            logits_BK.float(), answers_BK, weight=self.weights_K, reduction="none"
+        )
+        return losses_BK.mean(dim=1)
+
+
+class UserLoss(nn.Module):
+    """The user's function or module (logits_BK, targets_BK) -> losses_B, its shape checked at every call.
+
+    Raises:
+        ConfigError: it gives anything but one value per image.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.name, self.function = name, function
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        losses_B = self.function(logits_BK, targets_BK)
+        if not isinstance(losses_B, Tensor) or losses_B.shape != logits_BK.shape[:1]:
+            came = list(losses_B.shape) if isinstance(losses_B, Tensor) else type(losses_B).__name__
+            raise ConfigError(
+                f"--loss: {self.name} gave {came} for {len(logits_BK)} images; it must give one value per image, "
+                "not their mean (reduction='none')."
+            )
+        return losses_B.float()
+
+
+class Loss(nn.Module):
+    """A weighted sum of terms.
+
+    Calling it gives losses_B. Whoever also wants the parts calls :meth:`terms`, then :meth:`total`, at no further cost.
+    ``.to(device)`` moves the class weights.
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module], factors: Mapping[str, float]) -> None:
+        super().__init__()
+        self.names = tuple(terms)
+        self.factors = tuple(factors[name] for name in self.names)
+        self.parts = nn.ModuleList(terms.values())
+
+    def terms(self, logits_BK: Tensor, targets_BK: Tensor) -> dict[str, Tensor]:
+        """losses_B of each term by name, before its factor."""
+        return {name: part(logits_BK, targets_BK) for name, part in zip(self.names, self.parts, strict=True)}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum losses_B of what :meth:`terms` gave."""
+        scaled = [
+            terms[name] if factor == 1 else factor * terms[name]
+            for name, factor in zip(self.names, self.factors, strict=True)
+        ]
+        return scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum(dim=0)
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        return self.total(self.terms(logits_BK, targets_BK))
+
+
+def build_loss(text: str, *, smoothing: float = 0.0, focal_gamma: float = 2.0, weights_K: Tensor | None = None) -> Loss:
+    """The loss that ``text`` describes: ``ce``, ``ce+0.5*focal``, ``0.8*ce + 0.2*package.module:function``.
+
+    ``soft`` is cross-entropy against the targets as they are, neither smoothed nor weighted.
+
+    Args:
+        smoothing: label smoothing in [0, 1) of ce, focal and bce.
+        focal_gamma: focusing parameter of focal, at least 0.
+        weights_K: class weights of ce, focal and bce.
+    Raises:
+        ConfigError: a term that can't be read, is unknown, or occurs twice; or weights that are all 0.
+    """
+    terms: dict[str, nn.Module] = {}
+    factors: dict[str, float] = {}
+    for part in text.split("+"):
+        match = _TERM.match(part.strip())
+        if match is None:
+            raise ConfigError(f"--loss: {part.strip()!r} in {text!r} is no term; write NAME or NUMBER*NAME, + between.")
+        name = match["name"]
+        if name in terms:
+            raise ConfigError(f"--loss: {text!r} names {name} twice; add its two factors up.")
+        terms[name] = _term(name, smoothing=smoothing, focal_gamma=focal_gamma, weights_K=weights_K)
+        factors[name] = float(match["weight"] or 1)
+    if not any(factors.values()):
+        raise ConfigError(f"--loss: every factor in {text!r} is 0; give at least one term a factor above 0.")
+    return Loss(terms, factors)
+
+
+def _term(name: str, *, smoothing: float, focal_gamma: float, weights_K: Tensor | None) -> nn.Module:
+    if name == "ce":
+        return CrossEntropy(smoothing=smoothing, weights_K=weights_K)
+    if name == "focal":
+        return Focal(gamma=focal_gamma, smoothing=smoothing, weights_K=weights_K)
+    if name == "soft":
+        return CrossEntropy()
+    if name == "bce":
+        return BinaryCrossEntropy(smoothing=smoothing, weights_K=weights_K)
+    if not is_object_name(name):
+        raise ConfigError(
+            f"--loss: there is no loss {name!r}; choose from {', '.join(NAMES)} or package.module:function."
+        )
+    function = load_object(name, setting="--loss")
+    if isinstance(function, type):
+        function = function()
+    if not callable(function):
+        raise ConfigError(f"--loss: {name} can't be called; it must be a function (logits_BK, targets_BK) -> losses_B.")
+    return UserLoss(name, function)

@@ -1,0 +1,99 @@
+"""Scoring a network on a split: once over every face, over all processes, with the predictions at hand."""
+
+# Dimensions: N faces of the split, K expressions; confusion_KK has true rows and predicted columns.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.handlers.stores import EpochOutputStore
+from torch import Tensor, nn
+
+from fer_ignite.data.stream import EvalStream
+from fer_ignite.training.engines import create_evaluator
+from fer_ignite.training.metrics import SCORES, attach_metrics, per_class
+
+__all__ = ["Scored", "report_of", "score_split"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: loss, accuracy, uar, macro_f1, weighted_f1, and ``confusion_matrix`` as int64 [K, K].
+        logits_NK: float32, the mean view's; with ``labels_N`` and ``indices_N`` (places in the data) in one order.
+        seconds: of the whole pass.
+    """
+
+    metrics: Mapping[str, Any]
+    logits_NK: Tensor
+    labels_N: Tensor
+    indices_N: Tensor
+    tta: str
+    seconds: float
+
+
+def score_split(
+    model: nn.Module,
+    terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+    stream: EvalStream,
+    *,
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    tta: str,
+    group: Any = None,
+    handlers: Sequence[Callable[[Any], Any]] = (),
+) -> Scored:
+    """Runs an evaluator over the stream; all processes call it and get the same result."""
+    evaluator = create_evaluator(model, terms, device=device, precision=precision, tta=tta)
+    attach_metrics(evaluator, num_classes=num_classes, device=device, terms=("loss",))
+    store = EpochOutputStore(lambda out: (out["y_pred"], out["y"], out["indices"]))
+    store.attach(evaluator)
+    for attach in handlers:
+        attach(evaluator)
+    state = evaluator.run(stream, epoch_length=len(stream))
+    columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
+    logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
+    order_N = indices_N.argsort()
+    return Scored(
+        dict(state.metrics), logits_NK[order_N], labels_N[order_N], indices_N[order_N], tta, state.times["COMPLETED"]
+    )
+
+
+def _gathered(rows: Tensor, group: Any) -> Tensor:
+    """All processes' rows, the same on each; numbers of rows may differ."""
+    if group is None:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts, torch.tensor([len(rows)]), group=group)
+    most = max(int(count) for count in counts)
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def report_of(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
+    """The evaluation's result as plain values; the names are an interface.
+
+    Returns:
+        ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class {name: {precision, recall, f1, support}},
+        class_names, confusion_matrix`` (counts, rows true).
+    """
+    confusion_KK = scored.metrics["confusion_matrix"]
+    table = per_class(confusion_KK)
+    return {
+        "n": int(confusion_KK.sum()),
+        "loss": scored.metrics["loss"],
+        **{name: scored.metrics[name] for name in SCORES},
+        "tta": scored.tta,
+        "per_class": {
+            name: {column: values_K[k].item() for column, values_K in table.items()} for k, name in enumerate(classes)
+        },
+        "class_names": list(classes),
+        "confusion_matrix": confusion_KK.tolist(),
+    }

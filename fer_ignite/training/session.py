@@ -1,0 +1,225 @@
+"""A session: one run's engines, wired from a configuration, every built-in handler at hand.
+
+``build_session`` is the only place where settings become objects. Built-in handlers are attached first, then the user's;
+those that must see everything before them (best checkpoint, early stopping, resume points, votes) move behind the
+user's when the run starts.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fer_ignite.config import Config
+from fer_ignite.data.faces import Faces
+from fer_ignite.data.plan import generator
+from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
+from fer_ignite.errors import ConfigError
+from fer_ignite.training.engines import Trainer
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.files import RunFolder
+from fer_ignite.training.optim import keep_frozen_in_eval
+from fer_ignite.training.records import On, Records, Reduce
+from fer_ignite.training.stopping import StopReason, Votes
+
+__all__ = ["Session", "global_random_state", "restore_global_random_state", "versions"]
+
+
+@dataclass
+class Session:
+    """What a handler's ``setup(session)`` function gets, and what Python users hold.
+
+    Attributes:
+        trainer, evaluator: Ignite engines; attach to them whatever you like.
+        model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
+        handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off.
+        objects: what stands behind them, by the same names: EarlyStopping, BestCheckpoint, ProgressBar ...
+    """
+
+    config: Config
+    faces: Faces
+    folder: RunFolder
+    device: torch.device
+    precision: str
+    preparation: Preparation
+    model: nn.Module
+    evaluated: nn.Module
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+    trainer: Trainer
+    evaluator: Engine
+    train_stream: TrainStream
+    val_stream: EvalStream
+    records: Records
+    votes: Votes
+    rank: int = 0
+    world: int = 1
+    handles: dict[str, RemovableEventHandle] = field(default_factory=dict)
+    objects: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    elapsed_before_s: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    resumed: Mapping[str, Any] | None = None
+    _late: list[tuple[str, Engine, Any, Callable[..., Any]]] = field(default_factory=list)
+
+    # -- for users
+
+    def log(
+        self, name: str, value: float | Tensor, bar: bool = False, reduce: Reduce = "mean", on: On = "step"
+    ) -> None:
+        """Notes a value for progress bar, history and trackers.
+
+        Args:
+            value: a number or a scalar tensor; a tensor is not waited for.
+            bar: also in the progress bar.
+            reduce: over processes and over the epoch's values: "mean", "sum" or "last".
+            on: "step" also goes to the trackers at this iteration, "epoch" only to the epoch's line.
+        """
+        self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
+
+    def keep(self, name: str, thing: Any) -> Any:
+        """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it."""
+        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+            raise ConfigError(f"session.keep({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict.")
+        if self.resumed is not None and name in self.resumed["handlers"]:
+            thing.load_state_dict(self.resumed["handlers"][name])
+        self.kept[name] = thing
+        return thing
+
+    def stop(self) -> None:
+        """Wishes for the end of the run: all processes stop together after the next optimizer step."""
+        self.trainer.terminate()
+
+    # -- wiring
+
+    def attach(self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]) -> RemovableEventHandle:
+        """Attaches a handler and keeps its handle under a name."""
+        return self.adopt(name, engine.add_event_handler(event, handler))
+
+    def adopt(self, name: str, handle: RemovableEventHandle) -> RemovableEventHandle:
+        """Keeps the handle of an attached handler under a name."""
+        self.handles[name] = handle
+        return handle
+
+    def adopt_late(self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]) -> RemovableEventHandle:
+        """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
+        self._late.append((name, engine, event, handler))
+        return self.adopt(name, RemovableEventHandle(event, handler, engine))
+
+    def _move_late_handlers_back(self) -> None:
+        late, self._late = self._late, []
+        for name, engine, event, handler in late:
+            if engine.has_event_handler(handler, event):
+                engine.remove_event_handler(handler, event)
+                self.handles[name] = engine.add_event_handler(event, handler)
+
+    # -- the run
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training and validation, those before a resume included."""
+        return self.elapsed_before_s + time.monotonic() - self.started
+
+    def run(self) -> StopReason:
+        """Trains until the last epoch or a common decision to stop; returns the reason, the same on all processes."""
+        self._move_late_handlers_back()
+        self._reraise_last()
+        trainer, epochs = self.trainer, self.config.epochs
+        length = len(self.train_stream)
+        if trainer.state.iteration >= epochs * length:  # Ignite would train all over again (engine.py, 979)
+            return StopReason.NONE
+        self.started = time.monotonic()
+        trainer.run(self.train_stream, max_epochs=epochs, epoch_length=length)
+        self.votes.drain()
+        return self.votes.reason
+
+    def _reraise_last(self) -> None:
+        # With a user's handler on EXCEPTION_RAISED Ignite goes on as if nothing had happened (engine.py, 674).
+        def reraise(engine: Engine, error: BaseException) -> None:
+            raise error
+
+        for engine in (self.trainer, self.evaluator):
+            engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
+
+    def validate(self, engine: Engine | None = None) -> dict[str, Any]:
+        """Runs the evaluator over val and fires VALIDATED; returns its metrics."""
+        self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
+        self.records.fold()
+        self.trainer.fire_event(RunEvents.VALIDATED)
+        return self.evaluator.state.metrics
+
+    def prepare_model(self, engine: Engine) -> None:
+        """ITERATION_STARTED: training mode, except for what is frozen."""
+        self.model.train()
+        keep_frozen_in_eval(self.model)
+
+    def reseed(self, engine: Engine) -> None:
+        """ITERATION_STARTED: the network's own randomness (dropout) is a function of (seed, iteration, rank)."""
+        draw = generator(self.config.seed, "model", engine.state.iteration, self.rank)
+        torch.manual_seed(int(draw.integers(2**63)))
+
+    def history_line(self) -> dict[str, Any]:
+        """The epoch's line, as history.jsonl has it."""
+        state, metrics = self.trainer.state, self.evaluator.state.metrics
+        clock, best = self.objects["clock"], self.objects.get("best")
+        scalars = {f"val_{name}": value for name, value in metrics.items() if isinstance(value, (int, float))}
+        return {
+            "epoch": state.epoch,
+            "iteration": state.iteration,
+            "optimizer_steps": state.optimizer_steps,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **self.records.epoch(),
+            **scalars,
+            "skipped_steps": int(state.skipped_steps),
+            "is_best": best is not None and best.best["epoch"] == state.epoch,
+            "seconds": round(clock.seconds, 3),
+            "elapsed": round(self.elapsed_s, 3),
+            "images_per_second": round(clock.rate, 1),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that a run's numbers depend on."""
+    import ignite
+    import torchvision
+
+    import fer_ignite
+
+    return {
+        "fer_ignite": fer_ignite.__version__,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "ignite": ignite.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def global_random_state() -> dict[str, Any]:
+    """The global random states as plain values; for user code only, nothing of ours draws from them."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [str(name), [int(key) for key in keys], int(rest[0]), int(rest[1]), float(rest[2])],
+        "torch": torch.get_rng_state(),
+    }
+
+
+def restore_global_random_state(state: Mapping[str, Any]) -> None:
+    """Undoes :func:`global_random_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
+    torch.set_rng_state(state["torch"])

@@ -1,0 +1,110 @@
+"""What a checkpoint holds of a session, and how a session takes it up again."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fer_ignite.training.saving import PlainState
+from fer_ignite.training.session import Session, global_random_state, restore_global_random_state, versions
+
+__all__ = ["evaluation_state", "restore", "resume_state"]
+
+logger = logging.getLogger("fer_ignite")
+
+# Parts with state_dict that a session may or may not have, by their names in session.objects.
+_OPTIONAL = ("plateau", "early_stopping", "best")
+
+
+def evaluation_state(session: Session) -> dict[str, Any]:
+    """What ``evaluate`` and ``predict`` need: enough to score and to use the networks, nothing else."""
+    preparation = session.preparation
+    entries: dict[str, Any] = {
+        "kind": PlainState("best"),
+        "config": PlainState(session.config.model_dump(mode="json")),
+        "classes": PlainState(list(session.faces.classes)),
+        "preprocessing": PlainState(
+            {**vars(preparation), "mean": list(preparation.mean), "std": list(preparation.std)}
+        ),
+        "model": session.model,
+        "data": PlainState(_data(session)),
+        "trainer": session.trainer,
+        "versions": PlainState(versions()),
+        "world_size": PlainState(session.world),
+    }
+    if "ema" in session.objects:
+        entries["ema"] = session.objects["ema"].ema_model
+    return entries
+
+
+def resume_state(session: Session) -> dict[str, Any]:
+    """Everything that a run needs to go on as if nothing had happened."""
+    objects = session.objects
+    return {
+        **evaluation_state(session),
+        "kind": PlainState("step"),
+        "ema": objects["ema"].ema_model if "ema" in objects else PlainState(None),
+        "optimizer": session.optimizer,
+        "scheduler": objects["scheduler"],
+        "scaler": session.scaler,
+        "sums": session.records,
+        "handlers": PlainState(lambda: {name: thing.state_dict() for name, thing in session.kept.items()}),
+        "rng": PlainState(global_random_state),
+        "outcome": PlainState(lambda: session.votes.status),
+        "elapsed": PlainState(lambda: session.elapsed_s),
+        **{name: objects.get(name, PlainState(None)) for name in _OPTIONAL},
+    }
+
+
+def _data(session: Session) -> dict[str, Any]:
+    faces = session.faces
+    return {
+        "source": faces.source,
+        "fingerprint": faces.fingerprint,
+        "counts": {split: len(indices) for split, indices in faces.indices.items()},
+    }
+
+
+def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    """Puts a session where the checkpoint's run stood; to be called after wiring and before ``run``.
+
+    Args:
+        checkpoint: a resume point's content; see ``require_resumable``.
+    """
+    session.resumed = checkpoint
+    session.model.load_state_dict(checkpoint["model"])
+    if "ema" in session.objects and checkpoint["ema"] is not None:
+        session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"])
+    session.optimizer.load_state_dict(checkpoint["optimizer"])
+    session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
+    _restore_scaler(session, checkpoint["scaler"])
+    for name in _OPTIONAL:
+        if name in session.objects and checkpoint[name] is not None:
+            session.objects[name].load_state_dict(checkpoint[name])
+    _restore_trainer(session, checkpoint["trainer"])
+    session.records.load_state_dict(checkpoint["sums"])
+    for name, thing in session.kept.items():
+        if name in checkpoint["handlers"]:
+            thing.load_state_dict(checkpoint["handlers"][name])
+    restore_global_random_state(checkpoint["rng"])
+    session.elapsed_before_s = float(checkpoint.get("elapsed", 0.0))
+    iteration = session.trainer.state.iteration
+    session.objects["resume_points"].adopt(up_to=iteration)
+    if session.rank == 0:
+        session.folder.cut_back(iteration)
+
+
+def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:
+    if bool(state) == session.scaler.is_enabled():
+        session.scaler.load_state_dict(dict(state))
+    else:
+        logger.warning("the checkpoint's precision was another: the loss scaler starts anew.")
+
+
+def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
+    trainer = session.trainer
+    trainer.load_state_dict(state)
+    trainer.state.max_epochs = session.config.epochs
+    trainer.state.skipped_steps = torch.as_tensor(state["skipped_steps"]).to(session.device)
+    trainer.inside_epoch = trainer.state.iteration % trainer.state.epoch_length != 0

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.training.losses import build_loss, one_hot
+
+B, K = 6, 7
+WEIGHTS_K = torch.tensor([0.5, 2.0, 1.0, 0.1, 3.0, 1.0, 0.7])
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits_BK = torch.randn(B, K, generator=generator) * 3
+    labels_B = torch.randint(0, K, (B,), generator=generator)
+    soft_BK = torch.rand(B, K, generator=generator).softmax(dim=1)
+    return logits_BK, labels_B, soft_BK
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights_K", [None, WEIGHTS_K])
+def test_cross_entropy_equals_torch_s_for_labels_and_for_soft_targets(batch, smoothing, weights_K):
+    logits_BK, labels_B, soft_BK = batch
+    loss = build_loss("ce", smoothing=smoothing, weights_K=weights_K)
+    options = {"label_smoothing": smoothing, "weight": weights_K, "reduction": "none"}
+    torch.testing.assert_close(loss(logits_BK, one_hot(labels_B, K)), F.cross_entropy(logits_BK, labels_B, **options))
+    torch.testing.assert_close(loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, **options))
+
+
+def test_the_weighted_mean_is_over_images_and_torch_s_over_weights(batch):
+    logits_BK, labels_B, _ = batch
+    losses_B = build_loss("ce", weights_K=WEIGHTS_K)(logits_BK, one_hot(labels_B, K))
+    torchs = F.cross_entropy(logits_BK, labels_B, weight=WEIGHTS_K)
+    torch.testing.assert_close(losses_B.sum() / WEIGHTS_K[labels_B].sum(), torchs)
+    assert not torch.isclose(losses_B.mean(), torchs)
+
+
+def test_sums_over_slices_are_the_sum_over_the_batch(batch):
+    logits_BK, _, soft_BK = batch
+    loss = build_loss("ce+0.5*focal+bce", smoothing=0.1, weights_K=WEIGHTS_K)
+    whole = loss(logits_BK, soft_BK)
+    parts = [loss(logits_BK[part], soft_BK[part]) for part in (slice(0, 1), slice(1, 1), slice(1, B))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_follows_its_formula(batch, gamma):
+    logits_BK, labels_B, _ = batch
+    p_B = logits_BK.softmax(dim=1)[torch.arange(B), labels_B]
+    expected_B = -WEIGHTS_K[labels_B] * (1 - p_B) ** gamma * p_B.log()
+    loss = build_loss("focal", focal_gamma=gamma, weights_K=WEIGHTS_K)
+    torch.testing.assert_close(loss(logits_BK, one_hot(labels_B, K)), expected_B)
+
+
+def test_focal_has_finite_gradients_where_the_network_is_certain():
+    logits_BK = torch.tensor([[200.0, 0.0], [-200.0, 0.0]], requires_grad=True)
+    build_loss("focal", focal_gamma=0.5)(logits_BK, one_hot(torch.tensor([0, 0]), 2)).sum().backward()
+    assert logits_BK.grad.isfinite().all()
+
+
+def test_soft_is_cross_entropy_against_the_votes_as_they_are(batch):
+    logits_BK, _, soft_BK = batch
+    loss = build_loss("soft", smoothing=0.3, weights_K=WEIGHTS_K)
+    torch.testing.assert_close(loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, reduction="none"))
+
+
+def test_bce_is_torch_s_mean_over_one_question_per_expression(batch):
+    logits_BK, labels_B, _ = batch
+    targets_BK = one_hot(labels_B, K)
+    expected_B = F.binary_cross_entropy_with_logits(logits_BK, targets_BK, weight=WEIGHTS_K, reduction="none").mean(1)
+    torch.testing.assert_close(build_loss("bce", weights_K=WEIGHTS_K)(logits_BK, targets_BK), expected_B)
+    smoothed = build_loss("bce", smoothing=0.2)(torch.zeros(1, K), targets_BK[:1])
+    torch.testing.assert_close(smoothed, torch.tensor([math.log(2)]))  # logit 0 is undecided about any target
+
+
+def test_half_precision_logits_give_float32_losses(batch):
+    logits_BK, labels_B, _ = batch
+    for name in ("ce", "focal", "soft", "bce"):
+        assert build_loss(name)(logits_BK.bfloat16(), one_hot(labels_B, K)).dtype == torch.float32
+
+
+def test_a_sum_shows_each_term_before_its_factor(batch):
+    logits_BK, labels_B, _ = batch
+    targets_BK = one_hot(labels_B, K)
+    loss = build_loss("ce + 0.5*focal")
+    terms = loss.terms(logits_BK, targets_BK)
+    assert list(terms) == ["ce", "focal"]
+    torch.testing.assert_close(terms["focal"], build_loss("focal")(logits_BK, targets_BK))
+    torch.testing.assert_close(loss.total(terms), terms["ce"] + 0.5 * terms["focal"])
+    assert torch.equal(loss(logits_BK, targets_BK), loss.total(terms))
+
+
+def test_a_user_s_function_is_a_term_like_any_other(batch, tmp_path):
+    logits_BK, labels_B, _ = batch
+    path = tmp_path / "own_losses.py"
+    path.write_text(
+        "def margin(logits, targets):\n    return logits.max(1).values - (logits * targets).sum(1)\n"
+        "def mean(logits, targets):\n    return margin(logits, targets).mean()\n"
+    )
+    targets_BK = one_hot(labels_B, K)
+    name = f"{path}:margin"
+    terms = build_loss(f"ce+2*{name}").terms(logits_BK, targets_BK)
+    torch.testing.assert_close(terms[name], logits_BK.max(dim=1).values - logits_BK[torch.arange(B), labels_B])
+    with pytest.raises(ConfigError, match=r"gave \[\] for 6 images.*one value per image"):
+        build_loss(f"{path}:mean")(logits_BK, targets_BK)
+
+
+def test_class_weights_travel_with_the_loss_and_are_no_weights_of_a_network():
+    loss = build_loss("ce+focal", weights_K=WEIGHTS_K)
+    assert len(list(loss.buffers())) >= 1
+    assert not loss.state_dict() and not list(loss.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("crossentropy", "no loss 'crossentropy'; choose from ce, focal, soft, bce"),
+        ("ce+", "'' in 'ce\\+' is no term"),
+        ("ce*2", "is no term"),
+        ("-1*ce", "no loss|no term"),
+        ("ce+0.5*ce", "names ce twice"),
+        ("0*ce", "every factor"),
+    ],
+)
+def test_a_loss_that_can_not_be_read_is_answered_with_the_form(text, words):
+    with pytest.raises(ConfigError, match=words):
+        build_loss(text)
