@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from ignite.engine import Events
 
     from fer_ignite.config import Config
-    from fer_ignite.runs import build_session, evaluate, predict, train
+    from fer_ignite.inference import evaluate, load_network, predict
+    from fer_ignite.runs import build_session, train
     from fer_ignite.training.engines import create_evaluator, create_trainer
     from fer_ignite.training.events import RunEvents, StepEvents
     from fer_ignite.training.session import Session
@@ -26,8 +27,9 @@ _HOMES = {
     "build_session": "fer_ignite.runs",
     "create_evaluator": "fer_ignite.training.engines",
     "create_trainer": "fer_ignite.training.engines",
-    "evaluate": "fer_ignite.runs",
-    "predict": "fer_ignite.runs",
+    "evaluate": "fer_ignite.inference",
+    "load_network": "fer_ignite.inference",
+    "predict": "fer_ignite.inference",
     "train": "fer_ignite.runs",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "create_evaluator",
     "create_trainer",
     "evaluate",
+    "load_network",
     "predict",
     "train",
 ]

@@ -217,7 +217,7 @@ class Config(BaseModel):
     )
     patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
     min_delta: float = _setting(0.0, "Least gain that counts for --patience.", "Training", ge=0)
-    tta: Literal["none", "flip", "ten", "many"] = _setting("none", "Views averaged in every evaluation.", "Training", structural=True)
+    tta: Literal["none", "flip", "ten", "many"] = _setting("flip", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True)
     seed: int = _setting(0, "Seed of weights, order, augmentation and dropout.", "Training", structural=True, ge=0, lt=2**63)
     deterministic: bool = _setting(False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True)
     time: Seconds | None = _setting(None, "Stop in good order after this long, e.g. 90s, 15m, 1h30m.", "Training", unit="s, m, h", gt=0)

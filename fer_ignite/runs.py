@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,15 @@ def _work(local_rank: int, job: Job) -> Outcome:
 def _run(session: Session) -> StopReason:
     try:
         return session.run()
-    except torch.cuda.OutOfMemoryError:
-        raise ConfigError(_out_of_memory(session)) from None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise ConfigError(_out_of_memory(session)) from None
+    except RuntimeError as error:  # torch's own out-of-memory error is one
+        text = str(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+            raise FerError(_out_of_memory(session)) from None
+        if "DataLoader worker" in text:
+            raise FerError(
+                f"{text.strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
+                f"try fewer --workers (now {session.config.workers}) or a smaller --batch-size."
+            ) from None
         raise
 
 
@@ -181,8 +186,8 @@ def device_of(config: Config) -> torch.device:
 def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
 
-    The run's folder is made and locked, as by :func:`train`; ``session.finish()`` scores the best network and writes
-    the summary.
+    The run's folder is made and locked, as by :func:`train`. :func:`fer_ignite.training.finish.finish` scores the best
+    network afterwards and writes the summary.
     """
     job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
     if job.finished is not None:
@@ -205,6 +210,25 @@ def plot_schedule_of(config: Config, path: str) -> str:
     schedule = schedule_of(config, steps_per_epoch=steps_per_epoch)
     plot_schedule(schedule, steps_per_epoch * config.epochs, path, lr=config.lr)
     return f"{path}: {config.sched}, {steps_per_epoch * config.epochs} optimizer steps ({steps_per_epoch} per epoch)"
+
+
+def draw_preview(config: Config, pack: str | Path, path: str) -> str:
+    """Draws 8x8 augmented train faces as the first batch has them; returns a sentence about it."""
+    from fer_ignite.data.preview import draw_sheet
+    from fer_ignite.data.stream import TrainStream
+    from fer_ignite.training.wiring import augmentation_of, plan_of, preparation_of
+
+    faces = open_faces(config, pack)
+    preparation = preparation_of(config, faces)
+    plan = replace(plan_of(config, faces), batch_size=64, grad_accum_steps=1)
+    cpu = torch.device("cpu")
+    stream = TrainStream(
+        faces.feed(cpu, seed=config.seed), plan, faces.targets, preparation, cpu, augmentation_of(config)
+    )
+    images_BCHW = next(iter(stream)).images_BCHW
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preparation.mean, preparation.std))
+    draw_sheet((images_BCHW * std + mean).clamp(0, 1), path)
+    return f"{path}: {len(images_BCHW)} augmented faces of {preparation.image_px}x{preparation.image_px} px"
 
 
 def _say_what_will_be_done(session: Session, job: Job) -> None:

@@ -71,6 +71,7 @@ def program(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process with design's exit codes."""
+    _leave_if_final()
     try:
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
     except click.UsageError as error:
@@ -86,6 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_if_final() -> None:
+    # torchrun starts whatever fails again; an end that must not be repeated is repeated at once, without the work.
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        from fer_ignite.launch import leave, previous_final_outcome
+
+        outcome = previous_final_outcome()
+        if outcome is not None:
+            _complain(outcome.message or outcome.status, outcome.exit_code)
+            leave(outcome)
 
 
 def _complain(message: str, code: int) -> int:

@@ -177,14 +177,14 @@ def _pixels(text: str, name: str, number: int) -> bytes:
 
 
 def _one_of(table: dict[str, int], text: str, name: str, number: int, column: str, allowed: str) -> int:
-    value = table.get(text.strip())
+    value = table.get(text.strip().lower())
     if value is None:
         raise DataError(f"{name}, row {number}: {column} is {printable(text[:40])!r}; allowed are {allowed}.")
     return value
 
 
 def _usage(text: str, name: str, number: int) -> int:
-    return _one_of(SPLIT_OF_NAME, text.lower(), name, number, "the role", "train, val and test in their usual names")
+    return _one_of(SPLIT_OF_NAME, text, name, number, "the role", "train, val and test in their usual names")
 
 
 def _read_manifest(path: Path) -> tuple[Samples, bytes]:

@@ -136,7 +136,8 @@ def decode_all(
 def measure(images_BHWC: Images) -> tuple[Images, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Hashes uint8 [B, 16], sums and sums of squares int64 [B, 2, C], and whether all pixels are equal, bool [B]."""
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images_BHWC]
-    flat_BPC = images_BHWC.reshape(len(images_BHWC), -1, images_BHWC.shape[-1]).astype(np.uint32)
+    batch, height, width, channels = images_BHWC.shape
+    flat_BPC = images_BHWC.reshape(batch, height * width, channels).astype(np.uint32)
     sums_B2C = np.stack([flat_BPC.sum(axis=1, dtype=np.int64), (flat_BPC**2).sum(axis=1, dtype=np.int64)], axis=1)
     blank_B = (images_BHWC == images_BHWC[:, :1, :1, :1]).all(axis=(1, 2, 3))
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16), sums_B2C, blank_B

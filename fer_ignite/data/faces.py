@@ -1,5 +1,6 @@
 """The faces of a run, whatever they came from: classes, labels, roles, statistics, and a feed of raw pixels."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,16 @@ class Faces:
     def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [K]: how often each class occurs among ``indices``."""
         return np.bincount(self.targets.labels_N[indices], minlength=len(self.classes))
+
+    def split_fingerprint(self, split: str) -> str | None:
+        """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
+        if self.pack is None:
+            return None
+        digests = []
+        for start in range(0, len(self.indices[split]), 1024):
+            images = self.pack.read(self.indices[split][start : start + 1024])
+            digests += [hashlib.sha256(image.tobytes()).digest() for image in images]
+        return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def feed(
         self,

@@ -56,6 +56,8 @@ Name = str | bytes | os.PathLike[str]  # made printable only where it is printed
 _FORMATS = tuple(sorted(set(FORMAT_OF_SUFFIX.values())))
 # Above 89 MP Pillow only warns; here nothing that large is ever decoded.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# Odd tags of TIFF and EXIF: the picture is read or refused, and nothing more is to be said about it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 _TURN_OF_EXIF = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,16 +110,18 @@ def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError) as error:
         reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
         raise DataError(f"{printable(path)}: can't be opened ({reason}).") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{printable(path)}: no regular file, but a {_kind(status.st_mode)}.")
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read.")
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read(status.st_size)  # a limit, not a hope: read() allocates what it is asked for
-        except OSError as error:
-            raise DataError(f"{printable(path)}: can't be read ({error.strerror}).") from None
+    except OSError as error:
+        raise DataError(f"{printable(path)}: can't be read ({error.strerror}).") from None
+    finally:
+        os.close(handle)
 
 
 def is_colourless(image: Image.Image) -> bool:
@@ -198,9 +202,7 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
 def _refuse_header(image: Image.Image, name: Name, expected: str | None) -> None:
     found = "JPEG" if image.format == "MPO" else image.format  # phones append a second JPEG and call the pair MPO
     if expected is not None and found != expected:
-        raise DataError(
-            f"{printable(name)}: named as {expected}, but it holds {found}; rename it to what it is."
-        )
+        raise DataError(f"{printable(name)}: named as {expected}, but it holds {found}; rename it to what it is.")
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{printable(name)}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; scale it down first."

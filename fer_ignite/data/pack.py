@@ -177,7 +177,7 @@ def describe(pack: Pack) -> str:
         lines.append(f"blank images: {manifest['blank']}")
     lines += [f"left out: {count} ({reason})" for reason, count in manifest["left_out"].items() if count]
     if skipped := manifest["skipped"]:
-        lines.append(f"skipped: {len(skipped)} that can't be read, such as {skipped[0]['reason']}")
+        lines.append(f"skipped: {len(skipped)} that can't be read, such as {skipped[0]}")
     return "\n".join(lines)
 
 

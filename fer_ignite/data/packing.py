@@ -47,6 +47,8 @@ def cache_folder() -> Path:
 def open_or_build(spec: PackSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
     """The folder of the pack that a spec describes.
 
+    A pack as `data` is used as it is: of all wishes, only other `classes` make a new one.
+
     Args:
         cache: where packs are kept; None for `cache_folder()`.
         progress: show a bar while building.

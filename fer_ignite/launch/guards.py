@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ __all__ = ["SignalFlag", "Terminated", "die_with_parent", "raise_on_sigterm", "r
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_S = 0.5
+_WATCHER = "fer-ignite-parent-watch"
 
 
 class Terminated(KeyboardInterrupt):
@@ -96,7 +97,8 @@ def die_with_parent(parent_pid: int) -> None:
         _ask_kernel_for_death_signal()
     if os.getppid() != parent_pid:
         _die()
-    threading.Thread(target=_watch_parent, args=(lambda: os.getppid() == parent_pid,), daemon=True).start()
+    if all(thread.name != _WATCHER for thread in threading.enumerate()):
+        threading.Thread(target=_watch_parent, args=(parent_pid,), name=_WATCHER, daemon=True).start()
 
 
 def _ask_kernel_for_death_signal() -> None:
@@ -108,8 +110,8 @@ def _ask_kernel_for_death_signal() -> None:
         return
 
 
-def _watch_parent(parent_lives: Callable[[], bool]) -> None:
-    while parent_lives():
+def _watch_parent(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
         time.sleep(_PARENT_CHECK_S)
     _die()
 

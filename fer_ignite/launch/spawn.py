@@ -145,21 +145,41 @@ def _start_children(
         group = {"nnodes": spec.nnodes, "node_rank": spec.node_rank}
         group |= {"master_addr": spec.master_addr, "master_port": spec.master_port}
     before = set(multiprocessing.active_children())
-    # torch leaves its error files in the temporary folder; ours is removed at the end.
-    with _environment(dict(setup.environment), setup.removed), _temporary_files_in(folder), quiet_parallel():
+    with _environment(dict(setup.environment), setup.removed), quiet_parallel():
         if spec.start_method == "forkserver":
-            multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "ignite.distributed"])
-        with Parallel(
-            plan.backend,
-            nproc_per_node=plan.nproc,
-            start_method=spec.start_method,
-            join=False,
-            timeout=timedelta(seconds=spec.dist_timeout_s),
-            **group,
-        ) as parallel:
-            parallel.run(child_main, setup, function, args)
+            _start_fork_server()
+        # torch leaves its error files in the temporary folder; ours is removed at the end.
+        with _temporary_files_in(folder):
+            parallel = Parallel(
+                plan.backend,
+                nproc_per_node=plan.nproc,
+                start_method=spec.start_method,
+                join=False,
+                timeout=timedelta(seconds=spec.dist_timeout_s),
+                **group,
+            )
+            try:
+                with parallel:
+                    parallel.run(child_main, setup, function, args)
+            except BaseException:  # some may have started, and multiprocessing would wait for them at exit
+                for child in _children_since(before):
+                    child.kill()
+                raise
+    return _children_since(before)
+
+
+def _children_since(before: set[BaseProcess]) -> list[BaseProcess]:
+    """New children in the order of their start, which is that of their ranks."""
     children = [child for child in multiprocessing.active_children() if child not in before]
     return sorted(children, key=lambda child: int(child.name.rpartition("-")[2]))
+
+
+def _start_fork_server() -> None:
+    from multiprocessing import forkserver
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "ignite.distributed"])
+    # Its socket outlives this launch, so it must not lie in the folder that goes with it.
+    forkserver.ensure_running()
 
 
 def _child_setup(plan: Plan, folder: Path) -> ChildSetup:

@@ -62,6 +62,7 @@ def _data(session: Session) -> dict[str, Any]:
     return {
         "source": faces.source,
         "fingerprint": faces.fingerprint,
+        "val_fingerprint": faces.split_fingerprint("val"),
         "counts": {split: len(indices) for split, indices in faces.indices.items()},
     }
 

@@ -147,8 +147,11 @@ def _bare_session(
     if config.model_ema:
         objects["ema"] = attach_ema(trainer, model, decay=config.model_ema_decay)
         evaluated = objects["ema"].ema_model
-    evaluator = create_evaluator(evaluated, terms, device=device, precision=precision, tta=config.tta)
-    attach_metrics(evaluator, num_classes=len(faces.classes), device=device, terms=term_names(config))
+    # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
+    # One view while training goes on; the run's view averaging is for the final figures.
+    plain = loss_terms(build_loss("ce"))
+    evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
+    attach_metrics(evaluator, num_classes=len(faces.classes), device=device, terms=("loss",))
     train_stream, val_stream = _streams(config, faces, plan, preparation, device, trainer, rank, world)
     votes = Votes(
         trainer, group=group, signal_number=signal_number, time_limit_s=time_limit_s,
@@ -158,7 +161,7 @@ def _bare_session(
     scaler = amp.make_scaler(device, precision)
     records = Records(group=group, device=device)
     return Session(
-        config, faces, folder, device, precision, preparation, model, evaluated, optimizer, scaler, terms, trainer,
+        config, faces, folder, device, precision, preparation, model, evaluated, optimizer, scaler, plain, trainer,
         evaluator, train_stream, val_stream, records, votes, rank, world, objects=objects,
     )  # fmt: skip
 
@@ -195,12 +198,6 @@ def _optimizer(config: Config, model: nn.Module) -> Optimizer:
 def _loss(config: Config, faces: Faces, plan: Plan) -> Loss:
     weights_K = class_weights(config.class_weights, faces.counts(plan.indices_N).tolist(), faces.classes)
     return build_loss(config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K)
-
-
-def term_names(config: Config) -> tuple[str, ...]:
-    """``loss``, and its terms where it has several."""
-    names = build_loss(config.loss).names
-    return ("loss",) if len(names) == 1 else ("loss", *names)
 
 
 def loss_terms(loss: Loss) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
@@ -300,7 +297,7 @@ def _attach_reports(session: Session) -> None:
         session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
     if config.tensorboard:
         session.objects["tensorboard"] = attach_tensorboard(
-            trainer, session.evaluator, session.optimizer, folder, metrics=[*term_names(config), *SCORES],
+            trainer, session.evaluator, session.optimizer, folder, metrics=["loss", *SCORES],
             records=session.records, every=config.log_every,
         )  # fmt: skip
     if config.profile == "basic":

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import signal
 import socket
@@ -23,8 +24,8 @@ workers = importlib.import_module("workers")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def two(timeout_s: float = 30, **settings: object) -> LaunchSpec:
-    return LaunchSpec(2, device="cpu", threads=1, start_method="forkserver", dist_timeout_s=timeout_s, **settings)
+def two(timeout_s: float = 30, start_method: str = "forkserver") -> LaunchSpec:
+    return LaunchSpec(2, device="cpu", threads=1, start_method=start_method, dist_timeout_s=timeout_s)
 
 
 def command(function: str, *args: object, nproc: object = 2, timeout_s: float = 30) -> list[str]:
@@ -85,7 +86,7 @@ def test_two_processes_share_a_group_and_leave_nothing_behind(tmp_path, monkeypa
     temporary.mkdir()
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # would win over everything in Ignite
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    outcome = launch(workers.tell_ranks, str(tmp_path), spec=two())
+    outcome = launch(workers.tell_ranks, str(tmp_path), spec=two(start_method="spawn"))
     assert outcome.result is not None
     assert outcome.result | {"world": 2, "sum": 3.0, "backend": "gloo", "threads": 1} == outcome.result
     assert os.environ["SLURM_JOB_ID"] == "1"
@@ -157,6 +158,40 @@ def test_a_signal_stops_all_ranks_at_the_same_step(tmp_path, signum, target):
     assert (process.returncode, errors) == (128 + signum, "error: Interrupted.\n")
     assert len({(tmp_path / f"{rank}.stopped").read_text() for rank in (0, 1)}) == 1
     assert tagged(tag) == []
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.5, 2.0, 3.5])
+def test_a_signal_during_the_start_ends_everything(tmp_path, delay_s):
+    tag = uuid.uuid4().hex
+    process = subprocess.Popen(command("step_until_signal", tmp_path), env=environment(tag), stderr=subprocess.DEVNULL)
+    time.sleep(delay_s)
+    process.terminate()
+    assert process.wait(timeout=10) in (143, -15)  # before torch is imported nobody listens yet
+    assert tagged(tag) == []
+
+
+@linux
+@pytest.mark.slow
+def test_two_nodes_meet_at_the_masters_port(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    nodes = [{"nnodes": 2, "node_rank": rank, "master_addr": "127.0.0.1", "master_port": port} for rank in (0, 1)]
+    processes = [
+        subprocess.Popen(
+            command("tell_ranks", tmp_path, nproc=1),
+            env=environment(FER_TEST_NODES=json.dumps(node)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for node in nodes
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    for rank, output in enumerate(outputs):
+        assert output.startswith(f"{{'rank': {rank}, 'world': 2,")
 
 
 @linux

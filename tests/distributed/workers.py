@@ -1,5 +1,6 @@
 """Small worker functions, at the top level of a module because they are sent to other processes."""
 
+import json
 import os
 import signal
 import sys
@@ -92,7 +93,8 @@ def main() -> None:
         leave(previous)
     name, nproc, timeout_s, *args = sys.argv[1:]
     values = [int(text) if text.isdigit() else text for text in args]
-    spec = LaunchSpec(None if nproc == "-" else int(nproc), device="cpu", dist_timeout_s=float(timeout_s))
+    nodes = json.loads(os.environ.get("FER_TEST_NODES", "{}"))
+    spec = LaunchSpec(None if nproc == "-" else int(nproc), device="cpu", dist_timeout_s=float(timeout_s), **nodes)
     # By its importable name: in a started process __main__ is another module.
     import workers
 

@@ -1,0 +1,47 @@
+"""``fer-ignite pack``: a data set read once; its facts; a sheet of augmented faces."""
+
+from typing import Any
+
+import click
+
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.config import check
+from fer_ignite.errors import ConfigError
+
+__all__ = ["command"]
+
+_DATA = (
+    "votes", "vote_mode", "classes", "split", "val_fraction", "split_seed", "bad_images", "cache", "channels",
+    "image_size", "resize", "resize_mode", "seed", "hflip", "vflip", "rotate", "scale", "shift", "shear",
+    "brightness", "contrast", "reprob", "mixup", "cutmix", "padding", "quiet",
+)  # fmt: skip
+
+
+@click.command("pack", cls=ConfigCommand, short_help="Read a data set once into a pack; look at it.")
+@click.argument("data")
+@click.option("--preview", metavar="FILE.png", help="Draw a sheet of 8x8 augmented train faces.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@config_options(*_DATA)
+def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
+    """Read DATA once into a pack in the cache, and say what is in it.
+
+    Training does the same on first use. Prints the pack's path, which every command takes as --data.
+    """
+    import json
+
+    config = check({**given_settings(flags), "data": data})
+    from fer_ignite.preparing import is_user_dataset, pack_of
+
+    if is_user_dataset(data):
+        raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
+    path, _ = pack_of(config)
+    assert path is not None
+    from fer_ignite.data.pack import describe, open_pack
+
+    pack = open_pack(path)
+    click.echo(json.dumps({**pack.manifest, "path": str(path)}, indent=2) if as_json else f"{describe(pack)}\n{path}")
+    if preview:
+        from fer_ignite.runs import draw_preview
+
+        click.echo(draw_preview(config, path, preview), err=as_json)
+    return 0

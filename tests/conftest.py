@@ -1,0 +1,50 @@
+"""Shared by all tests: one thread, a pack cache of the session's own, and honesty about skipped real-data tests."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread at exit too: an import that starts threads later must not change a result.
+_REAL = {"ran": 0, "skipped": 0}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    if "FER_IGNITE_TEST_CACHE" in os.environ:
+        os.environ["FER_IGNITE_CACHE"] = os.environ["FER_IGNITE_TEST_CACHE"]
+    else:
+        os.environ["FER_IGNITE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("FER2013_CSV"):
+        skip = pytest.mark.skip(reason="needs the real FER2013: set FER2013_CSV to the path of fer2013.csv")
+        for item in items:
+            if "real" in item.keywords:
+                item.add_marker(skip)
+
+
+def pytest_runtest_logreport(report):
+    if "real" not in report.keywords:
+        return
+    if report.skipped:
+        _REAL["skipped"] += 1
+    elif report.when == "call":
+        _REAL["ran"] += 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"real-data tests: {_REAL['ran']} ran, {_REAL['skipped']} skipped")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if os.environ.get("FER_IGNITE_REAL_REQUIRED") and _REAL["skipped"]:
+        session.exitstatus = 1
