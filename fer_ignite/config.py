@@ -51,7 +51,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration)]
 def _setting(
     default: Any, text: str, group: str, *, unit: str = "", structural: bool = False, repeat: bool = False, **bounds: Any
 ) -> Any:
-    extra = {"group": group, "unit": unit, "structural": structural, "repeat": repeat}
+    extra: dict[str, Any] = {"group": group, "unit": unit, "structural": structural, "repeat": repeat}
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 
+from fer_ignite import errors
 from fer_ignite.config import Config, check
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.errors import ConfigError, FerError
@@ -106,8 +107,7 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
             told = {"error": type(error).__name__, "message": str(error)}
     told = gather_json(told, cpu_group())[0]
     if "error" in told:
-        kinds = {kind.__name__: kind for kind in (FerError, *FerError.__subclasses__())}
-        raise kinds[told["error"]](told["message"])
+        raise getattr(errors, told["error"])(told["message"])
     job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"])})
     try:
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)

@@ -48,3 +48,28 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_sessionfinish(session, exitstatus):
     if os.environ.get("FER_IGNITE_REAL_REQUIRED") and _REAL["skipped"]:
         session.exitstatus = 1
+
+
+TINY = {
+    "data": "demo:140", "epochs": 2, "batch_size": 32, "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+    "precision": "fp32", "threads": 1, "device": "cpu", "plots": False, "tensorboard": False, "quiet": True, "name": "run",
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """(**settings) -> Config of a run on 112 drawn faces that takes a fraction of a second; it writes to tmp_path/run."""
+    from fer_ignite.config import check
+
+    return lambda **settings: check({**TINY, "out": str(tmp_path), **settings})
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a finished tiny run; tests read it, or copy what they change."""
+    from fer_ignite import train
+    from fer_ignite.config import check
+
+    out = tmp_path_factory.mktemp("finished")
+    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 3, "plots": True}))
+    return out / "run"

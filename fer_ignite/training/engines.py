@@ -71,8 +71,8 @@ def create_trainer(
     """
 
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
-        waits = not batch.closes and isinstance(model, nn.parallel.DistributedDataParallel)
-        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[union-attr]
+        waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.closes
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast(device, precision):
                 logits_BK = model(batch.images_BCHW)
             losses = terms(logits_BK.float(), batch.targets_BK)
@@ -89,12 +89,12 @@ def create_trainer(
         return output
 
     trainer = quiet(Trainer(train_step))
-    counters = {event: "optimizer_steps" for event in StepEvents}
+    counters: dict[Any, str] = dict.fromkeys(tuple(StepEvents), "optimizer_steps")  # type: ignore[arg-type]
     counters[StepEvents.LOSS_READY] = "iteration"
     trainer.register_events(*StepEvents, event_to_attr=counters)  # type: ignore[arg-type]
     trainer.register_events(
         *RunEvents,
-        event_to_attr={RunEvents.VALIDATED: "epoch", RunEvents.RESUME_POINT: "iteration"},  # type: ignore[arg-type]
+        event_to_attr={RunEvents.VALIDATED: "epoch", RunEvents.REPORT: "epoch", RunEvents.RESUME_POINT: "iteration"},  # type: ignore[arg-type]
     )
     trainer.state.optimizer_steps = 0
     trainer.state_dict_user_keys.append("optimizer_steps")

@@ -23,6 +23,7 @@ class RunEvents(EventEnum):
     """What happens to a run as a whole."""
 
     VALIDATED = "validated"
+    REPORT = "report"
     RESUME_POINT = "resume_point"
 
 
@@ -68,10 +69,17 @@ EVENT_TABLE = (
     ),
     EventFacts(
         RunEvents.VALIDATED,
-        "after the validation of an epoch, when all its metrics stand in evaluator.state.metrics",
+        "behind the validation and all other handlers of EPOCH_COMPLETED, when all metrics stand in evaluator.state.metrics",
         "evaluator.state.metrics",
         "epoch",
-        ("plateau", "history", "plots"),
+        (),
+    ),
+    EventFacts(
+        RunEvents.REPORT,
+        "then, when all that was logged in the epoch is reduced over processes",
+        "session.history_line(), session.records.epoch()",
+        "epoch",
+        ("history", "plots", "tensorboard"),
     ),
     EventFacts(
         RunEvents.RESUME_POINT,

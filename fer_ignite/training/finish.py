@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -84,7 +84,7 @@ def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 1) if values else 0.0
 
 
-def time_to_accuracy(history: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def time_to_accuracy(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Per threshold: epoch and seconds (training and validation, from the start) at which val first passed it."""
     passed: dict[str, dict[str, float]] = {}
     for threshold in THRESHOLDS:

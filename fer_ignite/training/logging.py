@@ -5,13 +5,12 @@ All of it hangs on the main process; none of it decides anything.
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
-from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar
+from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar, Timer
 from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.utils import setup_logger
 
@@ -66,42 +65,50 @@ def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -
 
 
 class EpochClock:
-    """Seconds and images per second of the epoch's training part; validation and files are not counted."""
+    """Seconds and images per second of each epoch's training part, over all processes; validation is not counted."""
 
     def __init__(self) -> None:
-        self.started, self.images, self.seconds, self.rate = time.perf_counter(), 0, 0.0, 0.0
-
-    def start(self, engine: Engine) -> None:
-        self.started, self.images = time.perf_counter(), 0
+        self.timer = Timer(average=False)
+        self.images = 0
 
     def count(self, engine: Engine) -> None:
-        self.images += len(engine.state.batch.targets_BK)
+        batch = engine.state.batch
+        self.images += batch.window_count if batch.closes else 0
 
-    def stop(self, engine: Engine) -> None:
-        self.seconds = time.perf_counter() - self.started
-        self.rate = self.images / max(self.seconds, 1e-9)
+    def restart(self, engine: Engine) -> None:
+        self.images = 0
+        self.timer.reset()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.timer.value())
+
+    @property
+    def rate(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
 
 
 def attach_epoch_clock(trainer: Engine) -> EpochClock:
     """Measures each epoch's training part; to be attached before the handler that evaluates."""
     clock = EpochClock()
-    trainer.add_event_handler(Events.EPOCH_STARTED, clock.start)
+    for event in (Events.STARTED, Events.EPOCH_STARTED):  # the latter is silent where a run goes on within an epoch
+        trainer.add_event_handler(event, clock.restart)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.count)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, clock.stop)
+    clock.timer.attach(trainer, start=Events.STARTED, resume=Events.EPOCH_STARTED, pause=Events.EPOCH_COMPLETED)
     return clock
 
 
 def attach_history(
     trainer: Engine, folder: RunFolder, line: Callable[[], dict[str, Any]], logger: logging.Logger
 ) -> RemovableEventHandle:
-    """VALIDATED: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
+    """REPORT: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
 
     def write(engine: Engine) -> None:
         values = line()
         folder.append_history(values)
         logger.info(_sentence(values, engine.state.max_epochs))
 
-    return trainer.add_event_handler(RunEvents.VALIDATED, write)
+    return trainer.add_event_handler(RunEvents.REPORT, write)
 
 
 def _sentence(values: Mapping[str, Any], epochs: int) -> str:
@@ -115,7 +122,7 @@ def _sentence(values: Mapping[str, Any], epochs: int) -> str:
 
 
 def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], evaluator: Engine) -> RemovableEventHandle:
-    """VALIDATED: curves.png and confusion_matrix.png as of now. A picture that fails is no reason to end a run."""
+    """REPORT: curves.png and confusion_matrix.png as of now. A picture that fails is no reason to end a run."""
     logger = logging.getLogger("fer_ignite")
 
     def draw(engine: Engine) -> None:
@@ -126,7 +133,7 @@ def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], e
         except Exception as error:
             logger.warning("the pictures of epoch %d could not be drawn: %s", engine.state.epoch, error)
 
-    return trainer.add_event_handler(RunEvents.VALIDATED, draw)
+    return trainer.add_event_handler(RunEvents.REPORT, draw)
 
 
 def attach_tensorboard(
@@ -151,7 +158,7 @@ def attach_tensorboard(
             logger.writer.add_scalar(f"train/{name}", value, step)
 
     records.on_flush.append(write)
-    trainer.add_event_handler(RunEvents.VALIDATED, lambda engine: write(records.epoch(), engine.state.iteration))
+    trainer.add_event_handler(RunEvents.REPORT, lambda engine: write(records.epoch(), engine.state.iteration))
     # What a resume point has seen must be in the file before the point is.
     trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush())
     return logger

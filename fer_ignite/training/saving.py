@@ -123,6 +123,7 @@ class _SafeCheckpoint(Checkpoint):
     """
 
     handle: RemovableEventHandle
+    _saved: list[Any]
 
     def __init__(self, to_save: Mapping[str, Any], saver: DurableSaver, *, trainer: Engine, **arguments: Any) -> None:
         if len(to_save) < 2:

@@ -139,9 +139,17 @@ class Session:
         if trainer.state.iteration >= epochs * length:  # Ignite would train all over again (engine.py, 979)
             return StopReason.NONE
         self.started = time.monotonic()
-        trainer.run(self.train_stream, max_epochs=epochs, epoch_length=length)
-        self.votes.drain()
+        try:
+            trainer.run(self.train_stream, max_epochs=epochs, epoch_length=length)
+            self.votes.drain()
+        finally:
+            self.close()
         return self.votes.reason
+
+    def close(self) -> None:
+        """Ends what writes in the background; what was logged by then is in the files."""
+        if "tensorboard" in self.objects:
+            self.objects["tensorboard"].close()
 
     def _reraise_last(self) -> None:
         # With a user's handler on EXCEPTION_RAISED Ignite goes on as if nothing had happened (engine.py, 674).
@@ -152,11 +160,15 @@ class Session:
             engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
-        """Runs the evaluator over val and fires VALIDATED; returns its metrics."""
+        """Runs the evaluator over val; returns its metrics."""
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
-        self.records.fold()
-        self.trainer.fire_event(RunEvents.VALIDATED)
         return self.evaluator.state.metrics
+
+    def report(self, engine: Engine) -> None:
+        """EPOCH_COMPLETED, behind the users' handlers: what they logged belongs to this epoch's line."""
+        self.trainer.fire_event(RunEvents.VALIDATED)
+        self.records.fold()
+        self.trainer.fire_event(RunEvents.REPORT)
 
     def prepare_model(self, engine: Engine) -> None:
         """ITERATION_STARTED: training mode, except for what is frozen."""

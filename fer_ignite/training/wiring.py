@@ -305,7 +305,7 @@ def _attach_reports(session: Session) -> None:
 
 
 def _attach_decisions(session: Session) -> None:
-    """Best checkpoint, early stopping, resume points, votes: behind the user's handlers once the run starts."""
+    """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
     score = _score(config.monitor)
     saver = DurableSaver(session.folder.checkpoints, agree=agree_on_text)
@@ -323,6 +323,8 @@ def _attach_decisions(session: Session) -> None:
     )
     session.objects["resume_points"] = points
     session.adopt_late("resume_points", trainer, RunEvents.RESUME_POINT, points)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
+    session.adopt_late("report", trainer, Events.EPOCH_COMPLETED, session.report)
     for name, event, handler in voting_handlers(session.votes):
         trainer.add_event_handler(event, handler)
         session.adopt_late(name, trainer, event, handler)

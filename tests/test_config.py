@@ -1,0 +1,103 @@
+import pytest
+import yaml
+
+from fer_ignite.config import GROUPS, Config, changed_settings, check, field_facts, from_layers, parse_duration, read_yaml
+from fer_ignite.errors import ConfigError
+
+
+def test_every_setting_has_a_group_a_sentence_and_a_valid_default():
+    for name in Config.model_fields:
+        facts = field_facts(name)
+        assert facts["group"] in GROUPS
+        assert facts["help"] and facts["help"].rstrip("]").endswith((".", "default: no crop")) or "[default" in facts["help"], name
+    Config()  # defaults are validated too
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("1.5h", 5400), ("2m5s", 125)]
+)
+def test_a_duration_is_read_as_people_write_it(text, seconds):
+    assert parse_duration(text) == seconds
+    assert check({"time": text}).time == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5d", "m", "-5", "1.2.3s", "nan", "inf"])
+def test_what_is_no_duration_is_refused_by_name(text):
+    with pytest.raises(ConfigError, match="--time"):
+        check({"time": text})
+
+
+def test_lists_may_be_written_with_commas():
+    config = check({"split": "0.8, 0.1,0.1", "gpus": "0,2", "freeze": "stem,head.*", "milestones": [3, 5]})
+    assert config.split == (0.8, 0.1, 0.1)
+    assert config.gpus == (0, 2)
+    assert config.freeze == ("stem", "head.*")
+    assert config.milestones == (3.0, 5.0)
+
+
+def test_an_unknown_setting_is_answered_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"'epoch'; did you mean 'epochs'\?"):
+        check({"epoch": 3})
+    with pytest.raises(ConfigError, match="--print-config lists all"):
+        check({"zzzzzzzz": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr": 0}, "--lr"), ({"lr": float("nan")}, "--lr"), ({"lr": float("inf")}, "--lr"), ({"lr": "abc"}, "--lr"),
+        ({"seed": 2**64}, "--seed"), ({"epochs": 0}, "--epochs"), ({"model": 3}, "--model"),
+        ({"batch_size": 32, "grad_accum_steps": 3}, "grad_accum_steps"), ({"split": "0.5,0.6,0.1"}, "split"),
+        ({"betas": "0.9"}, "betas"), ({"resize": 32, "image_size": 48}, "resize"), ({"nnodes": 2, "node_rank": 2}, "node_rank"),
+        ({"sched": "onecycle", "warmup_epochs": 1}, "warmup_epochs"), ({"sched": "multistep"}, "milestones"),
+        ({"name": "a/b"}, "name"), ({"name": ".."}, "name"), ({"momentum": 0}, "nesterov"), ({"sched": "linear"}, "--sched"),
+        ({"model_args": "[1]"}, "--model-args"), ({"model_args": "{a: "}, "--model-args"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_in_one_sentence_that_names_the_setting(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        check(settings)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value) and "pydantic" not in str(caught.value)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().lr = 3
+
+
+def test_a_file_holds_settings_with_dashes_or_underscores(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("batch-size: 64\nlr: 0.5\n", encoding="utf-8")
+    assert read_yaml(file) == {"batch_size": 64, "lr": 0.5}
+    file.write_text("", encoding="utf-8")
+    assert read_yaml(file) == {}
+
+
+@pytest.mark.parametrize("content", [b"- 1\n- 2\n", b"just text", b"a: [", b"\xff\xfe\x00", b"3: 4"])
+def test_a_file_that_holds_no_settings_is_refused_by_its_name(tmp_path, content):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        read_yaml(file)
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "."])
+def test_a_file_that_is_none_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="can't be read as a configuration"):
+        read_yaml(tmp_path / name)
+
+
+def test_later_layers_win():
+    config = from_layers({"lr": 0.1, "epochs": 3}, {"lr": 0.2}, {})
+    assert (config.lr, config.epochs) == (0.2, 3)
+
+
+def test_a_dumped_configuration_is_read_back_equal():
+    config = check({"split": "0.8,0.1,0.1", "model_args": {"widths": [8, 8]}, "handlers": "a:b,c:d", "time": "15m"})
+    assert check(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_changes_count_absent_settings_with_their_defaults():
+    new = Config(lr=0.3).model_dump(mode="json")
+    assert changed_settings({"epochs": Config().epochs}, new) == {"lr": (Config().lr, 0.3)}

@@ -1,0 +1,76 @@
+import pickle
+import sys
+
+import pytest
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import is_object_name, load_object
+
+
+@pytest.mark.parametrize("text", ["a:b", "a.b.c:D", "./x.py:f", "/tmp/dir with space/x.py:f"])
+def test_names_of_objects_are_told_from_names_of_built_ins(text):
+    assert is_object_name(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["fer48", "demo", "os.system", "a:b.c", "a:b()", "a b:c", ":b", "a:", "a:b:c", "../x.txt:f", "a;b:c", "__import__('os'):x"]
+)
+def test_nothing_else_names_an_object(text):
+    assert not is_object_name(text)
+
+
+def test_an_object_of_an_installed_module_is_found():
+    assert load_object("collections:OrderedDict", setting="--x") is __import__("collections").OrderedDict
+
+
+def test_an_object_of_a_file_is_found_and_pickles_by_reference(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def f(session):\n    return 41\n")
+    function = load_object(f"{file}:f", setting="--handlers")
+    assert function(None) == 41
+    assert pickle.loads(pickle.dumps(function)) is function
+    del sys.modules[function.__module__]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no_such_module_here:f", "no module 'no_such_module_here'"),
+        ("collections.absent:f", "no module 'collections.absent'"),
+        ("collections:absent", "has no 'absent'"),
+        ("./absent.py:f", "no file absent.py"),
+        ("print", "names no object"),
+        ("os.path:join.x", "names no object"),
+    ],
+)
+def test_what_names_nothing_is_refused_with_the_flag(text, said):
+    with pytest.raises(ConfigError, match=r"^--handlers: ") as caught:
+        load_object(text, setting="--handlers")
+    assert said in str(caught.value)
+
+
+def test_an_error_inside_the_users_module_is_the_users_to_see(tmp_path, monkeypatch):
+    (tmp_path / "broken_user_module.py").write_text("import a_module_that_is_missing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        load_object("broken_user_module:f", setting="--handlers")
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_object(f"{tmp_path / 'raises.py'}:f", setting="--handlers")
+
+
+def test_the_same_file_is_run_once(tmp_path):
+    file = tmp_path / "counts.py"
+    file.write_text("import pathlib\nwith open(__file__ + '.n', 'a') as f: f.write('x')\ndef f(s): ...\ndef g(s): ...\n")
+    first, again = load_object(f"{file}:f", setting="--handlers"), load_object(f"{file}:f", setting="--handlers")
+    load_object(f"{file}:g", setting="--handlers")
+    assert first is again
+    assert (tmp_path / "counts.py.n").read_text() == "x"
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path):
+    for folder, value in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"VALUE = {value}\n")
+    values = [load_object(f"{tmp_path / folder / 'mine.py'}:VALUE", setting="--x") for folder in "ab"]
+    assert values == [1, 2]
