@@ -42,6 +42,13 @@ def _split_text(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _read_mapping(value: Any) -> Any:
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise ValueError("needs to be a mapping in YAML, e.g. '{widths: [32, 64]}'") from None
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_text)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_split_text)]
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split_text)]
@@ -144,7 +151,7 @@ class Config(BaseModel):
     model: str = _setting(
         "fer48", "fer48, emotionnet, a torchvision classifier's name, or module:Class.", "Model", structural=True
     )
-    model_args: Annotated[dict[str, Any], BeforeValidator(lambda v: yaml.safe_load(v) if isinstance(v, str) else v)] = (
+    model_args: Annotated[dict[str, Any], BeforeValidator(_read_mapping)] = (
         _setting({}, "Arguments of the network as YAML, e.g. '{widths: [32, 64, 128, 256]}'.", "Model", structural=True)
     )
     pretrained: bool = _setting(False, "Start from torchvision's ImageNet weights.", "Model")
@@ -211,9 +218,9 @@ class Config(BaseModel):
     channels_last: bool = _setting(True, "Memory format of networks and images.", "Training", structural=True)
     compile: bool = _setting(False, "torch.compile the network.", "Training", structural=True)
     model_ema: bool = _setting(False, "Keep an average of the weights and evaluate it.", "Training", structural=True)
-    model_ema_decay: float = _setting(0.998, "Decay of that average, per optimizer step.", "Training", structural=True, ge=0, lt=1)
+    model_ema_decay: float = _setting(0.998, "Decay of that average, per optimizer step.", "Training", structural=True, ge=1e-6, lt=1)
     monitor: str = _setting(
-        "accuracy", "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.", "Training"
+        "accuracy", "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.", "Training", min_length=1
     )
     patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
     min_delta: float = _setting(0.0, "Least gain that counts for --patience.", "Training", ge=0)

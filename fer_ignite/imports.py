@@ -63,11 +63,22 @@ def _module_from_name(name: str, *, setting: str) -> Any:
 def _module_from_file(path: Path, *, setting: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{setting}: there is no file {path}; name an existing one as ./file.py:name.")
-    # Registered under its own name, so that objects of the file can be pickled to other processes by reference.
-    name = f"fer_ignite_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # Registered under its own name, so that objects of the file can be pickled by reference; run once, however many of
+    # its objects are named.
+    own = name = f"fer_ignite_user_{path.stem}"
+    number = 1
+    while name in sys.modules:
+        if Path(str(sys.modules[name].__file__)) == path.resolve():
+            return sys.modules[name]
+        number += 1
+        name = f"{own}_{number}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -57,12 +57,17 @@ class Network:
     device: torch.device
     precision: str
 
+    @property
+    def temperature(self) -> float:
+        """Fitted on val at the end of the run; 1 in a checkpoint of a run that goes on."""
+        return float(self.checkpoint.get("temperature", 1.0))
+
     def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
         """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's."""
         images_BCHW = self.preparation.plain(images_BHWC.to(self.device), channels_last=self.config.channels_last)
         with torch.inference_mode():
             scores_BK = average_views(self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta)
-        return scores_BK.softmax(dim=1).cpu()
+        return (scores_BK / self.temperature).softmax(dim=1).cpu()
 
 
 def load_network(
@@ -226,7 +231,9 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
         precision=network.precision, tta=tta, group=group,
     )  # fmt: skip
     return {
-        **report_of(scored, network.classes),
+        **report_of(
+            scored, network.classes, temperature=network.temperature, in_train_N=faces.in_train(request.split)
+        ),
         "split": request.split,
         "data": faces.source,
         "checkpoint": request.checkpoint,

@@ -31,7 +31,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, label=side, marker="o", markersize=3)
         axes.set(xlabel="epoch", title="loss" if name == "loss" else "accuracy in %")
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     rate.plot([line["epoch"] for line in history], [line["lr"] for line in history], color=_VAL)
     rate.set(xlabel="epoch", title="learning rate")
     for axes in (loss, accuracy, rate):

@@ -3,9 +3,10 @@
 Whatever is wrong here ends the program with one sentence and leaves the disk as it was.
 """
 
+import contextlib
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FolderInUseError, StorageError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.launch import restart_count
+from fer_ignite.models.registry import check_name
 from fer_ignite.runlock import RunLock, lock_folder
 from fer_ignite.storage import clean_temporary
 from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
+from fer_ignite.training.losses import build_loss
 
-__all__ = ["Job", "check_handlers", "is_user_dataset", "pack_of", "pack_spec", "prepare"]
+__all__ = ["Job", "check_handlers", "check_names", "is_user_dataset", "pack_of", "pack_spec", "prepare", "undo"]
 
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
@@ -41,6 +44,7 @@ class Job:
         resume: the checkpoint to go on from.
         notes: sentences that the run says at its start.
         finished: why there is nothing left to do, where that is so.
+        made: folders that did not exist before, the innermost first.
     """
 
     config: Mapping[str, Any]
@@ -50,6 +54,7 @@ class Job:
     handlers: tuple[Callable[[Any], Any], ...] = ()
     notes: tuple[str, ...] = ()
     finished: str | None = None
+    made: tuple[str, ...] = ()
 
 
 def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()) -> tuple[Job, RunLock]:
@@ -62,21 +67,34 @@ def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Call
         ConfigError, DataError, CheckpointError, FolderInUseError: one sentence; nothing was started.
     """
     check_handlers(config.handlers)
+    above = [path for path in (Path(config.out), *Path(config.out).parents) if not path.exists()]
     try:
         folder, existed = choose_folder(config)
+        made = () if existed else (folder.tensorboard, folder.checkpoints, folder.plots, folder.path, *above)
         folder.create()
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
         raise ConfigError(f"the run's folder in {config.out} can't be made: {reason}; choose another with --out.") from None
     lock = lock_folder(folder.path)
     try:
-        clean_temporary(folder.checkpoints)
-        return _prepare_in(folder, config, given, tuple(handlers)), lock
+        for place in (folder.path, folder.checkpoints, folder.tensorboard):
+            clean_temporary(place)
+        job = _prepare_in(folder, config, given, tuple(handlers))
+        return replace(job, made=tuple(str(path) for path in made)), lock
     except BaseException:
         lock.release()
-        if not existed:
-            _remove_empty(folder)
+        _remove(folder, made)
         raise
+
+
+def undo(job: Job) -> None:
+    """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
+    folder = RunFolder(job.folder)
+    begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
+    if job.made and not begun:
+        folder.clear()
+        folder.config.unlink(missing_ok=True)
+        _remove(folder, [Path(path) for path in job.made])
 
 
 def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]) -> Job:
@@ -89,6 +107,7 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
         config = check({**{k: v for k, v in own.items() if k in Config.model_fields}, **given})
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
+    check_names(config)
     pack, fingerprint = pack_of(config)
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
@@ -138,12 +157,13 @@ def _plain_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
 
 
-def _remove_empty(folder: RunFolder) -> None:
-    for path in (folder.checkpoints, folder.plots, folder.path / "run.lock", folder.path):
-        try:
-            path.unlink() if path.is_file() else path.rmdir()
-        except OSError:
-            return
+def _remove(folder: RunFolder, made: Sequence[Path]) -> None:
+    """Removes the folders among ``made`` that hold nothing but a lock."""
+    for path in made:
+        with contextlib.suppress(OSError):
+            if path == folder.path:
+                (path / "run.lock").unlink(missing_ok=True)
+            path.rmdir()
 
 
 def _resume_point(config: Config, folder: RunFolder) -> Found | None:
@@ -155,14 +175,18 @@ def _resume_point(config: Config, folder: RunFolder) -> Found | None:
         if found is None and wish == "last":
             raise CheckpointError(f"{folder.path} holds no resume point; start one without --resume, or name it with --name.")
         return found
-    mapping = load_checkpoint(wish)
-    require_resumable(mapping)
+    try:
+        mapping = load_checkpoint(wish)
+        require_resumable(mapping)
+    except CheckpointError as error:
+        raise CheckpointError(f"--resume: {error}") from None
     return Found(Path(wish), mapping, [])
 
 
 def _refuse_or_clear(folder: RunFolder, config: Config) -> None:
-    if config.resume == "auto" or restart_count() > 0:
-        return  # it began, and was killed before its first resume point
+    if (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists():
+        folder.cut_back(0)  # it began, and was killed before its first resume point
+        return
     if not config.exist_ok:
         raise FolderInUseError(
             f"{folder.path} holds a run; continue it with --resume auto, start anew in it with --exist-ok, "
@@ -208,8 +232,9 @@ def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str 
 def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> str | None:
     outcome, trainer = mapping["outcome"], mapping["trainer"]
     epoch = trainer["iteration"] // trainer["epoch_length"]
-    if not folder.summary.exists():
-        return None  # killed between its last epoch and its summary
+    summary = folder.read_summary()
+    if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
+        return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
         return f"the run stopped early at epoch {epoch}; there is nothing left to do."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
@@ -249,6 +274,22 @@ def check_handlers(names: Sequence[str]) -> None:
     for name in names:
         if not callable(load_object(name, setting="--handlers")):
             raise ConfigError(f"--handlers: {name} is no function; name one that takes the session.")
+
+
+def check_names(config: Config) -> None:
+    """Fails early where a setting names code or a file that isn't there: data may take minutes to read.
+
+    Raises:
+        ConfigError, CheckpointError: naming the setting.
+    """
+    check_name(config.model)
+    build_loss(config.loss)
+    for name in ("sample_transform", "batch_transform", "collate_fn"):
+        text, flag = getattr(config, name), "--" + name.replace("_", "-")
+        if text is not None and not callable(load_object(text, setting=flag)):
+            raise ConfigError(f"{flag}: {text} can't be called; name a function.")
+    if config.init_from is not None and not Path(config.init_from).exists():
+        raise CheckpointError(f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict.")
 
 
 def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:

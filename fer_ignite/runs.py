@@ -1,5 +1,6 @@
 """What Python users and the command line call: train, evaluate, predict, or a session to hold in one's own hands."""
 
+import contextlib
 import json
 import logging
 import os
@@ -21,11 +22,11 @@ from fer_ignite.launch.groups import cpu_group
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.launch.start import this_machine
 from fer_ignite.models.summary import describe_groups, flops, parameter_count
-from fer_ignite.preparing import Job, check_sendable, pack_of, prepare
+from fer_ignite.preparing import Job, check_sendable, pack_of, prepare, undo
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.finish import finish
-from fer_ignite.training.logging import run_logger
+from fer_ignite.training.logging import close_run_logger, run_logger
 from fer_ignite.training.records import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
@@ -76,10 +77,16 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
     if plan.mode == "joined":  # the processes are there already: one prepares, in its group, for all
         return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
     job, lock = prepare(config, given, handlers=handlers)
+    if job.finished is not None:
+        lock.release()
+        return _nothing_to_do(job)
     try:
-        return launch(_work, job, spec=spec) if job.finished is None else _nothing_to_do(job)
+        outcome = launch(_work, job, spec=spec)
     finally:
         lock.release()
+    if outcome.exit_code == ConfigError.exit_code:
+        undo(job)
+    return outcome
 
 
 def launch_spec(config: Config) -> LaunchSpec:
@@ -108,12 +115,18 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
     told = gather_json(told, cpu_group())[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
-    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"])})
+    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]), "made": tuple(told["made"])})
+    refused = False
     try:
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
+    except FerError as error:
+        refused = error.exit_code == ConfigError.exit_code
+        raise
     finally:
         if lock is not None:
             lock.release()
+            if refused:
+                undo(job)
 
 
 def _work(local_rank: int, job: Job) -> Outcome:
@@ -122,11 +135,14 @@ def _work(local_rank: int, job: Job) -> Outcome:
     with SignalFlag() as received:
         rank, folder = idist.get_rank(), RunFolder(job.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
-        session = open_session(config, job, folder, lambda: received.signum)
-        _say_what_will_be_done(session, job)
-        reason = _run(session)
-        summary = {**finish(session, reason), "folder": str(folder.path)}
-        _say_what_was_done(session, summary)
+        try:
+            with contextlib.closing(open_session(config, job, folder, lambda: received.signum)) as session:
+                _say_what_will_be_done(session, job)
+                reason = _run(session)
+                summary = {**finish(session, reason), "folder": str(folder.path)}
+                _say_what_was_done(session, summary)
+        finally:
+            close_run_logger()
         code = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143}.get(reason, 0)
         return Outcome(code, str(summary["status"]), None, summary)
 
@@ -191,11 +207,17 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     """
     job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
     if job.finished is not None:
+        lock.release()
         raise ConfigError(job.finished)
     folder = RunFolder(job.folder)
     resolved = check(job.config)
     run_logger(folder, rank=0, quiet=resolved.quiet)
-    session = open_session(resolved, job, folder)
+    try:
+        session = open_session(resolved, job, folder)
+    except BaseException:
+        lock.release()
+        undo(job)
+        raise
     session.objects["lock"] = lock
     return session
 

@@ -17,6 +17,10 @@ MODULES = sorted(
 )
 
 
+def _place(public):
+    return (0 if public.isupper() else 1 if public[0].isupper() else 2), public
+
+
 def fresh(code):
     """What a new interpreter prints."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent).stdout
@@ -29,8 +33,8 @@ def test_a_module_says_its_idea_and_lists_its_public_names_sorted(name):
     is_empty = not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in ast.parse(inspect.getsource(module)).body)
     if is_empty and not hasattr(module, "__all__"):
         return
-    # Constants first, then classes, then functions: ruff's order, which an editor keeps.
-    assert len(module.__all__) == len(set(module.__all__))
+    # Constants first, then classes, then functions: the order that ruff keeps.
+    assert list(module.__all__) == sorted(module.__all__, key=_place)
     assert all(hasattr(module, public) for public in module.__all__)
 
 
@@ -70,7 +74,7 @@ def test_only_one_module_loads_checkpoints():
     """Row D11: nothing else unpickles, and nothing is ever allow-listed."""
     found = {}
     for file in ROOT.rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
+        text = re.sub("#.*", "", file.read_text(encoding="utf-8"))
         for pattern in (r"weights_only\s*=\s*False", r"pickle\.loads?\(", r"torch\.load\(", r"add_safe_globals"):
             for _ in re.finditer(pattern, text):
                 found.setdefault(pattern, []).append(file.relative_to(ROOT).as_posix())

@@ -68,6 +68,19 @@ def command(
     leave(outcome)
 
 
+def certainty_of(result: dict[str, Any]) -> str:
+    """How sure the accuracy and the probabilities are, in one line."""
+    low, high = result["accuracy_interval"]
+    text = (
+        f"95 % interval of the accuracy {100 * low:.2f} to {100 * high:.2f} %   calibration error {100 * result['ece']:.2f} %, "
+        f"{100 * result['ece_calibrated']:.2f} % at temperature {result['temperature']:.2f}"
+    )
+    fresh = result.get("without_train_duplicates")
+    if fresh is not None and fresh["n"] < result["n"]:
+        text += f"\nwithout the {result['n'] - fresh['n']} faces that occur in train too: {100 * fresh['accuracy']:.2f} %"
+    return text
+
+
 def table_of(result: dict[str, Any]) -> str:
     """The result for people: totals, a row per expression, the confusion matrix."""
     names = result["class_names"]
@@ -76,6 +89,7 @@ def table_of(result: dict[str, Any]) -> str:
         f"{result['checkpoint']} on {result['split']} of {result['data']}: {result['n']} faces, tta {result['tta']}",
         f"accuracy {100 * result['accuracy']:.2f} %   UAR {100 * result['uar']:.2f} %   macro F1 "
         f"{100 * result['macro_f1']:.2f} %   weighted F1 {100 * result['weighted_f1']:.2f} %   loss {result['loss']:.4f}",
+        certainty_of(result),
         "",
         f"{'':{width}}  precision  recall      F1  support",
     ]

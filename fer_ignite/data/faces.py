@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_ignite.data.feeds import Feed, LoaderFeed, PackFeed
-from fer_ignite.data.images import fit_image
+from fer_ignite.data.feeds import Feed, LoaderFeed, PackFeed, sample_image, sample_pixels
 from fer_ignite.data.pack import Pack, open_pack
 from fer_ignite.data.plan import generator
 from fer_ignite.data.stream import Targets
@@ -21,6 +20,7 @@ __all__ = ["Faces", "faces_of_dataset", "faces_of_pack"]
 
 SPLITS = ("train", "val", "test")
 _STATISTICS_SAMPLES = 2000
+_GRAY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 @dataclass
@@ -68,11 +68,21 @@ class Faces:
         """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
         if self.pack is None:
             return None
+        return hashlib.sha256(b"".join(sorted(self._digests(self.pack, split)))).hexdigest()
+
+    def in_train(self, split: str) -> NDArray[np.bool_] | None:
+        """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes."""
+        if self.pack is None or split == "train":
+            return None
+        train = set(self._digests(self.pack, "train"))
+        return np.array([digest in train for digest in self._digests(self.pack, split)], dtype=bool)
+
+    def _digests(self, pack: Pack, split: str) -> list[bytes]:
         digests = []
         for start in range(0, len(self.indices[split]), 1024):
-            images = self.pack.read(self.indices[split][start : start + 1024])
+            images = pack.read(self.indices[split][start : start + 1024])
             digests += [hashlib.sha256(image.tobytes()).digest() for image in images]
-        return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+        return digests
 
     def feed(
         self,
@@ -200,14 +210,8 @@ def _statistics(
     first = fetch(int(chosen[0]))[0]
     if isinstance(first, torch.Tensor) and first.is_floating_point():
         return int(first.shape[-1]), int(first.shape[0]), (0.0,) * int(first.shape[0]), (1.0,) * int(first.shape[0])
-    channels = 3 if getattr(first, "mode", "L") != "L" or (not hasattr(first, "mode") and np.ndim(first) == 3 and 3 in np.shape(first)) else 1
-    side = min(getattr(first, "size", np.shape(first))[:2])
-    pixels = np.stack([_pixels(fetch(int(index))[0], int(side), channels) for index in chosen]).astype(np.float64) / 255
+    image = sample_image(first)
+    channels, side = 1 if image.mode in _GRAY else 3, min(image.size)
+    pixels = np.stack([sample_pixels(fetch(int(index))[0], side, channels) for index in chosen]).astype(np.float64) / 255
     mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
-    return int(side), channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())
-
-
-def _pixels(image: Any, side: int, channels: int) -> NDArray[np.uint8]:
-    if hasattr(image, "mode"):
-        return fit_image(image, side, "squash", "gray" if channels == 1 else "rgb")
-    return np.asarray(image, dtype=np.uint8).reshape(*np.shape(image)[:2], -1)
+    return side, channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())

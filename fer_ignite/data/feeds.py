@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fer_ignite.data.images import fit_image
 from fer_ignite.data.pack import Pack
 from fer_ignite.data.plan import generator
+from fer_ignite.errors import DataError
 
 __all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
 
@@ -166,8 +168,23 @@ class _Stack:
         image = sample[0] if isinstance(sample, tuple) else sample
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
-        if isinstance(image, Tensor):
-            image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
-        if not isinstance(image, np.ndarray):
-            image = fit_image(image, self.side_px, "squash", "gray" if self.channels == 1 else "rgb")
-        return torch.from_numpy(np.ascontiguousarray(image.reshape(*image.shape[:2], -1)))
+        return torch.from_numpy(sample_pixels(image, self.side_px, self.channels))
+
+
+def sample_image(sample: Any) -> Image.Image:
+    """A PIL image out of itself, of uint8 pixels [H, W] or [H, W, C], or of a uint8 tensor [H, W] or [C, H, W]."""
+    if isinstance(sample, Tensor):
+        sample = sample.permute(1, 2, 0).numpy() if sample.ndim == 3 else sample.numpy()
+    if isinstance(sample, np.ndarray):
+        return Image.fromarray(np.ascontiguousarray(sample[:, :, 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample))
+    if not isinstance(sample, Image.Image):
+        raise DataError(
+            f"a sample's image is a {type(sample).__name__}; it must be a PIL image, uint8 pixels [H, W] or [H, W, C], "
+            "or a tensor, in a pair (image, label)."
+        )
+    return sample
+
+
+def sample_pixels(sample: Any, side_px: int, channels: int) -> NDArray[np.uint8]:
+    """uint8 [side_px, side_px, C], a copy of its own, of whatever :func:`sample_image` takes."""
+    return np.array(fit_image(sample_image(sample), side_px, "squash", "gray" if channels == 1 else "rgb"))

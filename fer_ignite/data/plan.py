@@ -19,7 +19,7 @@ __all__ = ["MicroBatch", "Plan", "generator", "slice_of"]
 Indices = NDArray[np.int64]
 
 # Streams of random numbers that must not touch each other; the values are part of every run's identity.
-_PURPOSES = {"order": 1, "augment": 2, "model": 3, "sample": 4, "split": 5, "limit": 6, "bootstrap": 7}
+_PURPOSES = {"order": 1, "augment": 2, "model": 3, "sample": 4, "split": 5, "limit": 6, "bootstrap": 7, "batch": 8}
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:

@@ -45,7 +45,7 @@ def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -
     if match := _KAGGLE.match(data):
         path = _download(match[1])
     elif "\0" in data or not Path(data).exists():
-        raise DataError(f"{printable(data)}: there is no such file or folder; give one, demo, or kaggle:owner/name.")
+        raise DataError(f"data {printable(data)}: there is no such file or folder; give one, demo, demo:N, or kaggle:owner/name.")
     else:
         path = Path(data)
     if path.is_dir():

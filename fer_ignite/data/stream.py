@@ -65,7 +65,7 @@ class Batch:
         images_BCHW: float32, normalised.
         targets_BK: float32 distributions over the expressions.
         weights_B: float32, 1 for a face and 0 for a stand-in.
-        count: faces in it, stand-ins not counted; ``micro_count`` those of the micro-batch over all processes.
+        count: faces in it, stand-ins not counted.
         window_count: faces of the whole optimizer step, over all processes.
         opens, closes: whether the optimizer step begins, ends with it.
         indices_B: places in the data.
@@ -75,7 +75,6 @@ class Batch:
     targets_BK: Tensor
     weights_B: Tensor
     count: int
-    micro_count: int
     window_count: int
     opens: bool
     closes: bool
@@ -185,7 +184,7 @@ class TrainStream:
             )
             images_BCHW = preparation.finish(images_BCHW, channels_last=self.channels_last)
         if self.batch_transform is not None:
-            draws = generator(self.plan.seed, "augment", micro.epoch, micro.window, micro.start, self.rank)
+            draws = generator(self.plan.seed, "batch", micro.epoch, micro.window, micro.start, self.rank)
             images_BCHW = self.batch_transform(images_BCHW, draws)
         if drawn is not None and self.spec is not None and self.spec.mixes:
             own = len(part.positions)
@@ -200,7 +199,6 @@ class TrainStream:
             targets_BK,
             weights_B,
             part.count,
-            micro.stop - micro.start,
             len(micro.indices_W),
             micro.opens,
             micro.closes,

@@ -213,10 +213,15 @@ class AttentionStage(nn.Module):
 
 
 def initialise_convolutions(model: nn.Module) -> None:
-    """He initialisation by fan-out, for convolutions that a normalisation follows."""
+    """He initialisation by fan-out, for convolutions that a normalisation follows; residual blocks begin as identities.
+
+    Source: the last scale of a residual branch at zero, Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.second.norm.weight)  # type: ignore[arg-type]
 
 
 def pool_whole_map(x_BCHW: Tensor, pooling: str) -> Tensor:

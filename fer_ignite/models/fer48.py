@@ -87,6 +87,9 @@ class Fer48(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1] * (2 if pooling == "avgmax" else 1), num_classes)
         initialise_convolutions(self)
+        # The largest of many features is far from zero: torch's own initialisation would begin with logits of several.
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK of normalised images with a side of at least 2 ** (stages - 1) pixels."""

@@ -16,7 +16,7 @@ from fer_ignite.models.emotionnet import EmotionNet
 from fer_ignite.models.fer48 import Fer48
 from fer_ignite.models.zoo import build_zoo_model, zoo_names
 
-__all__ = ["available_models", "build_model", "check_output"]
+__all__ = ["available_models", "build_model", "check_name", "check_output"]
 
 OWN: dict[str, type[nn.Module]] = {"emotionnet": EmotionNet, "fer48": Fer48}
 # Too small an image is found in a forward pass; these are what the libraries raise for it.
@@ -26,6 +26,20 @@ _FORWARD_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDiv
 def available_models() -> list[str]:
     """Names of the own networks, then of torchvision's classifiers (imports torchvision)."""
     return [*sorted(OWN), *zoo_names()]
+
+
+def check_name(name: str) -> None:
+    """Fails early where ``--model`` names nothing; a user's module is imported.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    if is_object_name(name):
+        load_object(name, setting="--model")
+    elif name not in OWN and name not in zoo_names():
+        near = difflib.get_close_matches(name, available_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info' lists all."
+        raise ConfigError(f"--model: there is no network {name!r}; {hint} An own one is named as package.module:Class.")
 
 
 def build_model(
@@ -127,10 +141,7 @@ def _from_zoo(
     name: str, *, num_classes: int, in_channels: int, image_px: int | None, pretrained: bool, dropout: float | None,
     arguments: dict[str, Any], norm: str,
 ) -> nn.Module:  # fmt: skip
-    if name not in zoo_names():
-        near = difflib.get_close_matches(name, available_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info --models' lists all."
-        raise ConfigError(f"--model: there is no network {name!r}; {hint} An own one is named as package.module:Class.")
+    check_name(name)
     if norm != "batch":
         raise ConfigError(f"--norm {norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it.")
     return build_zoo_model(

@@ -16,7 +16,7 @@ def attach_ema(trainer: Engine, model: nn.Module, *, decay: float) -> EMAHandler
     weights. ``handle_buffers="copy"`` would moreover let both networks share them (Ignite 0.5.5).
 
     Args:
-        decay: share of the old average that is kept at each optimizer step, in [0, 1).
+        decay: share of the old average that is kept at each optimizer step, in (0, 1).
     """
     ema = EMAHandler(model, momentum=1.0 - decay, handle_buffers="update")
     ema.attach(trainer, name="ema_momentum", warn_if_exists=False, event=StepEvents.OPTIMIZER_STEPPED)

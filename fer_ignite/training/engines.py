@@ -29,11 +29,10 @@ class Trainer(Engine):
     process at the same iteration.
     """
 
-    stop_wished = False
     inside_epoch = False  # set by whoever resumes in the middle of an epoch
 
     def terminate(self, skip_completed: bool = False) -> None:
-        self.stop_wished = True
+        self.state.stop_wished = True
 
     def stop_now(self) -> None:
         """Leave after the current event; to be called by all processes at the same iteration."""
@@ -97,8 +96,8 @@ def create_trainer(
         event_to_attr={RunEvents.VALIDATED: "epoch", RunEvents.REPORT: "epoch", RunEvents.RESUME_POINT: "iteration"},  # type: ignore[arg-type]
     )
     trainer.state.optimizer_steps = 0
-    trainer.state_dict_user_keys.append("optimizer_steps")
-    trainer.state_dict_user_keys.append("skipped_steps")
+    trainer.state.stop_wished = False
+    trainer.state_dict_user_keys.extend(["optimizer_steps", "skipped_steps", "grad_norm", "stop_wished"])
     trainer.state.skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
     trainer.state.step_taken = torch.ones((), dtype=torch.bool, device=device)
     trainer.state.grad_norm = torch.zeros((), device=device)

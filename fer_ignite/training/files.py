@@ -60,6 +60,13 @@ class RunFolder:
     def write_summary(self, values: Mapping[str, Any]) -> None:
         write_json_durably(self.summary, values)
 
+    def read_summary(self) -> dict[str, Any]:
+        """The outcome as of the last time that the run ended in order; empty where it never did."""
+        if not self.summary.exists():
+            return {}
+        values: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return values
+
     def append_history(self, line: Mapping[str, Any]) -> None:
         """One epoch's line; ``results.csv`` is the same as a table."""
         with storage_errors(self.history), self.history.open("a", encoding="utf-8") as file:
@@ -91,8 +98,10 @@ class RunFolder:
         write_text_durably(self.history, "".join(json.dumps(line) + "\n" for line in kept))
         self.write_results(kept)
         for file in sorted(self.tensorboard.glob("events.*")):
-            records = [record for record in _records(file.read_bytes()) if _step(record) <= iteration]
-            write_durably(file, b"".join(_framed(record) for record in records))
+            content = file.read_bytes()
+            reached = b"".join(_framed(record) for record in _records(content) if _step(record) <= iteration)
+            if reached != content:  # else it may be the file that this run has just opened
+                write_durably(file, reached)
 
     def note_test(self, line: Mapping[str, Any]) -> None:
         """One line in the ledger for one look at the test split."""

@@ -14,7 +14,9 @@ from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import EvalStream
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.plots import draw_confusion
-from fer_ignite.training.checkpoints import load_checkpoint, state_digest
+from fer_ignite.statistics import fit_temperature
+from fer_ignite.storage import write_durably
+from fer_ignite.training.checkpoints import load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.training.scoring import Scored, report_of, score_split
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.stopping import STATUS, StopReason, lower_is_better
@@ -35,10 +37,14 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     status = STATUS[reason]
     summary = _facts(session, status)
     if status in ("completed", "early_stopped"):
-        model = best_network(session)
+        model, temperature = best_network(session), 1.0
         for split in ("val", "test"):
             if len(session.faces.indices[split]):
-                summary[split] = _score(session, model, split)
+                summary[split], scored = _score(session, model, split, temperature)
+                if split == "val":
+                    temperature = fit_temperature(scored.logits_NK, scored.labels_N)
+        if session.rank == 0:
+            _store_temperature(session, temperature)
         if "test" in summary:
             _note_look(session, summary["test"])
     if session.rank == 0:
@@ -46,12 +52,19 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     return summary
 
 
+def _store_temperature(session: Session, temperature: float) -> None:
+    path = session.objects["best"].last_checkpoint
+    if path is not None:
+        content = {**load_checkpoint(path), "temperature": temperature}
+        write_durably(path, lambda file: write_checkpoint(content, file))
+
+
 def _facts(session: Session, status: str) -> dict[str, Any]:
     state, best = session.trainer.state, session.objects["best"].best
     history = list(session.folder.read_history()) if session.rank == 0 else []
     return {
         "status": status,
-        "epochs": state.epoch if status != "interrupted" else state.iteration // state.epoch_length,
+        "epochs": state.iteration // len(session.train_stream),
         "iterations": state.iteration,
         "optimizer_steps": state.optimizer_steps,
         "skipped_steps": int(state.skipped_steps),
@@ -119,24 +132,21 @@ def best_network(session: Session) -> nn.Module:
     return model
 
 
-def _score(session: Session, model: nn.Module, split: str) -> dict[str, Any]:
-    config = session.config
-    views = (config.tta,) if config.tta == "none" else (config.tta, "none")
-    reports = []
-    for tta in views:
-        scored = _scored(session, model, split, tta)
-        reports.append({key: value for key, value in report_of(scored, session.faces.classes).items() if key in _SHOWN})
-        if split == "test" and tta == config.tta and session.rank == 0 and config.plots:
-            matrix = scored.metrics["confusion_matrix"].tolist()
-            path = session.folder.plots / "confusion_matrix_test.png"
-            draw_confusion(matrix, session.faces.classes, path, title="test, best epoch")
-    report = reports[0]
-    if len(reports) > 1:
-        report["single_view"] = reports[1]
-    return report
+def _score(session: Session, model: nn.Module, split: str, temperature: float) -> tuple[dict[str, Any], Scored]:
+    config, classes = session.config, session.faces.classes
+    scored = _scored(session, model, split, config.tta)
+    report = _totals(scored, classes, temperature=temperature, in_train_N=session.faces.in_train(split))
+    if config.tta != "none":
+        report["single_view"] = _totals(_scored(session, model, split, "none"), classes)
+    if split == "test" and session.rank == 0 and config.plots:
+        matrix = scored.metrics["confusion_matrix"].tolist()
+        draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
+    return report, scored
 
 
-_SHOWN = ("n", "loss", "accuracy", "macro_f1", "weighted_f1", "uar", "tta")
+def _totals(scored: Scored, classes: Sequence[str], **options: Any) -> dict[str, Any]:
+    left_out = ("per_class", "class_names", "confusion_matrix")
+    return {name: value for name, value in report_of(scored, classes, **options).items() if name not in left_out}
 
 
 def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:

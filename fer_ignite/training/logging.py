@@ -5,6 +5,7 @@ All of it hangs on the main process; none of it decides anything.
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,12 +28,14 @@ __all__ = [
     "attach_plots",
     "attach_progress_bar",
     "attach_tensorboard",
+    "close_run_logger",
     "run_logger",
 ]
 
 
 def run_logger(folder: RunFolder, *, rank: int, quiet: bool) -> logging.Logger:
     """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
+    close_run_logger()
     logger = setup_logger(
         "fer_ignite",
         level=logging.WARNING if quiet else logging.INFO,
@@ -50,6 +53,14 @@ def run_logger(folder: RunFolder, *, rank: int, quiet: bool) -> logging.Logger:
                 handler.setLevel(logging.INFO)
                 handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     return logger
+
+
+def close_run_logger() -> None:
+    """Closes the run's log.txt; what is said afterwards goes nowhere but to the terminal."""
+    logger = logging.getLogger("fer_ignite")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -> ProgressBar:
@@ -137,25 +148,31 @@ def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], e
 
 
 def attach_tensorboard(
-    trainer: Engine, evaluator: Engine, optimizer: Any, folder: RunFolder, *, metrics: list[str], records: Records, every: int
+    trainer: Engine, evaluator: Engine, optimizer: Any, folder: RunFolder, *, records: Records, every: int
 ) -> TensorboardLogger:
     """Scalars under ``val/``, ``train/``, ``lr/`` and what users log; every step is the trainer's iteration.
 
-    Source: Ignite's logger has no guard for ranks; it is attached on the main process only.
+    Source: Ignite's logger has no guard for ranks; it is attached on the main process only. tensorboardX names its files
+    by the second, so that a quick resume would overwrite one, and its flush leaves out what its thread hasn't taken yet.
     """
-    logger = TensorboardLogger(log_dir=str(folder.tensorboard))
+    logger = TensorboardLogger(log_dir=str(folder.tensorboard), filename_suffix=f".{time.time_ns():x}")
+    events = logger.writer.file_writer.event_writer
+    events.add_event = events._ev_writer.write_event  # at once, past the thread
 
     def iteration(*_: Any) -> int:
         return int(trainer.state.iteration)
 
+    def scores(_: Any) -> dict[str, Any]:
+        return {name: value for name, value in evaluator.state.metrics.items() if isinstance(value, (int, float))}
+
     logger.attach_output_handler(
-        evaluator, Events.COMPLETED, tag="val", metric_names=metrics, global_step_transform=iteration
+        trainer, RunEvents.REPORT, tag="val", output_transform=scores, global_step_transform=iteration
     )
     logger.attach_opt_params_handler(trainer, Events.ITERATION_COMPLETED(every=every), optimizer)
 
     def write(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            logger.writer.add_scalar(f"train/{name}", value, step)
+            logger.writer.add_scalar(f"train/{name.removeprefix('train_')}", value, step)
 
     records.on_flush.append(write)
     trainer.add_event_handler(RunEvents.REPORT, lambda engine: write(records.epoch(), engine.state.iteration))

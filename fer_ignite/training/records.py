@@ -1,6 +1,7 @@
 """What a run notes of itself between two evaluations: sums of the epoch, and what users log.
 
-Sums are float64 over float32 values, hence exact: neither the number of processes nor where a run was cut shows in them.
+Sums are float64 over values rounded to a grid, hence exact: neither the number of processes nor where a run was cut
+shows in them.
 """
 
 # Dimensions: B images of a slice, K expressions.
@@ -66,7 +67,7 @@ class Records:
         """ITERATION_COMPLETED: the micro-batch's losses and hits join the epoch's sums, on the device."""
         output = engine.state.output
         for name, values_B in output["losses"].items():
-            self._add(name, values_B.to(self.place, torch.float64).sum())
+            self._add(name, _on_grid(values_B.to(self.place, torch.float64)).sum())
         hits_B = output["y_pred"].argmax(dim=1) == output["y"].argmax(dim=1)
         self._add("accuracy", hits_B.to(self.place, torch.float64).sum())
         self._add("#count", torch.tensor(float(output["count"]), dtype=torch.float64))
@@ -120,7 +121,7 @@ class Records:
         """Means, sums or last values of the epoch by name; training's own are called ``train_...``."""
         count = self._folded.get("#count", ["", 0.0])[1]
         values: dict[str, float] = {}
-        for name, (reduce, total, times, last) in self._folded.items():
+        for name, (reduce, total, times, last) in sorted(self._folded.items()):  # their order depends on when they met
             if name == "#count":
                 continue
             if reduce == "train":
@@ -137,6 +138,11 @@ class Records:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.clear()
         self._folded = {name: list(entry) for name, entry in state.items()}
+
+
+def _on_grid(values_B: Tensor) -> Tensor:
+    """Multiples of 2^-30: in float64 their sums are exact up to 2^23, whatever the order."""
+    return torch.round(values_B * 2**30) / 2**30
 
 
 def _reduced(reduce: Reduce, values: list[float]) -> float:

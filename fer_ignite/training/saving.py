@@ -113,6 +113,8 @@ class DurableSaver(BaseSaveHandler):
             except OSError:
                 self.pending.append(name)  # the new file is safe; the old one is tried again after the next save
             reached("mid-prune")
+        if idist.get_rank() != 0:
+            reached("mid-prune")
 
 
 class _SafeCheckpoint(Checkpoint):

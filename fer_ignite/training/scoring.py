@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.handlers.stores import EpochOutputStore
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer_ignite.data.stream import EvalStream
+from fer_ignite.statistics import accuracy_interval, calibration_error
 from fer_ignite.training.engines import create_evaluator
 from fer_ignite.training.metrics import SCORES, attach_metrics, per_class
 
@@ -77,12 +80,18 @@ def _gathered(rows: Tensor, group: Any) -> Tensor:
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
-def report_of(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
+def report_of(
+    scored: Scored, classes: Sequence[str], *, temperature: float = 1.0, in_train_N: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
     """The evaluation's result as plain values; the names are an interface.
 
+    Args:
+        temperature: fitted on val; what dividing by it does to the calibration is told beside the raw one.
+        in_train_N: which of the split's faces occur in train too, in the split's order.
     Returns:
-        ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class {name: {precision, recall, f1, support}},
-        class_names, confusion_matrix`` (counts, rows true).
+        ``n, loss, accuracy, accuracy_interval`` (95 %, bootstrap), ``uar, macro_f1, weighted_f1, tta, ece,
+        ece_calibrated, temperature, without_train_duplicates {n, accuracy}, per_class {name: {precision, recall, f1,
+        support}}, class_names, confusion_matrix`` (counts, rows true).
     """
     confusion_KK = scored.metrics["confusion_matrix"]
     table = per_class(confusion_KK)
@@ -91,9 +100,27 @@ def report_of(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
         "loss": scored.metrics["loss"],
         **{name: scored.metrics[name] for name in SCORES},
         "tta": scored.tta,
+        **_certainty(scored, temperature, in_train_N),
         "per_class": {
             name: {column: values_K[k].item() for column, values_K in table.items()} for k, name in enumerate(classes)
         },
         "class_names": list(classes),
         "confusion_matrix": confusion_KK.tolist(),
     }
+
+
+def _certainty(scored: Scored, temperature: float, in_train_N: NDArray[np.bool_] | None) -> dict[str, Any]:
+    hits_N = (scored.logits_NK.argmax(dim=1) == scored.labels_N).numpy()
+    values: dict[str, Any] = {
+        "accuracy_interval": accuracy_interval(hits_N),
+        "ece": calibration_error(scored.logits_NK.softmax(dim=1), scored.labels_N),
+        "ece_calibrated": calibration_error((scored.logits_NK / temperature).softmax(dim=1), scored.labels_N),
+        "temperature": temperature,
+    }
+    if in_train_N is not None:
+        fresh_N = ~in_train_N
+        values["without_train_duplicates"] = {
+            "n": int(fresh_N.sum()),
+            "accuracy": float(hits_N[fresh_N].mean()) if fresh_N.any() else float("nan"),
+        }
+    return values

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
+from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fer_ignite import faults
 from fer_ignite.config import Config
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.plan import generator
@@ -40,6 +42,7 @@ class Session:
 
     Attributes:
         trainer, evaluator: Ignite engines; attach to them whatever you like.
+        metrics: the evaluator's metrics by name, for metrics of your own that are made out of them.
         model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off.
         objects: what stands behind them, by the same names: EarlyStopping, BestCheckpoint, ProgressBar ...
@@ -64,6 +67,7 @@ class Session:
     votes: Votes
     rank: int = 0
     world: int = 1
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     handles: dict[str, RemovableEventHandle] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
@@ -136,9 +140,10 @@ class Session:
         self._reraise_last()
         trainer, epochs = self.trainer, self.config.epochs
         length = len(self.train_stream)
-        if trainer.state.iteration >= epochs * length:  # Ignite would train all over again (engine.py, 979)
-            return StopReason.NONE
+        if self.votes.reason or trainer.state.iteration >= epochs * length:
+            return self.votes.reason  # Ignite would train all over again (engine.py, 979)
         self.started = time.monotonic()
+        self.votes.open()
         try:
             trainer.run(self.train_stream, max_epochs=epochs, epoch_length=length)
             self.votes.drain()
@@ -161,6 +166,7 @@ class Session:
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
+        faults.reach("during-validation", rank=self.rank, iteration=self.trainer.state.iteration)
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
         return self.evaluator.state.metrics
 

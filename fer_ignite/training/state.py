@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from fer_ignite import faults
 from fer_ignite.training.saving import PlainState
 from fer_ignite.training.session import Session, global_random_state, restore_global_random_state, versions
+from fer_ignite.training.stopping import StopReason
 
 __all__ = ["evaluation_state", "restore", "resume_state"]
 
@@ -77,6 +79,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
     session.model.load_state_dict(checkpoint["model"])
     if "ema" in session.objects and checkpoint["ema"] is not None:
         session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"])
+    faults.reach("during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"]))
     session.optimizer.load_state_dict(checkpoint["optimizer"])
     session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
@@ -89,6 +92,8 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
         if name in checkpoint["handlers"]:
             thing.load_state_dict(checkpoint["handlers"][name])
     restore_global_random_state(checkpoint["rng"])
+    if checkpoint["outcome"] == "early_stopped":  # and killed before its summary
+        session.votes.reason = StopReason.HANDLER
     session.elapsed_before_s = float(checkpoint.get("elapsed", 0.0))
     iteration = session.trainer.state.iteration
     session.objects["resume_points"].adopt(up_to=iteration)
@@ -107,5 +112,6 @@ def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
     trainer = session.trainer
     trainer.load_state_dict(state)
     trainer.state.max_epochs = session.config.epochs
-    trainer.state.skipped_steps = torch.as_tensor(state["skipped_steps"]).to(session.device)
+    for name in ("skipped_steps", "grad_norm"):
+        setattr(trainer.state, name, torch.as_tensor(state[name]).to(session.device))
     trainer.inside_epoch = trainer.state.iteration % trainer.state.epoch_length != 0

@@ -148,6 +148,10 @@ class Votes:
         if self.reason:
             self.trainer.stop_now()
 
+    def open(self) -> None:
+        """The run begins or goes on: the vote that a resume point's iteration sent is cast again."""
+        self._send()
+
     def drain(self) -> None:
         """Waits for a vote that is still under way, so that no process leaves the others in it."""
         if self._pending is not None and self._pending[1] is not None:
@@ -158,7 +162,7 @@ class Votes:
         """int64 [3]: stop reason, whether a resume point is due, optimizer steps not taken in a row."""
         self._count_not_taken()
         now = time.monotonic()
-        reason = StopReason.HANDLER if self.trainer.stop_wished else StopReason.NONE
+        reason = StopReason.HANDLER if self.trainer.state.stop_wished else StopReason.NONE
         if self.deadline is not None and now > self.deadline:
             reason = StopReason.TIME_LIMIT
         if number := self.signal_number():

@@ -15,7 +15,7 @@ from fer_ignite.data.augment import AugmentSpec
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.plan import Plan
 from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.imports import load_object
 from fer_ignite.launch import reset_signals
 from fer_ignite.launch.groups import agree_on_text, cpu_group
@@ -38,7 +38,7 @@ from fer_ignite.training.logging import (
     attach_tensorboard,
 )
 from fer_ignite.training.losses import Loss, build_loss
-from fer_ignite.training.metrics import SCORES, attach_metrics
+from fer_ignite.training.metrics import attach_metrics
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups
 from fer_ignite.training.records import Records, attach_records
 from fer_ignite.training.saving import DurableSaver, attach_best, attach_resume_points
@@ -151,7 +151,7 @@ def _bare_session(
     # One view while training goes on; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
-    attach_metrics(evaluator, num_classes=len(faces.classes), device=device, terms=("loss",))
+    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device, terms=("loss",))
     train_stream, val_stream = _streams(config, faces, plan, preparation, device, trainer, rank, world)
     votes = Votes(
         trainer, group=group, signal_number=signal_number, time_limit_s=time_limit_s,
@@ -162,7 +162,7 @@ def _bare_session(
     records = Records(group=group, device=device)
     return Session(
         config, faces, folder, device, precision, preparation, model, evaluated, optimizer, scaler, plain, trainer,
-        evaluator, train_stream, val_stream, records, votes, rank, world, objects=objects,
+        evaluator, train_stream, val_stream, records, votes, rank, world, metrics=metrics, objects=objects,
     )  # fmt: skip
 
 
@@ -178,7 +178,10 @@ def _model(config: Config, faces: Faces, preparation: Preparation, device: torch
         pretrained=config.pretrained, dropout=config.dropout, model_args=config.model_args, norm=config.norm,
     )  # fmt: skip
     if config.init_from is not None:
-        report = initialise_from(model, load_weights_file(config.init_from), strict=config.strict)
+        try:
+            report = initialise_from(model, load_weights_file(config.init_from), strict=config.strict)
+        except CheckpointError as error:
+            raise CheckpointError(f"--init-from: {error}") from None
         logger.info("weights of %s\n%s", config.init_from, report.describe())
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
@@ -216,6 +219,7 @@ def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
         model.compile()
     if world == 1:  # auto_model would wrap nn.DataParallel on a machine with several GPUs
         return model
+    logging.getLogger("ignite.distributed.auto.auto_model").disabled = True  # it announces what was asked for
     return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
 
 
@@ -297,8 +301,7 @@ def _attach_reports(session: Session) -> None:
         session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
     if config.tensorboard:
         session.objects["tensorboard"] = attach_tensorboard(
-            trainer, session.evaluator, session.optimizer, folder, metrics=["loss", *SCORES],
-            records=session.records, every=config.log_every,
+            trainer, session.evaluator, session.optimizer, folder, records=session.records, every=config.log_every,
         )  # fmt: skip
     if config.profile == "basic":
         session.objects["profiler"] = attach_basic_profiler(trainer)

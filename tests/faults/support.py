@@ -17,6 +17,7 @@ from fer_ignite.data.demo import draw_faces
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.plain import state_digest
 
+HERE = Path(__file__).parent
 TRAIN, VAL, TEST = 201, 61, 20
 PER_EPOCH, EPOCHS = 7, 3
 STEPS = PER_EPOCH * EPOCHS

@@ -1,0 +1,206 @@
+"""train, evaluate, predict, pack and info at work on drawn faces."""
+
+import csv
+import io
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
+
+CELLS = ("precision", "recall", "f1", "support")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    pixels, labels = draw_faces(7, seed=5)
+    for image, label in zip(pixels, labels, strict=True):
+        Image.fromarray(image.squeeze()).save(folder / f"{DEMO_CLASSES[label]}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def best(finished_run):
+    return finished_run / "checkpoints" / "best.pt"
+
+
+def test_train_writes_the_whole_folder_and_says_what_it_does(cli, tiny_flags):
+    ended = cli("train", *tiny_flags, "--set", "plots=true") if False else cli("train", *tiny_flags)
+    assert ended.code == 0, ended.err
+    run = ended.folder / "runs" / "run"
+    assert {"config.yaml", "history.jsonl", "results.csv", "summary.json", "log.txt", "ledger.jsonl", "checkpoints"} <= {p.name for p in run.iterdir()}
+    summary = json.loads((run / "summary.json").read_text())
+    assert {
+        "status", "epochs", "iterations", "optimizer_steps", "seconds", "images_per_second", "best", "val", "test",
+        "weights_sha256", "seed", "world_size", "versions", "data",
+    } <= set(summary)  # fmt: skip
+    assert summary["status"] == "completed" and summary["iterations"] == 4
+    assert {"n", "loss", "accuracy", "macro_f1", "uar", "tta"} <= set(summary["val"]) & set(summary["test"])
+    for said in ("data ", "7 classes", "model ", "parameters", "optimizer steps", "fp32", "runs/run", "test        accuracy"):
+        assert said in ended.err
+    assert ended.out == ""
+
+
+def test_a_finished_run_has_nothing_left_to_do(cli, tiny_flags):
+    cli("train", *tiny_flags, "--quiet")
+    ended = cli("train", *tiny_flags, "--quiet", "--resume", "auto")
+    assert ended.code == 0 and "nothing left to do" in ended.err
+    more = cli("train", *tiny_flags[:2], "--name", "run", "--quiet", "--resume", "auto", "--epochs", "2", "--sched", "constant", "--override", "sched")
+    assert more.code == 0, more.err
+
+
+def test_a_trial_run_takes_three_batches(cli, tiny_flags):
+    ended = cli("train", *tiny_flags, "--fast-dev-run", "--quiet", "--epochs", "1") if False else cli("train", *tiny_flags, "--fast-dev-run", "--quiet")
+    assert json.loads((ended.folder / "runs" / "run" / "summary.json").read_text())["iterations"] == 3
+
+
+def test_evaluate_needs_nothing_but_the_checkpoint(cli, best):
+    ended = cli("evaluate", best)
+    assert ended.code == 0, ended.err
+    assert "on val of demo:700: 70 faces" in ended.out and "accuracy" in ended.out
+    assert all(name in ended.out for name in DEMO_CLASSES)
+
+
+def test_the_json_of_evaluate_has_the_names_that_scripts_rely_on(cli, best):
+    ended = cli("evaluate", best, "--json", "out.json", "--plot", "m.png", "--quiet", "--tta", "none")
+    assert ended.code == 0 and ended.out == "", ended.err
+    found = json.loads((ended.folder / "out.json").read_text())
+    assert {"n", "loss", "accuracy", "uar", "macro_f1", "per_class", "class_names", "confusion_matrix"} <= set(found)
+    matrix = np.array(found["confusion_matrix"])
+    assert matrix.shape == (7, 7) and matrix.sum() == found["n"] == 70
+    assert found["accuracy"] == pytest.approx(matrix.trace() / 70)
+    assert found["class_names"] == list(DEMO_CLASSES) == list(found["per_class"])
+    for k, name in enumerate(DEMO_CLASSES):
+        row = found["per_class"][name]
+        assert set(row) == set(CELLS) and row["support"] == matrix[k].sum() == 10
+        assert row["recall"] == pytest.approx(matrix[k, k] / 10)
+    assert (ended.folder / "m.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads(cli("evaluate", best, "--json", "-", "--tta", "none").out)["confusion_matrix"] == found["confusion_matrix"]
+
+
+def test_every_look_at_the_test_split_is_counted(cli, finished_run, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(finished_run, run)
+    looks = len((run / "ledger.jsonl").read_text().splitlines())
+    ended = cli("evaluate", run / "checkpoints" / "best.pt", "--split", "test")
+    assert ended.code == 0 and f"looked at {looks + 1} time(s)" in ended.out
+    line = json.loads((run / "ledger.jsonl").read_text().splitlines()[-1])
+    assert line["by"] == "evaluate" and line["split"] == "test" and line["n"] == 70
+    cli("evaluate", run / "checkpoints" / "best.pt")
+    assert len((run / "ledger.jsonl").read_text().splitlines()) == looks + 1
+
+
+def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
+    ended = cli("evaluate", best, "--json", "absent/out.json")
+    assert ended.code == 2 and "absent" in ended.err
+
+
+def test_predict_names_the_expressions_as_a_table(cli, best, faces):
+    ended = cli("predict", best, faces, "--topk", "2")
+    lines = ended.out.splitlines()
+    assert ended.code == 0 and len(lines) == 7
+    assert all(line.count("%") == 2 for line in lines)
+    assert lines[0].startswith(str(faces / "angry.png"))
+
+
+def test_predict_gives_json_lines_with_probabilities_that_add_up(cli, best, faces):
+    ended = cli("predict", best, faces, "--format", "jsonl", "--topk", "7")
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [os.path.basename(entry["file"]) for entry in found] == sorted(f"{name}.png" for name in DEMO_CLASSES)
+    for entry in found:
+        assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert entry["label"] == max(entry["probabilities"], key=entry["probabilities"].get)
+
+
+def test_predict_gives_csv_for_files_folders_and_globs(cli, best, faces):
+    ended = cli("predict", best, faces / "sad.png", faces / "*y.png", "--format", "csv", "--batch-size", "2")
+    rows = list(csv.reader(io.StringIO(ended.out)))
+    assert rows[0] == ["file", "label_1", "p_1", "label_2", "p_2", "label_3", "p_3", "error"]
+    assert [os.path.basename(row[0]) for row in rows[1:]] == ["sad.png", "angry.png", "happy.png"] or len(rows) == 3
+    assert all(row[1] in DEMO_CLASSES and 0 < float(row[2]) <= 1 and row[7] == "" for row in rows[1:])
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_a_file_that_can_t_be_read_is_named_and_does_not_stop_the_rest(cli, best, faces, tmp_path, form):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    ended = cli("predict", best, broken, faces / "sad.png", "--format", form)
+    assert ended.code == 0
+    assert "broken.png" in ended.out + ended.err and "sad.png" in ended.out
+    alone = cli("predict", best, broken, "--format", form)
+    assert alone.code == 2 and "Traceback" not in alone.err
+
+
+def test_predict_writes_to_a_file(cli, best, faces):
+    ended = cli("predict", best, faces, "--out", "p.csv", "--format", "csv")
+    assert ended.out == "" and len((ended.folder / "p.csv").read_text().splitlines()) == 8
+
+
+ODD = [b"with space", b"new\nline", b"tab\there", "café".encode(), "café".encode(), "\U0001f600".encode(), "‮rtl".encode(),
+       b"x" * 251, b"-leading", b"100%s%d", b"bytes\xff\xfe", b"=formula"]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_odd_file_names_go_through_every_format_on_one_row_each(cli, best, faces, tmp_path, form):
+    """Row E9."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ODD:
+        shutil.copy(faces / "sad.png", os.path.join(os.fsencode(folder), name + b".png"))
+    ended = cli("predict", best, folder, "--format", form, "--out", "p.txt")
+    assert ended.code == 0, ended.err
+    text = (ended.folder / "p.txt").read_text(encoding="utf-8", newline="")
+    assert len(text.splitlines()) == 12 + (form == "csv")
+    if form == "jsonl":
+        names = {os.fsencode(os.path.basename(json.loads(line)["file"])) for line in text.splitlines()}
+        assert names == {name + b".png" for name in ODD}
+    if form == "csv":
+        rows = list(csv.reader(io.StringIO(text)))
+        assert all(len(row) == 8 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:])
+    shown = cli("predict", best, folder, "--format", form)
+    assert shown.code == 0 and len(shown.out.splitlines()) == 12 + (form == "csv")
+
+
+def test_pack_reads_once_and_says_where_and_what(cli):
+    ended = cli("pack", "demo:70")
+    assert ended.code == 0, ended.err
+    path = ended.out.splitlines()[-1]
+    assert os.path.isdir(path) and "70" in ended.out
+    facts = json.loads(cli("pack", "demo:70", "--json", "--quiet").out)
+    assert facts["path"] == path and facts["count"] == 70 and facts["classes"] == list(DEMO_CLASSES)
+
+
+def test_a_pack_s_path_is_data_too(cli, tiny_flags):
+    path = cli("pack", "demo:140").out.splitlines()[-1]
+    ended = cli("train", "--data", path, *tiny_flags[2:], "--quiet")
+    assert ended.code == 0, ended.err
+
+
+def test_a_preview_shows_augmented_faces(cli):
+    ended = cli("pack", "demo:140", "--preview", "sheet.png", "--quiet")
+    assert ended.code == 0 and "64 augmented faces" in ended.out
+    with Image.open(ended.folder / "sheet.png") as sheet:
+        assert sheet.size[0] >= 8 * 48 and np.asarray(sheet.convert("L")).std() > 10
+
+
+def test_info_tells_versions_and_devices(cli):
+    values = json.loads(cli("info", "--json").out)
+    assert {"versions", "cores", "gpus", "networks", "recipes"} <= set(values)
+    assert "fer48" in values["networks"] and "quick" in values["recipes"]
+    assert "fer48" in cli("info").out
+
+
+def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, best):
+    checkpoint = json.loads(cli("info", best, "--json").out)
+    assert checkpoint["network"] == "fer48" and checkpoint["classes"] == list(DEMO_CLASSES)
+    run = json.loads(cli("info", finished_run, "--json").out)
+    assert run["epochs written"] == 3 and "best.pt" in run["checkpoints"] and run["summary"]["status"] == "completed"
+    path = cli("pack", "demo:70", "--quiet").out.splitlines()[-1]
+    assert json.loads(cli("info", path, "--json").out)["count"] == 70
+    for place in (best, finished_run, path):
+        assert cli("info", place).code == 0

@@ -1,0 +1,98 @@
+import pytest
+import yaml
+
+from fer_ignite.config import GROUPS, Config, check, field_facts
+
+
+def test_without_a_command_it_says_what_to_do_first(cli):
+    ended = cli()
+    assert ended.code == 0
+    assert "fer-ignite train --data fer2013.csv" in ended.out
+    for name in ("train", "evaluate", "predict", "pack", "info"):
+        assert f"\n  {name} " in ended.out
+
+
+def test_the_version_is_told(cli):
+    import fer_ignite
+
+    assert fer_ignite.__version__ in cli("--version").out
+
+
+def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
+    text = cli("train", "--help").out
+    places = [text.index(f"\n{group}:\n") for group in GROUPS]
+    assert places == sorted(places)
+    sections = {group: text[place : min([p for p in places if p > place], default=len(text))] for group, place in zip(GROUPS, places, strict=True)}
+    for name in Config.model_fields:
+        assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
+    plain = " ".join(text.split())
+    assert "--lr NUMBER Learning rate; the peak for one-cycle. [> 0, <= 1000; default: 0.1]" in plain
+    assert "uniform in +-. [>= 0, <= 180; degrees; default: 15.0]" in plain
+    assert "[>= 1, <= 1.04858e+06; images; default: 128]" in plain or "images; default: 128]" in plain
+    assert "--opt sgd|adam|adamw|rmsprop|adagrad|adadelta" in plain
+    assert "--augment / --no-augment" in plain and "default: on" in plain
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "pack", "info"])
+def test_every_command_has_a_help_of_its_own(cli, command):
+    ended = cli(command, "--help")
+    assert ended.code == 0 and f"fer-ignite {command}" in ended.out
+
+
+def printed(ended):
+    assert ended.code == 0, ended.err
+    return yaml.safe_load(ended.out)
+
+
+def test_the_printed_configuration_is_whole_and_can_be_read_back(cli):
+    ended = cli("train", "--print-config", "--lr", "0.05")
+    assert check(printed(ended)) == Config(lr=0.05)
+    file = ended.folder / "c.yaml"
+    file.write_text(ended.out)
+    assert cli("train", "--config", file, "--print-config").out == ended.out
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_recipe_and_that_over_defaults(cli):
+    file = cli("info").folder / "c.yaml"
+    file.write_text("lr: 0.02\nepochs: 7\nbatch-size: 64\n")
+    recipe = printed(cli("train", "--recipe", "reference", "--print-config"))
+    assert recipe["model"] == "emotionnet" and recipe["opt"] == "adam" and recipe["patience"] == 20
+    values = printed(cli("train", "--recipe", "reference", "--config", file, "--lr", "0.3", "--set", "seed=5", "--print-config"))
+    assert (values["lr"], values["epochs"], values["batch_size"], values["seed"]) == (0.3, 7, 64, 5)
+    assert values["model"] == "emotionnet" and values["focal_gamma"] == Config().focal_gamma
+
+
+def test_set_takes_yaml_and_dashes(cli):
+    values = printed(cli("train", "--set", "model-args={widths: [8, 8]}", "--set", "time=15m", "--set", "plots=false", "--print-config"))
+    assert (values["model_args"], values["time"], values["plots"]) == ({"widths": [8, 8]}, 900.0, False)
+
+
+def test_the_same_value_given_twice_in_two_ways_is_no_contradiction(cli):
+    assert printed(cli("train", "--lr", "0.2", "--set", "lr=0.2", "--print-config"))["lr"] == 0.2
+
+
+@pytest.mark.parametrize(("key", "near"), [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning_rate", None)])
+def test_an_unknown_key_is_answered_with_did_you_mean(cli, key, near):
+    ended = cli("train", "--set", f"{key}=3")
+    assert ended.code == 2 and key in ended.err
+    assert (f"did you mean {near!r}" if near else "--print-config lists all") in ended.err
+    file = ended.folder / "c.yaml"
+    file.write_text(f"{key}: 3\n")
+    assert cli("train", "--config", file).err == ended.err
+
+
+def test_an_unknown_flag_is_answered_with_the_nearest(cli):
+    ended = cli("train", "--epoch", "3")
+    assert ended.code == 2 and "--epochs" in ended.err
+
+
+def test_the_schedule_is_drawn_without_training(cli, tiny_flags):
+    ended = cli("train", *tiny_flags, "--plot-lr", "lr.png")
+    assert ended.code == 0 and "onecycle, 4 optimizer steps (4 per epoch)" in ended.out
+    assert [path.name for path in ended.folder.iterdir()] == ["lr.png"]
+    assert (ended.folder / "lr.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_schedule_that_can_t_be_written_is_refused(cli, tiny_flags):
+    ended = cli("train", *tiny_flags, "--plot-lr", "absent/lr.png")
+    assert ended.code == 2 and "absent" in ended.err and len(ended.err.splitlines()) == 1

@@ -1,0 +1,205 @@
+"""What the fault tests attach to runs, and transforms for the loader; named on command lines as module:function."""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fer_ignite.training.amp import attach_gradient_norm
+from fer_ignite.training.events import RunEvents, StepEvents
+from fer_ignite.training.plain import state_digest
+from fer_ignite.training.session import Session
+from ignite.engine import Engine, Events
+
+WHERE = "FER_TEST_FOLDER"  # where handlers leave what the test reads
+
+
+def folder() -> Path:
+    return Path(os.environ[WHERE])
+
+
+def note_losses(session: Session) -> None:
+    """One line per iteration and process: sum of the losses, faces and their places in the data."""
+    path = folder() / f"losses-{session.rank}.jsonl"
+
+    @session.trainer.on(Events.ITERATION_COMPLETED)
+    def note(engine: Engine) -> None:
+        output, batch = engine.state.output, engine.state.batch
+        entry = {
+            "iteration": engine.state.iteration,
+            "loss": float(output["losses"]["loss"].double().sum()).hex(),
+            "count": output["count"],
+            "faces": batch.indices_B.tolist(),
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+class Diary:
+    """State of a user's: draws from the global generators, which a resume must bring back too."""
+
+    def __init__(self) -> None:
+        self.steps, self.total = 0, 0.0
+        random.seed(11)
+        np.random.seed(12)
+
+    def __call__(self, engine: Engine) -> None:
+        self.steps += 1
+        self.total += random.random() + float(np.random.random()) + float(torch.rand(()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.total = state["steps"], state["total"]
+
+
+def keep_diary(session: Session) -> Diary:
+    diary = Diary()
+    session.trainer.add_event_handler(Events.ITERATION_COMPLETED, diary)
+    session.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(every=3), lambda engine: session.log("diary", diary.total, reduce="last")
+    )
+    return diary
+
+
+def shaken(image: Any) -> Any:
+    """A per-sample transform of three libraries' randomness."""
+    pixels_HW = np.asarray(image, dtype=np.float32)
+    noise = random.uniform(-9, 9) + np.random.uniform(-9, 9) + 9 * float(torch.rand(()))
+    return torch.from_numpy((pixels_HW[None] + noise) / 255)
+
+
+def kill_at(session: Session) -> None:
+    """FER_TEST_KILL=target:iteration:ms: SIGKILL to launcher, 0, 1 or all, so long after that iteration began.
+
+    What the run was doing then is left in ``phase.txt``.
+    """
+    target, iteration, delay_ms = os.environ["FER_TEST_KILL"].split(":")
+    phase = ["start"]
+    for engine, event, name in (
+        (session.trainer, Events.ITERATION_STARTED, "training"),
+        (session.evaluator, Events.STARTED, "validation"),
+        (session.evaluator, Events.COMPLETED, "saving the best"),
+        (session.trainer, RunEvents.VALIDATED, "end of an epoch"),
+        (session.trainer, RunEvents.RESUME_POINT, "saving"),
+    ):
+        engine.add_event_handler(event, lambda _, name=name: phase.__setitem__(0, name))
+    if session.rank != int(target == "1"):
+        return
+
+    def kill() -> None:
+        time.sleep(float(delay_ms) / 1000)
+        (folder() / "phase.txt").write_text(f"{session.trainer.state.iteration} {phase[0]}")
+        me, launcher = os.getpid(), os.getppid()
+        others = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split() if target == "all" else []
+        victims = {"launcher": [launcher], "all": [launcher, *(int(pid) for pid in others if int(pid) != me), me]}
+        for victim in victims.get(target, [me]):
+            os.kill(victim, signal.SIGKILL)
+
+    session.trainer.add_event_handler(
+        Events.ITERATION_STARTED(once=int(iteration)), lambda: threading.Thread(target=kill, daemon=True).start()
+    )
+
+
+def signal_at(session: Session) -> None:
+    """FER_TEST_SIGNAL=target:iteration:signal to launcher, rank 0, rank 1, group or single, when that iteration begins."""
+    target, iteration, name = os.environ["FER_TEST_SIGNAL"].split(":")
+    if session.rank != int(target == "rank 1"):
+        return
+
+    def send() -> None:
+        number = signal.Signals[name]
+        if target == "launcher":
+            os.kill(os.getppid(), number)
+        elif target == "group":  # that of the launcher, which a terminal or a batch system signals
+            os.killpg(os.getpgid(os.getppid()) if session.world > 1 else os.getpgid(0), number)
+        else:
+            os.kill(os.getpid(), number)
+
+    session.trainer.add_event_handler(Events.ITERATION_STARTED(once=int(iteration)), send)
+
+
+def hang_at_nine(session: Session) -> None:
+    def hang() -> None:
+        (folder() / "hanging").touch()
+        time.sleep(1000)
+
+    session.trainer.add_event_handler(Events.ITERATION_STARTED(once=9), hang)
+
+
+def watch_exceptions(session: Session) -> None:
+    """A user's own listener, which makes plain Ignite swallow the error."""
+    session.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: None)
+    session.evaluator.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: None)
+
+
+def fail_at(session: Session) -> None:
+    """FER_TEST_FAIL=rank or both:event:exception, the event of the trainer, or of the evaluator after its name."""
+    rank, event, kind = os.environ["FER_TEST_FAIL"].split(":")
+    engine = session.evaluator if event.startswith("evaluator.") else session.trainer
+    error = {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[kind]
+
+    def handler_that_fails() -> None:
+        if "ITERATION" not in event and "BATCH" not in event or session.trainer.state.iteration >= 5:
+            raise error("the handler's own words")
+
+    if rank in ("both", str(session.rank)):
+        engine.add_event_handler(Events[event.removeprefix("evaluator.")], handler_that_fails)
+
+
+def spoil(session: Session) -> None:
+    """FER_TEST_SPOIL=rank or both:first:loss or gradients[:last]: NaN in those iterations; notes the weights from then on."""
+    rank, first, what, *last = os.environ["FER_TEST_SPOIL"].split(":")
+    until = int(last[0]) if last else 10**9
+
+    def now() -> bool:
+        return int(first) <= session.trainer.state.iteration <= until
+
+    def break_images(engine: Engine) -> None:
+        if now() and len(engine.state.batch.images_BCHW):
+            engine.state.batch.images_BCHW[0] = float("nan")
+
+    def break_gradients(engine: Engine) -> None:
+        if now():
+            next(session.model.parameters()).grad.view(-1)[0] = float("inf")
+
+    def note_weights(engine: Engine) -> None:
+        if now():
+            with (folder() / f"weights-{session.rank}.txt").open("a") as file:
+                file.write(state_digest(session.model.state_dict()) + "\n")
+
+    if rank in ("both", str(session.rank)):
+        if what == "loss":
+            session.trainer.add_event_handler(Events.ITERATION_STARTED, break_images)
+    if what == "gradients":  # they are equal on all processes when the window closes
+        session.handles["gradient_norm"].remove()
+        session.trainer.add_event_handler(StepEvents.GRADIENTS_READY, break_gradients)
+        attach_gradient_norm(session.trainer, session.model)
+    session.trainer.add_event_handler(Events.ITERATION_COMPLETED, note_weights)
+
+
+def score(session: Session) -> None:
+    """FER_TEST_SCORES: the metric ``made_up`` of each validation."""
+    scores = json.loads(os.environ["FER_TEST_SCORES"])
+
+    def put(engine: Engine) -> None:
+        engine.state.metrics["made_up"] = scores[session.trainer.state.epoch - 1]
+
+    session.evaluator.add_event_handler(Events.COMPLETED, put)
+
+
+def kill_a_loader_process(session: Session) -> None:
+    def kill(engine: Engine) -> None:
+        workers = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+        (folder() / "victim.txt").write_text(str(workers[0]))
+        os.kill(workers[0], signal.SIGKILL)
+
+    if session.rank == 0:
+        session.trainer.add_event_handler(Events.ITERATION_STARTED(once=4), kill)

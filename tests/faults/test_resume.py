@@ -1,0 +1,121 @@
+"""Wherever a run was cut, the resumed one ends as the uninterrupted one: weights, history, scalars, best."""
+
+import hashlib
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fer_ignite.runs import train
+from ignite.engine import Events
+
+support = importlib.import_module("support")  # conftest.py has put this folder on the path
+handlers = importlib.import_module("handlers")
+HERE = Path(__file__).parent
+
+LOADER = {"sample_transform": f"{HERE}/handlers.py:shaken", "augment": False, "normalize": "train"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "accumulation": {"grad_accum_steps": 4, "save_iterations": 3},
+    "plateau": {"sched": "plateau", "warmup_epochs": 0, "plateau_patience": 0, "lr": 0.03},
+    "mixup_cutmix": {"mixup": 0.4, "cutmix": 1.0},
+    "balanced": {"sampler": "balanced"},
+    "loader": LOADER,
+    "batch_norm_sgd": {"norm": "batch", "opt": "sgd", "lr": 0.05, "clip_grad": 1.0},
+    "dropout_rmsprop": {"dropout": 0.5, "opt": "rmsprop", "lr": 0.001, "sched": "step", "decay_epochs": 1},
+    "fp16": {"precision": "fp16", "nonfinite_patience": 50},
+    "erasing_letterbox": {"reprob": 0.5, "brightness": 0.3, "contrast": 0.3, "loss": "ce+0.5*focal", "sched": "onecycle",
+                          "warmup_epochs": 0},
+    "early_stopping": {"patience": 1, "lr": 0.3},
+}  # fmt: skip
+
+
+def snapshots_of(run: Path, to: Path):
+    """A handler that copies the run's folder whenever the next iteration begins: what SIGKILL would leave there."""
+
+    def setup(session):
+        @session.trainer.on(Events.GET_BATCH_STARTED)
+        def copy(engine):
+            shutil.copytree(run, to / str(engine.state.iteration))
+
+    return setup
+
+
+def cut_and_resumed(faces: Path, tmp_path: Path, points: list[int], extra=(), **changed: Any) -> None:
+    """Asserts that the run, cut after each of ``points`` iterations, ends as it does uncut."""
+    changed = {"save_iterations": 1, "tensorboard": True, **changed}
+    (tmp_path / "at").mkdir()
+    config = support.config_of(faces, tmp_path, **changed)
+    train(config, handlers=[*extra, snapshots_of(tmp_path / "run", tmp_path / "at")])
+    uncut = support.final(tmp_path / "run")
+    for point in points:
+        if not (tmp_path / "at" / str(point)).exists():
+            continue  # the run has stopped before
+        support.as_killed_after(tmp_path / "at", point, tmp_path / f"from-{point}")
+        train(support.config_of(faces, tmp_path / f"from-{point}", **changed, resume="auto"), handlers=extra)
+        resumed = support.final(tmp_path / f"from-{point}" / "run")
+        assert resumed == uncut, f"cut after iteration {point}: {[key for key in uncut if uncut[key] != resumed[key]]}"
+
+
+def test_a_run_cut_within_an_epoch_or_at_its_end_ends_as_the_uncut_one(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, [3, 7])
+
+
+@pytest.mark.slow
+def test_a_run_cut_at_any_of_its_iterations_ends_as_the_uncut_one(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, list(range(support.STEPS)))
+
+
+@pytest.mark.parametrize("variant", ["accumulation", "mixup_cutmix", "batch_norm_sgd"])
+def test_many_ways_to_train_can_be_cut(faces, tmp_path, variant):
+    cut_and_resumed(faces, tmp_path, [10 if variant != "accumulation" else 5], **VARIANTS[variant])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_way_to_train_can_be_cut_anywhere(faces, tmp_path, variant):
+    points = [1, 6, 7, 8, 13, 17, 20] if variant != "accumulation" else [3, 6, 13, 26, 27, 29, 50, 77]
+    cut_and_resumed(faces, tmp_path, points, **VARIANTS[variant])
+
+
+@pytest.mark.slow
+def test_loader_processes_change_nothing(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, [5, 14, 16], workers=2, **LOADER)
+
+
+def test_handlers_with_state_go_on_where_they_were(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, [2, 11], extra=[handlers.keep_diary])
+
+
+def test_a_run_saved_once_an_epoch_repeats_what_was_lost(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, [4, 9, 20], save_iterations=None)
+
+
+def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twice(faces, tmp_path):
+    cut_and_resumed(faces, tmp_path, [9], save_iterations=None, save_epochs=2)
+
+
+def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(faces, tmp_path):
+    (tmp_path / "at").mkdir()
+    config = support.config_of(faces, tmp_path, save_iterations=1)
+    summary = train(config, handlers=[snapshots_of(tmp_path / "run", tmp_path / "at")])
+    assert summary["best"]["epoch"] == 2  # else the run says nothing here
+    run = support.as_killed_after(tmp_path / "at", 15, tmp_path / "resumed")
+    before = hashlib.sha256((run / "checkpoints" / "best.pt").read_bytes()).hexdigest()
+    again = train(support.config_of(faces, tmp_path / "resumed", save_iterations=1, resume="auto"))
+    assert again["best"] == summary["best"]
+    assert hashlib.sha256((run / "checkpoints" / "best.pt").read_bytes()).hexdigest() == before
+
+
+def test_a_handlers_wish_to_stop_survives_a_kill(faces, tmp_path):
+    def stop_at_ten(session):
+        session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), lambda: session.stop())
+
+    (tmp_path / "at").mkdir()
+    setups = [stop_at_ten, snapshots_of(tmp_path / "run", tmp_path / "at")]
+    train(support.config_of(faces, tmp_path, save_iterations=1), handlers=setups)
+    uncut = support.final(tmp_path / "run")
+    assert uncut["file"] == "step-11.pt"
+    support.as_killed_after(tmp_path / "at", 10, tmp_path / "resumed")
+    train(support.config_of(faces, tmp_path / "resumed", save_iterations=1, resume="auto"), handlers=[stop_at_ten])
+    assert support.final(tmp_path / "resumed" / "run") == uncut

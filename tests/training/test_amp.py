@@ -1,0 +1,168 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fer_ignite.training import amp
+from fer_ignite.training.events import StepEvents
+from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups, skips_on_device
+
+CPU = torch.device("cpu")
+EVENT_OF = {
+    "backward": StepEvents.LOSS_READY, "unscale": StepEvents.GRADIENTS_READY, "gradient_norm": StepEvents.GRADIENTS_READY,
+    "clip": StepEvents.GRADIENTS_READY, "optimizer_step": StepEvents.OPTIMIZER_STEP, "zero_grad": StepEvents.OPTIMIZER_STEPPED,
+}  # fmt: skip
+
+
+def run(made, batches, epochs=1):
+    return made.trainer.run(batches, max_epochs=epochs, epoch_length=len(batches))
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def overflowing(batch):
+    """Its forward pass is finite in float32 and float16, its gradient is not: a weight of infinity."""
+    batch = copy.copy(batch)
+    batch.weights_B = batch.weights_B * math.inf
+    return batch
+
+
+@pytest.mark.parametrize("name", EVENT_OF)
+def test_each_built_in_handler_can_be_replaced_by_another(steps, batches, name):
+    made, called = steps(clip=1.0), []
+    made.handles[name].remove()
+    own = {
+        "backward": lambda engine: engine.state.loss.backward(),
+        "unscale": lambda engine: None,
+        "gradient_norm": lambda engine: setattr(engine.state, "grad_norm", torch.tensor(2.0)),
+        "clip": lambda engine: None,
+        "optimizer_step": lambda engine: None,
+        "zero_grad": lambda engine: made.optimizer.zero_grad(),
+    }[name]
+
+    def replacement(engine):
+        called.append(engine.state.iteration)
+        own(engine)
+
+    made.trainer.add_event_handler(EVENT_OF[name], replacement)
+    before = weights(made.model)
+    run(made, [batches(4)] * 2)
+    assert called == [1, 2]
+    # An own optimizer_step that does nothing leaves the weights alone: ours was really gone.
+    assert torch.equal(weights(made.model), before) == (name == "optimizer_step")
+
+
+def test_a_handler_taken_off_is_really_gone(steps, batches):
+    made = steps()
+    made.handles["zero_grad"].remove()
+    run(made, [batches(4)])
+    assert all(p.grad is not None for p in made.model.parameters())
+    with_it = steps()
+    run(with_it, [batches(4)])
+    assert all(p.grad is None for p in with_it.model.parameters())
+
+
+@pytest.mark.parametrize("mode", ["norm", "value"])
+def test_clipping_is_torch_s(steps, batches, mode):
+    made, batch, limit = steps(clip=0.05, clip_mode=mode), batches(6), 0.05
+    twin = copy.deepcopy(made.model)
+    nn.functional.cross_entropy(twin(batch.images_BCHW), batch.targets_BK).backward()
+    if mode == "norm":
+        norm = nn.utils.clip_grad_norm_(twin.parameters(), limit)
+        assert norm > limit  # it does clip
+    else:
+        norm = nn.utils.get_total_norm([p.grad for p in twin.parameters()])
+        nn.utils.clip_grad_value_(twin.parameters(), limit)
+    clipped = []
+    made.trainer.add_event_handler(
+        StepEvents.OPTIMIZER_STEP, lambda engine: clipped.extend(p.grad.clone() for p in made.model.parameters())
+    )
+    state = run(made, [batch])
+    assert state.grad_norm.item() == pytest.approx(norm.item(), rel=1e-5)  # the norm before clipping
+    assert all(torch.allclose(a, p.grad, atol=1e-7) for a, p in zip(clipped, twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("opt", sorted(OPTIMIZER_SETTINGS))
+def test_a_step_with_non_finite_gradients_changes_nothing(steps, batches, opt):
+    made = steps(opt=opt, lr=0.01)
+    run(made, [batches(4)] * 3)
+    before, state_before = weights(made.model), copy.deepcopy(made.optimizer.state_dict()["state"])
+    state = run(made, [overflowing(batches(4))] * 3, epochs=2)
+    assert torch.equal(weights(made.model), before)
+    assert not bool(state.step_taken) and int(state.skipped_steps) > 0
+    after = made.optimizer.state_dict()["state"]
+    for key, values in state_before.items():
+        for name, value in values.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(after[key][name])), (key, name)
+
+
+@pytest.mark.parametrize("opt", sorted(OPTIMIZER_SETTINGS))
+@pytest.mark.parametrize("taken", [True, False])
+def test_step_if_steps_where_the_flag_says_so(opt, taken):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    twin = copy.deepcopy(model)
+    optimizer, plain = (build_optimizer(opt, parameter_groups(m, lr=0.1), lr=0.1) for m in (model, twin))
+    for parameter in [*model.parameters(), *twin.parameters()]:
+        parameter.grad = torch.ones_like(parameter) if taken else torch.full_like(parameter, math.nan)
+    amp.step_if(optimizer, torch.tensor(taken))
+    if taken:
+        plain.step()
+    assert torch.allclose(weights(model), weights(twin))
+    assert not hasattr(optimizer, "found_inf") and (skips_on_device(optimizer) or opt in ("rmsprop", "adadelta"))
+
+
+def test_fp16_scales_the_loss_and_counts_the_steps_that_it_skips(steps, batches):
+    made = steps(precision="fp16")
+    assert made.scaler.is_enabled()
+    scale = made.scaler.get_scale()
+    good, bad = batches(4), overflowing(batches(4))
+    state = run(made, [good, bad, good])
+    assert int(state.skipped_steps) == 1 and state.optimizer_steps == 3
+    assert made.scaler.get_scale() == scale / 2  # backed off once
+    before = weights(made.model)
+    run(made, [bad] * 3, epochs=2)
+    assert torch.equal(weights(made.model), before)
+
+
+def test_fp16_takes_the_step_that_fp32_takes(steps, batches):
+    half, full = steps(precision="fp16"), steps()
+    for made in (half, full):
+        run(made, [batches(4, seed=seed) for seed in range(3)])
+    assert (weights(half.model) - weights(full.model)).abs().max() < 1e-3
+
+
+def test_the_scaler_s_state_is_saved_and_restored(steps, batches):
+    made = steps(precision="fp16")
+    run(made, [overflowing(batches(4))] * 2)
+    state = made.scaler.state_dict()
+    other = amp.make_scaler(CPU, "fp16")
+    other.load_state_dict(state)
+    assert other.get_scale() == made.scaler.get_scale() == 65536 / 4
+    assert amp.make_scaler(CPU, "bf16").state_dict() == amp.make_scaler(CPU, "fp32").state_dict() == {}
+
+
+def test_bf16_computes_the_forward_pass_in_bfloat16_without_a_scaler(steps, batches):
+    made, seen = steps(precision="bf16"), []
+    made.model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    state = run(made, [batches(4)])
+    assert seen == [torch.bfloat16] and not made.scaler.is_enabled()
+    assert state.output["y_pred"].dtype == torch.bfloat16 or state.output["y_pred"].dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in made.model.parameters())
+
+
+def test_auto_is_settled_by_the_device_and_the_rest_stays_as_asked():
+    assert amp.resolve_precision("auto", CPU) in ("fp32", "bf16")
+    assert amp.resolve_precision("auto", torch.device("mps")) == "fp32"
+    assert [amp.resolve_precision(p, CPU) for p in ("fp32", "fp16", "bf16")] == ["fp32", "fp16", "bf16"]
+
+
+def test_a_non_finite_loss_is_seen_by_the_flag_in_the_same_step(steps, batches):
+    made, flags = steps(), []
+    made.trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, lambda engine: flags.append(bool(engine.state.step_taken)))
+    run(made, [batches(4), overflowing(batches(4)), batches(4)])
+    assert flags == [True, False, True]

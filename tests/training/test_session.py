@@ -1,0 +1,192 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+
+from fer_ignite import RunEvents, StepEvents, build_session
+from fer_ignite.errors import ConfigError
+from fer_ignite.training.session import global_random_state, restore_global_random_state, versions
+from fer_ignite.training.stopping import StopReason
+
+
+@pytest.fixture
+def made(tiny):
+    sessions = []
+
+    def make(handlers=(), **settings):
+        sessions.append(build_session(tiny(**settings), handlers=handlers))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.objects["lock"].release()
+
+
+def history(session):
+    return list(session.folder.read_history())
+
+
+def test_a_session_runs_to_its_last_epoch(made):
+    session = made()
+    assert session.run() is StopReason.NONE
+    assert (session.trainer.state.epoch, session.trainer.state.iteration) == (2, 8)
+    assert session.run() is StopReason.NONE and session.trainer.state.iteration == 8  # nothing left to do
+
+
+def test_every_built_in_handler_can_be_taken_off_by_name(made):
+    session = made()
+    for name in ("history", "gradient_norm", "train_mode", "resume_points", "best"):
+        session.handles[name].remove()
+    session.run()
+    assert history(session) == []
+    assert list(session.folder.checkpoints.glob("*.pt")) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "event"),
+    [("trainer", Events.EPOCH_COMPLETED), ("trainer", RunEvents.VALIDATED), ("evaluator", Events.COMPLETED), ("trainer", Events.ITERATION_COMPLETED)],
+)  # fmt: skip
+@pytest.mark.parametrize("on", ["step", "epoch"])
+def test_what_a_user_logs_on_any_event_stands_in_the_same_epoch_s_line(made, engine, event, on):
+    session = made()
+
+    @getattr(session, engine).on(event)
+    def note(_):
+        session.log("mine", session.trainer.state.epoch, on=on, reduce="last")
+
+    session.run()
+    assert [line["mine"] for line in history(session)] == [1, 2]
+
+
+def test_the_decisions_come_behind_the_user_s_handlers(made):
+    session, order = made(patience=5), []
+    session.evaluator.add_event_handler(Events.COMPLETED, lambda: order.append(("metric", (session.folder.checkpoints / "best.pt").exists())))
+    session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: order.append(("user", len(history(session)))))
+    session.trainer.add_event_handler(
+        RunEvents.RESUME_POINT, lambda: order.append(("point", len(list(session.folder.checkpoints.glob("step-*.pt")))))
+    )
+    session.run()
+    assert order[:3] == [("metric", False), ("user", 0), ("point", 0)]
+    assert order[3] == ("metric", True) and order[4:6] == [("user", 1), ("point", 1)]
+
+
+def test_a_handler_may_replace_an_early_stopping_or_a_best_that_is_still_there(made):
+    session, chosen = made(patience=1), []
+    session.handles["best"].remove()
+    session.evaluator.add_event_handler(Events.COMPLETED, lambda engine: chosen.append(engine.state.metrics["uar"]))
+    session.run()
+    assert len(chosen) == 2 and not (session.folder.checkpoints / "best.pt").exists()
+
+
+def test_a_user_may_stop_the_run_and_a_resume_point_is_left(made):
+    session = made(epochs=5)
+    session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED(once=5), lambda: session.stop())
+    assert session.run() is StopReason.HANDLER
+    assert session.trainer.state.iteration == 6
+    assert (session.folder.checkpoints / "step-6.pt").exists()
+
+
+def test_an_error_in_a_user_s_handler_ends_the_run_even_with_a_handler_on_exceptions(made):
+    session, heard = made(), []
+    session.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: heard.append(error))
+
+    @session.trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def fails(engine):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        session.run()
+    assert heard and session.trainer.state.iteration == 2
+
+
+@pytest.mark.parametrize("event", [Events.COMPLETED, Events.ITERATION_COMPLETED])
+def test_an_error_in_the_evaluator_ends_the_run_too(made, event):
+    session = made()
+    session.evaluator.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: None)
+
+    def fails(engine):
+        raise KeyError("evaluating")
+
+    session.evaluator.add_event_handler(event, fails)
+    with pytest.raises(KeyError, match="evaluating"):
+        session.run()
+
+
+class Counter:
+    def __init__(self):
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def counting(session):
+    counter = Counter()
+
+    @session.trainer.on(Events.ITERATION_COMPLETED)
+    def count(engine):
+        counter.count += 1
+
+    return counter
+
+
+def test_a_handler_s_own_state_goes_on_after_a_resume(made):
+    first = made([counting], epochs=2)
+    first.run()
+    first.objects["lock"].release()
+    second = made([counting], epochs=3, resume="auto")
+    (counter,) = second.kept.values()
+    assert counter.count == 8
+    second.run()
+    assert counter.count == 12
+
+
+def test_keep_refuses_what_has_no_state(made):
+    session = made()
+    with pytest.raises(ConfigError, match="int has no state_dict"):
+        session.keep("x", 3)
+    assert session.keep("y", Counter()).count == 0
+
+
+def test_the_network_s_own_randomness_follows_from_the_iteration(made):
+    session, drawn = made(), []
+    session.trainer.add_event_handler(StepEvents.LOSS_READY, lambda: drawn.append(torch.rand(1).item()))
+    session.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.rand(7))  # a user's draw changes nothing
+    session.run()
+    expected = []
+    for iteration in range(1, 9):
+        session.trainer.state.iteration = iteration
+        session.reseed(session.trainer)
+        expected.append(torch.rand(1).item())
+    assert drawn == expected and len(set(drawn)) == 8
+
+
+def test_frozen_batch_statistics_stay_as_they_are(made):
+    session = made(freeze="*norm*")
+    before = {name: value.clone() for name, value in session.model.state_dict().items() if "running" in name}
+    session.run()
+    after = session.model.state_dict()
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_global_random_states_are_plain_and_can_be_put_back():
+    kept = global_random_state()
+    first = (random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(0, 1), np.random.randn())
+    restore_global_random_state(kept)
+    assert (random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(0, 1), np.random.randn()) == first
+
+
+def test_versions_name_what_numbers_depend_on():
+    assert set(versions()) == {"fer_ignite", "python", "torch", "torchvision", "ignite", "numpy"}
+    assert all(isinstance(value, str) and value for value in versions().values())
+
+
+def test_validation_can_be_asked_for_at_any_time(made):
+    session = made()
+    metrics = session.validate()
+    assert 0 <= metrics["accuracy"] <= 1 and metrics["confusion_matrix"].sum() == 14
