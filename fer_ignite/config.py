@@ -173,12 +173,12 @@ class Config(BaseModel):
 
     # --- Optimizer
     opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = _setting(
-        "sgd", "Optimizer.", "Optimizer", structural=True
+        "adamw", "Optimizer.", "Optimizer", structural=True
     )
-    lr: float = _setting(0.1, "Learning rate; the peak for one-cycle.", "Optimizer", gt=0, le=1000)
+    lr: float = _setting(0.003, "Learning rate; the peak for one-cycle.", "Optimizer", gt=0, le=1000)
     backbone_lr: float | None = _setting(None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000)
     head_lr: float | None = _setting(None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000)
-    weight_decay: float = _setting(5e-4, "Weight decay; never on norms and biases.", "Optimizer", structural=True, ge=0, le=10)
+    weight_decay: float = _setting(0.05, "Weight decay; never on norms and biases.", "Optimizer", structural=True, ge=0, le=10)
     momentum: float = _setting(0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
     nesterov: bool = _setting(True, "Nesterov momentum (SGD).", "Optimizer", structural=True)
     betas: Floats = _setting((0.9, 0.999), "Betas of Adam and AdamW.", "Optimizer", structural=True)
@@ -197,8 +197,12 @@ class Config(BaseModel):
     warmup_epochs: float = _setting(0.0, "Linear warm-up in front of the schedule.", "Schedule", unit="epochs", structural=True, ge=0)
     warmup_start: float = _setting(0.01, "Factor at which the warm-up begins.", "Schedule", structural=True, ge=0, le=1)
     min_lr: float = _setting(0.0, "Lowest learning rate of cosine, cyclic and plateau.", "Schedule", structural=True, ge=0)
-    decay_epochs: float = _setting(30.0, "Epochs between steps (step), up and down (cyclic).", "Schedule", unit="epochs", structural=True, gt=0)
-    decay_rate: float = _setting(0.1, "Factor of step, multistep, plateau; of an epoch for exponential.", "Schedule", structural=True, gt=0, lt=1)
+    decay_epochs: float = _setting(
+        30.0, "Epochs between steps (step), up and down (cyclic).", "Schedule", unit="epochs", structural=True, gt=0
+    )
+    decay_rate: float = _setting(
+        0.1, "Factor of step, multistep, plateau; of an epoch for exponential.", "Schedule", structural=True, gt=0, lt=1
+    )
     milestones: Floats = _setting((), "Epochs at which multistep decays.", "Schedule", unit="epochs", structural=True)
     pct_start: float = _setting(0.3, "Share of one-cycle that rises.", "Schedule", structural=True, gt=0, lt=1)
     div_factor: float = _setting(25.0, "One-cycle begins at --lr over this.", "Schedule", structural=True, gt=1)
@@ -224,7 +228,9 @@ class Config(BaseModel):
     )
     patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
     min_delta: float = _setting(0.0, "Least gain that counts for --patience.", "Training", ge=0)
-    tta: Literal["none", "flip", "ten", "many"] = _setting("flip", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True)
+    tta: Literal["none", "flip", "ten", "many"] = _setting(
+        "ten", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True
+    )
     seed: int = _setting(0, "Seed of weights, order, augmentation and dropout.", "Training", structural=True, ge=0, lt=2**63)
     deterministic: bool = _setting(False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True)
     time: Seconds | None = _setting(None, "Stop in good order after this long, e.g. 90s, 15m, 1h30m.", "Training", unit="s, m, h", gt=0)
@@ -302,6 +308,12 @@ def field_facts(name: str) -> dict[str, Any]:
     return {**field.json_schema_extra, "help": field.description, "default": field.default}
 
 
+_OTHERS_CALL_IT = {
+    "learning_rate": "lr", "optimizer": "opt", "optim": "opt", "scheduler": "sched", "lr_scheduler": "sched", "ema": "model_ema",
+    "dataset": "data", "num_workers": "workers", "criterion": "loss", "early_stopping": "patience", "amp": "precision",
+}  # fmt: skip
+
+
 def check(values: Mapping[str, Any]) -> Config:
     """The configuration that ``values`` and the defaults make.
 
@@ -310,7 +322,8 @@ def check(values: Mapping[str, Any]) -> Config:
     """
     unknown = [key for key in values if key not in Config.model_fields]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), Config.model_fields, n=1)
+        name = str(unknown[0])
+        near = [_OTHERS_CALL_IT[name]] if name in _OTHERS_CALL_IT else difflib.get_close_matches(name, Config.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "--print-config lists all settings."
         raise ConfigError(f"there is no setting {unknown[0]!r}; {hint}")
     try:

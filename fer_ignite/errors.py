@@ -8,7 +8,13 @@ __all__ = [
     "FolderInUseError",
     "NonFiniteError",
     "StorageError",
+    "error_of",
 ]
+
+
+def error_of(exit_code: int) -> "type[FerError]":
+    """The kind of error that ends the program with this code; the plain one where none does."""
+    return next((kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code), FerError)
 
 
 class FerError(Exception):

@@ -19,7 +19,7 @@ from fer_ignite.data.classes import map_classes
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.data.images import fit_image, read_image
 from fer_ignite.data.stream import EvalStream, Preparation, Targets
-from fer_ignite.errors import CheckpointError, ConfigError, DataError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, error_of
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.launch.groups import cpu_group
@@ -158,8 +158,7 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
     """
     outcome = launch_evaluation(EvaluateRequest(str(checkpoint), **options), nproc=nproc)
     if outcome.exit_code:
-        kinds = {2: ConfigError}
-        raise kinds.get(outcome.exit_code, RuntimeError)(outcome.message)
+        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
 
 

@@ -133,7 +133,7 @@ def choose_folder(config: Config) -> tuple[RunFolder, bool]:
             return RunFolder(checkpoint.parent.parent), True
     if config.name is not None:
         return RunFolder(out / config.name), (out / config.name).exists()
-    base, number = f"{_plain_name(config.model)}-{_plain_name(config.data)}", 1
+    base, number = default_name(config), 1
     while _numbered(out, base, number).exists():
         number += 1
     # A restarted torchrun attempt and --resume go on in the newest folder, all else gets a new one.
@@ -146,6 +146,11 @@ def choose_folder(config: Config) -> tuple[RunFolder, bool]:
             number += 1
         else:
             return RunFolder(_numbered(out, base, number)), False
+
+
+def default_name(config: Config) -> str:
+    """What an unnamed run's folder is called, before its number."""
+    return f"{_plain_name(config.model)}-{_plain_name(config.data)}"
 
 
 def _numbered(out: Path, base: str, number: int) -> Path:

@@ -15,14 +15,16 @@ import torch
 from fer_ignite import errors
 from fer_ignite.config import Config, check
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
-from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
 from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.launch.start import this_machine
 from fer_ignite.models.summary import describe_groups, flops, parameter_count
-from fer_ignite.preparing import Job, check_sendable, pack_of, prepare, undo
+from fer_ignite.preparing import Job, check_sendable, default_name, pack_of, prepare, undo
+from fer_ignite.statistics import mean_and_spread
+from fer_ignite.storage import write_json_durably
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.finish import finish
@@ -59,8 +61,7 @@ def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) 
         config = check({**config.model_dump(), "nproc": nproc})
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
-        error = next((kind for kind in FerError.__subclasses__() if kind.exit_code == outcome.exit_code), FerError)
-        raise error(outcome.message or outcome.status)
+        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
 
 
@@ -87,6 +88,32 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
     if outcome.exit_code == ConfigError.exit_code:
         undo(job)
     return outcome
+
+
+def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[int]) -> Outcome:
+    """The same run for several seeds, one after the other, each in a folder of its own, and their mean and spread.
+
+    Returns:
+        The first outcome that was not a success, else one whose result has ``seeds``, ``folders`` and, for val and test,
+        ``{accuracy: [mean, standard deviation], ...}``; it also stands in ``<out>/<name>-seeds.json``.
+    """
+    base = config.name or default_name(config)
+    summaries = []
+    for seed in seeds:
+        chosen = {**given, "seed": seed, "name": f"{base}-seed{seed}"}
+        outcome = launch_training(check({**config.model_dump(), **chosen}), given=chosen)
+        if outcome.exit_code or outcome.result is None or "val" not in outcome.result:
+            return outcome
+        summaries.append(outcome.result)
+    result: dict[str, Any] = {"seeds": list(seeds), "folders": [summary["folder"] for summary in summaries]}
+    for split in ("val", "test"):
+        if all(split in summary for summary in summaries):
+            result[split] = {
+                name: list(mean_and_spread([summary[split][name] for summary in summaries]))
+                for name in ("accuracy", "uar", "macro_f1", "loss")
+            }
+    write_json_durably(Path(config.out) / f"{base}-seeds.json", result)
+    return Outcome(result=result)
 
 
 def launch_spec(config: Config) -> LaunchSpec:
@@ -272,6 +299,8 @@ def _say_what_will_be_done(session: Session, job: Job) -> None:
     ]
     if job.resume is not None:
         lines.append(f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}")
+        if session.resumed is not None and session.resumed["world_size"] != session.world:
+            lines.append(f"changed on resume: processes {session.resumed['world_size']} -> {session.world}")
     for line in lines:
         logger.info(line)
 

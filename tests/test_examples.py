@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_handler_on_an_event_of_the_step_logs_what_it_sees(tiny):
 
 
 class _Heard(http.server.BaseHTTPRequestHandler):
-    messages: list[dict] = []
+    messages: ClassVar[list[dict]] = []
 
     def do_POST(self):
         self.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

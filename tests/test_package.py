@@ -29,7 +29,7 @@ def fresh(code):
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_says_its_idea_and_lists_its_public_names_sorted(name):
     module = importlib.import_module(name)
-    assert module.__doc__ and module.__doc__.strip().split("\n")[0].endswith((".", ":", ",", "-")) or len(module.__doc__.split()) > 5
+    assert module.__doc__ and len(module.__doc__.split()) > 3
     is_empty = not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in ast.parse(inspect.getsource(module)).body)
     if is_empty and not hasattr(module, "__all__"):
         return

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.cli.options import require_writable
+from fer_ignite.errors import FerError
 
 __all__ = ["command"]
 
@@ -44,9 +45,8 @@ def command(
     from fer_ignite.plots import draw_confusion
     from fer_ignite.storage import write_text_durably
 
-    for target in (json_file, plot_file):
-        if target not in (None, "-") and not Path(str(target)).absolute().parent.is_dir():
-            raise ConfigError(f"{target} can't be written: there is no folder {Path(str(target)).parent}; make it first.")
+    require_writable("--json", json_file)
+    require_writable("--plot", plot_file)
     outcome = launch_evaluation(
         EvaluateRequest(checkpoint, **options), nproc=nproc, threads=threads, start_method=start_method
     )
@@ -101,7 +101,8 @@ def table_of(result: dict[str, Any]) -> str:
     cell = max(8, width + 1)
     lines += ["", f"{'true / predicted':{width}}" + "".join(f"{name:>{cell}}" for name in names)]
     head = max(width, len("true / predicted"))
-    lines += [f"{name:{head}}" + "".join(f"{count:>{cell}}" for count in row) for name, row in zip(names, result["confusion_matrix"], strict=True)]
+    for name, row in zip(names, result["confusion_matrix"], strict=True):
+        lines.append(f"{name:{head}}" + "".join(f"{count:>{cell}}" for count in row))
     if "looks_at_test" in result:
         lines += ["", f"the test split has been looked at {result['looks_at_test']} time(s) with this run's networks"]
     return "\n".join(lines)

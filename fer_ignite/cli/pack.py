@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings, require_writable
 from fer_ignite.config import check
 from fer_ignite.errors import ConfigError
 
@@ -29,6 +29,7 @@ def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
     """
     import json
 
+    require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
     from fer_ignite.preparing import is_user_dataset, pack_of
 

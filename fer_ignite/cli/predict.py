@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.options import require_writable
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -35,6 +36,7 @@ def command(
     The training's own preparation comes out of CHECKPOINT. A file that can't be read is named and doesn't stop the rest;
     the exit code is then 2 if no file at all could be read.
     """
+    require_writable("--out", out)
     files = list(find_images(sources))
     from fer_ignite.inference import load_network, predict
 

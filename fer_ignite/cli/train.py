@@ -5,8 +5,9 @@ from typing import Any
 import click
 import yaml
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings, require_writable
 from fer_ignite.config import from_layers, read_yaml
+from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -17,6 +18,7 @@ __all__ = ["command"]
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
 @click.option("--print-config", is_flag=True, help="Print the whole resolved configuration and stop.")
 @click.option("--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop.")
+@click.option("--seeds", metavar="INT,INT,...", help="Train once per seed; mean and spread.  [default: --seed's one]")
 @config_options()
 def command(
     recipe: str | None,
@@ -24,6 +26,7 @@ def command(
     assignments: tuple[str, ...],
     print_config: bool,
     plot_lr: str | None,
+    seeds: str | None,
     **flags: Any,
 ) -> int:
     """Train a network; with no option, on drawn demo faces.
@@ -43,9 +46,37 @@ def command(
     from fer_ignite.launch import leave
 
     if plot_lr:
+        require_writable("--plot-lr", plot_lr)
         click.echo(f"{runs.plot_schedule_of(config, plot_lr)}")
         return 0
-    outcome = runs.launch_training(config, given=given)
+    if seeds:
+        outcome = runs.launch_seeds(config, given=given, seeds=parse_seeds(seeds))
+    else:
+        outcome = runs.launch_training(config, given=given)
     if outcome.message:
         click.echo(f"fer-ignite: {outcome.message}", err=True)
+    if seeds and outcome.exit_code == 0 and outcome.result is not None and "seeds" in outcome.result:
+        click.echo(table_of_seeds(outcome.result), err=True)
     leave(outcome)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds out of ``0,1,2``.
+
+    Raises:
+        ConfigError: something else, or a seed twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"--seeds {text!r} is no list of different whole numbers; write --seeds 0,1,2.")
+    return [int(part) for part in parts]
+
+
+def table_of_seeds(result: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds, a line per split."""
+    lines = [f"seeds {', '.join(map(str, result['seeds']))}: mean +- standard deviation"]
+    for split in ("val", "test"):
+        if split in result:
+            values = "   ".join(f"{name} {100 * m:.2f} +- {100 * s:.2f} %" for name, (m, s) in result[split].items() if name != "loss")
+            lines.append(f"{split:5} {values}")
+    return "\n".join(lines)

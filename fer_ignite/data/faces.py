@@ -168,7 +168,9 @@ def faces_of_dataset(make: Callable[..., Any], *, name: str, val_fraction: float
     present = {split: part for split, part in parts.items() if part is not None and len(part)}
     labels = np.concatenate([_labels(part) for part in present.values()])
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise DataError(f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}.")
+        raise DataError(
+            f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}."
+        )
     fetch = _Joined(list(present.values()))
     indices = {split: np.arange(0) for split in SPLITS}
     for place, split in enumerate(present):

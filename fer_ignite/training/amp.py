@@ -6,7 +6,6 @@ another in its place. Nothing here waits for the device, except where an optimiz
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch

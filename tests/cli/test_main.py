@@ -22,7 +22,8 @@ def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
     text = cli("train", "--help").out
     places = [text.index(f"\n{group}:\n") for group in GROUPS]
     assert places == sorted(places)
-    sections = {group: text[place : min([p for p in places if p > place], default=len(text))] for group, place in zip(GROUPS, places, strict=True)}
+    ends = [*places[1:], len(text)]
+    sections = {group: text[start:end] for group, start, end in zip(GROUPS, places, ends, strict=True)}
     for name in Config.model_fields:
         assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
     plain = " ".join(text.split())
@@ -71,7 +72,7 @@ def test_the_same_value_given_twice_in_two_ways_is_no_contradiction(cli):
     assert printed(cli("train", "--lr", "0.2", "--set", "lr=0.2", "--print-config"))["lr"] == 0.2
 
 
-@pytest.mark.parametrize(("key", "near"), [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning_rate", None)])
+@pytest.mark.parametrize(("key", "near"), [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning_rate", "lr"), ("zzzz", None)])
 def test_an_unknown_key_is_answered_with_did_you_mean(cli, key, near):
     ended = cli("train", "--set", f"{key}=3")
     assert ended.code == 2 and key in ended.err

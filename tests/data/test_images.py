@@ -54,10 +54,7 @@ def test_gray_pixels_come_through_unchanged(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bit_gray_is_scaled_not_cut(tmp_path, mode, suffix):
     values = RAMP.astype(np.uint16) * 257
-    if mode == "I;16B":
-        image = Image.frombytes("I;16B", (32, 24), values.astype(">u2").tobytes())
-    else:
-        image = Image.fromarray(values)
+    image = Image.frombytes("I;16B", (32, 24), values.astype(">u2").tobytes()) if mode == "I;16B" else Image.fromarray(values)
     read = np.asarray(read_image(save(tmp_path / f"a{suffix}", image)))
     assert np.abs(read.astype(int) - RAMP).mean() <= 1
 

@@ -203,3 +203,28 @@ def kill_a_loader_process(session: Session) -> None:
 
     if session.rank == 0:
         session.trainer.add_event_handler(Events.ITERATION_STARTED(once=4), kill)
+
+
+def count_collectives(session: Session) -> None:
+    """Leaves in collectives-<rank>.json how many there are in one iteration of the trainer and of the evaluator."""
+    counts = {}
+    for name, engine in (("trainer", session.trainer), ("evaluator", session.evaluator)):
+        profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+        def stop(_: Engine, name: str = name, profiler: torch.profiler.profile = profiler) -> None:
+            profiler.stop()
+            counts[name] = sum(event.name.startswith(("c10d::", "gloo:")) for event in profiler.events())
+            (folder() / f"collectives-{session.rank}.json").write_text(json.dumps(counts))
+
+        # Around the process function alone: the votes of the trainer's other handlers are no part of it.
+        engine.add_event_handler(Events.ITERATION_STARTED(once=1), lambda _, profiler=profiler: profiler.start())
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), stop)
+
+
+def note_confusion(session: Session) -> None:
+    """The validation's confusion matrix, as each process has it."""
+
+    @session.trainer.on(RunEvents.VALIDATED)
+    def note(engine: Engine) -> None:
+        matrix = session.evaluator.state.metrics["confusion_matrix"].tolist()
+        (folder() / f"confusion-{session.rank}.json").write_text(json.dumps(matrix))

@@ -52,8 +52,7 @@ def test_every_family_takes_gray_faces_and_gives_one_set_of_logits(name, side):
 
 
 def test_every_name_belongs_to_a_known_family():
-    roots = set(
-        [
+    roots = {
             "alexnet",
             "convnext",
             "densenet",
@@ -72,8 +71,7 @@ def test_every_name_belongs_to_a_known_family():
             "vgg",
             "vit",
             "wide",
-        ]
-    )
+        }
     assert {next((root for root in roots if name.startswith(root)), name) for name in zoo_names()} == roots
 
 

@@ -80,7 +80,7 @@ def test_a_last_line_that_a_crash_cut_short_is_passed_over_and_does_not_spoil_th
 def test_cutting_back_drops_what_came_after_the_resume_point(folder):
     for epoch in (1, 2, 3):
         folder.append_history(line(epoch))
-    write_scalars(folder, range(0, 31))
+    write_scalars(folder, range(31))
     folder.cut_back(20)
     assert [entry["iteration"] for entry in folder.read_history()] == [10, 20]
     assert len(folder.results.read_text().splitlines()) == 3

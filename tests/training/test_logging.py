@@ -36,7 +36,7 @@ def ran(tiny):
 def reporter():
     """A trainer that reports once per epoch."""
     trainer = Engine(lambda engine, batch: None)
-    trainer.register_events(*RunEvents, event_to_attr={event: "epoch" for event in RunEvents})
+    trainer.register_events(*RunEvents, event_to_attr=dict.fromkeys(RunEvents, "epoch"))
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.fire_event(RunEvents.REPORT))
     return trainer
 
@@ -129,7 +129,8 @@ def test_pictures_are_drawn_as_the_run_goes(ran):
     drawn = []
 
     def watch(session):
-        session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: drawn.append(sorted(p.name for p in session.folder.plots.iterdir())))
+        plots = session.folder.plots
+        session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: drawn.append(sorted(p.name for p in plots.iterdir())))
 
     session = ran([watch], plots=True)
     assert drawn == [[], ["confusion_matrix.png", "curves.png"]]  # ours comes behind the user's handler

@@ -60,7 +60,7 @@ def test_norms_and_biases_do_not_decay_and_every_parameter_is_in_one_group():
             for parameter in group["params"]:
                 name = names[id(parameter)]
                 assert name.startswith("head.") == group["name"].startswith("head")
-                plain = "norm" in name or name.endswith("bias") or name.endswith("scale_C")
+                plain = "norm" in name or name.endswith(("bias", "scale_C"))
                 assert plain == group["name"].endswith("no_decay"), name
 
 

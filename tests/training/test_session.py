@@ -46,7 +46,10 @@ def test_every_built_in_handler_can_be_taken_off_by_name(made):
 
 @pytest.mark.parametrize(
     ("engine", "event"),
-    [("trainer", Events.EPOCH_COMPLETED), ("trainer", RunEvents.VALIDATED), ("evaluator", Events.COMPLETED), ("trainer", Events.ITERATION_COMPLETED)],
+    [
+        ("trainer", Events.EPOCH_COMPLETED), ("trainer", RunEvents.VALIDATED), ("evaluator", Events.COMPLETED),
+        ("trainer", Events.ITERATION_COMPLETED),
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("on", ["step", "epoch"])
 def test_what_a_user_logs_on_any_event_stands_in_the_same_epoch_s_line(made, engine, event, on):
@@ -62,7 +65,8 @@ def test_what_a_user_logs_on_any_event_stands_in_the_same_epoch_s_line(made, eng
 
 def test_the_decisions_come_behind_the_user_s_handlers(made):
     session, order = made(patience=5), []
-    session.evaluator.add_event_handler(Events.COMPLETED, lambda: order.append(("metric", (session.folder.checkpoints / "best.pt").exists())))
+    best = session.folder.checkpoints / "best.pt"
+    session.evaluator.add_event_handler(Events.COMPLETED, lambda: order.append(("metric", best.exists())))
     session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: order.append(("user", len(history(session)))))
     session.trainer.add_event_handler(
         RunEvents.RESUME_POINT, lambda: order.append(("point", len(list(session.folder.checkpoints.glob("step-*.pt")))))

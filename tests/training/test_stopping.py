@@ -85,7 +85,7 @@ def test_a_wish_to_stop_is_granted_an_iteration_later_with_a_resume_point(steps,
 def test_a_stop_waits_for_the_window_to_close(steps, batches):
     made = steps()
     window = [batches(4, window=12, closes=False), batches(4, window=12, opens=False, closes=False), batches(4, window=12, opens=False)]
-    votes, saved = voting(made)
+    _votes, saved = voting(made)
     made.trainer.add_event_handler(Events.ITERATION_STARTED(once=3), lambda engine: engine.terminate())
     state = run(made, window * 4)
     assert state.iteration == 6 and saved == [6]  # voted in 3, read in 4, window closes at 6
@@ -122,7 +122,7 @@ def test_the_highest_of_several_reasons_wins(steps, batches):
 def test_a_stop_at_an_epoch_s_end_comes_behind_the_validation(steps, batches):
     made, seen = steps(), []
     made.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append("validation"))
-    votes, saved = voting(made)
+    votes, _saved = voting(made)
     made.trainer.add_event_handler(RunEvents.RESUME_POINT, lambda engine: seen.append("resume point"))
     made.trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: engine.terminate())
     state = run(made, [batches(4)], epochs=5)
@@ -151,7 +151,7 @@ def test_resume_points_come_by_the_clock(steps, batches):
 def test_gradients_that_stay_non_finite_end_the_run_by_name(steps, batches):
     made, bad = steps(), batches(4)
     bad.weights_B = bad.weights_B * math.nan
-    votes, _ = voting(made, nonfinite_patience=3)
+    _votes, _ = voting(made, nonfinite_patience=3)
     with pytest.raises(NonFiniteError, match=r"3 optimizer steps in a row.*--lr"):
         run(made, [batches(4), bad, batches(4), bad, bad, bad, bad, bad])
     assert made.trainer.state.iteration in (7, 8)  # the third in a row is 6; votes are read a step later

@@ -1,0 +1,39 @@
+"""``fer-ignite compare A B``: is one checkpoint really better than another on the same faces?"""
+
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("compare", short_help="Test whether one checkpoint is better than another.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--data", help="Other data than A's run's.  [default: A's]")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True,
+              help="test is scored only when asked for by name; both runs' ledgers count the look.")  # fmt: skip
+@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: each run's]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--cache", help="Where packs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(first: str, second: str, as_json: bool, **options: Any) -> int:
+    """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
+    import json
+
+    from fer_ignite.inference import compare
+
+    result = compare(first, second, **options)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return 0
+    low, high = result["difference_interval"]
+    a, b = result["a"], result["b"]
+    click.echo(
+        f"{result['split']} of {result['data']}, {result['n']} faces\n"
+        f"A {a['checkpoint']}: {100 * a['accuracy']:.2f} %\n"
+        f"B {b['checkpoint']}: {100 * b['accuracy']:.2f} %\n"
+        f"A - B {100 * result['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} (paired bootstrap)\n"
+        f"only A right on {result['only_a']}, only B on {result['only_b']}; McNemar's exact p = {result['p']:.4f}"
+    )
+    return 0

@@ -1,0 +1,203 @@
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fer_ignite import evaluate, load_network, predict, train
+from fer_ignite.config import check
+from fer_ignite.data.classes import map_classes
+from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
+from fer_ignite.data.faces import Faces
+from fer_ignite.data.stream import Targets
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
+from fer_ignite.inference import run_folder_of, targets_as_known
+
+
+@pytest.fixture(scope="module")
+def best(finished_run):
+    return finished_run / "checkpoints" / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Class folders val/<name>/ of drawn faces: (names, **rename) -> root."""
+
+    def make(classes=DEMO_CLASSES, **rename):
+        root = tmp_path_factory.mktemp("data")
+        pixels, labels = draw_faces(28, seed=9)
+        for role in ("train", "val", "test"):
+            for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+                name = DEMO_CLASSES[label]
+                if name in classes:
+                    folder = root / role / rename.get(name, name)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    noisy = np.asarray(image).squeeze().copy()
+                    noisy[0, 0] = {"train": 1, "val": 2, "test": 3}[role]
+                    Image.fromarray(noisy).save(folder / f"{i}.png")
+        return root
+
+    return make
+
+
+def test_evaluation_repeats_what_the_run_itself_measured(finished_run, best):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    found = evaluate(best, quiet=True)
+    for name in ("n", "loss", "accuracy", "uar", "macro_f1", "tta"):
+        assert found[name] == pytest.approx(summary["val"][name], abs=1e-7), name
+    assert np.array(found["confusion_matrix"]).sum() == 70
+
+
+def test_a_checkpoint_that_was_copied_away_needs_no_other_file(best, tmp_path):
+    copied = shutil.copy(best, tmp_path / "mine.pt")
+    assert run_folder_of(copied) is None and run_folder_of(best) is not None
+    assert evaluate(copied, quiet=True, tta="none")["n"] == 70
+
+
+def test_batch_size_does_not_change_the_counts(best):
+    counts = [evaluate(best, quiet=True, batch_size=size, tta="none")["confusion_matrix"] for size in (3, 512)]
+    assert counts[0] == counts[1]
+
+
+def test_a_network_gives_probabilities_for_faces_of_any_size(best):
+    network = load_network(best)
+    assert network.classes == DEMO_CLASSES and not network.model.training
+    for side in (48, 96, 20):
+        chances_BK = network.probabilities(torch.zeros(2, side, side, 1, dtype=torch.uint8))
+        assert chances_BK.shape == (2, 7) and torch.allclose(chances_BK.sum(1), torch.ones(2))
+
+
+def test_prediction_agrees_with_evaluation(best, tmp_path):
+    """The same faces as files: read, prepared and scored as the pack's are."""
+    pixels, _labels = draw_faces(21, seed=3)
+    files = []
+    for i, image in enumerate(pixels):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(image.squeeze()).save(files[-1])
+    network = load_network(best)
+    direct = network.probabilities(torch.from_numpy(pixels.reshape(21, 48, 48, 1)), tta="flip")
+    found = list(predict(network, files, topk=1, batch_size=4, tta="flip"))
+    assert [prediction.top[0][0] for prediction in found] == [DEMO_CLASSES[k] for k in direct.argmax(1)]
+    assert [prediction.top[0][1] for prediction in found] == pytest.approx(direct.max(1).values.tolist(), abs=1e-5)
+
+
+def test_a_file_that_can_t_be_read_has_its_reason(best, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    (found,) = predict(best, [tmp_path / "x.png"])
+    assert found.top == () and "x.png" in found.error
+
+
+def targets(classes, labels=(0, 1, 2)):
+    return Faces(tuple(classes), Targets(np.array(labels), len(classes)), {}, 48, 1, (0.5,), (0.5,), "f", "s")
+
+
+def test_equal_classes_in_another_order_are_matched_by_name():
+    mapped = targets_as_known(targets(["sad", "happy", "angry"]), ["angry", "happy", "sad"])
+    assert mapped.labels_N.tolist() == [2, 1, 0]
+    assert map_classes(["b", "a"], ["a", "b"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "classes", [["angry", "happy"], ["angry", "happy", "sad", "calm"], ["angry", "glad", "sad"], ["Angry ", "happy", "sadd"]]
+)
+def test_other_classes_are_refused_with_the_difference(classes):
+    """Row E8: missing, extra, renamed, misspelt."""
+    known = ["angry", "happy", "sad"]
+    with pytest.raises(DataError) as caught:
+        targets_as_known(targets(classes, [0, 1]), known)
+    odd = set(classes) ^ set(known)
+    assert any(name.strip() in str(caught.value) for name in odd) and "\n" not in str(caught.value)
+
+
+def test_other_data_is_scored_by_name_where_its_classes_are_the_same(best, folders):
+    found = evaluate(best, data=str(folders()), quiet=True)
+    assert found["n"] == 28 and found["class_names"] == list(DEMO_CLASSES)
+
+
+@pytest.mark.parametrize("change", [{"classes": DEMO_CLASSES[:5]}, {"sad": "gloomy"}], ids=["missing", "renamed"])
+def test_other_data_with_other_classes_is_refused(best, folders, change):
+    with pytest.raises(FerError) as caught:
+        evaluate(best, data=str(folders(**change)), quiet=True)
+    assert "sad" in str(caught.value) or "surprise" in str(caught.value)
+
+
+def test_a_split_that_the_run_chose_on_is_no_test_for_it(best, folders, tmp_path):
+    """The same faces, called test in other data."""
+    root = tmp_path / "swapped"
+    source = folders()
+    shutil.copytree(source / "train", root / "train")
+    shutil.copytree(source / "val", root / "val")
+    shutil.copytree(source / "test", root / "test")
+    settings = {"data": str(root), "epochs": 1, "batch_size": 32, "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "quiet": True,
+                "out": str(tmp_path / "o"), "name": "r", "plots": False, "tensorboard": False, "threads": 1}  # fmt: skip
+    train(check(settings))
+    shutil.rmtree(root / "test")
+    shutil.copytree(root / "val", root / "test")
+    chosen = tmp_path / "o" / "r" / "checkpoints" / "best.pt"
+    with pytest.raises(FerError, match=r"--data"):  # the data has changed since the training
+        evaluate(chosen, split="test", quiet=True)
+    with pytest.raises(FerError, match="chose its best epoch on exactly these faces"):
+        evaluate(chosen, split="test", data=str(root), quiet=True)
+    assert evaluate(chosen, split="val", data=str(root), quiet=True)["n"] == 28
+
+
+def test_data_without_the_split_says_what_it_has(best, folders):
+    root = folders()
+    shutil.rmtree(root / "test")
+    with pytest.raises(FerError, match=r"no faces in test.*train 28.*val 28"):
+        evaluate(best, data=str(root), split="test", quiet=True)
+
+
+def test_colour_faces_for_a_gray_network_say_what_to_do(best, tmp_path):
+    for role in ("train", "val", "test"):
+        for k, name in enumerate(DEMO_CLASSES):
+            (tmp_path / role / name).mkdir(parents=True)
+            Image.new("RGB", (48, 48), (200, 10 * k, {"train": 0, "val": 1, "test": 2}[role])).save(tmp_path / role / name / "a.png")
+    try:
+        assert evaluate(best, data=str(tmp_path), quiet=True)["n"] == 7  # packed in the run's own channels
+    except FerError as error:
+        assert "--channels" in str(error)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"hello")
+    for path in (tmp_path / "x.pt", tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(CheckpointError, match=path.name[:1]):
+            load_network(path)
+
+
+def test_a_user_s_class_is_never_imported_on_a_file_s_word(tiny, tmp_path, monkeypatch):
+    """Row H2: the network, and the data, have to be given again."""
+    (tmp_path / "my_net.py").write_text(
+        "from torch import nn\nwith open(__file__ + '.imported', 'a') as file:\n    file.write('x')\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes, in_channels):\n"
+        "        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_channels, num_classes))\n"
+    )
+    name = f"{tmp_path / 'my_net.py'}:Net"
+    train(tiny(model=name, model_args={}, epochs=1))
+    seen = (tmp_path / "my_net.py.imported").read_text()
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    with pytest.raises(CheckpointError, match="--model"):
+        load_network(best)
+    with pytest.raises(FerError, match="--model"):
+        evaluate(best, quiet=True)
+    assert (tmp_path / "my_net.py.imported").read_text() == seen
+    assert evaluate(best, model=name, quiet=True)["n"] == 14
+    with pytest.raises(ConfigError, match="--model"):
+        train(check({"out": str(tmp_path), "name": "run", "epochs": 2, "resume": "auto", "quiet": True}))
+
+
+def test_an_average_of_the_weights_is_what_is_scored(tiny, tmp_path):
+    train(tiny(model_ema=True, model_ema_decay=0.5))
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    network = load_network(path)
+    stored = network.checkpoint
+    plain = copy.deepcopy(network.model)
+    plain.load_state_dict(stored["model"])
+    average = {name: value for name, value in network.model.state_dict().items() if value.is_floating_point()}
+    assert any(not torch.equal(value, plain.state_dict()[name]) for name, value in average.items())
+    assert all(torch.equal(value, stored["ema"][name]) for name, value in average.items())

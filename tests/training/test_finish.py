@@ -1,0 +1,89 @@
+import json
+
+import pytest
+import torch
+
+from fer_ignite import StepEvents, build_session, train
+from fer_ignite.training.checkpoints import load_checkpoint
+from fer_ignite.training.finish import best_network, finish, split_stream, time_to_accuracy
+
+
+@pytest.fixture
+def made(tiny):
+    sessions = []
+
+    def make(handlers=(), **settings):
+        sessions.append(build_session(tiny(**settings), handlers=handlers))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.objects["lock"].release()
+
+
+def test_the_summary_has_the_names_that_scripts_rely_on(made):
+    session = made()
+    summary = finish(session, session.run())
+    assert json.loads(session.folder.summary.read_text()) == json.loads(json.dumps(summary))
+    assert summary["status"] == "completed" and summary["epochs"] == 2 and summary["iterations"] == summary["optimizer_steps"] == 8
+    for split in ("val", "test"):
+        assert {"n", "loss", "accuracy", "macro_f1", "uar", "tta"} <= set(summary[split]) and summary[split]["n"] == 14
+    assert len(summary["weights_sha256"]) == 64 and summary["data"]["trained_on"] == 112
+
+
+def test_the_best_epoch_s_weights_are_scored_and_not_the_last_ones(made):
+    session = made()
+    session.run()
+    stored = load_checkpoint(session.folder.checkpoints / "best.pt")["model"]
+    best = best_network(session)
+    assert all(torch.equal(value, stored[name]) for name, value in best.state_dict().items())
+    for parameter in session.model.parameters():
+        parameter.data.zero_()
+    assert any(p.abs().sum() > 0 for p in best.parameters())
+
+
+def test_test_is_looked_at_once_and_the_look_is_noted(made):
+    session = made()
+    finish(session, session.run())
+    (line,) = [json.loads(text) for text in session.folder.ledger.read_text().splitlines()]
+    assert line["by"] == "train" and line["split"] == "test" and line["n"] == 14
+
+
+def test_a_run_that_was_interrupted_does_not_look_at_test(made):
+    session = made(epochs=5)
+    session.votes.signal_number = lambda: 15
+    summary = finish(session, session.run())
+    assert summary["status"] == "interrupted" and "test" not in summary and "val" not in summary
+    assert not session.folder.ledger.exists()
+
+
+def test_a_run_that_its_handler_stopped_is_scored(made):
+    def watch(session):
+        session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED(once=5), lambda engine: session.stop())
+
+    session = made([watch], epochs=9)
+    summary = finish(session, session.run())
+    assert summary["status"] == "early_stopped" and summary["iterations"] == 6 and summary["test"]["n"] == 14
+
+
+def test_same_weights_have_the_same_digest_and_others_another(tiny):
+    digests = [train(tiny(name=f"n{i}", seed=seed))["weights_sha256"] for i, seed in enumerate((0, 0, 1))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_best_value_of_a_loss_is_told_as_a_loss(tiny):
+    summary = train(tiny(monitor="loss"))
+    assert summary["best"]["metric"] == "loss" and summary["best"]["value"] > 0
+
+
+def test_the_first_epoch_that_passes_a_threshold_is_noted():
+    history = [{"epoch": i, "val_accuracy": score, "elapsed": 3.0 * i} for i, score in ((1, 0.4), (2, 0.56), (3, 0.51))]
+    assert time_to_accuracy(history) == {"50": {"epoch": 2, "seconds": 6.0}, "55": {"epoch": 2, "seconds": 6.0}}
+    assert time_to_accuracy([]) == {}
+
+
+def test_another_split_is_prepared_as_val_is(made):
+    session = made()
+    stream = split_stream(session.faces, "test", session.val_stream)
+    assert stream.preparation is session.val_stream.preparation
+    assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(session.faces.indices["test"].tolist())

@@ -1,0 +1,91 @@
+import json
+import logging
+import signal
+
+import pytest
+import torch
+
+from fer_ignite import build_session
+from fer_ignite.training.checkpoints import load_checkpoint, require_resumable, state_digest
+from fer_ignite.training.state import evaluation_state, restore, resume_state
+
+RICH = {"model_ema": True, "patience": 9, "sched": "plateau", "precision": "fp16", "mixup": 0.3, "dropout": 0.1}
+
+
+@pytest.fixture
+def made(tiny):
+    sessions = []
+
+    def make(**settings):
+        sessions.append(build_session(tiny(**settings)))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.objects["lock"].release()
+
+
+def digest(session):
+    objects = session.objects
+    parts = {"model": session.model, "optimizer": session.optimizer, "scaler": session.scaler, "scheduler": objects["scheduler"]}
+    if "ema" in objects:
+        parts["ema"] = objects["ema"].ema_model
+    return state_digest({name: part.state_dict() for name, part in parts.items()})
+
+
+@pytest.mark.parametrize("settings", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("cut", [1, 4, 6])
+def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
+    whole = made(name="whole", **settings)
+    whole.run()
+    first = made(name="cut", **settings)
+    first.votes.signal_number = lambda: signal.SIGTERM if first.trainer.state.iteration >= cut else 0
+    first.run()
+    stopped = first.trainer.state.iteration
+    assert cut <= stopped <= cut + 1
+    second = made(name="second", **settings)
+    restore(second, load_checkpoint(first.folder.checkpoints / f"step-{stopped}.pt"))
+    assert second.trainer.state.iteration == stopped
+    second.run()
+    assert digest(second) == digest(whole)
+    assert second.trainer.state.iteration == whole.trainer.state.iteration == 8
+
+
+def test_a_resume_point_has_the_whole_schema_and_a_best_only_what_evaluation_needs(made):
+    session = made(**RICH)
+    session.run()
+    point, best = (load_checkpoint(session.folder.checkpoints / name) for name in ("last.pt", "best.pt"))
+    require_resumable(point)
+    assert set(resume_state(session)) <= set(point)
+    assert set(evaluation_state(session)) <= set(best) and "optimizer" not in best
+    assert point["classes"] == list(session.faces.classes) and point["outcome"] == "completed"
+    assert point["data"]["counts"] == {"train": 112, "val": 14, "test": 14}
+    json.dumps(point["config"])
+
+
+def test_a_scaler_of_another_precision_starts_anew_with_a_warning(made, caplog):
+    first = made(name="fp32")
+    first.run()
+    second = made(name="fp16", precision="fp16")
+    logging.getLogger("fer_ignite").propagate = True
+    with caplog.at_level("WARNING", logger="fer_ignite"):
+        restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
+    assert "loss scaler starts anew" in caplog.text
+    assert second.scaler.get_scale() == 65536
+
+
+def test_files_are_cut_back_to_the_resume_point(made):
+    first = made(epochs=3)
+    first.run()
+    path = first.folder.checkpoints / "step-8.pt"
+    first.objects["lock"].release()
+    second = made(epochs=3, exist_ok=False, resume=str(path))
+    assert second.trainer.state.iteration == 8
+    assert [line["iteration"] for line in second.folder.read_history()] == [4, 8]
+
+
+def test_weights_come_back_as_they_were_saved(made):
+    first = made()
+    first.run()
+    stored = load_checkpoint(first.folder.checkpoints / "last.pt")["model"]
+    assert all(torch.equal(value, stored[name]) for name, value in first.model.state_dict().items())
