@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from ignite.engine import Events
 
     from fer_ignite.config import Config
-    from fer_ignite.inference import evaluate, load_network, predict
+    from fer_ignite.evaluation import compare, evaluate
+    from fer_ignite.network import load_network
+    from fer_ignite.prediction import predict
     from fer_ignite.runs import build_session, train
     from fer_ignite.training.engines import create_evaluator, create_trainer
     from fer_ignite.training.events import RunEvents, StepEvents
@@ -27,9 +29,10 @@ _HOMES = {
     "build_session": "fer_ignite.runs",
     "create_evaluator": "fer_ignite.training.engines",
     "create_trainer": "fer_ignite.training.engines",
-    "evaluate": "fer_ignite.inference",
-    "load_network": "fer_ignite.inference",
-    "predict": "fer_ignite.inference",
+    "compare": "fer_ignite.evaluation",
+    "evaluate": "fer_ignite.evaluation",
+    "load_network": "fer_ignite.network",
+    "predict": "fer_ignite.prediction",
     "train": "fer_ignite.runs",
 }
 
@@ -40,6 +43,7 @@ __all__ = [
     "Session",
     "StepEvents",
     "build_session",
+    "compare",
     "create_evaluator",
     "create_trainer",
     "evaluate",

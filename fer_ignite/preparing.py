@@ -4,26 +4,22 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fer_ignite.checks import check_handlers, check_names, pack_of
 from fer_ignite.config import Config, changed_settings, check, field_facts
-from fer_ignite.data.packing import open_or_build
-from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FolderInUseError, StorageError
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import is_object_name
 from fer_ignite.launch import restart_count
-from fer_ignite.models.registry import check_name
 from fer_ignite.runlock import RunLock, lock_folder
 from fer_ignite.storage import clean_temporary
 from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
-from fer_ignite.training.losses import build_loss
 
-__all__ = ["Job", "check_handlers", "check_names", "is_user_dataset", "pack_of", "pack_spec", "prepare", "undo"]
+__all__ = ["Job", "default_name", "prepare", "undo"]
 
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
@@ -245,67 +241,3 @@ def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> 
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
     return None
-
-
-def is_user_dataset(data: str) -> bool:
-    """Whether ``--data`` names a user's class; ``demo:100`` and ``kaggle:a/b`` don't."""
-    return is_object_name(data) and not data.startswith(("demo:", "kaggle:")) and not Path(data).exists()
-
-
-def pack_spec(config: Config) -> PackSpec:
-    """What the data settings ask the packer for."""
-    return PackSpec(
-        data=config.data, votes=config.votes, vote_mode=config.vote_mode, classes=config.classes,
-        side_px=config.resize or config.image_size, resize_mode=config.resize_mode, channels=config.channels,
-        split=config.split, split_seed=config.split_seed,  # type: ignore[arg-type]
-        val_fraction=config.val_fraction, bad_images=config.bad_images,
-    )  # fmt: skip
-
-
-def pack_of(config: Config) -> tuple[Path | None, str | None]:
-    """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
-    from fer_ignite.data.pack import open_pack
-
-    if is_user_dataset(config.data):
-        load_object(config.data, setting="--data")
-        return None, None
-    cache = None if config.cache is None else Path(config.cache)
-    path = open_or_build(pack_spec(config), cache=cache, progress=not config.quiet)
-    return path, open_pack(path).fingerprint
-
-
-def check_handlers(names: Sequence[str]) -> None:
-    """Fails early where ``--handlers`` names nothing, or nothing that can be called."""
-    for name in names:
-        if not callable(load_object(name, setting="--handlers")):
-            raise ConfigError(f"--handlers: {name} is no function; name one that takes the session.")
-
-
-def check_names(config: Config) -> None:
-    """Fails early where a setting names code or a file that isn't there: data may take minutes to read.
-
-    Raises:
-        ConfigError, CheckpointError: naming the setting.
-    """
-    check_name(config.model)
-    build_loss(config.loss)
-    for name in ("sample_transform", "batch_transform", "collate_fn"):
-        text, flag = getattr(config, name), "--" + name.replace("_", "-")
-        if text is not None and not callable(load_object(text, setting=flag)):
-            raise ConfigError(f"{flag}: {text} can't be called; name a function.")
-    if config.init_from is not None and not Path(config.init_from).exists():
-        raise CheckpointError(f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict.")
-
-
-def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:
-    """Refuses handlers that can't be sent to other processes."""
-    for handler in handlers:
-        try:
-            pickle.dumps(handler)
-        except (pickle.PicklingError, AttributeError, TypeError):
-            name = getattr(handler, "__qualname__", repr(handler))
-            raise ConfigError(
-                f"the handler {name} can't be sent to other processes; put it at the top level of a module."
-            ) from None
-
-

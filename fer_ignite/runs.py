@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import ignite.distributed as idist
 import torch
 
 from fer_ignite import errors
+from fer_ignite.announcing import say_what_was_done, say_what_will_be_done
+from fer_ignite.checks import check_sendable
 from fer_ignite.config import Config, check
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.errors import ConfigError, FerError, error_of
@@ -21,8 +22,7 @@ from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.launch.start import this_machine
-from fer_ignite.models.summary import describe_groups, flops, parameter_count
-from fer_ignite.preparing import Job, check_sendable, default_name, pack_of, prepare, undo
+from fer_ignite.preparing import Job, default_name, prepare, undo
 from fer_ignite.statistics import mean_and_spread
 from fer_ignite.storage import write_json_durably
 from fer_ignite.training.checkpoints import load_checkpoint
@@ -33,9 +33,9 @@ from fer_ignite.training.records import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
 from fer_ignite.training.stopping import StopReason
-from fer_ignite.training.wiring import schedule_of, wire
+from fer_ignite.training.wiring import wire
 
-__all__ = ["build_session", "launch_training", "plot_schedule_of", "train"]
+__all__ = ["build_session", "launch_seeds", "launch_training", "open_faces", "train"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -164,10 +164,10 @@ def _work(local_rank: int, job: Job) -> Outcome:
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
             with contextlib.closing(open_session(config, job, folder, lambda: received.signum)) as session:
-                _say_what_will_be_done(session, job)
+                say_what_will_be_done(session, job)
                 reason = _run(session)
                 summary = {**finish(session, reason), "folder": str(folder.path)}
-                _say_what_was_done(session, summary)
+                say_what_was_done(session, summary)
         finally:
             close_run_logger()
         code = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143}.get(reason, 0)
@@ -247,88 +247,3 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
         raise
     session.objects["lock"] = lock
     return session
-
-
-def plot_schedule_of(config: Config, path: str) -> str:
-    """Draws the learning rate over the run's optimizer steps; returns a sentence about it."""
-    from fer_ignite.training.plot_schedule import plot_schedule
-    from fer_ignite.training.wiring import plan_of
-
-    faces = open_faces(config, pack_of(config)[0])
-    steps_per_epoch = plan_of(config, faces).windows_per_epoch
-    schedule = schedule_of(config, steps_per_epoch=steps_per_epoch)
-    plot_schedule(schedule, steps_per_epoch * config.epochs, path, lr=config.lr)
-    return f"{path}: {config.sched}, {steps_per_epoch * config.epochs} optimizer steps ({steps_per_epoch} per epoch)"
-
-
-def draw_preview(config: Config, pack: str | Path, path: str) -> str:
-    """Draws 8x8 augmented train faces as the first batch has them; returns a sentence about it."""
-    from fer_ignite.data.preview import draw_sheet
-    from fer_ignite.data.stream import TrainStream
-    from fer_ignite.training.wiring import augmentation_of, plan_of, preparation_of
-
-    faces = open_faces(config, pack)
-    preparation = preparation_of(config, faces)
-    plan = replace(plan_of(config, faces), batch_size=64, grad_accum_steps=1)
-    cpu = torch.device("cpu")
-    stream = TrainStream(
-        faces.feed(cpu, seed=config.seed), plan, faces.targets, preparation, cpu, augmentation_of(config)
-    )
-    images_BCHW = next(iter(stream)).images_BCHW
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preparation.mean, preparation.std))
-    draw_sheet((images_BCHW * std + mean).clamp(0, 1), path)
-    return f"{path}: {len(images_BCHW)} augmented faces of {preparation.image_px}x{preparation.image_px} px"
-
-
-def _say_what_will_be_done(session: Session, job: Job) -> None:
-    config, faces, plan = session.config, session.faces, session.train_stream.plan
-    counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
-    side = session.preparation.image_px
-    cost = flops(session.model, (1, session.preparation.channels, side, side))
-    state = session.trainer.state
-    lines = [
-        f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
-        f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
-        f"{side}x{side} image",
-        *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
-        f"steps       {config.epochs} epochs x {plan.windows_per_epoch} optimizer steps of {config.batch_size} images"
-        + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
-        f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
-        f"writes to   {session.folder.path}",
-        *job.notes,
-    ]
-    if job.resume is not None:
-        lines.append(f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}")
-        if session.resumed is not None and session.resumed["world_size"] != session.world:
-            lines.append(f"changed on resume: processes {session.resumed['world_size']} -> {session.world}")
-    for line in lines:
-        logger.info(line)
-
-
-def _say_what_was_done(session: Session, summary: Mapping[str, Any]) -> None:
-    best = summary["best"]
-    logger.info("%s after %d epochs, %.0f s", summary["status"].replace("_", " "), summary["epochs"], summary["seconds"])
-    if best["value"] is not None:
-        logger.info("best        %s %.4f on val, epoch %d", best["metric"], best["value"], best["epoch"])
-    if "test" in summary:
-        test = summary["test"]
-        logger.info(
-            "test        accuracy %.2f %%, UAR %.2f %%, macro F1 %.2f %%, %d faces",
-            100 * test["accuracy"], 100 * test["uar"], 100 * test["macro_f1"], test["n"],
-        )  # fmt: skip
-    path = session.folder.path
-    if summary["status"] in ("time_limit", "interrupted"):
-        logger.info("continue    fer-ignite train --resume auto --name %s%s", path.name, _again(session))
-        return
-    logger.info("look at     %s", path / "plots" / "curves.png")
-    logger.info("next        fer-ignite evaluate %s", path / "checkpoints" / "best.pt")
-    if session.config.data.startswith("demo"):
-        logger.info("            fer-ignite train --data fer2013.csv      (real faces)")
-
-
-def _again(session: Session) -> str:
-    config = session.config
-    out = "" if config.out == "runs" else f" --out {config.out}"
-    return out + "".join(f" --handlers {name}" for name in config.handlers)
-
-

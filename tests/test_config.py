@@ -50,7 +50,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one():
         ({"batch_size": 32, "grad_accum_steps": 3}, "grad_accum_steps"), ({"split": "0.5,0.6,0.1"}, "split"),
         ({"betas": "0.9"}, "betas"), ({"resize": 32, "image_size": 48}, "resize"), ({"nnodes": 2, "node_rank": 2}, "node_rank"),
         ({"sched": "onecycle", "warmup_epochs": 1}, "warmup_epochs"), ({"sched": "multistep"}, "milestones"),
-        ({"name": "a/b"}, "name"), ({"name": ".."}, "name"), ({"momentum": 0}, "nesterov"), ({"sched": "linear"}, "--sched"),
+        ({"name": "a/b"}, "name"), ({"name": ".."}, "name"), ({"opt": "sgd", "momentum": 0}, "nesterov"), ({"sched": "linear"}, "--sched"),
         ({"model_args": "[1]"}, "--model-args"), ({"model_args": "{a: "}, "--model-args"),
     ],
 )  # fmt: skip

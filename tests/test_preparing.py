@@ -3,16 +3,9 @@ import json
 import pytest
 
 from fer_ignite import train
+from fer_ignite.checks import check_sendable, is_user_dataset, pack_of, pack_spec
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
-from fer_ignite.preparing import (
-    check_sendable,
-    choose_folder,
-    is_user_dataset,
-    pack_of,
-    pack_spec,
-    prepare,
-    undo,
-)
+from fer_ignite.preparing import choose_folder, prepare, undo
 
 
 def given(config):

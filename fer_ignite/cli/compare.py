@@ -21,7 +21,7 @@ def command(first: str, second: str, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
     import json
 
-    from fer_ignite.inference import compare
+    from fer_ignite.evaluation import compare
 
     result = compare(first, second, **options)
     if as_json:

@@ -40,7 +40,7 @@ def command(
     """
     import json
 
-    from fer_ignite.inference import EvaluateRequest, launch_evaluation
+    from fer_ignite.evaluation import EvaluateRequest, launch_evaluation
     from fer_ignite.launch import leave
     from fer_ignite.plots import draw_confusion
     from fer_ignite.storage import write_text_durably

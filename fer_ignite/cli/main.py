@@ -16,6 +16,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "Train a network; with no option, on drawn demo faces.",
     "evaluate": "Score a checkpoint on a split.",
+    "compare": "Test whether one checkpoint is better than another.",
     "predict": "Name the expressions in image files.",
     "pack": "Read a data set once into a pack; look at it.",
     "info": "Versions and devices; what a checkpoint, pack or run holds.",

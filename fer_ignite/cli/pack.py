@@ -31,7 +31,7 @@ def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
 
     require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
-    from fer_ignite.preparing import is_user_dataset, pack_of
+    from fer_ignite.checks import is_user_dataset, pack_of
 
     if is_user_dataset(data):
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
@@ -42,7 +42,7 @@ def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
     pack = open_pack(path)
     click.echo(json.dumps({**pack.manifest, "path": str(path)}, indent=2) if as_json else f"{describe(pack)}\n{path}")
     if preview:
-        from fer_ignite.runs import draw_preview
+        from fer_ignite.previews import draw_preview
 
         click.echo(draw_preview(config, path, preview), err=as_json)
     return 0

@@ -38,7 +38,8 @@ def command(
     """
     require_writable("--out", out)
     files = list(find_images(sources))
-    from fer_ignite.inference import load_network, predict
+    from fer_ignite.network import load_network
+    from fer_ignite.prediction import predict
 
     network = load_network(checkpoint, device=device, model=model)
     predictions = predict(network, files, topk=topk, batch_size=batch_size, tta=tta)

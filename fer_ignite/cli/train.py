@@ -47,7 +47,9 @@ def command(
 
     if plot_lr:
         require_writable("--plot-lr", plot_lr)
-        click.echo(f"{runs.plot_schedule_of(config, plot_lr)}")
+        from fer_ignite.previews import plot_schedule_of
+
+        click.echo(plot_schedule_of(config, plot_lr))
         return 0
     if seeds:
         outcome = runs.launch_seeds(config, given=given, seeds=parse_seeds(seeds))

@@ -32,6 +32,7 @@ class Preparation:
     Args:
         image_px: side of the input.
         resize_px: side to which faces are resized before the crop to ``image_px``.
+        stored_px: side at which single faces are stored; they are never enlarged for it.
         mean, std: per channel, in [0, 1].
     """
 
@@ -40,6 +41,7 @@ class Preparation:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stored_px: int = 0
     resize_mode: str = "squash"
 
     def plain(self, images: Tensor, *, channels_last: bool = True) -> Tensor:

@@ -30,7 +30,8 @@ NONSENSE = [
     ("--node-rank", "1"), ("--warmup-epochs", "1"), ("--sample-transform", "no_such_module_x:f"), ("--collate-fn", "nope"),
     ("--batch-transform", "collections:absent"), ("--no-such-flag",), ("--epoch", "3"), ("surplus",), ("--lr",),
     ("--lr", "0.1", "--lr", "0.2"), ("--lr=0.1", "--lr=0.2"), ("--augment", "--no-augment"), ("--lr", "0.1", "--set", "lr=0.2"),
-    ("--resize", "32", "--image-size", "48"), ("--sched", "multistep"), ("--momentum", "0"), ("--nnodes", "2", "--nproc", "1"),
+    ("--resize", "32", "--image-size", "48"), ("--sched", "multistep"), ("--momentum", "0", "--opt", "sgd"),
+    ("--nnodes", "2", "--nproc", "1"),
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
     lines = [line for line in ended.err.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("fer-ignite: "), ended.err
     named = arguments[0].partition("=")[0].lstrip("-").replace("-", "[-_ ]")
-    said = {"surplus": "surplus", "epoch": "epoch", "augment": "augment", "nnodes": "master", "set": "set|lrr|lr"}
+    said = {"surplus": "surplus", "epoch": "epoch", "augment": "augment", "momentum": "momentum|nesterov", "nnodes": "master", "set": "set|lrr|lr"}
     assert re.search(said.get(arguments[0].lstrip("-"), named), lines[0]), lines[0]
     assert "Traceback" not in ended.err and ended.out == ""
     assert list(ended.folder.iterdir()) == []

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
+
 from fer_ignite.training.amp import attach_gradient_norm
 from fer_ignite.training.events import RunEvents, StepEvents
 from fer_ignite.training.plain import state_digest
 from fer_ignite.training.session import Session
-from ignite.engine import Engine, Events
 
 WHERE = "FER_TEST_FOLDER"  # where handlers leave what the test reads
 
@@ -147,7 +148,7 @@ def fail_at(session: Session) -> None:
     error = {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[kind]
 
     def handler_that_fails() -> None:
-        if "ITERATION" not in event and "BATCH" not in event or session.trainer.state.iteration >= 5:
+        if ("ITERATION" not in event and "BATCH" not in event) or session.trainer.state.iteration >= 5:
             raise error("the handler's own words")
 
     if rank in ("both", str(session.rank)):
@@ -175,9 +176,8 @@ def spoil(session: Session) -> None:
             with (folder() / f"weights-{session.rank}.txt").open("a") as file:
                 file.write(state_digest(session.model.state_dict()) + "\n")
 
-    if rank in ("both", str(session.rank)):
-        if what == "loss":
-            session.trainer.add_event_handler(Events.ITERATION_STARTED, break_images)
+    if what == "loss" and rank in ("both", str(session.rank)):
+        session.trainer.add_event_handler(Events.ITERATION_STARTED, break_images)
     if what == "gradients":  # they are equal on all processes when the window closes
         session.handles["gradient_norm"].remove()
         session.trainer.add_event_handler(StepEvents.GRADIENTS_READY, break_gradients)

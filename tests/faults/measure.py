@@ -18,6 +18,7 @@ os.environ.setdefault("FER_IGNITE_CACHE", tempfile.mkdtemp(prefix="fer-ignite-fa
 
 import processes  # noqa: E402
 import support  # noqa: E402
+
 from fer_ignite.faults import POINTS  # noqa: E402
 from fer_ignite.training.checkpoints import newest_valid  # noqa: E402
 

@@ -11,11 +11,10 @@ import selectors
 import signal
 import sys
 
-import fer_ignite.cli.train
-import fer_ignite.runs
 import torch._dynamo  # the optimizers import it
 import torch._inductor  # use_deterministic_algorithms imports it
 import torch.utils.flop_counter  # noqa: F401
+
 from fer_ignite import faults
 from fer_ignite.cli.main import main
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fer_ignite.config import Config, check
 from fer_ignite.data.demo import draw_faces
 from fer_ignite.training.checkpoints import load_checkpoint

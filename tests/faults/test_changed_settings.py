@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 import pytest
+
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.runs import train
 

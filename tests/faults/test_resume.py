@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fer_ignite.runs import train
 from ignite.engine import Events
+
+from fer_ignite.runs import train
 
 support = importlib.import_module("support")  # conftest.py has put this folder on the path
 handlers = importlib.import_module("handlers")

@@ -12,7 +12,7 @@ from fer_ignite.training import amp
 from fer_ignite.training.engines import create_trainer
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.optim import build_optimizer, parameter_groups
-from fer_ignite.training.wiring import loss_terms
+from fer_ignite.training.parts import loss_terms
 
 CPU = torch.device("cpu")
 

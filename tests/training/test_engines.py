@@ -10,7 +10,7 @@ from fer_ignite.data.stream import EvalBatch
 from fer_ignite.training.engines import average_views, create_evaluator
 from fer_ignite.training.events import StepEvents
 from fer_ignite.training.losses import build_loss
-from fer_ignite.training.wiring import loss_terms
+from fer_ignite.training.parts import loss_terms
 
 CPU = torch.device("cpu")
 

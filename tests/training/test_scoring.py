@@ -7,8 +7,8 @@ from ignite.engine import Events
 
 from fer_ignite.data.stream import EvalStream, Preparation, Targets
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.parts import loss_terms
 from fer_ignite.training.scoring import report_of, score_split
-from fer_ignite.training.wiring import loss_terms
 
 CPU = torch.device("cpu")
 COUNT = 11

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from fer_ignite import build_session
+from fer_ignite.checks import pack_of
 from fer_ignite.data.faces import faces_of_pack
 from fer_ignite.errors import ConfigError, FerError
-from fer_ignite.preparing import pack_of
 from fer_ignite.training.checkpoints import load_checkpoint
-from fer_ignite.training.wiring import augmentation_of, plan_of, preparation_of, schedule_of
+from fer_ignite.training.parts import augmentation_of, plan_of, preparation_of, schedule_of
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
-from fer_ignite.inference import run_folder_of, targets_as_known
+from fer_ignite.evaluation import targets_as_known
+from fer_ignite.network import run_folder_of
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,108 @@
+"""A checkpoint, ready to use: the network, its classes and its preparation, wherever the file was copied to."""
+
+# Dimensions: B images of a batch, K expressions, C channels, H W pixels.
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_ignite.config import Config, check
+from fer_ignite.data.stream import Preparation
+from fer_ignite.errors import CheckpointError
+from fer_ignite.imports import is_object_name
+from fer_ignite.launch import LaunchSpec
+from fer_ignite.launch.plan import make_plan
+from fer_ignite.launch.start import this_machine
+from fer_ignite.models.registry import build_model
+from fer_ignite.training.amp import resolve_precision
+from fer_ignite.training.checkpoints import load_checkpoint
+from fer_ignite.training.engines import average_views
+from fer_ignite.training.files import RunFolder
+
+__all__ = ["Network", "load_network", "run_folder_of"]
+
+
+@dataclass
+class Network:
+    """A checkpoint, ready to use.
+
+    Attributes:
+        model: in evaluation mode, on ``device``; the EMA weights where the run kept an average.
+        config: the run's settings, with what was changed for this use.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    preparation: Preparation
+    config: Config
+    checkpoint: Mapping[str, Any]
+    device: torch.device
+    precision: str
+
+    @property
+    def temperature(self) -> float:
+        """Fitted on val at the end of the run; 1 in a checkpoint of a run that goes on."""
+        return float(self.checkpoint.get("temperature", 1.0))
+
+    def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
+        """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's."""
+        images_BCHW = self.preparation.plain(images_BHWC.to(self.device), channels_last=self.config.channels_last)
+        with torch.inference_mode():
+            scores_BK = average_views(self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta)
+        return (scores_BK / self.temperature).softmax(dim=1).cpu()
+
+
+def load_network(
+    path: str | Path, *, device: str | torch.device = "auto", model: str | None = None, precision: str | None = None
+) -> Network:
+    """A network out of a checkpoint, wherever the file was copied to.
+
+    Args:
+        model: the user's ``module:Class`` again, where the run used one; a file's word is not enough to import code.
+        precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
+    Raises:
+        CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
+    """
+    checkpoint = load_checkpoint(path)
+    known = {name: value for name, value in checkpoint["config"].items() if name in Config.model_fields}
+    for name in ("handlers", "init_from", "resume"):
+        known.pop(name, None)
+    config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
+    if is_object_name(config.model) and model is None:
+        raise CheckpointError(
+            f"{path} was trained with the user's network {config.model}, which is never imported on a file's word; "
+            f"give it again: --model {config.model}"
+        )
+    place = device if isinstance(device, torch.device) else torch.device(
+        make_plan(LaunchSpec(device=device), {}, this_machine()).device  # type: ignore[arg-type]
+    )
+    fields = checkpoint["preprocessing"]
+    preparation = Preparation(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+    network = build_model(
+        config.model, num_classes=len(checkpoint["classes"]), in_channels=preparation.channels,
+        model_args=config.model_args, norm=config.norm, dropout=config.dropout,
+    )  # fmt: skip
+    try:
+        network.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: the weights don't fit the network {config.model}: {reason}") from None
+    network = network.to(place).eval()
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
+    return Network(
+        network, tuple(checkpoint["classes"]), preparation, config, checkpoint, place, resolve_precision(wanted, place)
+    )
+
+
+def run_folder_of(path: str | Path) -> RunFolder | None:
+    """The run that a checkpoint lies in; None for one that was copied out of it."""
+    folder = Path(path).resolve().parent
+    if folder.name == "checkpoints" and (folder.parent / "config.yaml").exists():
+        return RunFolder(folder.parent)
+    return None

@@ -1,0 +1,128 @@
+"""The built-in handlers of a session, in the order in which they run; each under a name in ``session.handles``."""
+
+import logging
+from collections.abc import Callable
+
+from ignite.engine import Engine, Events
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.launch.groups import agree_on_text
+from fer_ignite.training import amp
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.logging import (
+    attach_basic_profiler,
+    attach_epoch_clock,
+    attach_history,
+    attach_plots,
+    attach_progress_bar,
+    attach_tensorboard,
+)
+from fer_ignite.training.parts import schedule_of
+from fer_ignite.training.records import attach_records
+from fer_ignite.training.saving import DurableSaver, attach_best, attach_resume_points
+from fer_ignite.training.schedules import PlateauFactor, attach_schedule
+from fer_ignite.training.session import Session
+from fer_ignite.training.state import evaluation_state, resume_state
+from fer_ignite.training.stopping import attach_early_stopping, finite_score, lower_is_better, voting_handlers
+
+__all__ = ["attach_decisions", "attach_reports", "attach_run", "attach_step"]
+
+logger = logging.getLogger("fer_ignite")
+
+
+def attach_step(session: Session) -> None:
+    trainer, config, model = session.trainer, session.config, session.model
+    optimizer, scaler = session.optimizer, session.scaler
+    session.attach("reseed", trainer, Events.ITERATION_STARTED, session.reseed)
+    _attach_schedule(session)
+    session.attach("train_mode", trainer, Events.ITERATION_STARTED, session.prepare_model)
+    session.adopt("backward", amp.attach_backward(trainer, scaler))
+    session.adopt("unscale", amp.attach_unscale(trainer, optimizer, scaler))
+    session.adopt("gradient_norm", amp.attach_gradient_norm(trainer, model))
+    if config.clip_grad is not None:
+        session.adopt("clip", amp.attach_clip(trainer, model, limit=config.clip_grad, mode=config.clip_mode))
+    session.adopt("optimizer_step", amp.attach_optimizer_step(trainer, optimizer, scaler))
+    session.adopt("zero_grad", amp.attach_zero_grad(trainer, optimizer))
+
+
+def _attach_schedule(session: Session) -> None:
+    config, trainer = session.config, session.trainer
+    if config.sched == "plateau":
+        session.objects["plateau"] = PlateauFactor(
+            config.monitor, mode="min" if lower_is_better(config.monitor) else "max", factor=config.decay_rate,
+            patience=config.plateau_patience, threshold=config.min_delta, min_factor=min(1.0, config.min_lr / config.lr),
+        )  # fmt: skip
+        plateau = session.objects["plateau"]
+        session.evaluator.add_event_handler(Events.COMPLETED, plateau)
+        session.adopt_late("plateau", session.evaluator, Events.COMPLETED, plateau)
+    # Schedules count optimizer steps: the rate is set when an accumulation window opens.
+    opens = Events.ITERATION_STARTED(event_filter=lambda engine, _: engine.state.batch.opens)
+    schedule = schedule_of(config, steps_per_epoch=session.train_stream.plan.windows_per_epoch)
+    session.objects["scheduler"] = attach_schedule(
+        trainer, session.optimizer, schedule, opens, plateau=session.objects.get("plateau")
+    )
+
+
+def attach_run(session: Session) -> None:
+    trainer, records = session.trainer, session.records
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: records.clear())
+    attach_records(trainer, records, log_every=session.config.log_every)
+    session.objects["clock"] = attach_epoch_clock(trainer)
+    session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
+
+    @trainer.on(Events.ITERATION_COMPLETED(every=session.config.log_every))
+    def log_step(engine: Engine) -> None:
+        session.log("step_loss", engine.state.output["loss"])
+        session.log("grad_norm", engine.state.grad_norm)
+
+
+def attach_reports(session: Session) -> None:
+    config, trainer, folder = session.config, session.trainer, session.folder
+    session.adopt("history", attach_history(trainer, folder, session.history_line, logger))
+    if config.plots:
+        session.adopt("plots", attach_plots(trainer, folder, session.faces.classes, session.evaluator))
+    if not config.quiet:
+        session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
+    if config.tensorboard:
+        session.objects["tensorboard"] = attach_tensorboard(
+            trainer, session.evaluator, session.optimizer, folder, records=session.records, every=config.log_every,
+        )  # fmt: skip
+    if config.profile == "basic":
+        session.objects["profiler"] = attach_basic_profiler(trainer)
+
+
+def attach_decisions(session: Session) -> None:
+    """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
+    config, trainer, evaluator = session.config, session.trainer, session.evaluator
+    score = _score(config.monitor)
+    saver = DurableSaver(session.folder.checkpoints, agree=agree_on_text)
+    best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
+    session.objects["best"] = best
+    session.adopt_late("best", evaluator, Events.COMPLETED, best)
+    if config.patience > 0:
+        stopper = attach_early_stopping(
+            trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
+        )
+        session.objects["early_stopping"] = stopper
+        session.adopt_late("early_stopping", evaluator, Events.COMPLETED, stopper)
+    points = attach_resume_points(
+        trainer, resume_state(session), saver, event=RunEvents.RESUME_POINT, keep=config.keep
+    )
+    session.objects["resume_points"] = points
+    session.adopt_late("resume_points", trainer, RunEvents.RESUME_POINT, points)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
+    session.adopt_late("report", trainer, Events.EPOCH_COMPLETED, session.report)
+    for name, event, handler in voting_handlers(session.votes):
+        trainer.add_event_handler(event, handler)
+        session.adopt_late(name, trainer, event, handler)
+
+
+def _score(monitor: str) -> Callable[[Engine], float]:
+    def score(engine: Engine) -> float:
+        metrics = engine.state.metrics
+        if monitor not in metrics:
+            known = ", ".join(name for name, value in metrics.items() if isinstance(value, (int, float)))
+            raise ConfigError(f"--monitor {monitor!r} is no metric of the evaluation; there are {known}.")
+        return finite_score(metrics[monitor], lower_is_better=lower_is_better(monitor))
+
+    return score
