@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +159,13 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
 def _work(local_rank: int, job: Job) -> Outcome:
     """One process of a run, from wiring to summary."""
     config = check(job.config)
-    with SignalFlag() as received:
+    with _explained(config), SignalFlag() as received:
         rank, folder = idist.get_rank(), RunFolder(job.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
             with contextlib.closing(open_session(config, job, folder, lambda: received.signum)) as session:
                 say_what_will_be_done(session, job)
-                reason = _run(session)
+                reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
                 say_what_was_done(session, summary)
         finally:
@@ -174,26 +174,30 @@ def _work(local_rank: int, job: Job) -> Outcome:
         return Outcome(code, str(summary["status"]), None, summary)
 
 
-def _run(session: Session) -> StopReason:
+@contextlib.contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    """Turns what the machine refused into a sentence with a remedy.
+
+    It encloses all: torch tells of a dead loading process from a signal handler, again whenever another one ends.
+    """
     try:
-        return session.run()
+        yield
     except RuntimeError as error:  # torch's own out-of-memory error is one
         text = str(error)
         if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
-            raise FerError(_out_of_memory(session)) from None
+            raise FerError(_out_of_memory(config)) from None
         if "DataLoader worker" in text:
             raise FerError(
                 f"{text.strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
-                f"try fewer --workers (now {session.config.workers}) or a smaller --batch-size."
+                f"try fewer --workers (now {config.workers}) or a smaller --batch-size."
             ) from None
         raise
 
 
-def _out_of_memory(session: Session) -> str:
-    config = session.config
+def _out_of_memory(config: Config) -> str:
     return (
-        f"out of memory on {session.device} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
-        f"micro-batches over {session.world} processes; double --grad-accum-steps, or halve --batch-size."
+        f"out of memory on {device_of(config)} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
+        f"micro-batches over {idist.get_world_size()} processes; double --grad-accum-steps, or halve --batch-size."
     )
 
 

@@ -15,7 +15,6 @@ __all__ = ["SignalFlag", "Terminated", "die_with_parent", "raise_on_sigterm", "r
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_S = 0.5
-_WORKER_GRACE_S = 30  # as long as the launcher gives all processes to save
 _WATCHER = "fer-ignite-parent-watch"
 
 
@@ -65,20 +64,23 @@ class SignalFlag:
 
 
 def reset_signals(_worker: int = 0) -> None:
-    """Let a data-loading worker serve on while its parent stops in good order; fits as ``worker_init_fn``.
+    """Let a data-loading worker serve on until its parent ends it; fits as ``worker_init_fn``.
 
-    Ctrl-C is left to the parent. SIGTERM may have reached the whole process group, and the parent still needs batches up
-    to the end of its step: the worker ends when the parent lets it, or after some time, or at a second SIGTERM.
+    Ctrl-C is left to the parent, and so is a SIGTERM that reached the whole process group: the parent stops in good order,
+    and needs batches up to the end of its step.
     Source: forked workers inherit Python's handlers, and would otherwise save checkpoints or never end.
     """
-    signal.signal(signal.SIGTERM, _end_later)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _end_later(_signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "alarm"):
-        signal.alarm(_WORKER_GRACE_S)
+    if hasattr(signal, "sigwaitinfo"):  # else, on macOS, nobody says who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _heed_parent(parent_pid: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 @contextmanager

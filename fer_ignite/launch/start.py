@@ -40,12 +40,14 @@ def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Out
 def leave(outcome: Outcome) -> NoReturn:
     """End the program with the outcome's exit code.
 
-    After a failure the process group is still there, and an orderly exit could wait for processes that are gone.
+    After a failure the process group is still there, and an orderly exit could wait for processes that are gone. After
+    success under torchrun, networks and sessions may still hold the group, and gloo's threads, taken down by the
+    interpreter, then abort the process now and then, which torchrun reports as a failure.
     """
     if outcome.exit_code in (2, 3, 5):
         mark_final(outcome)
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_initialized():
+    if "RANK" in os.environ or (distributed is not None and distributed.is_initialized()):
         end_at_once(outcome.exit_code)
     sys.exit(outcome.exit_code)
 

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -120,7 +122,10 @@ def signal_at(session: Session) -> None:
         if target == "launcher":
             os.kill(os.getppid(), number)
         elif target == "group":  # that of the launcher, which a terminal or a batch system signals
-            os.killpg(os.getpgid(os.getppid()) if session.world > 1 else os.getpgid(0), number)
+            group = os.getpgid(os.getppid()) if session.world > 1 else os.getpgid(0)
+            assert group > 1  # 0 and 1 would mean others than this run
+            code = f"import os; os.killpg({group}, {int(number)})"
+            subprocess.run([sys.executable, "-S", "-c", code], check=True, start_new_session=True)
         else:
             os.kill(os.getpid(), number)
 

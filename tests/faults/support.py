@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fer_ignite.config import Config, check
 from fer_ignite.data.demo import draw_faces
 from fer_ignite.training.checkpoints import load_checkpoint
@@ -87,6 +85,11 @@ def final(run: Path) -> dict[str, Any]:
     }
 
 
+def without_temperature(checkpoint: Path) -> str:
+    """SHA-256 over all of best.pt but what the end of a run adds to it."""
+    return state_digest({name: value for name, value in load_checkpoint(checkpoint).items() if name != "temperature"})
+
+
 def history(run: Path) -> list[str]:
     """history.jsonl's lines without the clocks' readings."""
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -137,6 +140,3 @@ def as_killed_after(snapshots: Path, iteration: int, to: Path) -> Path:
     """A copy of the run's folder as SIGKILL after ``iteration`` would have left it."""
     return Path(shutil.copytree(snapshots / str(iteration), to / "run"))
 
-
-def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.tobytes() == other.tobytes()
