@@ -44,8 +44,9 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
     assert len(lines) == 1 and lines[0].startswith("fer-ignite: "), ended.err
     named = arguments[0].partition("=")[0].lstrip("-").replace("-", "[-_ ]")
     said = {
-        "surplus": "surplus", "epoch": "epoch", "augment": "augment", "momentum": "momentum|nesterov", "nnodes": "master", "set": "set|lrr|lr",
-    }
+        "surplus": "surplus", "epoch": "epoch", "augment": "augment", "momentum": "momentum|nesterov", "nnodes": "master",
+        "set": "set|lrr|lr",
+    }  # fmt: skip
     assert re.search(said.get(arguments[0].lstrip("-"), named), lines[0]), lines[0]
     assert "Traceback" not in ended.err and ended.out == ""
     assert list(ended.folder.iterdir()) == []
