@@ -114,7 +114,7 @@ def decode_all(
     any_colour: bool,
     keep_bytes: bool,
     seconds_each: float,
-    done: Callable[[int], None],
+    done: Callable[[int], object],
 ) -> Iterator[Decoded]:
     """Decodes the files in order, on all cores where it pays.
 
