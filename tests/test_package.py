@@ -93,3 +93,14 @@ def test_no_module_of_the_library_reads_the_configuration_but_those_that_wire():
         if name.startswith("cli/") or name in wiring | {"__init__.py", "config.py"}:
             continue
         assert "from fer_ignite.config import" not in file.read_text(encoding="utf-8"), name
+
+
+def test_the_readme_s_file_tree_is_what_the_modules_say_of_themselves():
+    script = ROOT.parent / "scripts" / "tree.py"
+    assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0, "run scripts/tree.py"
+
+
+def test_every_folder_of_the_library_is_a_package():
+    """A folder without __init__.py would be left out of an installation that isn't editable."""
+    folders = {file.parent for file in ROOT.rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []

@@ -31,6 +31,7 @@ logger = logging.getLogger("fer_ignite")
 
 
 def attach_step(session: Session) -> None:
+    """What makes an optimizer step: randomness, training mode, rate, backward, unscale, norm, clip, step, zero_grad."""
     trainer, config, model = session.trainer, session.config, session.model
     optimizer, scaler = session.optimizer, session.scaler
     session.attach("reseed", trainer, Events.ITERATION_STARTED, session.reseed)
@@ -64,6 +65,7 @@ def _attach_schedule(session: Session) -> None:
 
 
 def attach_run(session: Session) -> None:
+    """What every process does between steps: sums, logged values, the clock, the validation."""
     trainer, records = session.trainer, session.records
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: records.clear())
     attach_records(trainer, records, log_every=session.config.log_every)
@@ -77,6 +79,7 @@ def attach_run(session: Session) -> None:
 
 
 def attach_reports(session: Session) -> None:
+    """What the main process writes and shows: history, pictures, progress bar, TensorBoard, profiler."""
     config, trainer, folder = session.config, session.trainer, session.folder
     session.adopt("history", attach_history(trainer, folder, session.history_line, logger))
     if config.plots:

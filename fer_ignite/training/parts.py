@@ -72,6 +72,7 @@ def schedule_of(config: Config, *, steps_per_epoch: int) -> Schedule:
 
 
 def build_network(config: Config, faces: Faces, preparation: Preparation, device: torch.device) -> nn.Module:
+    """The network on its device, with start weights where they were asked for."""
     model = build_model(
         config.model, num_classes=len(faces.classes), in_channels=preparation.channels, image_px=preparation.image_px,
         pretrained=config.pretrained, dropout=config.dropout, model_args=config.model_args, norm=config.norm,
@@ -87,6 +88,7 @@ def build_network(config: Config, faces: Faces, preparation: Preparation, device
 
 
 def optimizer_of(config: Config, model: nn.Module) -> Optimizer:
+    """The optimizer over named parameter groups, with those of the settings that it takes."""
     groups = parameter_groups(
         model, lr=config.lr, backbone_lr=config.backbone_lr, head_lr=config.head_lr,
         weight_decay=config.weight_decay, freeze=config.freeze,
@@ -98,6 +100,7 @@ def optimizer_of(config: Config, model: nn.Module) -> Optimizer:
 
 
 def loss_of(config: Config, faces: Faces, plan: Plan) -> Loss:
+    """What is minimised, with class weights counted on the faces that are trained on."""
     weights_K = class_weights(config.class_weights, faces.counts(plan.indices_N).tolist(), faces.classes)
     return build_loss(config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K)
 

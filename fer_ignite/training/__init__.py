@@ -1,0 +1,1 @@
+"""Engines, their handlers, checkpoints: everything between a batch and a finished run."""
