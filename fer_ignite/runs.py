@@ -176,21 +176,13 @@ def _work(local_rank: int, job: Job) -> Outcome:
 
 @contextlib.contextmanager
 def _explained(config: Config) -> Iterator[None]:
-    """Turns what the machine refused into a sentence with a remedy.
-
-    It encloses all: torch tells of a dead loading process from a signal handler, again whenever another one ends.
-    """
+    """Turns what the machine refused into a sentence with a remedy."""
     try:
         yield
     except RuntimeError as error:  # torch's own out-of-memory error is one
         text = str(error)
         if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
             raise FerError(_out_of_memory(config)) from None
-        if "DataLoader worker" in text:
-            raise FerError(
-                f"{text.strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
-                f"try fewer --workers (now {config.workers}) or a smaller --batch-size."
-            ) from None
         raise
 
 

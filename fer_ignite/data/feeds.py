@@ -7,6 +7,7 @@ mix-up partners are decided in one place, the plan.
 # Dimensions: B faces of a request, H W pixels, C channels, K expressions.
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -150,9 +151,38 @@ class LoaderFeed:
             worker_init_fn=self.worker_init,
             generator=torch.Generator().manual_seed(0),  # else the loader draws its base seed from the global state
         )
-        for images in loader:
+        for images in _told_of_dead_workers(iter(loader)):
             images = images[0] if isinstance(images, (tuple, list)) else images
             yield images.to(self.device, non_blocking=True)
+
+
+def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
+    """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere.
+
+    Most often torch names the worker. But a batch that was under way arrives as a broken connection instead.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (OSError, EOFError) as error:
+            dead = _dead_worker(getattr(batches, "_workers", ()))
+            if dead is None:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid {dead}) died: {error}") from error
+        yield batch
+
+
+def _dead_worker(workers: Sequence[Any], *, wait_s: float = 2.0) -> int | None:
+    """The pid of a worker that has died, or does so in a moment: its connections break before it can be waited for."""
+    until = time.monotonic() + wait_s
+    while workers and time.monotonic() < until:
+        for worker in workers:
+            if not worker.is_alive():
+                return int(worker.pid)
+        time.sleep(0.02)
+    return None
 
 
 class _Stack:

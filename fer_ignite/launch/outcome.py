@@ -96,6 +96,13 @@ def record_of(error: BaseException, *, rank: int) -> Record:
     if isinstance(error, SystemExit):
         text = f"the code called sys.exit({error.code!r}) in the middle of the run"
         return Record(rank, Outcome(1, "failed", text), ok=False)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        # Here, where everything ends: torch raises it from a signal handler, anywhere, and again for every other worker.
+        text = (
+            f"{str(error).strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
+            "try fewer --workers or a smaller --batch-size."
+        )
+        return Record(rank, Outcome(1, "failed", text), ok=False)
     text = "".join(traceback.format_exception_only(error)).strip()
     trace = "".join(traceback.format_exception(error))
     return Record(

@@ -3,7 +3,9 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -76,8 +78,15 @@ def run_function(function: Callable[..., object], local_rank: int, args: tuple[A
             outcome = as_outcome(function(local_rank, *args))
             wait_for_all()
     except BaseException as error:
+        forget_loading_processes()
         return record_of(error, rank=rank)
     return Record(rank, outcome, ok=True)
+
+
+def forget_loading_processes() -> None:
+    """Stop hearing of loading processes that end: torch raises an error for each, wherever Python happens to be."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def end_at_once(code: int) -> NoReturn:
