@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.config import Config
+from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError
@@ -13,7 +14,7 @@ from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.losses import build_loss
 
-__all__ = ["check_handlers", "check_names", "check_sendable", "is_user_dataset", "pack_of", "pack_spec"]
+__all__ = ["check_handlers", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec"]
 
 
 def is_user_dataset(data: str) -> bool:
@@ -41,6 +42,14 @@ def pack_of(config: Config) -> tuple[Path | None, str | None]:
     cache = None if config.cache is None else Path(config.cache)
     path = open_or_build(pack_spec(config), cache=cache, progress=not config.quiet)
     return path, open_pack(path).fingerprint
+
+
+def open_faces(config: Config, pack: str | Path | None) -> Faces:
+    """The faces of a pack, or of the user's data set that ``--data`` names."""
+    if pack is not None:
+        return faces_of_pack(pack)
+    make = load_object(config.data, setting="--data")
+    return faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)
 
 
 def check_handlers(names: Sequence[str]) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import ignite.distributed as idist
 import numpy as np
 
-from fer_ignite.checks import pack_of
+from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.config import Config, check
 from fer_ignite.data.classes import map_classes
-from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
+from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import EvalStream, Targets
 from fer_ignite.errors import ConfigError, DataError, error_of
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import is_object_name
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.network import Network, load_network, run_folder_of
@@ -151,9 +151,7 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
     device: Any = idist.device() if world > 1 else request.device
     network = load_network(request.checkpoint, device=device, model=request.model, precision=request.precision)
     config = evaluation_config(request, network.checkpoint)
-    faces = faces_of_pack(pack) if pack is not None else faces_of_dataset(
-        load_object(config.data, setting="--data"), name=config.data, val_fraction=config.val_fraction, seed=config.split_seed
-    )
+    faces = open_faces(config, pack)
     if faces.channels != network.preparation.channels:
         raise DataError(
             f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from fer_ignite.checks import pack_of
+from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.config import Config
 from fer_ignite.data.preview import draw_sheet
 from fer_ignite.data.stream import TrainStream
-from fer_ignite.runs import open_faces
 from fer_ignite.training.parts import augmentation_of, plan_of, preparation_of, schedule_of
 from fer_ignite.training.plot_schedule import plot_schedule
 

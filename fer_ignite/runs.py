@@ -13,9 +13,8 @@ import torch
 
 from fer_ignite import errors
 from fer_ignite.announcing import say_what_was_done, say_what_will_be_done
-from fer_ignite.checks import check_sendable
+from fer_ignite.checks import check_sendable, open_faces
 from fer_ignite.config import Config, check
-from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
 from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
@@ -35,7 +34,7 @@ from fer_ignite.training.state import restore
 from fer_ignite.training.stopping import StopReason
 from fer_ignite.training.wiring import wire
 
-__all__ = ["build_session", "launch_seeds", "launch_training", "open_faces", "train"]
+__all__ = ["build_session", "launch_seeds", "launch_training", "train"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -205,14 +204,6 @@ def open_session(
     if job.resume is not None:
         restore(session, load_checkpoint(job.resume))
     return session
-
-
-def open_faces(config: Config, pack: str | Path | None) -> Faces:
-    """The faces of a pack, or of the user's data set that ``--data`` names."""
-    if pack is not None:
-        return faces_of_pack(pack)
-    make = load_object(config.data, setting="--data")
-    return faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)
 
 
 def device_of(config: Config) -> torch.device:
