@@ -15,8 +15,8 @@ from fer_ignite.data.stream import Preparation
 from fer_ignite.errors import CheckpointError
 from fer_ignite.imports import is_object_name
 from fer_ignite.launch import LaunchSpec
+from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
-from fer_ignite.launch.start import this_machine
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.amp import resolve_precision
 from fer_ignite.training.checkpoints import load_checkpoint

@@ -19,8 +19,8 @@ from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
 from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.launch.groups import cpu_group
+from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
-from fer_ignite.launch.start import this_machine
 from fer_ignite.preparing import Job, default_name, prepare, undo
 from fer_ignite.statistics import mean_and_spread
 from fer_ignite.storage import write_json_durably

@@ -25,7 +25,7 @@ def installation() -> dict[str, Any]:
     """Versions of the libraries, devices, networks and recipes."""
     import torch
 
-    from fer_ignite.launch.start import this_machine
+    from fer_ignite.launch.machine import this_machine
     from fer_ignite.models.registry import available_models
     from fer_ignite.recipes import recipe_names
     from fer_ignite.training.amp import resolve_precision

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from fer_ignite.launch.machine import this_machine, use_machine
 from fer_ignite.launch.outcome import Outcome, Record
-from fer_ignite.launch.plan import LaunchSpec, Machine, Plan, make_plan
+from fer_ignite.launch.plan import LaunchSpec, Plan, make_plan
 from fer_ignite.launch.torchrun import mark_final, run_joined
 from fer_ignite.launch.worker import end_at_once, run_function
 
-__all__ = ["launch", "leave", "this_machine"]
+__all__ = ["launch", "leave"]
 
 
 def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Outcome:
@@ -52,22 +53,13 @@ def leave(outcome: Outcome) -> NoReturn:
     sys.exit(outcome.exit_code)
 
 
-def this_machine() -> Machine:
-    """The cores that this process may use and the devices that it can see; starts no CUDA context."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, torch.cuda.device_count(), has_mps=torch.backends.mps.is_available(), system=sys.platform)
-
-
 def _run_single(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
-    import torch
     from ignite.distributed.launcher import Parallel
 
     from fer_ignite.launch.spawn import quiet_parallel
 
     os.environ.update(plan.environment)
-    torch.set_num_threads(plan.threads)
+    use_machine(plan.threads)
     records: list[Record] = []
     with quiet_parallel(), Parallel(backend=None) as parallel:
         parallel.run(_note, function, args, records)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.launch.guards import die_with_parent
+from fer_ignite.launch.machine import use_machine
 from fer_ignite.launch.outcome import FINAL_CODES, Outcome, Record, read_records, write_json, write_record
 from fer_ignite.launch.plan import Plan, slurm_as_torchrun
 from fer_ignite.launch.worker import run_function
@@ -99,7 +100,7 @@ def _run_in_group(
             parallel.run(_keep, function, args, result)
         return result[0]
 
-    torch.set_num_threads(plan.threads)
+    use_machine(plan.threads)
     record = run_function(joined, local_rank, args, rank=rank)
     if record.ok:
         # Parallel(backend=None) leaves the group alone, and an exit with a group alive aborts now and then.

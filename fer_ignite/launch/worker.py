@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fer_ignite.launch.guards import die_with_parent, raise_on_sigterm
+from fer_ignite.launch.machine import use_machine
 from fer_ignite.launch.outcome import Record, as_outcome, record_of, write_record
 
 __all__ = ["ChildSetup", "child_main", "end_at_once", "run_function"]
@@ -55,12 +56,11 @@ class ChildSetup:
 def child_main(local_rank: int, setup: ChildSetup, function: Callable[..., object], args: tuple[Any, ...]) -> None:
     """Run ``function`` in a child that has joined its group, and leave its end in the launcher's folder."""
     import ignite.distributed as idist
-    import torch
 
     from fer_ignite.launch.groups import cpu_group
 
     setup.apply()  # once more: torch has asked for SIGINT on the launcher's death meanwhile (multiprocessing/spawn.py)
-    torch.set_num_threads(setup.threads)
+    use_machine(setup.threads)
     cpu_group(timeout_s=setup.timeout_s)
     record = run_function(function, local_rank, args, rank=idist.get_rank())
     write_record(Path(setup.folder), record)
