@@ -181,7 +181,7 @@ _FIT = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 
 def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)) as image:
             _refuse_header(image, name, expected)
             image.load()
             return _plain(image, name)
@@ -233,7 +233,7 @@ def _plain(image: Image.Image, name: Name) -> Image.Image:
     elif image.mode in _WITH_ALPHA or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
         plain = _on_white(image)
     elif image.mode in ("L", "RGB"):
-        plain = image.copy()
+        plain = image
     elif image.mode == "1":
         plain = image.convert("L")
     elif image.mode in ("P", "CMYK", "YCbCr", "RGBX"):
@@ -252,6 +252,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _exif_orientation(image: Image.Image) -> int:
+    if not image.info:
+        return 1  # no chunk, no segment: nothing that could hold EXIF, and looking for it costs a tenth of a small PNG
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:

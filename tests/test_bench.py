@@ -1,0 +1,35 @@
+"""The benchmark runs and measures; what it finds is never tested, only that it is found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MEASURE = Path(__file__).parents[1] / "scripts" / "bench_parts" / "measure.py"
+
+
+def measure(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(MEASURE), *words], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_training_is_raced_against_the_bare_step_and_the_tutorials_loop(tmp_path):
+    said = measure("--data", "demo:7000", "--parts", "views,train48", "--rounds", "1", "--json", str(tmp_path / "found.json"))
+    assert said.returncode == 0, said.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    race = found["found"]["train fer48 48 px"]
+    assert {"bare step", "fer_ignite", "tutorial"} <= set(race)
+    for contender in race.values():
+        assert contender["images_per_s"]["median"] == pytest.approx(40 * 128 / contender["rounds"][0], rel=1e-3)
+    pair = race["tutorial"]["rounds"][0] / race["fer_ignite"]["rounds"][0]
+    assert race["fer_ignite"]["x tutorial"]["median"] == pytest.approx(pair, rel=1e-3)
+    assert 0 < race["fer_ignite"]["data_share"]["median"] < 1
+    assert "| fer48 48 px: end to end, of the bare step's speed |" in said.stdout
+
+
+def test_an_unknown_part_is_refused_by_name():
+    said = measure("--parts", "step,stairs")
+    assert said.returncode == 2
+    assert "there is no part 'stairs'; choose from step, train48" in said.stderr
