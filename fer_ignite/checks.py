@@ -1,12 +1,17 @@
 """What settings name is looked up before anything is started: user code, networks, data."""
 
+import os
 import pickle
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fer_ignite.config import Config
+from fer_ignite.data.exclusion import read_exclusion
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
+from fer_ignite.data.folds import faces_of_fold
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError
@@ -14,7 +19,12 @@ from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.losses import build_loss
 
-__all__ = ["check_handlers", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec"]
+__all__ = [
+    "check_handlers", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
+    "pin_exclusion",
+]  # fmt: skip
+
+_LONGEST_TEMPORARY = 70  # of the 107 bytes of a socket's name; Python adds /pymp-xxxxxxxx/listener-xxxxxxxx (CPython, connection.py)
 
 
 def is_user_dataset(data: str) -> bool:
@@ -45,11 +55,32 @@ def pack_of(config: Config) -> tuple[Path | None, str | None]:
 
 
 def open_faces(config: Config, pack: str | Path | None) -> Faces:
-    """The faces of a pack, or of the user's data set that ``--data`` names."""
+    """The faces of a pack, or of the user's data set that ``--data`` names; in the roles of a fold, where one is asked for."""
     if pack is not None:
-        return faces_of_pack(pack)
-    make = load_object(config.data, setting="--data")
-    return faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)
+        faces = replace(faces_of_pack(pack), exclude=config.exclude)
+    else:
+        make = load_object(config.data, setting="--data")
+        faces = faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)
+    if config.folds is None:
+        return faces
+    if config.fold is None:
+        raise ConfigError(f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train.")
+    return faces_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+
+
+def pin_exclusion(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
+    """The configuration with the digest of its list of excluded images, and what is to be said about the list.
+
+    Raises:
+        ConfigError, DataError: the list can't be read, has changed, or doesn't fit the data.
+    """
+    if config.exclude is None:
+        return config, []
+    from fer_ignite.data.pack import open_pack
+
+    assert pack is not None  # check_names refuses it otherwise
+    exclusion = read_exclusion(config.exclude)
+    return config.model_copy(update={"exclude": exclusion.pinned}), [exclusion.describe(open_pack(pack))]
 
 
 def check_handlers(names: Sequence[str]) -> None:
@@ -71,8 +102,23 @@ def check_names(config: Config) -> None:
         text, flag = getattr(config, name), "--" + name.replace("_", "-")
         if text is not None and not callable(load_object(text, setting=flag)):
             raise ConfigError(f"{flag}: {text} can't be called; name a function.")
+    _check_loaders_can_talk(config.workers)
+    if config.exclude is not None:
+        if is_user_dataset(config.data):
+            raise ConfigError(f"--exclude names images by their ids, and {config.data} has none; leave them out there.")
+        read_exclusion(config.exclude)
     if config.init_from is not None and not Path(config.init_from).exists():
         raise CheckpointError(f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict.")
+
+
+def _check_loaders_can_talk(workers: int) -> None:
+    # A loader passes tensors on by a socket below this folder; a name that is too long for one leaves the run waiting.
+    folder = tempfile.gettempdir()
+    if workers and len(os.fsencode(folder)) > _LONGEST_TEMPORARY:
+        raise ConfigError(
+            f"--workers {workers}: the folder of temporary files, {folder}, has {len(os.fsencode(folder))} bytes in its name, "
+            f"and loaders can't use more than {_LONGEST_TEMPORARY}; set TMPDIR to a shorter one, or --workers 0."
+        )
 
 
 def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:

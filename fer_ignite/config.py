@@ -94,6 +94,17 @@ class Config(BaseModel):
     drop_leaks: bool = _setting(
         False, "Leave train images out that also occur in val or test.", "Data", structural=True
     )
+    exclude: str | None = _setting(
+        None, "Leave the train images out that this audit.csv (column id; drop = yes where there is one) lists.", "Data",
+        structural=True, min_length=1,
+    )  # fmt: skip
+    folds: int | None = _setting(
+        None, "Cross-validation: deal train and val into this many folds, train once for each; test is not touched.", "Data",
+        structural=True, ge=2, le=100,
+    )  # fmt: skip
+    fold: int | None = _setting(
+        None, "Train only the run that is judged by this fold of --folds, counted from 0.", "Data", structural=True, ge=0
+    )
     bad_images: Literal["stop", "skip"] = _setting("stop", "Unreadable images: list all and stop, or skip.", "Data")
     cache: str | None = _setting(None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data")
     channels: Literal["auto", "gray", "rgb"] = _setting("auto", "Colour of the stored faces.", "Data", structural=True)
@@ -231,6 +242,7 @@ class Config(BaseModel):
     tta: Literal["none", "flip", "ten", "many"] = _setting(
         "ten", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True
     )
+    score_test: bool = _setting(True, "Score test at the end of the run.", "Training")
     seed: int = _setting(0, "Seed of weights, order, augmentation and dropout.", "Training", structural=True, ge=0, lt=2**63)
     deterministic: bool = _setting(False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True)
     time: Seconds | None = _setting(None, "Stop in good order after this long, e.g. 90s, 15m, 1h30m.", "Training", unit="s, m, h", gt=0)
@@ -288,6 +300,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"resize: {self.resize} is below image_size {self.image_size}; faces are resized first, then cropped"
             )
+        if self.fold is not None and self.fold >= (self.folds or 0):
+            raise ValueError(f"fold: {self.fold} of folds {self.folds}; give --folds K, and as --fold one of 0 to K - 1")
         if self.node_rank >= self.nnodes:
             raise ValueError(f"node_rank: {self.node_rank} with nnodes {self.nnodes}; allowed are 0 to {self.nnodes - 1}")
         if self.sched == "onecycle" and self.warmup_epochs > 0:

@@ -137,7 +137,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
         # Another source has roles of its own; the training's renaming of classes still applies to its kind.
         changes |= {"data": request.data, "votes": request.votes}
         if request.data != saved.get("data"):
-            changes |= {"classes": None}
+            changes |= {"classes": None, "folds": None, "fold": None}
     elif is_object_name(str(saved.get("data", ""))) and not str(saved["data"]).startswith(("demo:", "kaggle:")):
         raise ConfigError(
             f"the run's data came from the user's class {saved['data']}, which is never imported on a file's word; "

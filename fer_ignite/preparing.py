@@ -4,14 +4,15 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.checks import check_handlers, check_names, pack_of
+from fer_ignite.checks import check_handlers, check_names, pack_of, pin_exclusion
 from fer_ignite.config import Config, changed_settings, check, field_facts
-from fer_ignite.errors import CheckpointError, ConfigError, DataError, FolderInUseError, StorageError
+from fer_ignite.data.exclusion import is_same_list
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError, StorageError
 from fer_ignite.imports import is_object_name
 from fer_ignite.launch import restart_count
 from fer_ignite.runlock import RunLock, lock_folder
@@ -19,7 +20,7 @@ from fer_ignite.storage import clean_temporary
 from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
 
-__all__ = ["Job", "default_name", "prepare", "undo"]
+__all__ = ["Job", "default_name", "held", "prepare", "undo"]
 
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
@@ -83,6 +84,28 @@ def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Call
         raise
 
 
+@contextlib.contextmanager
+def held(job: Job, lock: RunLock | None) -> Iterator[None]:
+    """Within the block a prepared run goes on; where it turns out to be wrong, what was made for it goes again.
+
+    Args:
+        lock: from :func:`prepare`, given back at the end; None in a process that prepared nothing and cleans nothing up.
+    Raises:
+        FerError: the block's own, handed on.
+    """
+    refused = False
+    try:
+        yield
+    except FerError as error:
+        refused = error.exit_code == ConfigError.exit_code
+        raise
+    finally:
+        if lock is not None:
+            lock.release()
+            if refused:
+                undo(job)
+
+
 def undo(job: Job) -> None:
     """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
     folder = RunFolder(job.folder)
@@ -105,6 +128,8 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
         _refuse_or_clear(folder, config)
     check_names(config)
     pack, fingerprint = pack_of(config)
+    config, said = pin_exclusion(config, pack)
+    notes += said
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
     values = config.model_dump(mode="json")
@@ -215,6 +240,8 @@ def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str 
     same_data = fingerprint is not None and fingerprint == mapping["data"]["fingerprint"]
     if same_data:
         changes.pop("data", None)  # it has moved
+    if "exclude" in changes and is_same_list(*changes["exclude"]):
+        changes.pop("exclude")  # likewise
     structural = [name for name in changes if field_facts(name)["structural"] and name not in config.override]
     if structural:
         told = ", ".join(f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural)

@@ -21,7 +21,7 @@ from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
-from fer_ignite.preparing import Job, default_name, prepare, undo
+from fer_ignite.preparing import Job, default_name, held, prepare, undo
 from fer_ignite.statistics import mean_and_spread
 from fer_ignite.storage import write_json_durably
 from fer_ignite.training.checkpoints import load_checkpoint
@@ -34,7 +34,7 @@ from fer_ignite.training.state import restore
 from fer_ignite.training.stopping import StopReason
 from fer_ignite.training.wiring import wire
 
-__all__ = ["build_session", "launch_seeds", "launch_training", "train"]
+__all__ = ["build_session", "launch_folds", "launch_seeds", "launch_training", "train"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -50,7 +50,7 @@ def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) 
         handlers: functions called with the :class:`Session` on every process, once its engines are wired. With several
             processes they must be defined at the top level of a module.
     Returns:
-        What ``summary.json`` holds, and ``folder``.
+        What ``summary.json`` holds, and ``folder``; with ``Config(folds=K)`` what :func:`launch_folds` tells of all folds.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
@@ -65,11 +65,15 @@ def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) 
 
 
 def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()) -> Outcome:
-    """Prepares, starts the processes, and returns how the run ended. See :func:`train`.
+    """Prepares, starts the processes, and returns how the run ended; or how all did, where ``folds`` asks for several.
+
+    See :func:`train` and :func:`launch_folds`.
 
     Raises:
-        FerError: what can be known before the start is wrong.
+        FerError: what can be known before the start is wrong, or turned out to be before the first epoch.
     """
+    if config.folds is not None and config.fold is None:
+        return launch_folds(config, given=given, handlers=handlers)
     spec = launch_spec(config)
     plan = make_plan(spec, os.environ, this_machine())
     if plan.nproc > 1:
@@ -77,15 +81,10 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
     if plan.mode == "joined":  # the processes are there already: one prepares, in its group, for all
         return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
     job, lock = prepare(config, given, handlers=handlers)
-    if job.finished is not None:
-        lock.release()
-        return _nothing_to_do(job)
-    try:
-        outcome = launch(_work, job, spec=spec)
-    finally:
-        lock.release()
-    if outcome.exit_code == ConfigError.exit_code:
-        undo(job)
+    with held(job, lock):
+        outcome = _nothing_to_do(job) if job.finished is not None else launch(_work, job, spec=spec)
+        if outcome.exit_code == ConfigError.exit_code:
+            raise ConfigError(outcome.message or outcome.status)
     return outcome
 
 
@@ -95,23 +94,43 @@ def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[in
     Returns:
         The first outcome that was not a success, else one whose result has ``seeds``, ``folders`` and, for val and test,
         ``{accuracy: [mean, standard deviation], ...}``; it also stands in ``<out>/<name>-seeds.json``.
+    Raises:
+        ConfigError: folds were asked for too.
     """
+    if config.folds is not None and config.fold is None:
+        raise ConfigError("--seeds and --folds each make several runs; give one of them, or one --fold with --seeds.")
+    return _launch_each(config, given, "seed", seeds)
+
+
+def launch_folds(config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()) -> Outcome:
+    """Cross-validation: one run per fold, one after the other, each in a folder of its own, and their mean and spread.
+
+    Returns:
+        As :func:`launch_seeds`, with ``folds`` in place of ``seeds`` and in ``<out>/<name>-folds.json``. There is no test.
+    """
+    assert config.folds is not None
+    return _launch_each(config, given, "fold", range(config.folds), handlers=handlers)
+
+
+def _launch_each(
+    config: Config, given: Mapping[str, Any], setting: str, values: Sequence[int], *, handlers: Handlers = ()
+) -> Outcome:
     base = config.name or default_name(config)
     summaries = []
-    for seed in seeds:
-        chosen = {**given, "seed": seed, "name": f"{base}-seed{seed}"}
-        outcome = launch_training(check({**config.model_dump(), **chosen}), given=chosen)
+    for value in values:
+        chosen = {**given, setting: value, "name": f"{base}-{setting}{value}"}
+        outcome = launch_training(check({**config.model_dump(), **chosen}), given=chosen, handlers=handlers)
         if outcome.exit_code or outcome.result is None or "val" not in outcome.result:
             return outcome
         summaries.append(outcome.result)
-    result: dict[str, Any] = {"seeds": list(seeds), "folders": [summary["folder"] for summary in summaries]}
+    result: dict[str, Any] = {f"{setting}s": list(values), "folders": [summary["folder"] for summary in summaries]}
     for split in ("val", "test"):
         if all(split in summary for summary in summaries):
             result[split] = {
                 name: list(mean_and_spread([summary[split][name] for summary in summaries]))
                 for name in ("accuracy", "uar", "macro_f1", "loss")
             }
-    write_json_durably(Path(config.out) / f"{base}-seeds.json", result)
+    write_json_durably(Path(config.out) / f"{base}-{setting}s.json", result)
     return Outcome(result=result)
 
 
@@ -142,17 +161,8 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
     job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]), "made": tuple(told["made"])})
-    refused = False
-    try:
+    with held(job, lock):
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
-    except FerError as error:
-        refused = error.exit_code == ConfigError.exit_code
-        raise
-    finally:
-        if lock is not None:
-            lock.release()
-            if refused:
-                undo(job)
 
 
 def _work(local_rank: int, job: Job) -> Outcome:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from fer_ignite import train
-from fer_ignite.checks import check_sendable, is_user_dataset, pack_of, pack_spec
+from fer_ignite import Config, train
+from fer_ignite.checks import check_names, check_sendable, is_user_dataset, pack_of, pack_spec
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
 from fer_ignite.preparing import choose_folder, prepare, undo
 
@@ -146,3 +146,10 @@ def test_data_is_read_after_all_that_is_quick_to_check(tiny):
         assert next(iter(change)).replace("_", "-") in str(caught.value)
     with pytest.raises(DataError, match="absent_folder"):
         train(tiny(data="absent_folder"))
+
+
+def test_a_temporary_folder_that_loaders_can_t_talk_through_is_refused_before_they_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 80)))
+    with pytest.raises(ConfigError, match=r"--workers 2: the folder of temporary files, .*; set TMPDIR to a shorter one"):
+        check_names(Config(workers=2))
+    check_names(Config(workers=0))

@@ -17,9 +17,15 @@ _COMMANDS = {
     "train": "Train a network; with no option, on drawn demo faces.",
     "evaluate": "Score a checkpoint on a split.",
     "compare": "Test whether one checkpoint is better than another.",
+    "report": "A run, or several, as one HTML page.",
+    "find-lr": "Find a learning rate by a range test.",
+    "tune": "Search for the best settings.",
     "predict": "Name the expressions in image files.",
+    "export": "Write a checkpoint as ONNX, torch.export, safetensors or a state dict.",
+    "audit": "Find copies, blanks and wrong labels in a data set.",
     "pack": "Read a data set once into a pack; look at it.",
     "info": "Versions and devices; what a checkpoint, pack or run holds.",
+    "completion": "Completion for bash, zsh or fish.",
 }
 
 _FIRST_STEPS = """\
@@ -40,7 +46,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"fer_ignite.cli.{cmd_name}")
+        module = importlib.import_module(f"fer_ignite.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

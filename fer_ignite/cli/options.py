@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 import yaml
+from click.shell_completion import CompletionItem
 
 from fer_ignite.config import GROUPS, Config, field_facts
 from fer_ignite.errors import ConfigError
@@ -28,6 +29,13 @@ def config_options(*names: str) -> Callable[[Any], Any]:
 
 class _Setting(click.Option):
     """A flag of a setting; its help section is the setting's group."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Choices where the setting has them, else files where it takes a text, else nothing."""
+        choices = _choices(Config.model_fields[str(self.name)].annotation)
+        if choices:
+            return [CompletionItem(choice) for choice in choices if choice.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file")] if self.metavar == "TEXT" else []
 
 
 def _flags(name: str) -> list[str]:

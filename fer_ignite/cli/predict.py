@@ -11,15 +11,13 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import require_writable
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
 
 @click.command("predict", short_help="Name the expressions in image files.")
-@click.argument("checkpoint")
-@click.argument("sources", nargs=-1, required=True)
+@click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--topk", type=click.IntRange(1), default=3, show_default=True, help="Expressions per file.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images per batch.")
@@ -28,22 +26,26 @@ __all__ = ["command"]
 @click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 def command(
-    checkpoint: str, sources: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
+    words: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
     model: str | None, out: str | None,
 ) -> int:  # fmt: skip
     """Name the expressions in SOURCES: image files of one face each, folders, globs.
 
-    The training's own preparation comes out of CHECKPOINT. A file that can't be read is named and doesn't stop the rest;
-    the exit code is then 2 if no file at all could be read.
+    CHECKPOINT is a run's, or an .onnx file that `fer-ignite export` has written: that one needs onnxruntime and no torch.
+    Without it the network that ships with the package is asked. The training's own preparation comes out of it. A file
+    that can't be read is named and doesn't stop the rest; the exit code is then 2 if no file at all could be read.
     """
-    require_writable("--out", out)
-    files = list(find_images(sources))
-    from fer_ignite.network import load_network
-    from fer_ignite.prediction import predict
+    if out is not None:
+        from fer_ignite.cli.options import require_writable  # needs the configuration's libraries, the rest of predict doesn't
 
-    network = load_network(checkpoint, device=device, model=model)
-    predictions = predict(network, files, topk=topk, batch_size=batch_size, tta=tta)
-    count = min(topk, len(network.classes))
+        require_writable("--out", out)
+    checkpoint, sources = split_words(words)
+    files = list(find_images(sources))
+    from fer_ignite.prediction import open_recogniser, predict
+
+    recogniser = open_recogniser(checkpoint, device=device, model=model, tta=tta)
+    predictions = predict(recogniser, files, topk=topk, batch_size=batch_size)
+    count = min(topk, len(recogniser.classes))
     readable = 0
     target: Any = open(out, "w", encoding="utf-8", newline="") if out else sys.stdout  # noqa: SIM115
     try:
@@ -59,6 +61,24 @@ def command(
         if out:
             target.close()
     return 0 if readable else 2
+
+
+def split_words(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The checkpoint, the shipped one where none is named, and the sources.
+
+    Raises:
+        ConfigError: a checkpoint and nothing to look at.
+    """
+    from fer_ignite.data.images import FORMAT_OF_SUFFIX
+
+    first, *rest = words
+    if Path(first).is_dir() or Path(first).suffix.lower() in FORMAT_OF_SUFFIX or glob.has_magic(first):
+        from fer_ignite.weights import shipped_checkpoint
+
+        return str(shipped_checkpoint()), words
+    if not rest:
+        raise ConfigError(f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it.")
+    return first, rest
 
 
 def find_images(sources: Sequence[str]) -> Iterator[str]:

@@ -57,8 +57,8 @@ def command(
         outcome = runs.launch_training(config, given=given)
     if outcome.message:
         click.echo(f"fer-ignite: {outcome.message}", err=True)
-    if seeds and outcome.exit_code == 0 and outcome.result is not None and "seeds" in outcome.result:
-        click.echo(table_of_seeds(outcome.result), err=True)
+    if outcome.exit_code == 0 and outcome.result is not None and {"seeds", "folds"} & set(outcome.result):
+        click.echo(table_of_runs(outcome.result), err=True)
     leave(outcome)
 
 
@@ -74,9 +74,10 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def table_of_seeds(result: dict[str, Any]) -> str:
-    """Mean and standard deviation over seeds, a line per split."""
-    lines = [f"seeds {', '.join(map(str, result['seeds']))}: mean +- standard deviation"]
+def table_of_runs(result: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds or folds, a line per split."""
+    kind = "seeds" if "seeds" in result else "folds"
+    lines = [f"{kind} {', '.join(map(str, result[kind]))}: mean +- standard deviation"]
     for split in ("val", "test"):
         if split in result:
             values = "   ".join(f"{name} {100 * m:.2f} +- {100 * s:.2f} %" for name, (m, s) in result[split].items() if name != "loss")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fer_ignite.data.exclusion import read_exclusion
 from fer_ignite.data.feeds import Feed, LoaderFeed, PackFeed, sample_image, sample_pixels
 from fer_ignite.data.pack import Pack, open_pack
 from fer_ignite.data.plan import generator
@@ -35,6 +36,7 @@ class Faces:
         leaks: bool [N] or None: train faces that occur in val or test too.
         pack: where the pixels are, if packed.
         fetch: sample by place, if not packed.
+        exclude: the list of images that training leaves out; read when the train split is asked for.
     """
 
     classes: tuple[str, ...]
@@ -50,12 +52,15 @@ class Faces:
     pack: Pack | None = None
     fetch: Callable[[int], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    exclude: str | None = None
 
     def train_indices(self, *, drop_leaks: bool, limit: int | None, seed: int) -> NDArray[np.int64]:
-        """The train split, without leaked faces where asked, and the first ``limit`` of a seeded order."""
+        """The train split without excluded faces, without leaked ones where asked; the first ``limit`` of a seeded order."""
         indices = self.indices["train"]
         if drop_leaks and self.leaks is not None:
             indices = indices[~self.leaks[indices]]
+        if self.exclude is not None and self.pack is not None:
+            indices = np.setdiff1d(indices, read_exclusion(self.exclude).places(self.pack))
         if limit is not None and limit < len(indices):
             indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
         return indices

@@ -3,13 +3,15 @@
 Object collectives unpickle what others send, so a text travels as bytes in a uint8 tensor.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
-__all__ = ["agree_on_text", "cpu_group", "wait_for_all"]
+__all__ = ["agree_on_text", "cpu_group", "take_over", "wait_for_all"]
 
 # The group made for the current default group: {default group: CPU group}.
 _made: dict[ProcessGroup, ProcessGroup] = {}
@@ -43,6 +45,19 @@ def wait_for_all() -> None:
     group = cpu_group()
     if group is not None:
         dist.all_reduce(torch.zeros(1), group=group)
+
+
+def take_over(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of the first one's tensors, in place; nothing for a single process.
+
+    Args:
+        tensors: the same in number, shape and type everywhere, on any device.
+    """
+    group = cpu_group()
+    for tensor in tensors if group is not None else ():
+        sent = tensor.detach().cpu().contiguous()
+        dist.broadcast(sent, src=0, group=group)
+        tensor.detach().copy_(sent)
 
 
 def agree_on_text(text: str | None) -> str | None:

@@ -30,7 +30,7 @@ FINAL_CODES = frozenset({2, 3, 5, 130, 143})
 
 # What a healthy process meets when another one is gone or silent: the consequence of a failure, not its cause.
 _LOST_PEER = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out (waiting|after)|wait timeout|"
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out (waiting|after)|wait timeout|pair closure|"
     r"process ?group|tcpstore|rendezvous|barrier",
     re.IGNORECASE,
 )

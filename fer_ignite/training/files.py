@@ -29,6 +29,7 @@ class RunFolder:
         self.plots = self.path / "plots"
         self.log = self.path / "log.txt"
         self.ledger = self.path / "ledger.jsonl"
+        self.report = self.path / "report.html"
 
     def create(self) -> None:
         """Makes the folder and those within.
@@ -47,7 +48,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run left; files of other origin stay."""
-        stale = [self.summary, self.history, self.results, self.log, self.ledger]
+        stale = [self.summary, self.history, self.results, self.log, self.ledger, self.report]
         for folder, pattern in ((self.checkpoints, "*.pt"), (self.plots, "*.png"), (self.tensorboard, "events.*")):
             stale += list(folder.glob(pattern))
         for file in stale:

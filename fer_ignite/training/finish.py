@@ -5,14 +5,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import EvalStream
-from fer_ignite.launch.groups import cpu_group
+from fer_ignite.launch.groups import cpu_group, take_over
 from fer_ignite.plots import draw_confusion
 from fer_ignite.statistics import fit_temperature
 from fer_ignite.storage import write_durably
@@ -32,14 +32,15 @@ THRESHOLDS = (0.50, 0.55, 0.583, 0.60, 0.65, 0.70)
 def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     """Scores and summarises; writes ``summary.json`` and the ledger on the main process.
 
-    The test split is looked at only when the run is over: one that a signal or a time limit has cut will go on.
+    The test split is looked at only when the run is over: one that a signal or a time limit has cut will go on. Nor is it
+    with ``score_test`` off.
     """
     status = STATUS[reason]
     summary = _facts(session, status)
     if status in ("completed", "early_stopped"):
         model, temperature = best_network(session), 1.0
         for split in ("val", "test"):
-            if len(session.faces.indices[split]):
+            if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
                 summary[split], scored = _score(session, model, split, temperature)
                 if split == "val":
                     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
@@ -54,7 +55,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
 
 def _store_temperature(session: Session, temperature: float) -> None:
     path = session.objects["best"].last_checkpoint
-    if path is not None:
+    if path is not None and Path(path).exists():
         content = {**load_checkpoint(path), "temperature": temperature}
         write_durably(path, lambda file: write_checkpoint(content, file))
 
@@ -115,20 +116,20 @@ def weights_digest(session: Session) -> str:
 
 
 def best_network(session: Session) -> nn.Module:
-    """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best."""
+    """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best.
+
+    A run that goes on from a checkpoint of another folder, and finds no better network, has no best.pt of its own.
+    """
     model = copy.deepcopy(session.evaluated)
     path = session.objects["best"].last_checkpoint
     if path is None:
         return model
-    if session.rank == 0:
+    if session.rank == 0 and not Path(path).exists():
+        logger.warning("%s isn't here: the best epoch lies before the resume, in another folder; the last network is scored.", path)
+    elif session.rank == 0:
         checkpoint = load_checkpoint(path)
         model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
-    group = cpu_group()
-    if group is not None:  # the other processes may not see this disk
-        for tensor in model.state_dict().values():
-            sent = tensor.cpu().contiguous()
-            dist.broadcast(sent, src=0, group=group)
-            tensor.copy_(sent)
+    take_over(model.state_dict().values())  # the other processes may not see this disk
     return model
 
 

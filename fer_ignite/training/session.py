@@ -22,10 +22,12 @@ from torch.optim import Optimizer
 
 from fer_ignite import faults
 from fer_ignite.config import Config
+from fer_ignite.data.ahead import side_by_side
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.plan import generator
 from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
 from fer_ignite.errors import ConfigError
+from fer_ignite.launch.groups import take_over
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.files import RunFolder
@@ -145,7 +147,7 @@ class Session:
         self.started = time.monotonic()
         self.votes.open()
         try:
-            trainer.run(self.train_stream, max_epochs=epochs, epoch_length=length)
+            trainer.run(side_by_side(self.train_stream, self.device), max_epochs=epochs, epoch_length=length)
             self.votes.drain()
         finally:
             self.close()
@@ -166,6 +168,7 @@ class Session:
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
+        take_over(self.evaluated.buffers())  # batch statistics: each process has its own slices', but one network is scored
         faults.reach("during-validation", rank=self.rank, iteration=self.trainer.state.iteration)
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
         return self.evaluator.state.metrics

@@ -56,7 +56,7 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
     ("arguments", "said"),
     [
         (["evaluate"], "CHECKPOINT"), (["evaluate", "absent.pt"], "absent.pt"), (["evaluate", "."], "Is a directory"),
-        (["predict", "absent.pt"], "SOURCES"), (["predict", "absent.pt", "x.png"], "x.png|absent.pt"),
+        (["predict", "absent.pt"], "nothing to look at"), (["predict", "absent.pt", "x.png"], "x.png|absent.pt"),
         (["pack"], "DATA"), (["pack", "absent"], "absent"),
         (["pack", "demo:7", "--lr", "3"], "--lr"), (["info", "absent"], "absent"), (["trian"], "did you mean 'train'"),
         (["zzz"], "there are train"),

@@ -59,6 +59,10 @@ def test_the_cause_is_the_first_failure_even_if_a_consequence_was_noted_earlier(
     assert judge([FAILED] * 3, [consequence, later, cause]).message == "Rank 1 failed: ValueError: x"
 
 
+def test_what_torch_says_of_a_silent_process_in_a_backward_pass_is_a_lost_peer():
+    assert record_of(RuntimeError("Application timeout caused pair closure"), rank=0).lost_peer
+
+
 def test_a_user_error_that_mentions_a_backend_is_no_lost_peer_unless_torch_raises_it():
     assert record_of(CLOSED, rank=0).lost_peer
     assert not record_of(ValueError("gloo is red"), rank=0).lost_peer

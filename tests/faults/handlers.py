@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import growth
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -72,6 +74,20 @@ def keep_diary(session: Session) -> Diary:
     return diary
 
 
+class Ballast:
+    """State of a user's, so large that a save takes a while: 200 MB."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ballast": torch.ones(50_000_000)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert len(state["ballast"]) == 50_000_000
+
+
+def carry_ballast(session: Session) -> Ballast:
+    return Ballast()
+
+
 def shaken(image: Any) -> Any:
     """A per-sample transform of three libraries' randomness."""
     pixels_HW = np.asarray(image, dtype=np.float32)
@@ -111,6 +127,15 @@ def kill_at(session: Session) -> None:
     )
 
 
+def keep_snapshots(session: Session) -> None:
+    """A copy of the run's folder, in at/<iteration>, whenever the next iteration begins: what SIGKILL would leave there."""
+
+    @session.trainer.on(Events.GET_BATCH_STARTED)
+    def copy(engine: Engine) -> None:
+        if session.rank == 0:
+            shutil.copytree(session.folder.path, folder() / "at" / str(engine.state.iteration))
+
+
 def signal_at(session: Session) -> None:
     """FER_TEST_SIGNAL=target:iteration:signal to launcher, rank 0, rank 1, group or single, when that iteration begins."""
     target, iteration, name = os.environ["FER_TEST_SIGNAL"].split(":")
@@ -119,6 +144,7 @@ def signal_at(session: Session) -> None:
 
     def send() -> None:
         number = signal.Signals[name]
+        (folder() / "signalled").write_text(repr(time.time()))
         if target == "launcher":
             os.kill(os.getppid(), number)
         elif target == "group":  # that of the launcher, which a terminal or a batch system signals
@@ -130,6 +156,34 @@ def signal_at(session: Session) -> None:
             os.kill(os.getpid(), number)
 
     session.trainer.add_event_handler(Events.ITERATION_STARTED(once=int(iteration)), send)
+
+
+def note_growth(session: Session) -> None:
+    """One line in growth.jsonl per epoch: memory, descriptors, threads, children, the largest child's own memory."""
+    loaders = [0.0]
+
+    @session.trainer.on(Events.ITERATION_COMPLETED(every=7))
+    def look_at_loaders(engine: Engine) -> None:
+        loaders[0] = max([growth.copied_mb(pid) for pid in growth.children_of(os.getpid())], default=0.0)
+
+    @session.trainer.on(Events.EPOCH_COMPLETED)
+    def note(engine: Engine) -> None:
+        line = {
+            "resident": growth.resident_mb(), "descriptors": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count(), "children": len(growth.children_of(os.getpid())), "loader": loaders[0],
+        }  # fmt: skip
+        with (folder() / "growth.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def wait_in_validation(session: Session) -> None:
+    """Half a second in the first validation, so that a signal can fall there."""
+
+    def wait() -> None:
+        (folder() / "validating").touch()
+        time.sleep(0.5)
+
+    session.evaluator.add_event_handler(Events.ITERATION_STARTED(once=1), wait)
 
 
 def hang_at_nine(session: Session) -> None:

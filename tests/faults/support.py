@@ -129,6 +129,11 @@ def loss_of(path: Path) -> dict[int, tuple[float, float]]:
     return sums
 
 
+def last_iterations(path: Path) -> list[int]:
+    """The last iteration of each process, as ``note_losses`` saw it."""
+    return [json.loads(file.read_text().splitlines()[-1])["iteration"] for file in sorted(path.glob("losses-*.jsonl"))]
+
+
 def greatest_difference(one: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]) -> float:
     """Largest distance of two runs' mean losses at any iteration."""
     assert one.keys() == other.keys()

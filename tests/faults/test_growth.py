@@ -1,33 +1,75 @@
-"""Long runs do not grow: memory, file descriptors, threads (a short form of row G1)."""
+"""Long runs and many starts do not grow: memory, descriptors, processes, files (short forms of rows G1 to G4)."""
 
+import importlib
+import json
 import os
-import threading
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from fer_ignite import Config, Events, train
+from fer_ignite import Config, train
+
+processes = importlib.import_module("processes")
+support = importlib.import_module("support")
+growth = importlib.import_module("growth")
+handlers = importlib.import_module("handlers")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="reads Linux's /proc"),
+]
 
 
-def resident_mb() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "growth.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
-def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(tmp_path):
-    seen = []
-
-    def note(session):
-        @session.trainer.on(Events.EPOCH_COMPLETED)
-        def count(engine):
-            seen.append((resident_mb(), len(os.listdir("/proc/self/fd")), threading.active_count()))
-
+def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_TEST_FOLDER", str(tmp_path))
     config = Config(
         data="demo:140", epochs=50, batch_size=32, model_args={"widths": [8, 8], "blocks": [0, 0]}, precision="fp32",
         threads=1, out=str(tmp_path), quiet=True,
     )  # fmt: skip
-    train(config, handlers=[note])
-    (memory, files, threads), last = seen[19], seen[-1]
-    assert last[0] - memory <= 10, [round(entry[0]) for entry in seen]
-    assert (last[1], last[2]) == (files, threads)
+    train(config, handlers=[handlers.note_growth])
+    settled, *_, last = lines_of(tmp_path)[19:]
+    assert last["resident"] - settled["resident"] <= 10
+    assert all(last[what] == settled[what] for what in ("descriptors", "threads", "children"))
+
+
+def test_loader_processes_neither_grow_nor_multiply(server, faces, tmp_path):
+    loader = {"sample_transform": "handlers:shaken", "augment": False, "workers": 2}
+    settings = support.settings(faces, tmp_path, epochs=16, **loader, handlers="handlers:note_growth")
+    started = server.start(settings, tmp_path / "log", FER_TEST_FOLDER=str(tmp_path))
+    assert started.wait(120) == 0, started.said
+    settled, *_, last = lines_of(tmp_path)[5:]
+    assert settled["loader"] > 0  # else there were none to look at
+    assert last["loader"] - settled["loader"] <= 5
+    assert last["resident"] - settled["resident"] <= 10
+    assert all(last[what] == settled[what] for what in ("descriptors", "threads", "children"))
+
+
+def test_runs_that_end_and_runs_that_fail_leave_no_files_in_shared_places(server, faces, tmp_path):
+    shared = Path(tempfile.mkdtemp())  # with a short name: loader processes make sockets in it
+    before = growth.leftovers(shared)
+    several = {"nproc": 2, "start_method": "fork", "epochs": 1, "sample_transform": "handlers:shaken", "augment": False, "workers": 1}
+    for number, handler in enumerate(("handlers:note_losses", "handlers:fail_at", "handlers:kill_a_loader_process")):
+        settings = support.settings(faces, tmp_path, **several)
+        environment = {"FER_TEST_FOLDER": str(tmp_path), "TMPDIR": str(shared)}
+        environment["FER_TEST_FAIL"] = "1:ITERATION_COMPLETED:ValueError"
+        started = server.start({**settings, "name": str(number), "handlers": handler}, tmp_path / "log", **environment)
+        assert started.wait(120) == (number > 0), started.said
+        assert processes.all_gone(started.pid)
+    assert sorted(growth.leftovers(shared) - before) == []
+    shared.rmdir()
+
+
+def test_what_a_run_writes_about_a_hundred_thousand_iterations_is_small(tmp_path):
+    """Epochs of 200 iterations here; with more in each there are fewer lines."""
+    epochs = 3
+    data = support.write_faces(tmp_path / "faces.csv", train=200, val=7, test=0)
+    config = support.config_of(data, tmp_path, epochs=epochs, batch_size=1, log_every=50, tensorboard=True, model_ema=False)
+    assert train(config)["iterations"] == 200 * epochs
+    run = tmp_path / "run"
+    files = [run / "log.txt", run / "history.jsonl", run / "results.csv", *(run / "tb").iterdir()]
+    assert sum(file.stat().st_size for file in files) * 100_000 / (200 * epochs) <= 5e6

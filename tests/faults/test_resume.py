@@ -109,6 +109,17 @@ def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(faces, tm
     assert support.without_temperature(run / "checkpoints" / "best.pt") == before
 
 
+def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(faces, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_TEST_SCORES", "[0.9, 0.8, 0.7]")  # the first epoch's is the best, and its best.pt stays behind
+    changed = {"save_iterations": 1, "monitor": "made_up"}
+    train(support.config_of(faces, tmp_path, **changed), handlers=[handlers.score])
+    point = str(support.newest(tmp_path / "run").with_name("step-20.pt"))
+    summary = train(support.config_of(faces, tmp_path / "elsewhere", **changed, resume=point), handlers=[handlers.score])
+    assert (summary["status"], summary["iterations"], summary["best"]["epoch"]) == ("completed", support.STEPS, 1)
+    assert summary["val"]["n"] == support.VAL
+    assert "best.pt isn't here" in (tmp_path / "elsewhere" / "run" / "log.txt").read_text()
+
+
 def test_a_handlers_wish_to_stop_survives_a_kill(faces, tmp_path):
     def stop_at_ten(session):
         session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), lambda: session.stop())

@@ -32,11 +32,6 @@ def iteration_of(run) -> int:
     return int(newest.stem[5:])
 
 
-def losses_until(folder) -> list[int]:
-    """The last iteration of each process, as its handler saw it."""
-    return [json.loads(path.read_text().splitlines()[-1])["iteration"] for path in sorted(folder.glob("losses-*.jsonl"))]
-
-
 @pytest.mark.parametrize("name", CODES)
 @pytest.mark.parametrize("target", ["launcher", "rank 0", "rank 1", "group", "single"])
 def test_a_signal_saves_and_stops_all_at_the_same_iteration(server, faces, uncut, tmp_path, target, name):
@@ -52,7 +47,7 @@ def test_a_signal_saves_and_stops_all_at_the_same_iteration(server, faces, uncut
     stopped = iteration_of(run)
     # A forwarded signal takes its way through the launcher; what a process sends itself is read one iteration later.
     assert iteration <= stopped <= iteration + (1 if target in ("rank 0", "rank 1", "single") else support.PER_EPOCH)
-    assert losses_until(tmp_path) == [stopped] * nproc  # nothing lost, nobody further
+    assert support.last_iterations(tmp_path) == [stopped] * nproc  # nothing lost, nobody further
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     assert load_checkpoint(support.newest(run))["outcome"] == "interrupted"
     assert server.run({**settings, "resume": "auto", "handlers": "handlers:note_losses"}, log, **environment) == 0
@@ -88,7 +83,7 @@ def test_loader_processes_neither_save_nor_end_the_run_when_the_group_is_signall
     started = server.start({**settings, "handlers": "handlers:note_losses,handlers:signal_at"}, log, **environment)
     assert started.wait(20) == CODES[name], started.said
     assert processes.all_gone(started.pid, 5)
-    assert losses_until(tmp_path) == [iteration_of(tmp_path / "run")]
+    assert support.last_iterations(tmp_path) == [iteration_of(tmp_path / "run")]
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))) <= 2
     assert server.run({**settings, "resume": "auto"}, log) == 0
     assert support.final(tmp_path / "run") == support.final(tmp_path / "whole")

@@ -1,0 +1,1 @@
+"""Trust your data: copies, contradictions, blanks, and labels that are probably wrong."""

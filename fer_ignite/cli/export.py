@@ -1,0 +1,65 @@
+"""``fer-ignite export``: a checkpoint as one checked file for use elsewhere, with its model card."""
+
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("export", short_help="Write a checkpoint as ONNX, torch.export, safetensors or a state dict.")
+@click.argument("checkpoint")
+@click.option("--format", "form", type=click.Choice(["onnx", "torch-export", "safetensors", "state-dict"]), default="onnx",
+              show_default=True, help="onnx and torch-export hold the preparation and the softmax, the others weights alone.")  # fmt: skip
+@click.option("--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]")
+@click.option("--half", is_flag=True, help="Store weights as fp16; arithmetic stays fp32.")
+@click.option("--int8", is_flag=True, help="Quantise, calibrated on train faces; onnx only.")
+@click.option("--calibration-faces", type=click.IntRange(1), default=512, show_default=True, help="Train faces for --int8.")
+@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]),
+              help="Views averaged within; ten costs ten times none.  [default: the run's]")  # fmt: skip
+@click.option("--data", help="Data whose validation faces the file is checked on.  [default: the run's]")
+@click.option("--votes", help="FER+ votes for that data.")
+@click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Validation faces to check on, at most.")
+@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option("--cache", help="Where packs are kept.")
+@click.option("--exist-ok", is_flag=True, help="Replace an older export and its card.")
+@click.option("--quiet", is_flag=True, help="No report.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def command(checkpoint: str, as_json: bool, **options: Any) -> int:
+    """Write CHECKPOINT as one file for use elsewhere; classes, preparation and temperature are inside.
+
+    The file is checked against the checkpoint on validation faces, and kept only if it answers as the checkpoint does. A
+    model card is written beside it. The test split is never read.
+    """
+    import json
+
+    from fer_ignite.export.exporter import export_checkpoint
+
+    result = export_checkpoint(checkpoint, **options)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    elif not options["quiet"]:
+        click.echo(report_of(result))
+    return 0
+
+
+def report_of(result: dict[str, Any]) -> str:
+    """The result for people."""
+    check, accuracy = result["check"], result["check"]["accuracy"]
+    faces = check["source"] if check["drawn"] else f"{check['n']} validation faces of {check['source']}"
+    lines = [
+        f"{result['file']}: {result['format']}, {result['weights']} weights, {result['bytes'] / 1e6:.2f} MB, views {result['tta']}",
+        f"{result['card']}: its model card",
+        f"checked against the checkpoint in fp32 on {faces}:",
+        f"  largest difference of a probability {check['largest_difference']:.2g}, mean {check['mean_difference']:.2g}",
+        f"  equal decisions {100 * check['equal_decisions']:.2f} %",
+    ]
+    if accuracy:
+        low, high = accuracy["difference_interval"]
+        lines.append(
+            f"  accuracy {100 * accuracy['checkpoint']:.2f} % -> {100 * accuracy['export']:.2f} %, difference "
+            f"{100 * accuracy['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} (paired bootstrap)"
+        )
+    else:
+        lines.append("  accuracy: not measured on drawn faces")
+    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])

@@ -1,0 +1,79 @@
+"""``fer-ignite tune``: a search for the settings with the best validation figure; a line per trial, files, JSON."""
+
+from typing import Any
+
+import click
+
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.config import from_layers, parse_duration, read_yaml
+from fer_ignite.errors import ConfigError
+
+__all__ = ["command"]
+
+
+@click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")
+@click.argument("space")
+@click.option("--trials", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Trials in all, earlier ones included.")
+@click.option("--timeout", metavar="TIME", help="Begin no trial after this long, e.g. 90s, 15m, 1h30m.")
+@click.option("--prune/--no-prune", default=True, show_default=True, help="Stop trials that are below the median at their epoch.")
+@click.option("--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]")
+@click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@config_options()
+def command(
+    space: str, trials: int, timeout: str | None, prune: bool, recipe: str | None, config_file: str | None,
+    assignments: tuple[str, ...], as_json: bool, **flags: Any,
+) -> int:  # fmt: skip
+    """Try settings from SPACE, a YAML file such as
+
+    \b
+      lr: {log: [0.0003, 0.03]}
+      rotate: {float: [0, 30]}
+      epochs: {int: [8, 24]}
+      opt: [adamw, sgd]
+
+    Each trial is a run in --out/--name, judged by --monitor on val; test is never looked at. The same command goes on
+    with an interrupted search, and started twice it works with two workers. best.yaml is for train --config.
+    """
+    import json
+
+    from fer_ignite.recipes import read_recipe
+
+    layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
+    given = {**layers[0], **layers[1], **given_settings(flags, assignments)}
+    config, seconds = from_layers(given), parse_timeout(timeout)
+    from fer_ignite.tuning.search import TuneRequest, tune
+
+    outcome = tune(
+        config, TuneRequest(space=space, trials=trials, timeout_s=seconds, prune=prune), given=given,
+        tell=lambda text: click.echo(text, err=True),
+    )  # fmt: skip
+    result = outcome.result or {}
+    click.echo(json.dumps(result, indent=2) if as_json else table_of(result))
+    return outcome.exit_code
+
+
+def parse_timeout(text: str | None) -> float | None:
+    """Seconds out of ``90s`` or ``1h30m``.
+
+    Raises:
+        ConfigError: something else, or nothing above 0.
+    """
+    seconds = parse_duration(text)
+    if seconds is not None and (not isinstance(seconds, float) or not 0 < seconds < float("inf")):
+        raise ConfigError(f"--timeout {text}: give a time above 0, such as 90s, 15m or 1h30m.")
+    return seconds
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """The search's outcome in lines."""
+    counts = ", ".join(f"{count} {name}" for name, count in result["trials"].items() if count)
+    lines = [f"trials      {counts or 'none'}"]
+    if result["best"] is not None:
+        best = result["best"]
+        lines.append(f"best        {best['value']:.4f} on val, trial {best['trial']}, epoch {best['epoch']}")
+        lines += [f"  {name:15} {value}" for name, value in best["settings"].items()]
+    if result["importance"]:
+        lines.append("importance  " + ", ".join(f"{name} {share:.2f}" for name, share in result["importance"].items()))
+    return "\n".join([*lines, *result["files"]])

@@ -1,0 +1,111 @@
+"""Cross-validation: train and val dealt anew into K folds, of which one is judged; test is left out of all of them."""
+
+# Dimensions: N images of the pool (train and val), U units (images that stay together), F folds, C channels.
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.data.decoding import measure
+from fer_ignite.data.faces import Faces
+from fer_ignite.data.facts import numbered
+from fer_ignite.data.pack import Pack
+from fer_ignite.data.plan import generator
+from fer_ignite.errors import ConfigError
+
+__all__ = ["deal", "faces_of_fold", "joined_units"]
+
+Indices = NDArray[np.int64]
+
+_PIECE = 1024
+
+
+def faces_of_fold(faces: Faces, *, folds: int, fold: int, seed: int) -> Faces:
+    """The same faces in other roles: ``fold`` is val, the other folds are train, nothing is test.
+
+    Equal images stay in one fold, and so do the data's own groups. A user's data set that isn't packed has neither: its
+    samples are dealt one by one, and it keeps its mean and standard deviation.
+
+    Args:
+        fold: 0 to ``folds`` - 1.
+        seed: of the deal; the same in all folds of one cross-validation.
+    Raises:
+        ConfigError: fewer units than folds.
+    """
+    pool_N = np.sort(np.concatenate([faces.indices["train"], faces.indices["val"]]))
+    units_N, sums_N2C = np.arange(len(pool_N)), None
+    if faces.pack is not None:
+        copies_N, sums_N2C = _measured(faces.pack, pool_N)
+        groups = faces.pack.groups
+        units_N = copies_N if groups is None else joined_units(copies_N, np.asarray(groups)[pool_N])
+    fold_N = deal(faces.targets.labels_N[pool_N], units_N, folds=folds, seed=seed)
+    kept_N = fold_N != fold
+    roles = {"train": pool_N[kept_N], "val": pool_N[~kept_N], "test": pool_N[:0]}
+    # No copy of a judged face is in train, so there are no leaks to drop.
+    dealt = replace(faces, indices=roles, leaks=None)
+    if sums_N2C is not None and faces.pack is not None:
+        dealt.mean, dealt.std = _statistics(sums_N2C[kept_N], pixels=faces.pack.height * faces.pack.width)
+    return dealt
+
+
+def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indices:
+    """Which fold each image belongs to: every class in the same proportions, no unit torn apart.
+
+    The largest units come first; each goes where its classes are rarest so far, and of those to the smallest fold.
+
+    Args:
+        labels_N, units_N: int64 class and unit of each image.
+    Returns:
+        int64 [N] in 0..folds-1. Without units of several images, a class differs by one image at most between folds.
+    Raises:
+        ConfigError: fewer units than folds.
+    """
+    _, unit_N, sizes_U = np.unique(units_N, return_inverse=True, return_counts=True)
+    if not 2 <= folds <= len(sizes_U):
+        raise ConfigError(f"--folds {folds}: give 2 to {len(sizes_U)}, the number of train and val images (or groups) that are no copies.")
+    members = np.split(np.argsort(unit_N, kind="stable"), np.cumsum(sizes_U)[:-1])
+    drawn_U = generator(seed, "split").permutation(len(sizes_U))
+    order_U = drawn_U[np.argsort(-sizes_U[drawn_U], kind="stable")]
+    classes, label_N = np.unique(labels_N, return_inverse=True)
+    weights = (1.0 / np.bincount(label_N)).tolist()
+    label_of = label_N.tolist()
+    counts, totals = [[0] * len(classes) for _ in range(folds)], [0] * folds
+    fold_N = np.empty(len(labels_N), dtype=np.int64)
+    for unit in order_U.tolist():
+        own = [label_of[place] for place in members[unit].tolist()]
+        crowding = [(sum(counts[fold][label] * weights[label] for label in own), totals[fold], fold) for fold in range(folds)]
+        chosen = min(crowding)[2]
+        for label in own:
+            counts[chosen][label] += 1
+        totals[chosen] += len(own)
+        fold_N[members[unit]] = chosen
+    return fold_N
+
+
+def joined_units(one_N: Indices, other_N: Indices) -> Indices:
+    """int64 [N]: the number of the unit when all that share a value of either stay together; chains make one unit."""
+    units_N = np.arange(len(one_N))
+    while True:  # the lowest place of either kind is handed on until nothing changes
+        before_N = units_N.copy()
+        for names_N in (one_N, other_N):
+            name_N = np.unique(names_N, return_inverse=True)[1].reshape(-1)
+            low = np.full(len(units_N), len(units_N))
+            np.minimum.at(low, name_N, units_N)
+            units_N = low[name_N]
+        if (units_N == before_N).all():
+            return units_N
+
+
+def _measured(pack: Pack, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
+    """int64 [N], equal where the pixels are equal; int64 [N, 2, C] sums and sums of squares."""
+    pieces = [measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)]
+    digests_N16 = np.concatenate([piece[0] for piece in pieces])
+    return numbered(digests_N16), np.concatenate([piece[1] for piece in pieces])
+
+
+def _statistics(sums_N2C: NDArray[np.int64], *, pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in [0, 1]."""
+    total_2C = sums_N2C.sum(axis=0) / (len(sums_N2C) * pixels)
+    std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))
+    return tuple((total_2C[0] / 255).tolist()), tuple((std_C / 255).tolist())

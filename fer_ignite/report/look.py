@@ -1,0 +1,107 @@
+"""One look at a split: what ``evaluate`` finds, and beside it every face's scores, with the network at hand."""
+
+# Dimensions: N faces of the split, K expressions.
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fer_ignite.checks import open_faces, pack_of
+from fer_ignite.data.faces import Faces
+from fer_ignite.data.stream import EvalStream
+from fer_ignite.evaluation import EvaluateRequest, evaluate, evaluation_config, targets_as_known
+from fer_ignite.imports import is_object_name
+from fer_ignite.launch import reset_signals
+from fer_ignite.network import Network, load_network
+from fer_ignite.report.subject import Subject
+from fer_ignite.training.checkpoints import load_checkpoint
+from fer_ignite.training.losses import build_loss
+from fer_ignite.training.parts import loss_terms
+from fer_ignite.training.scoring import score_split
+
+__all__ = ["Look", "Options", "look", "result_of"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a report reads; None means the run's own.
+
+    Args:
+        votes: FER+ votes to show beside faces; with ``data``, for a run on FER+ labels, also where its labels come from.
+    """
+
+    split: str = "val"
+    data: str | None = None
+    votes: str | None = None
+    tta: str | None = None
+    device: str = "auto"
+    model: str | None = None
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A split as one network sees it.
+
+    Attributes:
+        result: see :func:`fer_ignite.evaluate`.
+        logits_NK: float32, the mean view's logarithms; with ``labels_N`` (the checkpoint's numbers) and ``places_N``
+            (places in the data) in one order.
+        in_train_N: which faces occur in train too; None where that can't be told.
+        votes: the votes file that belongs to the faces, if any.
+    """
+
+    network: Network
+    faces: Faces
+    result: dict[str, Any]
+    logits_NK: Tensor
+    labels_N: Tensor
+    places_N: NDArray[np.int64]
+    in_train_N: NDArray[np.bool_] | None
+    votes: str | None
+
+
+def result_of(subject: Subject, options: Options, *, with_hits: bool = False) -> dict[str, Any]:
+    """What ``evaluate`` finds; a look at test leaves its line in the run's ledger.
+
+    Raises:
+        FerError: as ``evaluate`` does.
+    """
+    given = {**vars(_request(subject, options)), "with_hits": with_hits}
+    return evaluate(given.pop("checkpoint"), **given)
+
+
+def look(subject: Subject, options: Options) -> Look:
+    """Scores a checkpoint on a split; see :func:`result_of`, whose figures it adds the single faces to."""
+    result = result_of(subject, options)
+    request = _request(subject, options)
+    network = load_network(subject.checkpoint, device=options.device, model=request.model)
+    config = evaluation_config(request, network.checkpoint)
+    faces = open_faces(config, pack_of(config)[0])
+    places_N = faces.indices[options.split]
+    stream = EvalStream(
+        faces.feed(network.device, seed=config.seed, workers=config.workers, worker_init=reset_signals), places_N,
+        targets_as_known(faces, network.classes), network.preparation, network.device, config.eval_batch_size,
+        channels_last=config.channels_last,
+    )  # fmt: skip
+    scored = score_split(
+        network.model, loss_terms(build_loss("ce")), stream, num_classes=len(network.classes), device=network.device,
+        precision=network.precision, tta=result["tta"],
+    )  # fmt: skip
+    shown = options.votes or (config.votes if options.data is None else None)
+    return Look(
+        network, faces, result, scored.logits_NK, scored.labels_N, scored.indices_N.numpy(), faces.in_train(options.split), shown
+    )
+
+
+def _request(subject: Subject, options: Options) -> EvaluateRequest:
+    """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
+    config = load_checkpoint(subject.checkpoint)["config"]
+    return EvaluateRequest(
+        str(subject.checkpoint), data=options.data, split=options.split, tta=options.tta, cache=options.cache, quiet=True,
+        device=options.device, votes=options.votes if config.get("votes") else None,
+        model=options.model if is_object_name(str(config.get("model", ""))) else None,
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""A page per command, written from the options that the program itself declares."""
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from fer_ignite.cli.main import program
+
+__all__ = ["command_names", "command_page", "overview"]
+
+# Range, unit and default stand in brackets behind an option's text.
+_BRACKETS = re.compile(r"\s\[[^\[\]]*\]")
+
+
+class _Collector(click.HelpFormatter):
+    """Takes what a command would print as its options, section by section, instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sections: dict[str, list[tuple[str, str]]] = {}
+        self._title = ""
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        self._title = name
+        yield
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *_: object, **__: object) -> None:
+        self.sections.setdefault(self._title, []).extend(rows)
+
+
+def command_names() -> list[str]:
+    """The program's commands, in the order of its help."""
+    return program.list_commands(click.Context(program))
+
+
+def overview() -> str:
+    """The page that lists the commands, with what the program says when it is called alone."""
+    lines = ["# Commands", "", "| command | what it does |", "|---|---|"]
+    formatter = _Collector()
+    program.format_commands(click.Context(program, info_name="fer-ignite"), formatter)
+    for name, text in formatter.sections["Commands"]:
+        lines.append(f"| [`fer-ignite {name}`]({name}.md) | {_cell(text)} |")
+    lines += ["", "The exit codes are in [a run's files](../howto/results.md#exit-codes).", ""]
+    return "\n".join(lines)
+
+
+def command_page(name: str) -> str:
+    """Usage, help text and a table of options per topic of one command."""
+    command = program.get_command(click.Context(program, info_name="fer-ignite"), name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=click.Context(program, info_name="fer-ignite"))
+    usage = " ".join(["fer-ignite", name, *command.collect_usage_pieces(context)])
+    parts = [f"# fer-ignite {name}", "```text\n" + usage + "\n```", _prose(command.help or "")]
+    formatter = _Collector()
+    command.format_options(context, formatter)
+    for title, rows in formatter.sections.items():
+        lines = [f"| {_flags(flags)} | {_cell(_BRACKETS.sub('', text))} | {_cell(_facts(text))} |" for flags, text in rows]
+        parts += [f"## {title}", "\n".join(["| option | meaning | allowed, default |", "|---|---|---|", *lines])]
+    if command.epilog:
+        parts.append(_prose(command.epilog))
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(text: str) -> str:
+    return "; ".join(found.strip(" []") for found in _BRACKETS.findall(text))
+
+
+def _flags(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _cell(text: str) -> str:
+    return _escaped(" ".join(text.split())).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    for sign in ("<", "*", "_", "["):
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def _prose(text: str) -> str:
+    # click marks paragraphs that keep their lines with \b alone on a line.
+    paragraphs = []
+    for paragraph in inspect.cleandoc(text).replace("\f", "").split("\n\n"):
+        if paragraph.lstrip().startswith("\b"):
+            lines = paragraph.lstrip().removeprefix("\b").strip("\n")
+            paragraphs.append("```text\n" + lines + "\n```")
+        else:
+            paragraphs.append(_escaped(paragraph) if "`" not in paragraph else paragraph)
+    return "\n\n".join(paragraphs)

@@ -1,0 +1,26 @@
+"""Docstrings name their kin as :class:`Session` does; on the site that is plain code."""
+
+import re
+from typing import Any
+
+import griffe
+
+__all__ = ["Roles", "plain_roles"]
+
+_ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):`~?([^`]+)`")
+_SHAPE = re.compile(r"(\[\w+\])\[")
+
+
+def plain_roles(text: str) -> str:
+    """:class:`Session` -> `Session`."""
+    return _ROLE.sub(r"`\1`", text)
+
+
+class Roles(griffe.Extension):
+    """Turns Sphinx roles into code, before the docstring is parsed."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for every module, class, function and attribute."""
+        if obj.docstring is not None:
+            # [K][K] is a shape, to Markdown it would be a link.
+            obj.docstring.value = _SHAPE.sub(r"\1\\[", plain_roles(obj.docstring.value))

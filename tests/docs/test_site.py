@@ -1,0 +1,87 @@
+"""The site builds without a warning, its links lead somewhere, and what is made from the code is all there."""
+
+import html
+import os
+import re
+import subprocess
+import sys
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from blocks import ROOT
+from commands import command_names, command_page
+from events import event_map
+
+from fer_ignite.config import Config
+from fer_ignite.training.events import EVENT_TABLE, RunEvents, StepEvents
+
+pytest.importorskip("mkdocs", reason='pip install "fer-ignite[docs]"')
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site, and the text of each of its pages by path."""
+    folder = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0 and "WARNING" not in said.stderr, said.stderr
+    return folder, {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in folder.rglob("*.html")}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_every_link_leads_to_a_page_and_place(site):
+    folder, texts = site
+    lost = []
+    for page, text in texts.items():
+        for target in re.findall(r'\s(?:href|src)="([^"]*)"', text):
+            link = urlsplit(html.unescape(target))
+            if link.scheme or link.netloc or page == "404.html":
+                continue
+            file = ((folder / page).parent / unquote(link.path)).resolve() if link.path else folder / page
+            file = file / "index.html" if file.is_dir() else file
+            anchor = unquote(link.fragment)
+            if not file.exists() or (anchor.strip("_") and file.suffix == ".html" and not _has(file.read_text(encoding="utf-8"), anchor)):
+                lost.append((page, target))
+    assert lost == []
+
+
+def _has(text, anchor):
+    return f'id="{html.escape(anchor)}"' in text or f"id={anchor}" in text or f'name="{anchor}"' in text
+
+
+@pytest.mark.slow
+def test_the_site_fetches_nothing_from_elsewhere(site):
+    _, texts = site
+    fetched = re.compile(r'<(?:script|img|iframe)[^>]*\ssrc="https?:[^>]*>|<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*"https?:[^>]*>')
+    assert {(page, tag) for page, text in texts.items() for tag in fetched.findall(text)} == set()
+
+
+@pytest.mark.slow
+def test_the_site_has_a_page_per_command_the_events_and_the_public_names(site):
+    _, texts = site
+    assert {f"commands/{name}.html" for name in command_names()} <= set(texts)
+    assert all(facts.event.name in texts["reference/events.html"] for facts in EVENT_TABLE)
+    assert "fer_ignite.html#fer_ignite.runs.train" in texts["reference/api.html"]
+    assert 'id="fer_ignite.training.session.Session.log"' in texts["reference/training.html"]
+    assert ":class:`" not in texts["reference/training.html"]
+
+
+@pytest.mark.slow
+def test_what_the_tests_add_is_shown_below_a_block(site):
+    _, texts = site
+    assert "fer-ignite train --data fer2013.csv --limit-train 256 --epochs 1" in texts["tutorials/first-run.html"]
+    assert "needs two machines" in texts["tutorials/several-processes.html"]
+
+
+def test_the_page_of_train_has_every_setting_with_its_range():
+    text = command_page("train")
+    missing = [name for name in Config.model_fields if f"--{name.replace('_', '-')}" not in text]
+    assert missing == []
+    default = Config.model_fields["epochs"].default
+    assert f"| `--epochs INT` | Epochs. | >= 1, \\<= 1e+06; default: {default} |" in text
+
+
+def test_the_event_map_has_every_event_that_the_engines_know():
+    text = event_map()
+    assert all(f"## {type(event).__name__}.{event.name}\n" in text for event in (*StepEvents, *RunEvents))
