@@ -102,7 +102,7 @@ def check_names(config: Config) -> None:
         text, flag = getattr(config, name), "--" + name.replace("_", "-")
         if text is not None and not callable(load_object(text, setting=flag)):
             raise ConfigError(f"{flag}: {text} can't be called; name a function.")
-    _check_loaders_can_talk(config.workers)
+    _check_loaders_can_talk(config.workers, forked=config.start_method == "fork")
     if config.exclude is not None:
         if is_user_dataset(config.data):
             raise ConfigError(f"--exclude names images by their ids, and {config.data} has none; leave them out there.")
@@ -111,13 +111,14 @@ def check_names(config: Config) -> None:
         raise CheckpointError(f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict.")
 
 
-def _check_loaders_can_talk(workers: int) -> None:
+def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:
     # A loader passes tensors on by a socket below this folder; a name that is too long for one leaves the run waiting.
-    folder = tempfile.gettempdir()
-    if workers and len(os.fsencode(folder)) > _LONGEST_TEMPORARY:
+    # Forked processes keep the launcher's own folder, /fer-ignite-launch-PID-xxxxxxxx, which comes on top.
+    folder, longest = tempfile.gettempdir(), _LONGEST_TEMPORARY - 36 * forked
+    if workers and len(os.fsencode(folder)) > longest:
         raise ConfigError(
             f"--workers {workers}: the folder of temporary files, {folder}, has {len(os.fsencode(folder))} bytes in its name, "
-            f"and loaders can't use more than {_LONGEST_TEMPORARY}; set TMPDIR to a shorter one, or --workers 0."
+            f"and loaders can't use more than {longest}; set TMPDIR to a shorter one, or --workers 0."
         )
 
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -43,7 +42,6 @@ class ChildSetup:
         for name in self.removed:
             os.environ.pop(name, None)
         os.environ.update(self.environment)
-        tempfile.tempdir = None  # a forked child would go on with the launcher's own folder
         # Ctrl-C reaches a whole process group: with the launcher's copy it would count as a second signal.
         with contextlib.suppress(OSError, AttributeError):
             os.setpgid(0, 0)
