@@ -97,3 +97,17 @@ def test_the_schedule_is_drawn_without_training(cli, tiny_flags):
 def test_a_schedule_that_can_t_be_written_is_refused(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--plot-lr", "absent/lr.png")
     assert ended.code == 2 and "absent" in ended.err and len(ended.err.splitlines()) == 1
+
+
+def test_every_recipe_is_whole_and_says_how_it_was_measured(cli):
+    from importlib.resources import files
+
+    yamls = [file for file in files("fer_ignite.recipes").iterdir() if file.name.endswith(".yaml")]
+    recipes = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in yamls}
+    assert set(recipes) == {"quick", "strong", "ferplus", "best", "reference"}
+    for name, text in recipes.items():
+        config = check(printed(cli("train", "--recipe", name, "--print-config")))
+        for key, value in yaml.safe_load(text).items():
+            assert str(getattr(config, key)) == str(value) or config.model_dump()[key] == value, (name, key)
+        assert f"fer-ignite train --recipe {name}" in text
+        assert "Measured on" in text or "not yet measured" in text.lower() or "reported" in text
