@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, a pack cache of the session's own, and honesty about skipped real-data tests."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,3 +74,29 @@ def finished_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 3, "plots": True}))
     return out / "run"
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    """(*arguments) -> code, out, err of the program, run in this process with tmp_path/work as its folder."""
+    from fer_ignite.cli.main import main
+
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([os.fspath(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=out, err=err, folder=folder)
+
+    return run
+
+
+@pytest.fixture
+def tiny_flags():
+    """Flags of a run that takes a fraction of a second."""
+    return ("--data", "demo:140", "--epochs", "1", "--batch-size", "32", "--model-args", "{widths: [8, 8], blocks: [0, 0]}",
+            "--precision", "fp32", "--threads", "1", "--device", "cpu", "--no-plots", "--no-tensorboard", "--name", "run")  # fmt: skip

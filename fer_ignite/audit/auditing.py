@@ -25,6 +25,7 @@ from fer_ignite.audit.voters import ask_voters, voted_labels
 from fer_ignite.checks import is_user_dataset, open_faces, pack_of
 from fer_ignite.config import Config
 from fer_ignite.data.faces import Faces
+from fer_ignite.data.folds import joined_units
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.launch import LaunchSpec
@@ -166,18 +167,8 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
 def _units(copies: Copies, faces: Faces) -> NDArray[np.int64]:
     """Images that stay in one fold: copies, and the data's own groups; a chain of both makes one unit."""
     assert faces.pack is not None
-    units_N = copies.near_N.copy()
-    if faces.pack.groups is None:
-        return units_N
-    while True:  # the lowest number of the group, then of the copies, until nothing changes
-        before_N = units_N.copy()
-        for members_N in (np.asarray(faces.pack.groups), copies.near_N):
-            _, place_N = np.unique(members_N, return_inverse=True)
-            low = np.full(len(units_N), len(units_N))
-            np.minimum.at(low, place_N.reshape(-1), units_N)
-            units_N = low[place_N.reshape(-1)]
-        if (units_N == before_N).all():
-            return units_N
+    groups = faces.pack.groups
+    return copies.near_N if groups is None else joined_units(copies.near_N, np.asarray(groups))
 
 
 def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -> _Judged:
