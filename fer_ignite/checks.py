@@ -1,5 +1,6 @@
 """What settings name is looked up before anything is started: user code, networks, data."""
 
+import difflib
 import os
 import pickle
 import tempfile
@@ -18,9 +19,10 @@ from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.metrics import SCORES
 
 __all__ = [
-    "check_handlers", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
+    "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
     "pin_exclusion",
 ]  # fmt: skip
 
@@ -88,6 +90,19 @@ def check_handlers(names: Sequence[str]) -> None:
     for name in names:
         if not callable(load_object(name, setting="--handlers")):
             raise ConfigError(f"--handlers: {name} is no function; name one that takes the session.")
+
+
+def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ()) -> None:
+    """Fails early where ``--monitor`` names no metric; handlers and a user's loss may bring metrics that nobody knows yet.
+
+    Raises:
+        ConfigError: naming those that there are.
+    """
+    known = ("loss", *SCORES)
+    if config.monitor not in known and not (handlers or config.handlers or is_object_name(config.loss)):
+        near = difflib.get_close_matches(config.monitor, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"--monitor {config.monitor!r} is no metric of the evaluation; {hint}There are {', '.join(known)}.")
 
 
 def check_names(config: Config) -> None:

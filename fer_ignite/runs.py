@@ -13,7 +13,7 @@ import torch
 
 from fer_ignite import errors
 from fer_ignite.announcing import say_what_was_done, say_what_will_be_done
-from fer_ignite.checks import check_sendable, open_faces
+from fer_ignite.checks import check_monitor, check_sendable, open_faces
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
@@ -80,6 +80,7 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
         check_sendable(handlers)
     if plan.mode == "joined":  # the processes are there already: one prepares, in its group, for all
         return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
+    check_monitor(config, handlers)
     job, lock = prepare(config, given, handlers=handlers)
     with held(job, lock):
         outcome = _nothing_to_do(job) if job.finished is not None else launch(_work, job, spec=spec)
@@ -153,6 +154,7 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
     config, told, lock = check(values), {}, None
     if idist.get_rank() == 0:
         try:
+            check_monitor(config, handlers)
             job, lock = prepare(config, given, handlers=handlers)
             told = {**vars(job), "handlers": []}
         except FerError as error:

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from fer_ignite.audit.copies import Copies, find_copies
 from fer_ignite.audit.doubts import doubts_of
 from fer_ignite.audit.findings import Finding, as_csv, collect
-from fer_ignite.audit.out_of_fold import chances_of, fold_of, out_of_fold
+from fer_ignite.audit.out_of_fold import chances_of, out_of_fold
 from fer_ignite.audit.page import draw_page
 from fer_ignite.audit.telling import told
 from fer_ignite.audit.voters import ask_voters, voted_labels
 from fer_ignite.checks import is_user_dataset, open_faces, pack_of
 from fer_ignite.config import Config
 from fer_ignite.data.faces import Faces
-from fer_ignite.data.folds import joined_units
+from fer_ignite.data.folds import deal, joined_units
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.launch import LaunchSpec
@@ -156,7 +156,7 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
     if request.checkpoint is not None:
         return _judge_by_checkpoint(faces, request, request.checkpoint)
     device = torch.device(make_plan(LaunchSpec(device=request.device), {}, this_machine()).device)  # type: ignore[arg-type]
-    fold_N = fold_of(faces.targets.labels_N, _units(copies, faces), folds=request.folds, seed=0)
+    fold_N = deal(faces.targets.labels_N, _units(copies, faces), folds=request.folds, seed=0)
     with tqdm(total=count, desc="judging", unit="image", disable=quiet, leave=False) as bar:
         chances_NK = out_of_fold(
             faces, fold_N, epochs=request.epochs, seed=0, device=device, tta=request.tta, done=bar.update

@@ -1,6 +1,6 @@
 """What networks say about faces that they never saw: K quick networks, each trained on all folds but one."""
 
-# Dimensions: N images, U units (images that stay together), K expressions, B images of a batch.
+# Dimensions: N images, K expressions, B images of a batch.
 
 import tempfile
 from collections.abc import Callable
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from fer_ignite.config import Config, check
 from fer_ignite.data.classes import map_classes
 from fer_ignite.data.faces import Faces
-from fer_ignite.data.plan import generator
-from fer_ignite.errors import ConfigError
 from fer_ignite.network import Network
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.wiring import wire
 
-__all__ = ["chances_of", "fold_of", "out_of_fold"]
+__all__ = ["chances_of", "out_of_fold"]
 
 # The default network with a stem that halves the side at once: three times faster, a few points less accurate.
 QUICK = {"model": "fer48", "model_args": {"stem": "pool"}, "tensorboard": False, "plots": False, "quiet": True}
@@ -35,7 +33,7 @@ def out_of_fold(
     """Probabilities of every image by a network that was trained on all folds but the image's.
 
     Args:
-        fold_N: int64 in 0.., as :func:`fold_of` gives it.
+        fold_N: int64 in 0.., as :func:`fer_ignite.data.folds.deal` gives it.
         epochs: of each network; its last weights are taken, so that nothing is chosen on what it judges.
         done: told after each fold how many images it judged.
     Returns:
@@ -83,25 +81,3 @@ def chances_of(network: Network, faces: Faces, indices: NDArray[np.int64], *, tt
     ]
     chances_NK: NDArray[np.float32] = np.concatenate(parts) if parts else np.zeros((0, len(network.classes)), np.float32)
     return chances_NK[:, places]
-
-
-def fold_of(labels_N: NDArray[np.int64], units_N: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """Which fold each image belongs to: every class in the same proportions, no unit torn apart.
-
-    Args:
-        labels_N, units_N: int64 class and unit of each image.
-    Returns:
-        int64 [N] in 0..folds-1; sizes differ by little more than a unit.
-    Raises:
-        ConfigError: fewer units than folds.
-    """
-    _, first_U, unit_N, sizes_U = np.unique(units_N, return_index=True, return_inverse=True, return_counts=True)
-    if not 2 <= folds <= len(sizes_U):
-        raise ConfigError(f"--folds {folds}: give 2 to {len(sizes_U)}, the number of images that are no copies of each other.")
-    drawn_U = generator(seed, "split").permutation(len(sizes_U))
-    label_U = labels_N[first_U][drawn_U]
-    # Dealt out class by class like cards, each fold gets its share of every class.
-    line_U = drawn_U[np.argsort(label_U, kind="stable")]
-    fold_U = np.empty(len(line_U), dtype=np.int64)
-    fold_U[line_U] = np.arange(len(line_U)) % folds
-    return fold_U[unit_N.reshape(-1)]

@@ -138,7 +138,7 @@ def _score(session: Session, model: nn.Module, split: str, temperature: float) -
     scored = _scored(session, model, split, config.tta)
     report = _totals(scored, classes, temperature=temperature, in_train_N=session.faces.in_train(split))
     if config.tta != "none":
-        report["single_view"] = _totals(_scored(session, model, split, "none"), classes)
+        report["single_view"] = _without(("per_class",), _totals(_scored(session, model, split, "none"), classes))
     if split == "test" and session.rank == 0 and config.plots:
         matrix = scored.metrics["confusion_matrix"].tolist()
         draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
@@ -146,8 +146,11 @@ def _score(session: Session, model: nn.Module, split: str, temperature: float) -
 
 
 def _totals(scored: Scored, classes: Sequence[str], **options: Any) -> dict[str, Any]:
-    left_out = ("per_class", "class_names", "confusion_matrix")
-    return {name: value for name, value in report_of(scored, classes, **options).items() if name not in left_out}
+    return _without(("class_names", "confusion_matrix"), report_of(scored, classes, **options))
+
+
+def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name not in names}
 
 
 def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
@@ -167,7 +170,7 @@ def split_stream(faces: Faces, split: str, like: EvalStream) -> EvalStream:
 
 def _note_look(session: Session, test: Mapping[str, Any]) -> None:
     if session.rank == 0:
-        line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "train", "split": "test", **test}
+        line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "train", "split": "test", **_without(("per_class",), test)}
         session.folder.note_test(line)
 
 

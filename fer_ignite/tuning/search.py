@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.checks import check_handlers, check_names, pack_of
+from fer_ignite.checks import check_handlers, check_monitor, check_names, pack_of
 from fer_ignite.config import Config, check, field_facts
 from fer_ignite.errors import ConfigError
 from fer_ignite.launch import Outcome
@@ -96,6 +96,7 @@ def _check(config: Config, kept: Mapping[str, Any]) -> str | None:
     if config.fast_dev_run:
         raise ConfigError("--fast-dev-run judges on three batches; leave it out, and try the search with --limit-train and --epochs.")
     check_names(config)
+    check_monitor(config)
     check_handlers(config.handlers)
     return pack_of(check(dict(kept)))[1]
 

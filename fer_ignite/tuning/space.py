@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -67,8 +68,10 @@ def read_space(path: str, *, given: Mapping[str, Any]) -> list[Dimension]:
     Args:
         given: settings that are fixed for the whole search.
     Raises:
-        ConfigError: a name that is no setting, a range outside the setting's own, or a setting that is also given.
+        ConfigError: no such file, a name that is no setting, a range outside the setting's own, or a setting that is also given.
     """
+    if not Path(path).exists():
+        raise ConfigError(f"there is no file {path} with settings to try; {_EXAMPLE}, one per line.")
     entries = read_yaml(path)
     if not entries:
         raise ConfigError(f"{path} holds no settings to try; {_EXAMPLE}.")

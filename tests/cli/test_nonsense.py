@@ -18,7 +18,7 @@ NONSENSE = [
     ("--weight-decay", "-1"), ("--dropout", "1"), ("--smoothing", "1"), ("--hflip", "1.5"), ("--rotate", "181"), ("--image-size", "1"),
     ("--image-size", "4096"), ("--val-fraction", "0"), ("--val-fraction", "1"), ("--split", "0.5,0.5"), ("--split", "a,b,c"),
     ("--betas", "0.9"), ("--time", "soon"), ("--time", "0"), ("--precision", "fp8"), ("--device", "tpu"), ("--opt", "lion"),
-    ("--sched", "linear"), ("--tta", "always"), ("--monitor", ""),  ("--model", "resnet5000"), ("--model", "no_such_module_x:Net"),
+    ("--sched", "linear"), ("--tta", "always"), ("--monitor", ""), ("--monitor", "acuracy"), ("--model", "resnet5000"), ("--model", "no_such_module_x:Net"),
     ("--model-args", "[1, 2]"), ("--model-args", "{a: "), ("--model-args", "{no_such_argument: 1}"), ("--loss", "hinge"),
     ("--loss", "0*ce"),
     ("--class-weights", "absent.csv"), ("--freeze", "no_such_layer"), ("--init-from", "absent.pt"), ("--data", "absent_folder"),

@@ -71,6 +71,16 @@ def test_same_weights_have_the_same_digest_and_others_another(tiny):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_summary_tells_each_class_of_val_and_test(tiny):
+    summary = train(tiny())
+    for split, n in (("val", 14), ("test", 14)):
+        rows = summary[split]["per_class"]
+        assert sum(row["support"] for row in rows.values()) == n
+        recalls = [row["recall"] for row in rows.values()]
+        assert summary[split]["uar"] == pytest.approx(sum(recalls) / len(recalls))
+        assert "per_class" not in summary[split]["single_view"]
+
+
 def test_the_best_value_of_a_loss_is_told_as_a_loss(tiny):
     summary = train(tiny(monitor="loss"))
     assert summary["best"]["metric"] == "loss" and summary["best"]["value"] > 0

@@ -73,3 +73,8 @@ def test_what_can_t_be_tried_is_refused_in_one_sentence_that_names_file_and_sett
 def test_a_setting_is_either_tried_or_given(space):
     with pytest.raises(ConfigError, match=r"lr is tried there and also set to 0\.1"):
         space("lr: {log: [0.1, 1]}", lr=0.1)
+
+
+def test_a_space_that_is_not_there_is_told_with_how_to_write_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no file .*absent\.yaml with settings to try; write e\.g\. lr: "):
+        read_space(str(tmp_path / "absent.yaml"), given={})
