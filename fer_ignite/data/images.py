@@ -116,8 +116,10 @@ def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
             raise DataError(f"{printable(path)}: no regular file, but a {_kind(status.st_mode)}.")
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read.")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(status.st_size)  # a limit, not a hope: read() allocates what it is asked for
+        data = os.read(handle, status.st_size)
+        while len(data) < status.st_size and (more := os.read(handle, status.st_size - len(data))):
+            data += more
+        return data
     except OSError as error:
         raise DataError(f"{printable(path)}: can't be read ({error.strerror}).") from None
     finally:
