@@ -1,6 +1,7 @@
 """Every error that a user can cause or meet, and the exit code that it ends the program with."""
 
 __all__ = [
+    "HELP_PAGE",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -11,6 +12,8 @@ __all__ = [
     "error_of",
 ]
 
+HELP_PAGE = "docs/howto/errors.md"
+
 
 def error_of(exit_code: int) -> "type[FerError]":
     """The kind of error that ends the program with this code; the plain one where none does."""
@@ -18,42 +21,54 @@ def error_of(exit_code: int) -> "type[FerError]":
 
 
 class FerError(Exception):
-    """An error whose message is one sentence: what came, what is allowed, what to do."""
+    """An error whose message is one sentence: what came, what is allowed, what to do.
+
+    Attributes:
+        exit_code: what it ends the program with.
+        topic: the section of :data:`HELP_PAGE` that helps.
+    """
 
     exit_code = 1
+    topic = "failed"
 
 
 class ConfigError(FerError):
     """A setting, a flag or a user object that can't be used; known before the start."""
 
     exit_code = 2
+    topic = "configuration"
 
 
 class DataError(FerError):
     """Data that can't be read, or doesn't say what it must say; known before the start."""
 
     exit_code = 2
+    topic = "data"
 
 
 class CheckpointError(FerError):
     """A checkpoint that is damaged, foreign, or doesn't fit what it is used for."""
 
     exit_code = 2
+    topic = "checkpoint"
 
 
 class NonFiniteError(FerError):
     """The loss or the gradients stayed non-finite."""
 
     exit_code = 3
+    topic = "non-finite"
 
 
 class StorageError(FerError):
     """Writing failed during a run: disk full, quota, folder gone."""
 
     exit_code = 4
+    topic = "storage"
 
 
 class FolderInUseError(FerError):
     """The run folder is locked by another run, or holds one and neither --resume nor --exist-ok was given."""
 
     exit_code = 5
+    topic = "folder-in-use"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 import fer_ignite
-from fer_ignite.errors import FerError
+from fer_ignite.errors import HELP_PAGE, FerError
 
 __all__ = ["main"]
 
@@ -21,6 +21,7 @@ _COMMANDS = {
     "find-lr": "Find a learning rate by a range test.",
     "tune": "Search for the best settings.",
     "predict": "Name the expressions in image files.",
+    "demo": "A local page: pictures in, expressions out.",
     "export": "Write a checkpoint as ONNX, torch.export, safetensors or a state dict.",
     "audit": "Find copies, blanks and wrong labels in a data set.",
     "pack": "Read a data set once into a pack; look at it.",
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         code = _complain(error.format_message(), 2)
     except FerError as error:
-        code = _complain(str(error), error.exit_code)
+        code = _complain(f"{error} (see {HELP_PAGE}#{error.topic})", error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, also not by the interpreter at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,5 +1,6 @@
 """``fer-ignite report``: a run as one HTML page, or several runs compared."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ __all__ = ["command"]
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
 @click.option("--cache", help="Where packs are kept.")
-def command(runs: Sequence[str], out: str | None, **options: Any) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON.")
+def command(runs: Sequence[str], out: str | None, as_json: bool, **options: Any) -> int:
     """Write one self-contained page about a run folder or a checkpoint; about several, a comparison.
 
     It opens in any browser, fetches nothing, and can be sent to others: note that it holds pictures of faces.
@@ -30,5 +32,8 @@ def command(runs: Sequence[str], out: str | None, **options: Any) -> int:
     from fer_ignite.report.page import write_report
 
     written = write_report(runs, out=out, **options)
+    if as_json:
+        click.echo(json.dumps(written, default=str))
+        return 0
     click.echo("\n".join([*written["sentences"], f"{written['file']} ({written['bytes'] / 1e6:.1f} MB)"]))
     return 0

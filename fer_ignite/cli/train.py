@@ -1,5 +1,7 @@
 """``fer-ignite train``: settings from recipe, file and flags; one call; the outcome."""
 
+import json
+import os
 from typing import Any
 
 import click
@@ -7,7 +9,7 @@ import yaml
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings, require_writable
 from fer_ignite.config import from_layers, read_yaml
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import HELP_PAGE, ConfigError, error_of
 
 __all__ = ["command"]
 
@@ -19,6 +21,7 @@ __all__ = ["command"]
 @click.option("--print-config", is_flag=True, help="Print the whole resolved configuration and stop.")
 @click.option("--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop.")
 @click.option("--seeds", metavar="INT,INT,...", help="Train once per seed; mean and spread.  [default: --seed's one]")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON: summary.json's names.")
 @config_options()
 def command(
     recipe: str | None,
@@ -27,6 +30,7 @@ def command(
     print_config: bool,
     plot_lr: str | None,
     seeds: str | None,
+    as_json: bool,
     **flags: Any,
 ) -> int:
     """Train a network; with no option, on drawn demo faces.
@@ -56,10 +60,17 @@ def command(
     else:
         outcome = runs.launch_training(config, given=given)
     if outcome.message:
-        click.echo(f"fer-ignite: {outcome.message}", err=True)
+        click.echo(f"fer-ignite: {outcome.message}{_where_to_look(outcome.exit_code)}", err=True)
     if outcome.exit_code == 0 and outcome.result is not None and {"seeds", "folds"} & set(outcome.result):
         click.echo(table_of_runs(outcome.result), err=True)
+    if as_json and int(os.environ.get("RANK") or 0) == 0:  # of torchrun's processes one speaks for all
+        ending = {"exit_code": outcome.exit_code, "status": outcome.status, "message": outcome.message}
+        click.echo(json.dumps({**ending, **(outcome.result or {})}, default=str))
     leave(outcome)
+
+
+def _where_to_look(exit_code: int) -> str:
+    return f" (see {HELP_PAGE}#{error_of(exit_code).topic})" if 0 < exit_code < 128 else ""
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import yaml
 
@@ -111,3 +113,25 @@ def test_every_recipe_is_whole_and_says_how_it_was_measured(cli):
             assert str(getattr(config, key)) == str(value) or config.model_dump()[key] == value, (name, key)
         assert f"fer-ignite train --recipe {name}" in text
         assert "Measured on" in text or "not yet measured" in text.lower() or "reported" in text
+
+
+def test_every_kind_of_error_has_a_section_that_helps():
+    import re
+    from pathlib import Path
+
+    from fer_ignite.errors import HELP_PAGE, FerError
+
+    page = (Path(__file__).parents[2] / HELP_PAGE).read_text(encoding="utf-8")
+    sections = {re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^## (.+)$", page, flags=re.MULTILINE)}
+    assert {kind.topic for kind in (FerError, *FerError.__subclasses__())} == sections
+
+
+def test_a_complaint_ends_with_the_section_that_helps(cli):
+    assert cli("evaluate", "absent.pt").err.endswith("(see docs/howto/errors.md#checkpoint)\n")
+    assert cli("pack", "absent").err.endswith("(see docs/howto/errors.md#data)\n")
+
+
+def test_train_prints_its_outcome_as_json(cli, tiny_flags):
+    ended = cli("train", *tiny_flags, "--json")
+    told, written = json.loads(ended.out), json.loads((ended.folder / "runs/run/summary.json").read_text())
+    assert told["exit_code"] == 0 and {name: told[name] for name in written} == written

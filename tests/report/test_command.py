@@ -1,5 +1,7 @@
 """`fer-ignite report` on the command line."""
 
+import json
+
 import pytest
 
 
@@ -8,6 +10,12 @@ def test_report_writes_a_page_and_says_the_outcome(cli, finished_run):
     assert ended.code == 0, ended.err
     assert "of 70 validation faces" in ended.out and "page.html (" in ended.out
     assert (ended.folder / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_says_as_json_what_it_wrote(cli, finished_run):
+    ended = cli("report", finished_run, "--out", "page.html", "--tta", "none", "--json")
+    told = json.loads(ended.out)
+    assert told["bytes"] == (ended.folder / told["file"]).stat().st_size and told["sentences"]
 
 
 @pytest.mark.parametrize(
