@@ -9,6 +9,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
+from numpy.typing import NDArray
 
 from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.config import Config, check
@@ -26,7 +27,7 @@ from fer_ignite.training.losses import build_loss
 from fer_ignite.training.parts import loss_terms
 from fer_ignite.training.scoring import report_of, score_split
 
-__all__ = ["EvaluateRequest", "compare", "evaluate", "launch_evaluation"]
+__all__ = ["EvaluateRequest", "compare", "evaluate", "hits_of", "launch_evaluation", "paired_difference"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class EvaluateRequest:
     Args:
         data, votes, split: other data, and which split; test only by name.
         tta: views whose probabilities are averaged.
-        with_hits: also tell for each face whether it was recognised.
+        with_faces: also tell what the network said of each face.
     """
 
     checkpoint: str
@@ -50,7 +51,7 @@ class EvaluateRequest:
     cache: str | None = None
     quiet: bool = False
     device: str = "auto"
-    with_hits: bool = False
+    with_faces: bool = False
 
 
 def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any) -> dict[str, Any]:
@@ -58,7 +59,8 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
 
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
-        ``data``, ``checkpoint``, ``images_per_second``, ``looks_at_test`` where the run's ledger is at hand.
+        ``data``, ``checkpoint``, ``images_per_second``, ``looks_at_test`` where the run's ledger is at hand; asked
+        ``with_faces``, ``faces``: lists ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
@@ -75,33 +77,42 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
         data: of both; None means the first one's.
         options: see :class:`EvaluateRequest`.
     Returns:
-        ``n, split, data, difference`` (accuracy of the first minus the second's), ``difference_interval`` (95 %, paired
-        bootstrap), ``only_a, only_b`` (faces that one alone recognises), ``p`` (McNemar, exact), and ``a``, ``b``: the
-        two evaluations.
+        ``n, split, data``, what :func:`paired_difference` tells, and ``a``, ``b``: the two evaluations.
     Raises:
         FerError: or its kinds; a ConfigError where the two were not scored on the same faces.
     """
     shared = data or str(load_checkpoint(first)["config"]["data"])
-    a = evaluate(first, data=data, with_hits=True, **options)
-    b = evaluate(second, data=shared, with_hits=True, **options)
+    a = evaluate(first, data=data, with_faces=True, **options)
+    b = evaluate(second, data=shared, with_faces=True, **options)
     if a["fingerprint"] != b["fingerprint"]:
         raise ConfigError(
             f"{first} and {second} read {shared} differently (other splits, classes or sizes), so their faces can't be "
             "paired; compare checkpoints of runs with the same data settings."
         )
-    hits_a_N, hits_b_N = (np.array(result.pop("hits"), dtype=bool) for result in (a, b))
+    differing = paired_difference(hits_of(a.pop("faces")), hits_of(b.pop("faces")))
+    return {"n": a["n"], "split": a["split"], "data": a["data"], **differing, "a": a, "b": b}
+
+
+def paired_difference(hits_a_N: NDArray[np.bool_], hits_b_N: NDArray[np.bool_]) -> dict[str, Any]:
+    """Two networks on the same faces; bool [N] each.
+
+    Returns:
+        ``difference`` of accuracies, a's minus b's, ``difference_interval`` (95 %, paired bootstrap), ``only_a, only_b`` (faces
+        that one alone recognises), ``p`` (McNemar, exact).
+    """
     return {
-        "n": a["n"],
-        "split": a["split"],
-        "data": a["data"],
-        "difference": a["accuracy"] - b["accuracy"],
+        "difference": float(hits_a_N.mean() - hits_b_N.mean()),
         "difference_interval": paired_interval(hits_a_N, hits_b_N),
         "only_a": int((hits_a_N & ~hits_b_N).sum()),
         "only_b": int((~hits_a_N & hits_b_N).sum()),
         "p": mcnemar(hits_a_N, hits_b_N),
-        "a": a,
-        "b": b,
     }
+
+
+def hits_of(faces: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """bool [N]: which faces were recognised, out of what ``evaluate(..., with_faces=True)`` tells."""
+    hits_N: NDArray[np.bool_] = np.array(faces["logits"]).argmax(axis=1) == np.array(faces["labels"])
+    return hits_N
 
 
 def launch_evaluation(
@@ -171,9 +182,9 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
         network.model, loss_terms(build_loss("ce")), stream, num_classes=len(network.classes), device=network.device,
         precision=network.precision, tta=tta, group=group,
     )  # fmt: skip
-    hits = (scored.logits_NK.argmax(dim=1) == scored.labels_N).int().tolist()
+    columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
-        **({"hits": hits} if request.with_hits else {}),
+        **({"faces": {name: values.tolist() for name, values in columns.items()}} if request.with_faces else {}),
         **report_of(
             scored, network.classes, temperature=network.temperature, in_train_N=faces.in_train(request.split)
         ),

@@ -6,15 +6,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from fer_ignite.evaluation import hits_of, paired_difference
 from fer_ignite.report.charts import Svg, share_chart
 from fer_ignite.report.curves import shared_charts
 from fer_ignite.report.facts import class_rows, read_ledger
 from fer_ignite.report.look import Options, result_of
 from fer_ignite.report.settings import differing_settings
 from fer_ignite.report.subject import Subject
-from fer_ignite.statistics import mcnemar, paired_interval
 from fer_ignite.training.checkpoints import load_checkpoint
 
 __all__ = ["comparison_of", "pair_of"]
@@ -48,18 +46,11 @@ def comparison_of(subjects: Sequence[Subject], options: Options) -> dict[str, An
 def pair_of(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """McNemar's test and a paired interval of two runs' difference; only their names where faces or labels differ.
 
-    See :func:`fer_ignite.evaluation.compare`, whose figures these are, from evaluations that are there already.
+    See :func:`fer_ignite.evaluation.paired_difference`.
     """
     pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "paired": a["result"]["fingerprint"] == b["result"]["fingerprint"]}
     if pair["paired"]:
-        hits_a_N, hits_b_N = (np.array(run["hits"], dtype=bool) for run in (a, b))
-        pair |= {
-            "difference": a["result"]["accuracy"] - b["result"]["accuracy"],
-            "interval": paired_interval(hits_a_N, hits_b_N),
-            "only_a": int((hits_a_N & ~hits_b_N).sum()),
-            "only_b": int((~hits_a_N & hits_b_N).sum()),
-            "p": mcnemar(hits_a_N, hits_b_N),
-        }
+        pair |= paired_difference(a["hits_N"], b["hits_N"])
     return pair
 
 
@@ -84,11 +75,11 @@ def recall_chart(runs: Sequence[dict[str, Any]]) -> Svg:
 
 
 def _run(name: str, subject: Subject, options: Options) -> dict[str, Any]:
-    result = result_of(subject, options, with_hits=True)
+    result = result_of(subject, options)
     return {
         "name": name,
         "checkpoint": str(subject.checkpoint),
-        "hits": result.pop("hits"),
+        "hits_N": hits_of(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),
         "looks": len(read_ledger(subject)),

@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.data.faces import Faces
-from fer_ignite.data.stream import EvalStream
-from fer_ignite.evaluation import EvaluateRequest, evaluate, evaluation_config, targets_as_known
+from fer_ignite.evaluation import EvaluateRequest, evaluate, evaluation_config
 from fer_ignite.imports import is_object_name
-from fer_ignite.launch import reset_signals
 from fer_ignite.network import Network, load_network
 from fer_ignite.report.subject import Subject
 from fer_ignite.training.checkpoints import load_checkpoint
-from fer_ignite.training.losses import build_loss
-from fer_ignite.training.parts import loss_terms
-from fer_ignite.training.scoring import score_split
 
 __all__ = ["Look", "Options", "look", "result_of"]
 
@@ -64,37 +60,29 @@ class Look:
     votes: str | None
 
 
-def result_of(subject: Subject, options: Options, *, with_hits: bool = False) -> dict[str, Any]:
-    """What ``evaluate`` finds; a look at test leaves its line in the run's ledger.
+def result_of(subject: Subject, options: Options) -> dict[str, Any]:
+    """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's ledger.
 
     Raises:
         FerError: as ``evaluate`` does.
     """
-    given = {**vars(_request(subject, options)), "with_hits": with_hits}
+    given = {**vars(_request(subject, options)), "with_faces": True}
     return evaluate(given.pop("checkpoint"), **given)
 
 
 def look(subject: Subject, options: Options) -> Look:
-    """Scores a checkpoint on a split; see :func:`result_of`, whose figures it adds the single faces to."""
+    """Scores a checkpoint on a split once; see :func:`result_of`."""
     result = result_of(subject, options)
+    seen = result.pop("faces")
     request = _request(subject, options)
     network = load_network(subject.checkpoint, device=options.device, model=request.model)
     config = evaluation_config(request, network.checkpoint)
     faces = open_faces(config, pack_of(config)[0])
-    places_N = faces.indices[options.split]
-    stream = EvalStream(
-        faces.feed(network.device, seed=config.seed, workers=config.workers, worker_init=reset_signals), places_N,
-        targets_as_known(faces, network.classes), network.preparation, network.device, config.eval_batch_size,
-        channels_last=config.channels_last,
-    )  # fmt: skip
-    scored = score_split(
-        network.model, loss_terms(build_loss("ce")), stream, num_classes=len(network.classes), device=network.device,
-        precision=network.precision, tta=result["tta"],
-    )  # fmt: skip
     shown = options.votes or (config.votes if options.data is None else None)
     return Look(
-        network, faces, result, scored.logits_NK, scored.labels_N, scored.indices_N.numpy(), faces.in_train(options.split), shown
-    )
+        network, faces, result, torch.tensor(seen["logits"]), torch.tensor(seen["labels"]), np.array(seen["places"]),
+        faces.in_train(options.split), shown,
+    )  # fmt: skip
 
 
 def _request(subject: Subject, options: Options) -> EvaluateRequest:

@@ -229,7 +229,7 @@ def test_runs_are_compared_as_compare_does(finished_run, tmp_path):
 
 
 def test_runs_on_other_faces_are_not_paired():
-    runs = [{"name": name, "hits": [1], "result": {"fingerprint": name, "accuracy": 0.5}} for name in "ab"]
+    runs = [{"name": name, "hits_N": None, "result": {"fingerprint": name, "accuracy": 0.5}} for name in "ab"]
     assert pair_of(*runs) == {"a": "a", "b": "b", "paired": False}
 
 
