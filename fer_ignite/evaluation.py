@@ -158,43 +158,51 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
 
 
 def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | None) -> dict[str, Any]:
-    rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
-    device: Any = idist.device() if world > 1 else request.device
+    device: Any = idist.device() if idist.get_world_size() > 1 else request.device
     network = load_network(request.checkpoint, device=device, model=request.model, precision=request.precision)
     config = evaluation_config(request, network.checkpoint)
     faces = open_faces(config, pack)
-    if faces.channels != network.preparation.channels:
-        raise DataError(
-            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "
-            f"pack it with --channels {'gray' if network.preparation.channels == 1 else 'rgb'}."
-        )
-    indices_N = faces.indices[request.split]
-    if not len(indices_N):
-        raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
-    _refuse_chosen_on(network, faces, request)
-    targets = targets_as_known(faces, network.classes)
-    tta = request.tta or config.tta
-    stream = EvalStream(
-        faces.feed(network.device, seed=config.seed, workers=config.workers, worker_init=reset_signals), indices_N, targets,
-        network.preparation, network.device, request.batch_size or config.eval_batch_size, rank, world, config.channels_last,
-    )  # fmt: skip
+    _refuse_misfits(network, faces, request)
     scored = score_split(
-        network.model, loss_terms(build_loss("ce")), stream, num_classes=len(network.classes), device=network.device,
-        precision=network.precision, tta=tta, group=group,
+        network.model, loss_terms(build_loss("ce")), _stream(network, faces, request, config), device=network.device,
+        num_classes=len(network.classes), precision=network.precision, tta=request.tta or config.tta, group=cpu_group(),
     )  # fmt: skip
     columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
         **({"faces": {name: values.tolist() for name, values in columns.items()}} if request.with_faces else {}),
-        **report_of(
-            scored, network.classes, temperature=network.temperature, in_train_N=faces.in_train(request.split)
-        ),
+        **report_of(scored, network.classes, temperature=network.temperature, in_train_N=faces.in_train(request.split)),
         "split": request.split,
         "data": faces.source,
         "fingerprint": faces.fingerprint,
         "checkpoint": request.checkpoint,
         "precision": network.precision,
-        "images_per_second": round(len(indices_N) / max(scored.seconds, 1e-9), 1),
+        "images_per_second": round(len(scored.labels_N) / max(scored.seconds, 1e-9), 1),
     }
+
+
+def _stream(network: Network, faces: Faces, request: EvaluateRequest, config: Config) -> EvalStream:
+    feed = faces.feed(network.device, seed=config.seed, workers=config.workers, worker_init=reset_signals)
+    return EvalStream(
+        feed, faces.indices[request.split], targets_as_known(faces, network.classes), network.preparation, network.device,
+        request.batch_size or config.eval_batch_size, idist.get_rank(), idist.get_world_size(), config.channels_last,
+    )  # fmt: skip
+
+
+def _refuse_misfits(network: Network, faces: Faces, request: EvaluateRequest) -> None:
+    """Refuses other channels than the network's, a split without faces, and a test that the best epoch was chosen on."""
+    if faces.channels != network.preparation.channels:
+        raise DataError(
+            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "
+            f"pack it with --channels {'gray' if network.preparation.channels == 1 else 'rgb'}."
+        )
+    if not len(faces.indices[request.split]):
+        raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
+    chosen_on = network.checkpoint["data"].get("val_fingerprint")
+    if request.split == "test" and chosen_on is not None and faces.split_fingerprint("test") == chosen_on:
+        raise DataError(
+            f"the run chose its best epoch on exactly these faces of {faces.source}, so they are no test for it; "
+            "score them with --split val, or name data that the run has not seen."
+        )
 
 
 def _splits(faces: Faces) -> str:
@@ -214,12 +222,3 @@ def targets_as_known(faces: Faces, known: Sequence[str]) -> Targets:
         soft = np.zeros_like(targets.soft_NK)
         soft[:, places] = targets.soft_NK
     return Targets(places[targets.labels_N], len(known), soft)
-
-
-def _refuse_chosen_on(network: Network, faces: Faces, request: EvaluateRequest) -> None:
-    chosen_on = network.checkpoint["data"].get("val_fingerprint")
-    if request.split == "test" and chosen_on is not None and faces.split_fingerprint("test") == chosen_on:
-        raise DataError(
-            f"the run chose its best epoch on exactly these faces of {faces.source}, so they are no test for it; "
-            "score them with --split val, or name data that the run has not seen."
-        )
