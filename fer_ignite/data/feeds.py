@@ -8,6 +8,7 @@ mix-up partners are decided in one place, the plan.
 
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,7 +58,9 @@ class PackFeed:
         self.pack, self.device = pack, device
         self.resident: Tensor | None = None
         if pack.is_memmap:
-            pixels_NHWC = torch.from_numpy(pack.pixels)
+            with warnings.catch_warnings():  # a pack larger than memory is mapped read-only; nothing writes to it
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                pixels_NHWC = torch.from_numpy(pack.pixels)
             if device.type == "cpu":
                 self.resident = pixels_NHWC
             elif pixels_NHWC.nbytes <= resident_bytes:

@@ -63,7 +63,8 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
     """
     _, unit_N, sizes_U = np.unique(units_N, return_inverse=True, return_counts=True)
     if not 2 <= folds <= len(sizes_U):
-        raise ConfigError(f"--folds {folds}: give 2 to {len(sizes_U)}, the number of images (or groups of them) that are no copies of each other.")
+        most = f"{len(sizes_U)}, the number of images (or groups of them) that are no copies of each other"
+        raise ConfigError(f"--folds {folds}: give 2 to {most}.")
     members = np.split(np.argsort(unit_N, kind="stable"), np.cumsum(sizes_U)[:-1])
     drawn_U = generator(seed, "split").permutation(len(sizes_U))
     order_U = drawn_U[np.argsort(-sizes_U[drawn_U], kind="stable")]

@@ -11,6 +11,7 @@ A pack is complete or isn't there: it is built in a folder of another name and r
 
 # Dimensions: N images in the pack, B images asked for, H W pixels, C channels, K classes.
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fer_ignite.data.images import fit_image, printable, read_image_bytes
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import DataError
 
-__all__ = ["PACK_FORMAT", "PACK_VERSION", "Pack", "describe", "is_pack", "open_pack"]
+__all__ = ["PACK_FORMAT", "PACK_VERSION", "Pack", "describe", "is_pack", "map_array", "open_pack"]
 
 PACK_FORMAT = "fer_ignite pack"
 PACK_VERSION = 1
@@ -102,8 +103,18 @@ class Pack:
         return fit_image(image, fit["side_px"], fit["mode"], fit["channels"])
 
     def _map(self, name: str) -> Any:
-        # Copy-on-write: torch.from_numpy warns about arrays that can't be written, and the file can't be changed by it.
-        return np.load(self.path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        return map_array(self.path / f"{name}.npy")
+
+
+def map_array(file: Path) -> Any:
+    """The array in a .npy file, mapped copy-on-write; read-only where that would be more than the machine's memory and swap."""
+    try:
+        # torch.from_numpy warns about arrays that can't be written, and copy-on-write can't change the file.
+        return np.load(file, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 class _Blobs:

@@ -46,7 +46,10 @@ def previous_final_outcome(environ: Mapping[str, str] = os.environ) -> Outcome |
     marker = final_outcome_marker(environ)
     if marker is None or restart_count(environ) == 0 or not marker.exists():
         return None
-    outcome = Outcome(**json.loads(marker.read_text(encoding="utf-8")))
+    value = json.loads(marker.read_text(encoding="utf-8"))
+    if value.pop("attempt") == restart_count(environ):
+        return None  # ended because a machine joined, which torchrun does not count as a restart
+    outcome = Outcome(**value)
     return replace(outcome, message=f"Not restarted: {outcome.message or outcome.status}")
 
 
@@ -55,7 +58,7 @@ def mark_final(outcome: Outcome, environ: Mapping[str, str] = os.environ) -> Non
     marker = final_outcome_marker(environ)
     if marker is not None and outcome.exit_code in FINAL_CODES:
         with suppress(OSError):
-            write_json(marker, asdict(outcome))
+            write_json(marker, {**asdict(outcome), "attempt": restart_count(environ)})
 
 
 def run_joined(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
@@ -124,7 +127,8 @@ def _init_group(plan: Plan) -> None:
 
     timeout = timedelta(seconds=plan.spec.dist_timeout_s)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    store = PrefixStore(f"fer-ignite/{restart_count()}", store)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = PrefixStore(f"fer-ignite/{restart_count()}", store)
     dist.init_process_group(plan.backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 

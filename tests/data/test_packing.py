@@ -73,6 +73,21 @@ def test_a_pack_is_pickled_as_its_path_and_its_map_can_be_written_without_harm(d
     assert open_pack(pack.path).pixels[0].any()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit that stands for a full memory is Linux's")
+def test_an_array_larger_than_memory_is_mapped_read_only(tmp_path):
+    """A limit on private writable memory stands for a machine that has no more; the file is a hole of 8 GB."""
+    np.lib.format.open_memmap(tmp_path / "large.npy", mode="w+", dtype=np.uint8, shape=(8 << 30,))
+    np.save(tmp_path / "small.npy", np.arange(5))
+    code = (
+        "import resource, sys; from pathlib import Path; from fer_ignite.data.pack import map_array\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))\n"
+        "large, small = (map_array(Path(sys.argv[1]) / name) for name in ('large.npy', 'small.npy'))\n"
+        "print(len(large), large[-1], large.flags.writeable, small.flags.writeable)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(8 << 30), "0", "False", "True"]
+
+
 def test_the_second_time_nothing_is_built(data, tmp_path):
     pack = build(data, tmp_path)
     made = (pack.path / "pixels.npy").stat().st_mtime_ns

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Two machines with four GPUs each, one process per GPU:
+#
+#   NAME=first sbatch deploy/slurm.sh --data /shared/fer2013.csv --epochs 100
+#
+# What follows the script goes to "fer-ignite train". SHARED is a folder that all machines see under the same name; runs and
+# packs lie in it. Three minutes before the time is over Slurm sends SIGTERM: the run saves at its current step and leaves
+# with 143, and the job goes back into the queue, where the same line continues it. Other codes end it.
+#SBATCH --job-name=fer-ignite
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+SHARED=${SHARED:-${SLURM_SUBMIT_DIR:-$PWD}}
+export FER_IGNITE_CACHE="$SHARED/packs"
+
+# Slurm binds each task to its own cores, so the program can't see that they are all its own: it is told how many. All tasks
+# must see all GPUs of their machine: no --gpus-per-task, no --gpu-bind.
+code=0
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --resume auto --quiet \
+    --threads "${SLURM_CPUS_PER_TASK:-1}" "$@" || code=$?
+if [ "$code" -eq 143 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
