@@ -60,7 +60,7 @@ def test_the_import_needs_no_torch():
     assert fresh("import sys, fer_ignite; print('torch' in sys.modules)").strip() == "False"
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["predict"], ["pack"], ["info"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["predict"], ["pack"], ["info"], ["demo"]])
 def test_help_needs_neither_torch_nor_matplotlib(arguments):
     code = (
         "import sys\nfrom fer_ignite.cli.main import main\n"
