@@ -33,6 +33,7 @@ _FIRST_STEPS = """\
 First steps:
 
 \b
+  fer-ignite demo                              a page to try the shipped network with your own pictures
   fer-ignite train                             demo faces, about a minute
   fer-ignite train --data fer2013.csv          the real thing, some minutes
   fer-ignite evaluate runs/NAME/checkpoints/best.pt
