@@ -1,16 +1,14 @@
-"""``fer-ignite predict``: expressions in image files; a table, csv or JSON lines."""
+"""``fer-ignite predict``: expressions in image files, or of every face in photographs and videos; a table, csv or JSON lines."""
 
-import csv
-import glob
-import io
+import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
+from fer_ignite.cli.rows import csv_line, harmless, printable
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -20,93 +18,77 @@ __all__ = ["command"]
 @click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--topk", type=click.IntRange(1), default=3, show_default=True, help="Expressions per file.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images per batch.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Faces per batch.")
 @click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
+@click.option("--faces", is_flag=True, help="Find the faces in photographs, videos (.mp4 .mov .avi .mkv .webm) and webcam:0.")
+@click.option("--detector", metavar="NAME", help="mtcnn, or your own package.module:function.  [default: mtcnn]")
+@click.option("--margin", type=click.FloatRange(-0.4, 2), help="Share of a box added on each side.  [default: the detector's]")
+@click.option("--every", type=click.IntRange(1), metavar="N", help="Look at every N-th frame of videos.  [default: 1]")
+@click.option("--smooth", type=click.FloatRange(0), metavar="SECONDS", help="Smooth over time in videos; 0 = off.  [default: 0.5]")
+@click.option("--save", metavar="FOLDER", help="Write pictures and videos with the faces marked there.")
 def command(
     words: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
-    model: str | None, out: str | None,
+    model: str | None, out: str | None, faces: bool, **of_faces: Any,
 ) -> int:  # fmt: skip
-    """Name the expressions in SOURCES: image files of one face each, folders, globs.
+    """Name the expressions in SOURCES: image files of one face each, folders, globs; with --faces photographs, videos, webcam:0.
 
     CHECKPOINT is a run's, or an .onnx file that `fer-ignite export` has written: that one needs onnxruntime and no torch.
     Without it the network that ships with the package is asked. The training's own preparation comes out of it. A file
     that can't be read is named and doesn't stop the rest; the exit code is then 2 if no file at all could be read.
     """
+    for name in (name for name, value in of_faces.items() if value is not None and not faces):
+        raise ConfigError(f"--{name} is about finding faces; pass --faces too.")
     if out is not None:
         from fer_ignite.cli.options import require_writable  # needs the configuration's libraries, the rest of predict doesn't
 
         require_writable("--out", out)
-    checkpoint, sources = split_words(words)
-    files = list(find_images(sources))
-    from fer_ignite.prediction import open_recogniser, predict
+    from fer_ignite.cli.sources import find_files, split_words
+    from fer_ignite.prediction import open_recogniser
 
-    recogniser = open_recogniser(checkpoint, device=device, model=model, tta=tta)
-    predictions = predict(recogniser, files, topk=topk, batch_size=batch_size)
-    count = min(topk, len(recogniser.classes))
-    readable = 0
+    checkpoint, sources = split_words(words, faces=faces)
+    files = list(find_files(sources, faces=faces))
+    if not faces:
+        recogniser = open_recogniser(checkpoint, device=device, model=model, tta=tta)
+        with _target(out) as write:
+            return 0 if _write_predictions(recogniser, files, write, form=form, topk=topk, batch_size=batch_size) else 2
+    from fer_ignite.cli.predict_faces import open_sightings, write_sightings
+
+    sightings, topk = open_sightings(
+        lambda: open_recogniser(checkpoint, device=device, model=model, tta=tta), files, topk=topk, batch_size=batch_size, **of_faces
+    )
+    with _target(out) as write:
+        return 0 if write_sightings(sightings, write, form=form, topk=topk) else 2
+
+
+@contextlib.contextmanager
+def _target(out: str | None) -> Iterator[Callable[[str], Any]]:
     target: Any = open(out, "w", encoding="utf-8", newline="") if out else sys.stdout  # noqa: SIM115
     try:
-        if form == "csv":
-            target.write(_csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
-        for prediction in predictions:
-            readable += prediction.error is None
-            target.write(_FORMS[form](prediction, count))
-            if prediction.error is not None and form == "table":
-                click.echo(f"fer-ignite: {prediction.error}", err=True)
+        yield target.write
         target.flush()
     finally:
         if out:
             target.close()
-    return 0 if readable else 2
 
 
-def split_words(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The checkpoint, the shipped one where none is named, and the sources.
+def _write_predictions(
+    recogniser: Any, files: Sequence[str], write: Callable[[str], Any], *, form: str, topk: int, batch_size: int
+) -> bool:
+    from fer_ignite.prediction import predict
 
-    Raises:
-        ConfigError: a checkpoint and nothing to look at.
-    """
-    from fer_ignite.data.images import FORMAT_OF_SUFFIX
-
-    first, *rest = words
-    if Path(first).is_dir() or Path(first).suffix.lower() in FORMAT_OF_SUFFIX or glob.has_magic(first):
-        from fer_ignite.weights import shipped_checkpoint
-
-        return str(shipped_checkpoint()), words
-    if not rest:
-        raise ConfigError(f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it.")
-    return first, rest
-
-
-def find_images(sources: Sequence[str]) -> Iterator[str]:
-    """The image files that paths, folders and globs mean, sorted within each.
-
-    Raises:
-        ConfigError: a source that is nothing of these, or holds no image file.
-    """
-    from fer_ignite.data.images import FORMAT_OF_SUFFIX
-
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found = [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in FORMAT_OF_SUFFIX]
-            if not found:
-                raise ConfigError(f"{printable(source)} holds no image file; name a folder with images.")
-        elif path.exists():
-            found = [source]
-        else:
-            found = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
-            if not found:
-                raise ConfigError(f"there is no file {printable(source)}; name image files, folders or globs.")
-        yield from found
-
-
-def printable(text: str) -> str:
-    """A path on one line, whatever its name holds."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+    count = min(topk, len(recogniser.classes))
+    readable = False
+    if form == "csv":
+        write(csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
+    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size):
+        readable = readable or prediction.error is None
+        write(_FORMS[form](prediction, count))
+        if prediction.error is not None and form == "table":
+            click.echo(f"fer-ignite: {prediction.error}", err=True)
+    return readable
 
 
 def _table(prediction: Any, count: int) -> str:
@@ -128,18 +110,7 @@ def _json_line(prediction: Any, count: int) -> str:
 def _csv(prediction: Any, count: int) -> str:
     cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * count - len(cells))
-    return _csv_line([_harmless(printable(prediction.file)), *cells, prediction.error or ""])
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    # A spreadsheet runs what begins like a formula.
-    return "'" + cell if cell[:1] in ("=", "+", "-", "@") else cell
+    return csv_line([harmless(printable(prediction.file)), *cells, harmless(prediction.error or "")])
 
 
 _FORMS = {"table": _table, "csv": _csv, "jsonl": _json_line}

@@ -1,0 +1,100 @@
+"""``fer-ignite predict --faces``: a row per face with its box and probabilities; a table, csv or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import click
+
+from fer_ignite.cli.rows import csv_line, harmless, printable
+from fer_ignite.photos.detection import open_detector
+from fer_ignite.photos.looking import Sighting, look_for_faces
+from fer_ignite.photos.opencv import load_opencv
+from fer_ignite.photos.reading import PhotoReader
+from fer_ignite.photos.saving import Album
+from fer_ignite.prediction import Recogniser
+
+__all__ = ["open_sightings", "write_sightings"]
+
+_BOX = ("left", "top", "width", "height", "score")
+
+
+def open_sightings(
+    recogniser: Callable[[], Recogniser], files: Iterable[str], *, topk: int, batch_size: int, detector: str | None,
+    margin: float | None, every: int | None, smooth: float | None, save: str | None,
+) -> tuple[Iterator[Sighting], int]:  # fmt: skip
+    """The rows, and how many expressions each has; what is missing is told before a network is read.
+
+    Raises:
+        ConfigError: a library, the detector or the folder can't be used.
+    """
+    load_opencv()
+    found, album = open_detector(detector or "mtcnn"), None if save is None else Album(save)
+    reader = PhotoReader(recogniser(), found, margin=margin, batch_size=batch_size)
+    rows = look_for_faces(files, reader, every=every or 1, smooth_s=0.5 if smooth is None else smooth, album=album)
+    return rows, min(topk, len(reader.recogniser.classes))
+
+
+def write_sightings(sightings: Iterable[Sighting], write: Callable[[str], Any], *, form: str, topk: int) -> bool:
+    """Prints rows as they come; whether any source could be read.
+
+    Args:
+        topk: expressions per face, at most as many as the network knows.
+    """
+    readable = False
+    if form == "csv":
+        labels = [f"{what}_{i}" for i in range(1, topk + 1) for what in ("label", "p")]
+        write(csv_line(["file", "time_s", "track", "face", *_BOX, *labels, "error"]))
+    for sighting in sightings:
+        readable = readable or sighting.error is None
+        write(_FORMS[form](sighting, topk))
+        if sighting.error is not None and form == "table":
+            click.echo(f"fer-ignite: {sighting.error}", err=True)
+    return readable
+
+
+def _best(sighting: Sighting, topk: int) -> list[tuple[str, float]]:
+    chances = {} if sighting.reading is None else sighting.reading.probabilities
+    return sorted(chances.items(), key=lambda pair: -pair[1])[:topk]
+
+
+def _table(sighting: Sighting, topk: int) -> str:
+    name = printable(sighting.file)
+    if sighting.reading is None:
+        return f"{name}  {'-' if sighting.error else 'no face'}\n"
+    box = sighting.reading.box
+    when = f"face {sighting.face}" if sighting.time_s is None else f"{sighting.time_s:8.3f} s  track {sighting.track}"
+    where = f"{box.width:.0f} x {box.height:.0f} at {box.left:.0f}, {box.top:.0f}"
+    return f"{name}  {when}  {where}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
+
+
+def _json_line(sighting: Sighting, topk: int) -> str:
+    values: dict[str, Any] = {"file": sighting.file}
+    if sighting.time_s is not None:
+        values |= {"time_s": round(sighting.time_s, 6), "track": sighting.track}
+    if sighting.error is not None:
+        values["error"] = sighting.error
+    else:
+        values["face"] = sighting.face
+    if sighting.reading is not None:
+        best = _best(sighting, topk)
+        box = {name: round(getattr(sighting.reading.box, name), 4) for name in _BOX}
+        values |= {"box": box, "label": best[0][0], "probabilities": dict(best)}
+    return json.dumps(values) + "\n"
+
+
+def _csv(sighting: Sighting, topk: int) -> str:
+    time = "" if sighting.time_s is None else f"{sighting.time_s:.6f}"
+    face = "" if sighting.error is not None else str(sighting.face)
+    box = [""] * len(_BOX)
+    if sighting.reading is not None:
+        box = [f"{getattr(sighting.reading.box, name):.4f}" for name in _BOX]
+    cells = [cell for name, p in _best(sighting, topk) for cell in (name, f"{p:.6f}")]
+    cells += [""] * (2 * topk - len(cells))
+    track = "" if sighting.track is None else str(sighting.track)
+    return csv_line([harmless(printable(sighting.file)), time, track, face, *box, *cells, harmless(sighting.error or "")])
+
+
+_FORMS: dict[str, Callable[[Sighting, int], str]] = {"table": _table, "csv": _csv, "jsonl": _json_line}
