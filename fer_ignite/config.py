@@ -268,6 +268,13 @@ class Config(BaseModel):
     keep: int = _setting(2, "Resume points kept.", "Output", ge=2)
     log_every: int = _setting(50, "Iterations between logged steps.", "Output", ge=1)
     tensorboard: bool = _setting(True, "Write TensorBoard files.", "Output")
+    track: Annotated[tuple[Literal["mlflow", "wandb", "clearml"], ...], BeforeValidator(_split_text)] = _setting(
+        (), "Also log to mlflow, wandb, clearml, comma separated; their own environment variables say where to.", "Output"
+    )
+    project: str | None = _setting(
+        None, "MLflow experiment, W&B or ClearML project. [default: the tracker's own setting, or fer_ignite]", "Output", min_length=1
+    )
+    track_checkpoints: bool = _setting(True, "Send best.pt to the trackers at the end.", "Output")
     plots: bool = _setting(True, "Draw curves and confusion matrix.", "Output")
     profile: Literal["none", "basic", "handlers"] = _setting("none", "Ignite's time profilers, printed at the end.", "Output")
     quiet: bool = _setting(False, "Only warnings and the result.", "Output")

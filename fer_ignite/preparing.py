@@ -17,6 +17,7 @@ from fer_ignite.imports import is_object_name
 from fer_ignite.launch import restart_count
 from fer_ignite.runlock import RunLock, lock_folder
 from fer_ignite.storage import clean_temporary
+from fer_ignite.tracking.checking import check_trackers
 from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
 
@@ -127,6 +128,8 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
     check_names(config)
+    if found is None or _finished(found.mapping, config, folder) is None:
+        check_trackers(config.track, folder.trackers)
     pack, fingerprint = pack_of(config)
     config, said = pin_exclusion(config, pack)
     notes += said

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from ignite.engine import Engine, Events
 
 from fer_ignite.errors import ConfigError
 from fer_ignite.launch.groups import agree_on_text
+from fer_ignite.tracking.attaching import attach_trackers
 from fer_ignite.training import amp
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.logging import (
@@ -21,7 +23,7 @@ from fer_ignite.training.parts import schedule_of
 from fer_ignite.training.records import attach_records
 from fer_ignite.training.saving import DurableSaver, attach_best, attach_resume_points
 from fer_ignite.training.schedules import PlateauFactor, attach_schedule
-from fer_ignite.training.session import Session
+from fer_ignite.training.session import Session, versions
 from fer_ignite.training.state import evaluation_state, resume_state
 from fer_ignite.training.stopping import attach_early_stopping, finite_score, lower_is_better, voting_handlers
 
@@ -79,7 +81,7 @@ def attach_run(session: Session) -> None:
 
 
 def attach_reports(session: Session) -> None:
-    """What the main process writes and shows: history, pictures, progress bar, TensorBoard, profiler."""
+    """What the main process writes and shows: history, pictures, progress bar, TensorBoard, trackers, profiler."""
     config, trainer, folder = session.config, session.trainer, session.folder
     session.adopt("history", attach_history(trainer, folder, session.history_line, logger))
     if config.plots:
@@ -90,8 +92,28 @@ def attach_reports(session: Session) -> None:
         session.objects["tensorboard"] = attach_tensorboard(
             trainer, session.evaluator, session.optimizer, folder, records=session.records, every=config.log_every,
         )  # fmt: skip
+    if config.track:
+        session.objects["trackers"] = attach_trackers(
+            config.track, trainer, session.optimizer, folder, records=session.records, line=session.history_line,
+            settings=lambda: _described(session), project=config.project, checkpoint=config.track_checkpoints,
+            every=config.log_every,
+        )  # fmt: skip
     if config.profile == "basic":
         session.objects["profiler"] = attach_basic_profiler(trainer)
+
+
+def _described(session: Session) -> dict[str, Any]:
+    """The settings, and what else tells this run from another; no secrets are among them."""
+    return {
+        **session.config.model_dump(mode="json"),
+        **{f"versions.{name}": version for name, version in versions().items()},
+        "run.data": session.faces.source,
+        "run.data_fingerprint": session.faces.fingerprint,
+        "run.device": str(session.device),
+        "run.precision": session.precision,
+        "run.processes": session.world,
+        "run.parameters": sum(parameter.numel() for parameter in session.model.parameters()),
+    }
 
 
 def attach_decisions(session: Session) -> None:

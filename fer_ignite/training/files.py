@@ -30,6 +30,7 @@ class RunFolder:
         self.log = self.path / "log.txt"
         self.ledger = self.path / "ledger.jsonl"
         self.report = self.path / "report.html"
+        self.trackers = self.path / "trackers.json"
 
     def create(self) -> None:
         """Makes the folder and those within.
@@ -48,7 +49,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run left; files of other origin stay."""
-        stale = [self.summary, self.history, self.results, self.log, self.ledger, self.report]
+        stale = [self.summary, self.history, self.results, self.log, self.ledger, self.report, self.trackers]
         for folder, pattern in ((self.checkpoints, "*.pt"), (self.plots, "*.png"), (self.tensorboard, "events.*")):
             stale += list(folder.glob(pattern))
         for file in stale:

@@ -50,6 +50,8 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
             _note_look(session, summary["test"])
     if session.rank == 0:
         session.folder.write_summary(summary)
+        if "trackers" in session.objects:
+            session.objects["trackers"].finish(summary)
     return summary
 
 

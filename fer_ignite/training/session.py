@@ -140,6 +140,8 @@ class Session:
         """Trains until the last epoch or a common decision to stop; returns the reason, the same on all processes."""
         self._move_late_handlers_back()
         self._reraise_last()
+        if "trackers" in self.objects:
+            self.objects["trackers"].open()
         trainer, epochs = self.trainer, self.config.epochs
         length = len(self.train_stream)
         if self.votes.reason or trainer.state.iteration >= epochs * length:
@@ -150,13 +152,20 @@ class Session:
             trainer.run(side_by_side(self.train_stream, self.device), max_epochs=epochs, epoch_length=length)
             self.votes.drain()
         finally:
-            self.close()
+            self._settle()
         return self.votes.reason
 
     def close(self) -> None:
-        """Ends what writes in the background; what was logged by then is in the files."""
+        """Ends what writes in the background; what was logged by then is in the files, and has been sent."""
+        self._settle()
+        if "trackers" in self.objects:
+            self.objects["trackers"].close()
+
+    def _settle(self) -> None:
         if "tensorboard" in self.objects:
             self.objects["tensorboard"].close()
+        if "trackers" in self.objects:
+            self.objects["trackers"].settle()
 
     def _reraise_last(self) -> None:
         # With a user's handler on EXCEPTION_RAISED Ignite goes on as if nothing had happened (engine.py, 674).

@@ -25,7 +25,7 @@ __all__ = ["draw_rates", "find_lr"]
 
 # What would set the rate itself, stop the run, judge it or write files. The average of the weights is of no use here.
 _BARE = {
-    "sched": "constant", "warmup_epochs": 0.0, "min_lr": 0.0, "patience": 0, "model_ema": False, "tensorboard": False,
+    "sched": "constant", "warmup_epochs": 0.0, "min_lr": 0.0, "patience": 0, "model_ema": False, "tensorboard": False, "track": (),
     "plots": False, "quiet": True, "profile": "none", "resume": None, "time": None, "fast_dev_run": False,
     "nonfinite_patience": 1_000_000,
 }  # fmt: skip
