@@ -42,8 +42,9 @@ class WandbTracker(Tracker, WandBLogger):
         import wandb
 
         entry = self.register.entry(self.name)
-        self.joined = wandb.run is not None  # the user's own, around train(); it is not ours to end
-        known = wandb.run.id if self.joined else str(entry.get("id") or secrets.token_hex(4))
+        own = wandb.run  # the user's, around train(); it is not ours to end
+        self.joined = own is not None
+        known = str(own.id) if own is not None else str(entry.get("id") or secrets.token_hex(4))
         if known != entry.get("id"):  # kept first: a start that dies in between is continued, not doubled
             entry = {}
             self.register.begin(self.name, id=known)
