@@ -19,6 +19,8 @@ from fer_ignite.data.images import MAX_PIXELS, fit_image, is_colourless, printab
 from fer_ignite.errors import DataError
 
 ENV = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
+OLD = int(Image.__version__.split(".")[0]) < 13
+NEW_PILLOW = pytest.mark.skipif(OLD, reason="Pillow 12.3 can't read the YCbCr TIFF that it has written; 13 can")
 RAMP = np.linspace(0, 255, 24 * 32).reshape(24, 32).astype(np.uint8)
 
 
@@ -78,8 +80,8 @@ def test_sixteen_bit_pgm_and_rgb_png_are_scaled(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "suffix", "expected"),
     [("RGB", ".png", "RGB"), ("P", ".png", "RGB"), ("1", ".png", "L"), ("LA", ".png", "L"), ("RGBA", ".png", "RGB"),
-     ("CMYK", ".jpg", "RGB"), ("CMYK", ".tif", "RGB"), ("YCbCr", ".tif", "RGB"), ("RGB", ".gif", "RGB"),
-     ("L", ".jpg", "L")],
+     ("CMYK", ".jpg", "RGB"), ("CMYK", ".tif", "RGB"), pytest.param("YCbCr", ".tif", "RGB", marks=NEW_PILLOW),
+     ("RGB", ".gif", "RGB"), ("L", ".jpg", "L")],
 )  # fmt: skip
 def test_every_usual_mode_becomes_gray_or_rgb_and_looks_the_same(tmp_path, mode, suffix, expected):
     original = colour(mode)
