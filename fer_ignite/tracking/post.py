@@ -16,7 +16,7 @@ logger = logging.getLogger("fer_ignite")
 _MOST_WAITING = 100_000
 _VALUES_PER_LETTER = 500  # MLflow takes 1000 in a request
 _RETRY_S = 2.0
-_GRACE_S = 3.0  # at the end, for a server that was away before: longer than one trial's distance from the next
+_GRACE_S = 1.0  # at the end, for a server that was away before
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Post:
                 self._say("away", "%s; the training goes on, and what is missing is sent when it answers again", reason)
                 if self._leaving.wait(_RETRY_S):
                     return False
-                self._failing = False  # a trial that is under way is waited for
             else:
                 break
+        self._failing = False
         return True
 
     def _say(self, kind: str, text: str, *values: Any) -> None:

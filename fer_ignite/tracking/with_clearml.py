@@ -14,16 +14,10 @@ from fer_ignite.tracking.tracker import Tracker, no_answer, require_package
 
 __all__ = ["ClearmlTracker"]
 
-# Nothing of the process is patched: no torch.save that uploads, no arguments taken over, no console captured. Nor is the
-# repository read: ClearML looks through all files below the working folder, and task.close() waits for it, for minutes.
-_FRAMEWORKS = (
-    "detect_repository", "matplotlib", "tensorflow", "tensorboard", "tfdefines", "pytorch", "xgboost", "scikit", "fastai",
-    "lightgbm", "hydra", "joblib", "megengine", "catboost", "gradio", "jsonargparse",
-)  # fmt: skip
-_HANDS_OFF = {
-    **dict.fromkeys(("auto_connect_arg_parser", "auto_connect_streams", "auto_resource_monitoring"), False),
-    "auto_connect_frameworks": dict.fromkeys(_FRAMEWORKS, False),
-}
+# Nothing of the process is patched: no torch.save that uploads, no arguments taken over, no console captured.
+_HANDS_OFF = dict.fromkeys(
+    ("auto_connect_frameworks", "auto_connect_arg_parser", "auto_connect_streams", "auto_resource_monitoring"), False
+)
 
 
 class ClearmlTracker(Tracker, ClearMLLogger):

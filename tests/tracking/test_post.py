@@ -67,7 +67,7 @@ def test_a_server_that_is_away_is_waited_for_by_nobody(warned):
         post.put(Point({"a": 1.0}, step))
     assert time.monotonic() - begun < 1
     assert not post.close(within_s=60)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 5
     assert len([message for message in warned.messages if "T is away" in message]) == 1
     assert len([message for message in warned.messages if "did not get all" in message]) == 1
 
@@ -87,21 +87,6 @@ def test_a_server_that_comes_back_gets_everything(monkeypatch):
     time.sleep(0.2)
     up.set()
     assert post.close(within_s=5) and sent == list(range(10))
-
-
-def test_the_end_waits_for_a_server_that_has_just_come_back():
-    up, sent = threading.Event(), []
-
-    def deliver(points):
-        if not up.is_set():
-            raise ConnectionError
-        sent.extend(point.step for point in points)
-
-    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
-    post.put(Point({"a": 1.0}, 1))
-    time.sleep(0.2)  # the first trial has failed; the next is 2 s away
-    up.set()
-    assert post.close(within_s=60) and sent == [1]
 
 
 def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
