@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fer_ignite import Config, train
+from fer_ignite import train
 
 processes = importlib.import_module("processes")
 support = importlib.import_module("support")
 growth = importlib.import_module("growth")
-handlers = importlib.import_module("handlers")
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,13 +24,14 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "growth.jsonl").read_text().splitlines()]
 
 
-def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_TEST_FOLDER", str(tmp_path))
-    config = Config(
-        data="demo:140", epochs=50, batch_size=32, model_args={"widths": [8, 8], "blocks": [0, 0]}, precision="fp32",
-        threads=1, out=str(tmp_path), quiet=True,
-    )  # fmt: skip
-    train(config, handlers=[handlers.note_growth])
+def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(server, tmp_path):
+    """In a process of its own: what other tests left behind in this one is freed, and taken again, at any time."""
+    settings = {
+        "data": "demo:140", "epochs": 50, "batch_size": 32, "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "precision": "fp32",
+        "threads": 1, "out": str(tmp_path), "quiet": True, "handlers": "handlers:note_growth",
+    }  # fmt: skip
+    started = server.start(settings, tmp_path / "log", FER_TEST_FOLDER=str(tmp_path))
+    assert started.wait(240) == 0, started.said
     settled, *_, last = lines_of(tmp_path)[19:]
     assert last["resident"] - settled["resident"] <= 10
     assert all(last[what] == settled[what] for what in ("descriptors", "threads", "children"))
