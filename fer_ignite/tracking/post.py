@@ -16,7 +16,7 @@ logger = logging.getLogger("fer_ignite")
 _MOST_WAITING = 100_000
 _VALUES_PER_LETTER = 500  # MLflow takes 1000 in a request
 _RETRY_S = 2.0
-_GRACE_S = 1.0  # at the end, for a server that was away before
+_GRACE_S = 5.0  # at the end, for a trial that is under way while the server is away
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Post:
         self._letters: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
         self._said: set[str] = set()
         self._leaving = threading.Event()
-        self._failing = False
+        self._hurry = threading.Event()  # somebody waits: the next trial is due at once
+        self._failing, self._failures = False, 0
         self._thread: threading.Thread | None = None
 
     def put(self, letter: Point | Callable[[], Any]) -> None:
@@ -65,22 +66,27 @@ class Post:
             self._say("full", "more than %d points wait for %s; later ones are left out", _MOST_WAITING, self.title)
 
     def drain(self, *, within_s: float) -> bool:
-        """Waits until all is delivered; gives up after ``within_s``, or soon where the server is away."""
+        """Waits until all is delivered; gives up after ``within_s``, or as soon as the server is seen to be away still."""
         if self._thread is None or self._leaving.is_set():
             return True  # nothing was put, or nothing will be sent any more
-        arrived = threading.Event()
+        arrived, begun, failures = threading.Event(), time.monotonic(), self._failures
         self.put(arrived.set)
-        begun = time.monotonic()
-        while not arrived.wait(0.02):
-            waited = time.monotonic() - begun
-            if waited > within_s or (self._failing and waited > _GRACE_S):
-                return False
-        return True
+        self._hurry.set()
+        try:
+            while not arrived.wait(0.02):
+                waited = time.monotonic() - begun
+                seen = self._failures >= failures + 2  # the first of the two may have begun before the server came back
+                if waited > within_s or seen or (self._failing and waited > _GRACE_S):
+                    return False
+            return True
+        finally:
+            self._hurry.clear()
 
     def close(self, *, within_s: float) -> bool:
         """Delivers what waits, as :meth:`drain`; what comes later is dropped."""
         done = self.drain(within_s=within_s)
         self._leaving.set()
+        self._hurry.set()  # who waits for the next trial leaves
         if not done:
             self._say("lost", "%s did not get all of this run; the run's own files have it", self.title)
         return done
@@ -111,9 +117,10 @@ class Post:
                 if reason is None:
                     self._say("refused", "%s refused a part of the record (%s); the training goes on", self.title, _first_line(error))
                     break
-                self._failing = True
+                self._failing, self._failures = True, self._failures + 1
                 self._say("away", "%s; the training goes on, and what is missing is sent when it answers again", reason)
-                if self._leaving.wait(_RETRY_S):
+                self._hurry.wait(_RETRY_S)
+                if self._leaving.is_set():
                     return False
             else:
                 break

@@ -89,6 +89,24 @@ def test_a_server_that_comes_back_gets_everything(monkeypatch):
     assert post.close(within_s=5) and sent == list(range(10))
 
 
+def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
+    monkeypatch.setattr("fer_ignite.tracking.post._RETRY_S", 60)
+    up, tried, sent = threading.Event(), threading.Event(), []
+
+    def deliver(points):
+        if not up.is_set():
+            tried.set()
+            raise ConnectionError
+        sent.extend(point.step for point in points)
+
+    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
+    post.put(Point({"a": 1.0}, 1))
+    assert tried.wait(5)
+    assert not post.drain(within_s=60)  # away still
+    up.set()
+    assert post.close(within_s=5) and sent == [1]
+
+
 def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
     post = Post("T", lambda points: time.sleep(60), away=lambda: None)
     post.put(Point({"a": 1.0}, 1))
