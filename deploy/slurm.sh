@@ -20,12 +20,11 @@ set -euo pipefail
 SHARED=${SHARED:-${SLURM_SUBMIT_DIR:-$PWD}}
 export FER_IGNITE_CACHE="$SHARED/packs"
 
-# Slurm binds each task to its own cores, so the program can't see that they are all its own: it is told how many. All tasks
-# must see all GPUs of their machine: no --gpus-per-task, no --gpu-bind.
+# Slurm binds each task to its own cores; SLURM_CPUS_PER_TASK, which --cpus-per-task sets, tells the program how many. All
+# tasks must see all GPUs of their machine: no --gpus-per-task, no --gpu-bind.
 code=0
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --resume auto --quiet \
-    --threads "${SLURM_CPUS_PER_TASK:-1}" "$@" || code=$?
+    fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --resume auto --quiet "$@" || code=$?
 if [ "$code" -eq 143 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

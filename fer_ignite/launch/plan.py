@@ -108,6 +108,7 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) ->
     cuda_devices = _visible_cuda_devices(spec, machine)
     device = choose_device(spec.device, cuda_devices=cuda_devices, has_mps=machine.has_mps)
     plan = Plan(mode="single", device=device, nproc=1, threads=1, spec=spec)
+    cores = machine.cores
     found = _foreign_launcher(environ)
     if found is not None:
         launcher, local_processes = found
@@ -118,12 +119,15 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) ->
                 f"leave {flag} out, or start the command without {launcher}."
             )
         plan = replace(plan, mode="joined", nproc=local_processes)
+        if launcher == "srun" and "SLURM_CPUS_PER_TASK" in environ:
+            # Slurm binds a task to its own cores: the ones that it sees are not the ones that all tasks share.
+            cores = int(environ["SLURM_CPUS_PER_TASK"]) * local_processes
     elif spec.nproc not in (None, 1) or spec.nnodes > 1:
         plan = replace(plan, mode="spawn", nproc=spec.nproc or 1)
-    warning = process_count_warning(plan.nproc, device=device, cores=machine.cores, cuda_devices=cuda_devices)
+    warning = process_count_warning(plan.nproc, device=device, cores=cores, cuda_devices=cuda_devices)
     if plan.mode == "spawn" and machine.system != "linux":
         warning = f"Several processes on one machine are tested on Linux only, this is {machine.system}."
-    threads = threads_per_process(spec.threads, cores=machine.cores, nproc=plan.nproc)
+    threads = threads_per_process(spec.threads, cores=cores, nproc=plan.nproc)
     return replace(plan, threads=threads, warning=warning)
 
 

@@ -130,6 +130,14 @@ def test_a_slurm_step_of_several_tasks_is_joined():
     }
 
 
+def test_a_slurm_task_uses_all_the_cores_that_it_is_bound_to():
+    bound = Machine(cores=8, cuda_devices=4)  # a task of four on this machine sees its own eight only
+    assert make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "8"}, bound).threads == 8
+    assert make_plan(LaunchSpec(), SRUN, bound).threads == 2  # nobody said whether they are shared
+    narrow = make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "1"}, Machine(cores=1, cuda_devices=0))
+    assert (narrow.threads, narrow.warning) == (1, None)
+
+
 @pytest.mark.parametrize(
     ("hosts", "first"),
     [("a", "a"), ("a,b", "a"), ("gpu[003-007,9],head", "gpu003"), ("n[1,3]-ib", "n1-ib"), ("r1-n2,r1-n3", "r1-n2")],
