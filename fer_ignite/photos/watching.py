@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from fer_ignite.photos.following import FaceTracker, TrackedFace
 from fer_ignite.photos.footage import Footage, Frame
 from fer_ignite.photos.reading import PhotoReader
-from fer_ignite.photos.tracking import TrackedFace, Tracker
 
 __all__ = ["Watched", "watch"]
 
@@ -31,10 +31,10 @@ def watch(
 
     Args:
         every: 1 = each frame is looked at, 2 = every second one.
-        smooth_s: see :class:`Tracker`.
+        smooth_s: see :class:`FaceTracker`.
         all_pixels: whether the frames between two looks are needed too.
     """
-    tracker = Tracker(smooth_s=smooth_s)
+    tracker = FaceTracker(smooth_s=smooth_s)
     frames = footage.frames(lambda number: all_pixels or number % every == 0)
     faces: list[TrackedFace] = []
     for chunk in _chunks(frames, every, 1 if footage.live else _chunk_length(footage, every, all_pixels)):

@@ -20,11 +20,11 @@ import numpy as np  # noqa: E402
 from scenes import backgrounds, scene, write_video  # noqa: E402
 
 from fer_ignite.photos.detection import Box, open_detector  # noqa: E402
+from fer_ignite.photos.following import overlap  # noqa: E402
 from fer_ignite.photos.looking import look_for_faces  # noqa: E402
 from fer_ignite.photos.opencv import load_opencv  # noqa: E402
 from fer_ignite.photos.reading import PhotoReader  # noqa: E402
 from fer_ignite.photos.saving import Album  # noqa: E402
-from fer_ignite.photos.tracking import overlap  # noqa: E402
 from fer_ignite.prediction import open_recogniser  # noqa: E402
 from fer_ignite.weights import shipped_checkpoint  # noqa: E402
 

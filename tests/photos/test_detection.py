@@ -6,8 +6,8 @@ from scenes import backgrounds, scene
 
 from fer_ignite.errors import ConfigError
 from fer_ignite.photos.detection import Box, open_detector
+from fer_ignite.photos.following import overlap
 from fer_ignite.photos.mtcnn import Mtcnn
-from fer_ignite.photos.tracking import overlap
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fer_ignite.photos.detection import Box
 from fer_ignite.photos.reading import FaceReading
 
-__all__ = ["TrackedFace", "Tracker", "overlap"]
+__all__ = ["FaceTracker", "TrackedFace", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class _Track:
     reading: FaceReading
 
 
-class Tracker:
+class FaceTracker:
     """Follows faces.
 
     With x the network's probabilities at time t and p' the track's smoothed ones at its last sighting t', the smoothed
