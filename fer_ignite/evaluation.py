@@ -1,5 +1,6 @@
 """Scoring checkpoints: one on a split, over any number of processes, or two against each other."""
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from fer_ignite.training.losses import build_loss
 from fer_ignite.training.parts import loss_terms
 from fer_ignite.training.scoring import report_of, score_split
 
-__all__ = ["EvaluateRequest", "compare", "evaluate", "hits_of", "launch_evaluation", "paired_difference"]
+__all__ = ["EvaluateRequest", "compare", "evaluate", "hits_of", "launch_evaluation", "paired_difference", "same_faces"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class EvaluateRequest:
     """What ``evaluate`` is asked for; None means the checkpoint's own.
 
     Args:
-        data, votes, split: other data, and which split; test only by name.
+        data, votes, split: other data or other votes, and which split; test only by name. The run's own data keeps its votes.
         tta: views whose probabilities are averaged.
         with_faces: also tell what the network said of each face.
     """
@@ -59,8 +60,9 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
 
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
-        ``data``, ``checkpoint``, ``images_per_second``, ``looks_at_test`` where the run's ledger is at hand; asked
-        ``with_faces``, ``faces``: lists ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
+        ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the faces' places in it), ``checkpoint``,
+        ``images_per_second``, ``looks_at_test`` where the run's ledger is at hand; asked ``with_faces``, ``faces``: lists
+        ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
@@ -82,15 +84,26 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
         FerError: or its kinds; a ConfigError where the two were not scored on the same faces.
     """
     shared = data or str(load_checkpoint(first)["config"]["data"])
-    a = evaluate(first, data=data, with_faces=True, **options)
-    b = evaluate(second, data=shared, with_faces=True, **options)
-    if a["fingerprint"] != b["fingerprint"]:
+    a = evaluate(first, data=data, with_faces=True, **_own_class(first, options))
+    b = evaluate(second, data=shared, with_faces=True, **_own_class(second, options))
+    if not same_faces(a, b):
         raise ConfigError(
-            f"{first} and {second} read {shared} differently (other splits, classes or sizes), so their faces can't be "
-            "paired; compare checkpoints of runs with the same data settings."
+            f"{first} and {second} read {shared} differently (other splits, folds, labels, classes or sizes), so their faces "
+            "can't be paired; compare checkpoints of runs with the same data settings."
         )
     differing = paired_difference(hits_of(a.pop("faces")), hits_of(b.pop("faces")))
     return {"n": a["n"], "split": a["split"], "data": a["data"], **differing, "a": a, "b": b}
+
+
+def _own_class(checkpoint: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, without a class of the user's for a network that is none of it."""
+    named = is_object_name(str(load_checkpoint(checkpoint)["config"].get("model", "")))
+    return {name: value for name, value in options.items() if name != "model" or named}
+
+
+def same_faces(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two evaluations scored the same faces under the same labels: the folds of one data set differ in the faces alone."""
+    return all(a[name] == b[name] for name in ("fingerprint", "faces_sha256"))
 
 
 def paired_difference(hits_a_N: NDArray[np.bool_], hits_b_N: NDArray[np.bool_]) -> dict[str, Any]:
@@ -122,7 +135,7 @@ def launch_evaluation(
     checkpoint = load_checkpoint(request.checkpoint)
     config = evaluation_config(request, checkpoint)
     pack, fingerprint = pack_of(config)
-    if request.data is None and fingerprint not in (None, checkpoint["data"]["fingerprint"]):
+    if request.data is None and request.votes is None and fingerprint not in (None, checkpoint["data"]["fingerprint"]):
         raise DataError(
             f"{config.data} has changed since the training (fingerprint {str(fingerprint)[:12]}, was "
             f"{checkpoint['data']['fingerprint'][:12]}); name it with --data {config.data} to score on it as it is."
@@ -143,18 +156,28 @@ def launch_evaluation(
 def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -> Config:
     """The run's data settings, with what the request changes."""
     saved = {name: value for name, value in checkpoint["config"].items() if name in Config.model_fields}
-    changes: dict[str, Any] = {"cache": request.cache, "quiet": request.quiet, "handlers": (), "resume": None}
+    # What training left out has no part in scoring, and its list need not be at hand.
+    changes: dict[str, Any] = {"cache": request.cache, "quiet": request.quiet, "handlers": (), "resume": None, "exclude": None}
+    if request.votes is not None:
+        changes["votes"] = request.votes
     if request.data is not None:
-        # Another source has roles of its own; the training's renaming of classes still applies to its kind.
-        changes |= {"data": request.data, "votes": request.votes}
-        if request.data != saved.get("data"):
-            changes |= {"classes": None, "folds": None, "fold": None}
+        changes["data"] = request.data
+        if not _same_source(request.data, str(saved.get("data", ""))):
+            # Another source has labels and roles of its own.
+            changes |= {"votes": request.votes, "classes": None, "folds": None, "fold": None, "split": None, "drop_leaks": False}
     elif is_object_name(str(saved.get("data", ""))) and not str(saved["data"]).startswith(("demo:", "kaggle:")):
         raise ConfigError(
             f"the run's data came from the user's class {saved['data']}, which is never imported on a file's word; "
             f"give it again: --data {saved['data']}"
         )
     return check({**saved, **changes})
+
+
+def _same_source(one: str, other: str) -> bool:
+    try:
+        return one == other or os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | None) -> dict[str, Any]:
@@ -167,13 +190,15 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
         network.model, loss_terms(build_loss("ce")), _stream(network, faces, request, config), device=network.device,
         num_classes=len(network.classes), precision=network.precision, tta=request.tta or config.tta, group=cpu_group(),
     )  # fmt: skip
+    in_train_N = faces.in_train(request.split, drop_leaks=config.drop_leaks)
     columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
         **({"faces": {name: values.tolist() for name, values in columns.items()}} if request.with_faces else {}),
-        **report_of(scored, network.classes, temperature=network.temperature, in_train_N=faces.in_train(request.split)),
+        **report_of(scored, network.classes, temperature=network.temperature, in_train_N=in_train_N),
         "split": request.split,
         "data": faces.source,
         "fingerprint": faces.fingerprint,
+        "faces_sha256": hashlib.sha256(scored.indices_N.numpy().tobytes()).hexdigest(),
         "checkpoint": request.checkpoint,
         "precision": network.precision,
         "images_per_second": round(len(scored.labels_N) / max(scored.seconds, 1e-9), 1),

@@ -14,7 +14,8 @@ from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
-from fer_ignite.evaluation import targets_as_known
+from fer_ignite.evaluation import compare, targets_as_known
+from fer_ignite.labels import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
 from fer_ignite.network import run_folder_of
 
 
@@ -202,3 +203,69 @@ def test_an_average_of_the_weights_is_what_is_scored(tiny, tmp_path):
     average = {name: value for name, value in network.model.state_dict().items() if value.is_floating_point()}
     assert any(not torch.equal(value, plain.state_dict()[name]) for name, value in average.items())
     assert all(torch.equal(value, stored["ema"][name]) for name, value in average.items())
+
+
+def test_runs_of_two_folds_are_not_paired(tiny, tmp_path):
+    train(tiny(epochs=1, folds=2))
+    first, second = (tmp_path / f"run-fold{fold}" / "checkpoints" / "best.pt" for fold in (0, 1))
+    with pytest.raises(ConfigError, match="folds"):
+        compare(first, second, quiet=True)
+    assert compare(first, first, quiet=True)["p"] == 1
+
+
+def test_a_run_with_roles_that_were_dealt_is_scored_on_data_with_roles_of_its_own(tiny, tmp_path, folders):
+    root = folders() / "train"  # class folders without roles
+    train(tiny(epochs=1, data=str(root), split=(0.6, 0.2, 0.2)))
+    assert evaluate(tmp_path / "run" / "checkpoints" / "best.pt", data="demo:140", quiet=True)["n"] == 14
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory):
+    """fer2013.csv of drawn faces, and votes for it that call every angry face sad."""
+    folder = tmp_path_factory.mktemp("voted")
+    pixels, labels = draw_faces(84, seed=3)
+    usages = ["Training"] * 56 + ["PublicTest"] * 14 + ["PrivateTest"] * 14
+    rows = [f"{k},{' '.join(map(str, image.ravel().tolist()))},{usage}" for k, image, usage in zip(labels, pixels, usages, strict=True)]
+    (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    column_of = {FERPLUS_TO_FER2013.get(name, name): place for place, name in enumerate(FERPLUS_COLUMNS)}
+    lines = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
+    for place, (label, usage) in enumerate(zip(labels, usages, strict=True)):
+        name = DEMO_CLASSES[label]
+        ballots = ["0"] * len(FERPLUS_COLUMNS)
+        ballots[column_of["sad" if name == "angry" else name]] = "10"
+        lines.append(",".join([usage, f"fer{place:07d}.png", *ballots]))
+    (folder / "fer2013new.csv").write_text("\n".join(lines) + "\n")
+    return folder / "fer2013.csv", folder / "fer2013new.csv"
+
+
+def test_a_run_s_own_data_keeps_its_votes_under_any_name(tiny, tmp_path, voted, monkeypatch):
+    data, votes = voted
+    train(tiny(epochs=1, data=str(data), votes=str(votes)))
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    own = evaluate(best, quiet=True)
+    assert own["per_class"]["angry"]["support"] == 0 and "contempt" in own["class_names"]
+    monkeypatch.chdir(data.parent)
+    again = evaluate(best, data="fer2013.csv", quiet=True)
+    assert again["per_class"] == own["per_class"]
+    compared = compare(best, best, quiet=True)
+    assert compared["n"] == own["n"] and compared["difference"] == 0
+
+
+def test_votes_without_data_relabel_the_run_s_own(tiny, tmp_path, voted):
+    data, votes = voted
+    train(tiny(epochs=1, data=str(data)))
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert evaluate(best, quiet=True)["per_class"]["angry"]["support"] == 2
+    with pytest.raises(FerError, match="contempt"):  # eight classes, where the network knows seven
+        evaluate(best, votes=str(votes), quiet=True)
+
+
+def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_path, folders):
+    root = folders()
+    for name in DEMO_CLASSES:
+        shutil.copy(next((root / "val" / name).iterdir()), root / "train" / name / "copy.png")
+    train(tiny(epochs=1, data=str(root), name="all"))
+    train(tiny(epochs=1, data=str(root), name="kept", drop_leaks=True))
+    kept, whole = (json.loads((tmp_path / name / "summary.json").read_text())["val"] for name in ("kept", "all"))
+    assert whole["without_train_duplicates"]["n"] == 28 - 7
+    assert kept["without_train_duplicates"] == {"n": 28, "accuracy": kept["accuracy"]}

@@ -5,7 +5,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from tqdm import tqdm
 from fer_ignite.audit.copies import Copies, find_copies
 from fer_ignite.audit.doubts import doubts_of
 from fer_ignite.audit.findings import Finding, as_csv, collect
-from fer_ignite.audit.out_of_fold import chances_of, out_of_fold
+from fer_ignite.audit.out_of_fold import NO_FOLD, chances_of, out_of_fold
 from fer_ignite.audit.page import draw_page
 from fer_ignite.audit.telling import told
 from fer_ignite.audit.voters import ask_voters, voted_labels
 from fer_ignite.checks import is_user_dataset, open_faces, pack_of
 from fer_ignite.config import Config
 from fer_ignite.data.faces import Faces
-from fer_ignite.data.folds import deal, joined_units
+from fer_ignite.data.folds import deal, faces_of_fold
+from fer_ignite.data.roles import joined_units
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.launch import LaunchSpec
@@ -156,10 +157,15 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
     if request.checkpoint is not None:
         return _judge_by_checkpoint(faces, request, request.checkpoint)
     device = torch.device(make_plan(LaunchSpec(device=request.device), {}, this_machine()).device)  # type: ignore[arg-type]
-    fold_N = deal(faces.targets.labels_N, _units(copies, faces), folds=request.folds, seed=0)
+    train, units_N = faces.indices["train"], _units(copies, faces)
+    if not len(train):
+        raise DataError(f"{faces.source} has no train images to make judges of; name a --checkpoint, or pass --no-labels.")
+    fold_N = np.full(count, NO_FOLD)
+    fold_N[train] = deal(faces.targets.labels_N[train], units_N[train], folds=request.folds, seed=0)
+    apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
     with tqdm(total=count, desc="judging", unit="image", disable=quiet, leave=False) as bar:
         chances_NK = out_of_fold(
-            faces, fold_N, epochs=request.epochs, seed=0, device=device, tta=request.tta, done=bar.update
+            faces, fold_N, learned_N=apart_N, epochs=request.epochs, seed=0, device=device, tta=request.tta, done=bar.update
         )
     return _Judged(chances_NK, everyone, nobody, f"{request.folds} quick networks of {request.epochs} epochs, out of fold")
 
@@ -181,8 +187,8 @@ def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -
     everyone = np.arange(len(faces.targets.labels_N))
     chances_NK = chances_of(network, faces, everyone, tta=request.tta)
     seen_N = np.zeros(len(everyone), dtype=np.bool_)
-    seen_N[faces.indices["train"]] = True
     known = network.checkpoint["data"]["fingerprint"] == faces.fingerprint
+    seen_N[_trained_on(network.checkpoint["config"], faces) if known else faces.indices["train"]] = True
     warning = (
         "the checkpoint was trained on the train images, and may have learned their wrong labels: its doubts about train "
         "are fewer than they should be; leave --checkpoint out for networks that have not seen what they judge."
@@ -191,10 +197,17 @@ def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -
         "has seen, so all of train count as seen."
     )  # fmt: skip
     folder = run_folder_of(checkpoint)
-    if folder is not None and known and len(faces.indices["test"]):
+    if folder is not None and len(faces.indices["test"]):
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "audit", "split": "test", "tta": request.tta}
         folder.note_test({**line, "n": len(faces.indices["test"]), "data": faces.source})
     return _Judged(chances_NK, np.ones(len(everyone), dtype=np.bool_), seen_N, checkpoint, warning)
+
+
+def _trained_on(saved: Mapping[str, Any], faces: Faces) -> NDArray[np.int64]:
+    """Places of the checkpoint's train images in its own data: those of a fold's run lie in train and val."""
+    if saved.get("folds") is None:
+        return faces.indices["train"]
+    return faces_of_fold(faces, folds=saved["folds"], fold=saved["fold"], seed=saved["split_seed"]).indices["train"]
 
 
 def _facts(faces: Faces, copies: Copies, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -233,7 +246,7 @@ def _leaks(copies: Copies, splits_N: NDArray[np.uint8]) -> dict[str, int]:
 
 def _write(report: dict[str, Any], findings: Sequence[Finding], faces: Faces, out: Path) -> dict[str, Any]:
     assert faces.pack is not None
-    sentences = told(report)
+    sentences = told(report, out)
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
         "audit.html": lambda: draw_page(report, sentences, findings, faces.pack),  # type: ignore[arg-type]

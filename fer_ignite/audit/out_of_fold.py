@@ -1,4 +1,4 @@
-"""What networks say about faces that they never saw: K quick networks, each trained on all folds but one."""
+"""What networks say about faces that they never saw: K quick networks, each trained on all folds of train but one."""
 
 # Dimensions: N images, K expressions, B images of a batch.
 
@@ -17,7 +17,9 @@ from fer_ignite.network import Network
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.wiring import wire
 
-__all__ = ["chances_of", "out_of_fold"]
+__all__ = ["NO_FOLD", "chances_of", "out_of_fold"]
+
+NO_FOLD = -1  # no network learns from these images: val, test
 
 # The default network with a stem that halves the side at once: three times faster, a few points less accurate.
 QUICK = {"model": "fer48", "model_args": {"stem": "pool"}, "tensorboard": False, "plots": False, "quiet": True}
@@ -27,13 +29,17 @@ _LARGEST_PX = 48  # larger faces are made smaller for the quick networks
 
 
 def out_of_fold(
-    faces: Faces, fold_N: NDArray[np.int64], *, epochs: int, seed: int, device: torch.device, tta: str,
+    faces: Faces, fold_N: NDArray[np.int64], *, learned_N: NDArray[np.bool_], epochs: int, seed: int, device: torch.device, tta: str,
     done: Callable[[int], object] = lambda count: None,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Probabilities of every image by a network that was trained on all folds but the image's.
 
+    An image without a fold is judged by all networks, and gets their mean.
+
     Args:
-        fold_N: int64 in 0.., as :func:`fer_ignite.data.folds.deal` gives it.
+        fold_N: int64 in 0.., as :func:`fer_ignite.data.folds.deal` gives it, or ``NO_FOLD``.
+        learned_N: bool; images of other folds that a network learns from. Those with copies among the images without a
+            fold should not be among them.
         epochs: of each network; its last weights are taken, so that nothing is chosen on what it judges.
         done: told after each fold how many images it judged.
     Returns:
@@ -41,11 +47,14 @@ def out_of_fold(
     """
     config = check({**QUICK, "epochs": epochs, "save_epochs": epochs, "seed": seed, **_size(faces.side_px)})
     chances_NK = np.zeros((len(fold_N), len(faces.classes)), dtype=np.float32)
-    for fold in range(int(fold_N.max()) + 1):
+    folds, others = int(fold_N.max()) + 1, np.flatnonzero(fold_N == NO_FOLD)
+    for fold in range(folds):
         held = np.flatnonzero(fold_N == fold)
-        network = _train_without(faces, np.flatnonzero(fold_N != fold), held, config, device)
+        network = _train_without(faces, np.flatnonzero(learned_N & (fold_N != fold) & (fold_N != NO_FOLD)), held, config, device)
         chances_NK[held] = chances_of(network, faces, held, tta=tta)
+        chances_NK[others] += chances_of(network, faces, others, tta=tta) / folds
         done(len(held))
+    done(len(others))
     return chances_NK
 
 

@@ -1,13 +1,19 @@
 """What the audit found, in sentences."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = ["told"]
 
 
-def told(report: Mapping[str, Any]) -> list[str]:
-    """One sentence per fact, out of what :func:`fer_ignite.audit.auditing.audit` found."""
+def told(report: Mapping[str, Any], out: Path) -> list[str]:
+    """One sentence per fact, out of what :func:`fer_ignite.audit.auditing.audit` found.
+
+    Args:
+        out: the folder that it is written to.
+    """
     copies, leaks = report["copies"], report["copies"]["train_images_also_in_val_or_test"]
     splits = ", ".join(f"{split} {sum(counts.values())}" for split, counts in report["balance"].items())
     lines = [
@@ -20,7 +26,8 @@ def told(report: Mapping[str, Any]) -> list[str]:
         f"{report['blank']} images are blank, {report['broken']} files can't be read.",
         *_labels(report),
         *_voters(report),
-        f"{report['drop']} train images are advised to be left out: fer-ignite train --exclude audit.csv",
+        f"{report['drop']} train images are advised to be left out: "
+        f"fer-ignite train --data {shlex.quote(str(report['data']))} --exclude {shlex.quote(str(out / 'audit.csv'))}",
     ]
     return lines
 

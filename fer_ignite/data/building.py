@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fer_ignite.data.decoding import Decoded, Fit, Misfit, choose_fit, decode_all, measure, refit
 from fer_ignite.data.facts import ImageFacts, numbered, write_facts
 from fer_ignite.data.images import printable
-from fer_ignite.data.roles import decide_roles
+from fer_ignite.data.roles import decide_roles, joined_units
 from fer_ignite.data.samples import UNDECIDED, Samples, Source, choose_classes
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import DataError
@@ -168,10 +168,11 @@ def _roles(
         raise DataError(
             f"{printable(source.where)}, row 1: no column Usage to say what is train, val and test; give --split."
         )
+    copies_N = numbered(digests_N16)
     return decide_roles(
         samples.labels_N,
         samples.splits_N,
-        numbered(digests_N16) if samples.groups_N is None else samples.groups_N,
+        copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),
         split=spec.split,
         val_fraction=spec.val_fraction,
         seed=spec.split_seed,

@@ -75,10 +75,16 @@ class Faces:
             return None
         return hashlib.sha256(b"".join(sorted(self._digests(self.pack, split)))).hexdigest()
 
-    def in_train(self, split: str) -> NDArray[np.bool_] | None:
-        """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes."""
+    def in_train(self, split: str, *, drop_leaks: bool = False) -> NDArray[np.bool_] | None:
+        """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes.
+
+        Args:
+            drop_leaks: training left out those that do, so that none does.
+        """
         if self.pack is None or split == "train":
             return None
+        if drop_leaks and self.leaks is not None:
+            return np.zeros(len(self.indices[split]), dtype=bool)
         train = set(self._digests(self.pack, "train"))
         return np.array([digest in train for digest in self._digests(self.pack, split)], dtype=bool)
 

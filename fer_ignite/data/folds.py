@@ -12,9 +12,10 @@ from fer_ignite.data.faces import Faces
 from fer_ignite.data.facts import numbered
 from fer_ignite.data.pack import Pack
 from fer_ignite.data.plan import generator
+from fer_ignite.data.roles import joined_units
 from fer_ignite.errors import ConfigError
 
-__all__ = ["deal", "faces_of_fold", "joined_units"]
+__all__ = ["deal", "faces_of_fold"]
 
 Indices = NDArray[np.int64]
 
@@ -82,20 +83,6 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
         totals[chosen] += len(own)
         fold_N[members[unit]] = chosen
     return fold_N
-
-
-def joined_units(one_N: Indices, other_N: Indices) -> Indices:
-    """int64 [N]: the number of the unit when all that share a value of either stay together; chains make one unit."""
-    units_N = np.arange(len(one_N))
-    while True:  # the lowest place of either kind is handed on until nothing changes
-        before_N = units_N.copy()
-        for names_N in (one_N, other_N):
-            name_N = np.unique(names_N, return_inverse=True)[1].reshape(-1)
-            low = np.full(len(units_N), len(units_N))
-            np.minimum.at(low, name_N, units_N)
-            units_N = low[name_N]
-        if (units_N == before_N).all():
-            return units_N
 
 
 def _measured(pack: Pack, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:

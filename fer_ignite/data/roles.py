@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fer_ignite.data.samples import SPLITS, UNDECIDED
 from fer_ignite.errors import DataError
 
-__all__ = ["DEFAULT_SPLIT", "assign_splits", "decide_roles", "report_duplicates"]
+__all__ = ["DEFAULT_SPLIT", "assign_splits", "decide_roles", "joined_units", "report_duplicates"]
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
 _PURPOSE = 0x726F6C6573  # "roles": the second half of the generator's key
@@ -101,6 +101,20 @@ def decide_roles(
     decided_N[train] = assign_splits(labels_N[train], units_N[train], shares, seed=seed)
     others = "train, test: as the source says" if counts[2] else "train: as the source says"
     return decided_N, f"{others}; val: {100 * val_fraction:g} % of train, {how}"
+
+
+def joined_units(one_N: Labels, other_N: Labels) -> Labels:
+    """int64 [N]: the number of the unit when all that share a value of either stay together; chains make one unit."""
+    units_N = np.arange(len(one_N))
+    while True:  # the lowest place of either kind is handed on until nothing changes
+        before_N = units_N.copy()
+        for names_N in (one_N, other_N):
+            name_N = np.unique(names_N, return_inverse=True)[1].reshape(-1)
+            low = np.full(len(units_N), len(units_N))
+            np.minimum.at(low, name_N, units_N)
+            units_N = low[name_N]
+        if (units_N == before_N).all():
+            return units_N
 
 
 def report_duplicates(

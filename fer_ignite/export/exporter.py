@@ -89,13 +89,13 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     reference = reference_faces(network, asked, limit=request.limit)
     record = record_of(network, tta=request.tta, weights=request.weights)
     content = _content(request, network, record, reference)
-    notes = [] if reference.note is None else [reference.note]
     check = _write_checked(target, content, request, network, record, reference)
     card = card_path(target)
     summary = _summary_of(network, request.checkpoint)
     write_text_durably(card, card_of(
         record, form=request.form, file=target.name, content_bytes=len(content), check=check,
-        config=network.checkpoint["config"], summary=summary, notes=notes,
+        config=network.checkpoint["config"], summary=summary,
+        notes=[] if reference.published is None else [reference.published],
     ))  # fmt: skip
     return {
         "file": str(target),
@@ -108,7 +108,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         "temperature": record.temperature,
         "tta": record.tta,
         "check": check,
-        "notes": notes,
+        "notes": [] if reference.note is None else [reference.note],
     }
 
 

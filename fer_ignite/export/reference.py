@@ -32,6 +32,7 @@ class Reference:
         source: what they are, in words.
         indices_N: places of the validation faces; ``labels_N`` in the checkpoint's numbers, None for drawn faces.
         note: why these are not the checkpoint's own faces, where they aren't.
+        published: the same for a model card, without the machine's paths.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Reference:
     channels: int
     faces: Faces | None = None
     note: str | None = None
+    published: str | None = None
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
         """uint8 [B, H, W, C], all faces once, in order."""
@@ -80,7 +82,8 @@ def reference_faces(network: Network, request: EvaluateRequest, *, limit: int) -
             raise
         note = f"the checkpoint's own data can't be read ({str(error).rstrip('.')}); name it with --data"
     count = min(_DRAWN, limit)
-    return Reference(f"{count} drawn faces", np.arange(count), None, network.preparation.channels, note=note)
+    published = "checked on drawn faces: the checkpoint's own data was not at hand"
+    return Reference(f"{count} drawn faces", np.arange(count), None, network.preparation.channels, note=note, published=published)
 
 
 def _real_faces(network: Network, request: EvaluateRequest, limit: int) -> Reference:
@@ -101,7 +104,8 @@ def _real_faces(network: Network, request: EvaluateRequest, limit: int) -> Refer
     known = network.checkpoint.get("data", {}).get("fingerprint")
     changed = request.data is None and fingerprint is not None and fingerprint != known
     note = f"{faces.source} has changed since the training" if changed else None
-    return Reference(faces.source, indices_N, labels_N, channels, faces, note)
+    published = "the data that it was checked on has changed since the training" if changed else None
+    return Reference(faces.source, indices_N, labels_N, channels, faces, note, published)
 
 
 def _read(faces: Faces, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:

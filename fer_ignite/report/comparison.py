@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from fer_ignite.evaluation import hits_of, paired_difference
+from fer_ignite.evaluation import hits_of, paired_difference, same_faces
 from fer_ignite.report.charts import Svg, share_chart
 from fer_ignite.report.curves import shared_charts
 from fer_ignite.report.facts import class_rows, read_ledger
@@ -48,7 +48,7 @@ def pair_of(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
     See :func:`fer_ignite.evaluation.paired_difference`.
     """
-    pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "paired": a["result"]["fingerprint"] == b["result"]["fingerprint"]}
+    pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "paired": same_faces(a["result"], b["result"])}
     if pair["paired"]:
         pair |= paired_difference(a["hits_N"], b["hits_N"])
     return pair

@@ -81,7 +81,7 @@ def look(subject: Subject, options: Options) -> Look:
     shown = options.votes or (config.votes if options.data is None else None)
     return Look(
         network, faces, result, torch.tensor(seen["logits"]), torch.tensor(seen["labels"]), np.array(seen["places"]),
-        faces.in_train(options.split), shown,
+        faces.in_train(options.split, drop_leaks=config.drop_leaks), shown,
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class RunFolder:
         write_json_durably(self.summary, values)
 
     def read_summary(self) -> dict[str, Any]:
-        """The outcome as of the last time that the run ended in order; empty where it never did."""
+        """The outcome; empty while the run goes on, and where it did not end in order."""
         if not self.summary.exists():
             return {}
         values: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
@@ -95,7 +95,12 @@ class RunFolder:
             yield line
 
     def cut_back(self, iteration: int) -> None:
-        """Drops every line and scalar that was written after ``iteration``, before a run goes on from there."""
+        """Drops every line and scalar that was written after ``iteration``, before a run goes on from there.
+
+        The summary goes too: it tells of an end that is none any more.
+        """
+        with storage_errors(self.summary):
+            self.summary.unlink(missing_ok=True)
         kept = [line for line in self.read_history() if line["iteration"] <= iteration]
         write_text_durably(self.history, "".join(json.dumps(line) + "\n" for line in kept))
         self.write_results(kept)

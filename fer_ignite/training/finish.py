@@ -138,7 +138,8 @@ def best_network(session: Session) -> nn.Module:
 def _score(session: Session, model: nn.Module, split: str, temperature: float) -> tuple[dict[str, Any], Scored]:
     config, classes = session.config, session.faces.classes
     scored = _scored(session, model, split, config.tta)
-    report = _totals(scored, classes, temperature=temperature, in_train_N=session.faces.in_train(split))
+    in_train_N = session.faces.in_train(split, drop_leaks=config.drop_leaks)
+    report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
         report["single_view"] = _without(("per_class",), _totals(_scored(session, model, split, "none"), classes))
     if split == "test" and session.rank == 0 and config.plots:

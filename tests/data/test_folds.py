@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_ignite.data.faces import faces_of_dataset, faces_of_pack
-from fer_ignite.data.folds import deal, faces_of_fold, joined_units
+from fer_ignite.data.folds import deal, faces_of_fold
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import ConfigError
@@ -51,11 +51,6 @@ def test_the_deal_follows_from_the_seed():
     labels_N = np.arange(70) % 7
     first, again, other = (deal(labels_N, np.arange(70), folds=3, seed=seed) for seed in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
-
-
-def test_a_chain_of_copies_and_groups_is_one_unit():
-    # 0 and 1 are copies, 1 and 2 of one person, 3 alone.
-    assert joined_units(np.array([0, 0, 1, 2]), np.array([5, 6, 6, 7])).tolist() == [0, 0, 0, 3]
 
 
 def test_every_face_of_train_and_val_is_judged_once_and_test_never(twins):

@@ -276,6 +276,16 @@ def test_groups_of_a_manifest_are_not_torn_apart(tmp_path):
     assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [48, 6, 6]
 
 
+def test_equal_images_of_two_groups_stay_together(tmp_path):
+    data = class_folders(tmp_path / "data", splits=(".",), count=20)
+    for i in range(0, 20, 2):
+        shutil.copy(data / "happy" / f"{i}.png", data / "happy" / f"{i + 1}.png")
+    rows = [f"happy/{i}.png,happy,{i}" for i in range(20)] + [f"sad/{i}.png,sad,{20 + i}" for i in range(20)]
+    (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+    pack = build(data / "list.csv", tmp_path, split=(0.4, 0.3, 0.3))
+    assert pack.groups is not None and not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
+
+
 def faces_csv(path, usages, header="emotion,pixels,Usage"):
     rows = [f"{i % 7},{' '.join(map(str, RNG.integers(0, 256, 2304)))},{usage}" for i, usage in enumerate(usages)]
     path.write_text("\n".join([header, *rows]))

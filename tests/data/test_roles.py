@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fer_ignite.data.roles import assign_splits, decide_roles, report_duplicates
+from fer_ignite.data.roles import assign_splits, decide_roles, joined_units, report_duplicates
 from fer_ignite.data.samples import UNDECIDED
 from fer_ignite.errors import DataError
 
@@ -84,3 +84,8 @@ def test_copies_are_counted_within_and_across_roles():
         "val_in_test": 1, "test_in_train": 0, "test_in_val": 1,
     }  # fmt: skip
     assert leaks.tolist() == [True, True, False, False, False, False, True]
+
+
+def test_a_chain_of_copies_and_groups_is_one_unit():
+    # 0 and 1 are copies, 1 and 2 of one person, 3 alone.
+    assert joined_units(np.array([0, 0, 1, 2]), np.array([5, 6, 6, 7])).tolist() == [0, 0, 0, 3]
