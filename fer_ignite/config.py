@@ -25,15 +25,18 @@ def parse_duration(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     seconds, number = 0.0, ""
-    for character in value.strip():
-        if character.isdigit() or character == ".":
-            number += character
-        elif character in "hms" and number:
-            seconds += float(number) * {"h": 3600, "m": 60, "s": 1}[character]
-            number = ""
-        else:
-            return value
-    return seconds + float(number or 0)
+    try:
+        for character in value.strip():
+            if character.isdecimal() or character == ".":
+                number += character
+            elif character in "hms" and number:
+                seconds += float(number) * {"h": 3600, "m": 60, "s": 1}[character]
+                number = ""
+            else:
+                return value
+        return seconds + float(number or 0)
+    except ValueError:  # 1.2.3
+        return value
 
 
 def _split_text(value: Any) -> Any:
@@ -249,7 +252,9 @@ class Config(BaseModel):
     nonfinite_patience: int = _setting(
         10, "Optimizer steps in a row with non-finite gradients before the run fails.", "Training", ge=1
     )
-    fast_dev_run: bool = _setting(False, "One epoch of three batches, to see that everything works.", "Training")
+    fast_dev_run: bool = _setting(
+        False, "One epoch of three batches of train and val, whatever --epochs says, to see that everything works; no test.", "Training"
+    )
     handlers: Names = _setting(
         (), "module:function or ./file.py:function(session) that attaches handlers; repeatable.", "Training", repeat=True
     )
@@ -291,6 +296,13 @@ class Config(BaseModel):
     start_method: Literal["spawn", "forkserver", "fork"] = _setting("spawn", "How processes start.", "Launch")
     dist_timeout: Seconds = _setting(300.0, "Longest wait of one process for the others.", "Launch", unit="s", gt=0)
     sync_bn: bool = _setting(False, "Batch statistics over all processes (GPUs).", "Launch", structural=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shortened(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("fast_dev_run") in (True, "true", "True", "1"):
+            return {**values, "epochs": 1, "score_test": False}
+        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

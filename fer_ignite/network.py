@@ -84,7 +84,7 @@ def load_network(
     preparation = Preparation(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
     network = build_model(
         config.model, num_classes=len(checkpoint["classes"]), in_channels=preparation.channels,
-        model_args=config.model_args, norm=config.norm, dropout=config.dropout,
+        image_px=preparation.image_px, model_args=config.model_args, norm=config.norm, dropout=config.dropout,
     )  # fmt: skip
     try:
         network.load_state_dict(checkpoint.get("ema") or checkpoint["model"])

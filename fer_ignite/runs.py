@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
 from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
-from fer_ignite.launch.groups import cpu_group
+from fer_ignite.launch.groups import patient_group
 from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.preparing import Job, default_name, held, prepare, undo
@@ -76,9 +77,9 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
         return launch_folds(config, given=given, handlers=handlers)
     spec = launch_spec(config)
     plan = make_plan(spec, os.environ, this_machine())
-    if plan.nproc > 1:
+    if plan.mode == "spawn":
         check_sendable(handlers)
-    if plan.mode == "joined":  # the processes are there already: one prepares, in its group, for all
+    if plan.mode == "joined" or spec.nnodes > 1:  # several launchers: one process prepares, in its group, for all
         return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
     check_monitor(config, handlers)
     job, lock = prepare(config, given, handlers=handlers)
@@ -159,7 +160,8 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
             told = {**vars(job), "handlers": []}
         except FerError as error:
             told = {"error": type(error).__name__, "message": str(error)}
-    told = gather_json(told, cpu_group())[0]
+    with patient_group() as group:  # a download or a large pack takes longer than any operation of a run
+        told = gather_json(told, group)[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
     job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]), "made": tuple(told["made"])})
@@ -200,7 +202,8 @@ def _explained(config: Config) -> Iterator[None]:
 def _out_of_memory(config: Config) -> str:
     return (
         f"out of memory on {device_of(config)} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
-        f"micro-batches over {idist.get_world_size()} processes; double --grad-accum-steps, or halve --batch-size."
+        f"micro-batches over {idist.get_world_size()} processes; double --grad-accum-steps, or halve --batch-size. "
+        f"Where it happened while scoring, halve --eval-batch-size ({config.eval_batch_size}), which a resume may change."
     )
 
 
@@ -209,8 +212,11 @@ def open_session(
 ) -> Session:
     """A wired session, resumed where the job says so."""
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
+    device = device_of(config)
+    if device.index is not None:
+        torch.cuda.set_device(device)
     session = wire(
-        config, open_faces(config, job.pack), folder, device=device_of(config), handlers=[*handlers, *job.handlers],
+        config, open_faces(config, job.pack), folder, device=device, handlers=[*handlers, *job.handlers],
         signal_number=signal_number, time_limit_s=config.time,
     )  # fmt: skip
     if job.resume is not None:
@@ -219,10 +225,11 @@ def open_session(
 
 
 def device_of(config: Config) -> torch.device:
-    """This process's device."""
+    """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
-    return torch.device(make_plan(launch_spec(config), {}, this_machine()).device)
+    plan = make_plan(replace(launch_spec(config), nproc=None, nnodes=1), {}, this_machine())
+    return torch.device(plan.device, config.gpus[0]) if plan.device == "cuda" and config.gpus else torch.device(plan.device)
 
 
 def build_session(config: Config, *, handlers: Handlers = ()) -> Session:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,11 +84,6 @@ def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float:
         # Damped, and kept positive: far from the solution Newton's step can overshoot.
         inverse = min(max(inverse - slope / curve, inverse / 4), inverse * 4)
     return 1.0 / inverse
-
-
-def cross_entropy(logits_NK: Tensor, labels_N: Tensor, temperature: float) -> float:
-    """Mean cross-entropy at a temperature."""
-    return float(F.cross_entropy(logits_NK.double() / temperature, labels_N))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

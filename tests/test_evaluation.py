@@ -16,6 +16,7 @@ from fer_ignite.data.stream import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
 from fer_ignite.evaluation import compare, targets_as_known
 from fer_ignite.labels import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.models import build_model
 from fer_ignite.network import run_folder_of
 
 
@@ -269,3 +270,16 @@ def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_pa
     kept, whole = (json.loads((tmp_path / name / "summary.json").read_text())["val"] for name in ("kept", "all"))
     assert whole["without_train_duplicates"]["n"] == 28 - 7
     assert kept["without_train_duplicates"] == {"n": 28, "accuracy": kept["accuracy"]}
+
+
+def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatch):
+    """Those with position embeddings have one per patch."""
+    sides = []
+
+    def noted(name, *, image_px, **settings):
+        sides.append(image_px)
+        return build_model(name, image_px=image_px, **settings)
+
+    monkeypatch.setattr("fer_ignite.network.build_model", noted)
+    load_network(best)
+    assert sides == [48]

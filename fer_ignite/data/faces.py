@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class Faces:
         if limit is not None and limit < len(indices):
             indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
         return indices
+
+    def shortened(self, most: int) -> "Faces":
+        """The same with at most ``most`` faces in val and in test."""
+        return replace(self, indices={split: places if split == "train" else places[:most] for split, places in self.indices.items()})
 
     def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [K]: how often each class occurs among ``indices``."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from fer_ignite.data.augment import AugmentSpec, Draws, augment, draw, mix, normalise, partners, prepare
 from fer_ignite.data.feeds import Feed, Request
 from fer_ignite.data.plan import MicroBatch, Plan, generator
+from fer_ignite.data.warp import to_device
 
 __all__ = ["Batch", "EvalBatch", "EvalStream", "Preparation", "Targets", "TrainStream"]
 
@@ -68,6 +69,7 @@ class Batch:
         targets_BK: float32 distributions over the expressions.
         weights_B: float32, 1 for a face and 0 for a stand-in.
         count: faces in it, stand-ins not counted.
+        micro_count: faces of the micro-batch, over all processes.
         window_count: faces of the whole optimizer step, over all processes.
         opens, closes: whether the optimizer step begins, ends with it.
         indices_B: places in the data.
@@ -77,6 +79,7 @@ class Batch:
     targets_BK: Tensor
     weights_B: Tensor
     count: int
+    micro_count: int
     window_count: int
     opens: bool
     closes: bool
@@ -191,7 +194,7 @@ class TrainStream:
         if drawn is not None and self.spec is not None and self.spec.mixes:
             own = len(part.positions)
             places = {int(position): place for place, position in enumerate(part.needed)}
-            others = torch.tensor([places[int(p)] for p in partners(drawn)[part.positions]], device=self.device)
+            others = to_device(np.array([places[int(p)] for p in partners(drawn)[part.positions]]), self.device)
             images_BCHW, targets_BK = mix(
                 images_BCHW[:own], images_BCHW[others], targets_BK[:own], targets_BK[others], drawn.take(part.positions)
             )
@@ -201,6 +204,7 @@ class TrainStream:
             targets_BK,
             weights_B,
             part.count,
+            micro.stop - micro.start,
             len(micro.indices_W),
             micro.opens,
             micro.closes,

@@ -2,13 +2,15 @@
 
 # Dimensions: V views, B images, C channels, H W pixels.
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["VIEW_KINDS", "count_views", "views"]
+__all__ = ["VIEW_KINDS", "count_views", "each_view", "views"]
 
 # Shifts (down, right) as shares of the side; every one is seen plain and mirrored.
 _STILL = ((0.0, 0.0),)
@@ -38,14 +40,18 @@ def views(images_BCHW: Tensor, kind: str) -> Tensor:
     Raises:
         ConfigError: an unknown kind.
     """
-    if count_views(kind) == 1:
-        return images_BCHW[None]
+    return torch.stack(list(each_view(images_BCHW, kind)))
+
+
+def each_view(images_BCHW: Tensor, kind: str) -> Iterator[Tensor]:
+    """The same views one after the other, of which only one at a time needs memory: each [B, C, H, W]."""
     height, width = images_BCHW.shape[-2:]
     down_px, right_px = max(1, round(REACH * height)), max(1, round(REACH * width))
-    shifted = []
-    for down, right in _SHIFTS[kind]:
-        shifted.append(_shift(images_BCHW, int(down * down_px), int(right * right_px)))
-    return torch.stack(shifted + [view_BCHW.flip(-1) for view_BCHW in shifted])
+    layout = torch.channels_last if images_BCHW.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    for mirrored in (False, True)[: 1 if count_views(kind) == 1 else 2]:
+        for down, right in _SHIFTS[kind]:
+            view_BCHW = _shift(images_BCHW, int(down * down_px), int(right * right_px))
+            yield (view_BCHW.flip(-1) if mirrored else view_BCHW).contiguous(memory_format=layout)
 
 
 def _shift(images_BCHW: Tensor, down: int, right: int) -> Tensor:

@@ -3,7 +3,8 @@
 Object collectives unpickle what others send, so a text travels as bytes in a uint8 tensor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-__all__ = ["agree_on_text", "cpu_group", "take_over", "wait_for_all"]
+__all__ = ["agree_on_text", "cpu_group", "patient_group", "take_over", "wait_for_all"]
 
 # The group made for the current default group: {default group: CPU group}.
 _made: dict[ProcessGroup, ProcessGroup] = {}
@@ -38,6 +39,23 @@ def cpu_group(*, timeout_s: float | None = None) -> ProcessGroup | None:
         assert isinstance(made, ProcessGroup)  # all ranks are members
         _made[default] = made
     return _made[default]
+
+
+@contextmanager
+def patient_group() -> Iterator[ProcessGroup | None]:
+    """A gloo group over all processes whose operations wait for a day; None for a single process.
+
+    A process that dies is noticed at once all the same: its connections end.
+    """
+    if not dist.is_initialized():
+        yield None
+        return
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    assert isinstance(group, ProcessGroup)  # all ranks are members
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
 
 
 def wait_for_all() -> None:

@@ -73,6 +73,7 @@ class Plan:
         mode: single (in this process), spawn (children of it), joined (to a group that another launcher has started).
         nproc: processes on this node.
         threads: CPU threads of each.
+        gpu_names: the chosen GPUs as CUDA_VISIBLE_DEVICES calls them, out of those that were visible before.
     """
 
     mode: Literal["single", "spawn", "joined"]
@@ -81,6 +82,7 @@ class Plan:
     threads: int
     spec: LaunchSpec
     warning: str | None = None
+    gpu_names: tuple[str, ...] = ()
 
     @property
     def backend(self) -> Literal["nccl", "gloo"]:
@@ -90,8 +92,8 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """Variables that the processes need before CUDA or a process group is touched."""
         variables: dict[str, str] = {}
-        if self.device == "cuda" and self.spec.gpus is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.spec.gpus))
+        if self.device == "cuda" and self.spec.gpus is not None and self.mode != "single":  # which takes its number
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpu_names)
         elif self.device == "cpu" and self.mode != "single":
             # Ignite calls cuda.set_device(local_rank) wherever CUDA is visible, gloo or not (native.py:136).
             variables["CUDA_VISIBLE_DEVICES"] = ""
@@ -107,7 +109,7 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) ->
     _check_numbers(spec)
     cuda_devices = _visible_cuda_devices(spec, machine)
     device = choose_device(spec.device, cuda_devices=cuda_devices, has_mps=machine.has_mps)
-    plan = Plan(mode="single", device=device, nproc=1, threads=1, spec=spec)
+    plan = Plan(mode="single", device=device, nproc=1, threads=1, spec=spec, gpu_names=_gpu_names(spec, environ))
     cores = machine.cores
     found = _foreign_launcher(environ)
     if found is not None:
@@ -219,6 +221,11 @@ def _check_numbers(spec: LaunchSpec) -> None:
         raise ConfigError(f"--node-rank {spec.node_rank} of --nnodes {spec.nnodes}: ranks count from 0 to nnodes - 1.")
     if spec.nnodes > 1 and (spec.master_addr is None or spec.master_port is None):
         raise ConfigError(f"--nnodes {spec.nnodes} needs --master-addr and --master-port, the same on every node.")
+
+
+def _gpu_names(spec: LaunchSpec, environ: Mapping[str, str]) -> tuple[str, ...]:
+    visible = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible[gpu] if gpu < len(visible) else str(gpu) for gpu in spec.gpus or ())
 
 
 def _visible_cuda_devices(spec: LaunchSpec, machine: Machine) -> int:

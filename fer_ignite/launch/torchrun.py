@@ -5,6 +5,7 @@ wrongly. Such an end leaves a marker beside the agent's attempt folders, and a r
 once with the same code, so that torchrun runs out of restarts in seconds and reports a failure, as it should.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -115,6 +116,9 @@ def _keep(local_rank: int, function: Callable[..., object], args: tuple[Any, ...
     result.append(function(local_rank, *args))
 
 
+_joins = itertools.count()
+
+
 def _init_group(plan: Plan) -> None:
     """Join the group with our own timeout, which Parallel doesn't pass on here, and with keys of this attempt only.
 
@@ -128,7 +132,8 @@ def _init_group(plan: Plan) -> None:
     timeout = timedelta(seconds=plan.spec.dist_timeout_s)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        store = PrefixStore(f"fer-ignite/{restart_count()}", store)
+        # Several runs of one program (--seeds, --folds) each have keys of their own, too.
+        store = PrefixStore(f"fer-ignite/{restart_count()}/{next(_joins)}", store)
     dist.init_process_group(plan.backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 

@@ -9,9 +9,10 @@ import contextlib
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from fer_ignite.training.events import StepEvents
@@ -22,6 +23,7 @@ __all__ = [
     "attach_clip",
     "attach_gradient_norm",
     "attach_optimizer_step",
+    "attach_sound_statistics",
     "attach_unscale",
     "attach_zero_grad",
     "autocast",
@@ -51,8 +53,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """The forward pass's context for ``fp32``, ``fp16`` or ``bf16``."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    # The cache would hold casted weights of an older step between evaluation and training under inference mode.
-    return torch.autocast(device.type, dtype=_DTYPES[precision], cache_enabled=True)
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
@@ -83,7 +84,7 @@ def attach_gradient_norm(trainer: Engine, model: nn.Module) -> RemovableEventHan
 
     def gradient_norm(engine: Engine) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        engine.state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
+        engine.state.grad_norm = nn.utils.get_total_norm(gradients)
         engine.state.step_taken = torch.isfinite(engine.state.grad_norm)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, gradient_norm)
@@ -95,9 +96,9 @@ def attach_clip(trainer: Engine, model: nn.Module, *, limit: float, mode: str) -
 
     def clip(engine: Engine) -> None:
         if mode == "norm":
-            nn.utils.clip_grads_with_norm_(parameters, limit, engine.state.grad_norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(parameters, limit, engine.state.grad_norm)
         else:
-            nn.utils.clip_grad_value_(parameters, limit, foreach=True)
+            nn.utils.clip_grad_value_(parameters, limit)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, clip)
 
@@ -130,6 +131,23 @@ def step_if(optimizer: Optimizer, taken: Tensor) -> None:
             del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
     elif bool(taken):
         optimizer.step()
+
+
+def attach_sound_statistics(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
+    """OPTIMIZER_STEPPED: batch statistics that are not finite go back to what they were a step before.
+
+    A forward pass that overflows leaves its mark in them although its step is not taken, and no later batch removes it.
+    """
+    statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in (m.running_mean, m.running_var) if b is not None]
+    sound: list[Tensor] = []
+
+    def keep_sound(engine: Engine) -> None:
+        for buffer, last in zip(statistics, sound, strict=True):
+            last.copy_(torch.where(buffer.isfinite(), buffer, last))
+            buffer.copy_(last)
+
+    trainer.add_event_handler(Events.STARTED, lambda: sound.extend(buffer.clone() for buffer in statistics[len(sound) :]))
+    return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, keep_sound)
 
 
 def attach_zero_grad(trainer: Engine, optimizer: Optimizer) -> RemovableEventHandle:

@@ -10,6 +10,8 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.launch.groups import agree_on_text
 from fer_ignite.tracking.attaching import attach_trackers
 from fer_ignite.training import amp
+from fer_ignite.training.ema import attach_ema
+from fer_ignite.training.engines import mean_over_processes
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.logging import (
     attach_basic_profiler,
@@ -45,6 +47,9 @@ def attach_step(session: Session) -> None:
     if config.clip_grad is not None:
         session.adopt("clip", amp.attach_clip(trainer, model, limit=config.clip_grad, mode=config.clip_mode))
     session.adopt("optimizer_step", amp.attach_optimizer_step(trainer, optimizer, scaler))
+    session.adopt("sound_statistics", amp.attach_sound_statistics(trainer, model))
+    if config.model_ema:
+        session.adopt("ema", attach_ema(trainer, session.objects["ema"]))
     session.adopt("zero_grad", amp.attach_zero_grad(trainer, optimizer))
 
 
@@ -69,15 +74,16 @@ def _attach_schedule(session: Session) -> None:
 def attach_run(session: Session) -> None:
     """What every process does between steps: sums, logged values, the clock, the validation."""
     trainer, records = session.trainer, session.records
+
+    def log_step(engine: Engine) -> None:
+        session.log("step_loss", mean_over_processes(engine.state, session.world))
+        session.log("grad_norm", engine.state.grad_norm)
+
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: records.clear())
+    session.attach("log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step)
     attach_records(trainer, records, log_every=session.config.log_every)
     session.objects["clock"] = attach_epoch_clock(trainer)
     session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
-
-    @trainer.on(Events.ITERATION_COMPLETED(every=session.config.log_every))
-    def log_step(engine: Engine) -> None:
-        session.log("step_loss", engine.state.output["loss"])
-        session.log("grad_norm", engine.state.grad_norm)
 
 
 def attach_reports(session: Session) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import Tensor, nn
 
-from fer_ignite.data.augment import views
 from fer_ignite.data.stream import Batch, EvalBatch
+from fer_ignite.data.views import each_view
 from fer_ignite.training.amp import autocast
 from fer_ignite.training.events import RunEvents, StepEvents
 
-__all__ = ["Trainer", "create_evaluator", "create_trainer"]
+__all__ = ["Trainer", "create_evaluator", "create_trainer", "mean_over_processes"]
 
 AnyEngine = TypeVar("AnyEngine", bound=Engine)
 Terms = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -116,6 +116,15 @@ def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> di
     }
 
 
+def mean_over_processes(state: State, world: int) -> Tensor:
+    """This process's part of the micro-batch's mean loss: its own sum, so scaled that the processes' mean is the mean loss.
+
+    The slices need not be of one length; one may be empty.
+    """
+    total: Tensor = state.output["losses"]["loss"].sum() * (world / state.batch.micro_count)
+    return total
+
+
 def create_evaluator(
     model: nn.Module, terms: Terms, *, device: torch.device, precision: str, tta: str = "none"
 ) -> Engine:
@@ -149,9 +158,8 @@ def create_evaluator(
 
 def average_views(model: nn.Module, images_BCHW: Tensor, *, device: torch.device, precision: str, tta: str) -> Tensor:
     """float32 [B, K]: logits for one view; for several, the logarithm of the views' mean probabilities."""
-    stack = views(images_BCHW, tta)
     with autocast(device, precision):
-        logits = [model(view_BCHW).float() for view_BCHW in stack]
+        logits = [model(view_BCHW).float() for view_BCHW in each_view(images_BCHW, tta)]
     if len(logits) == 1:
         return logits[0]
     return torch.stack([view_BK.softmax(dim=1) for view_BK in logits]).mean(dim=0).clamp_min(1e-12).log()

@@ -65,7 +65,7 @@ EVENT_TABLE = (
         "after the optimizer",
         "state.step_taken, state.grad_norm, state.skipped_steps (device counts)",
         "optimizer_steps",
-        ("ema", "zero_grad"),
+        ("sound_statistics", "ema", "zero_grad"),
     ),
     EventFacts(
         RunEvents.VALIDATED,

@@ -17,6 +17,7 @@ from fer_ignite.plots import draw_confusion
 from fer_ignite.statistics import fit_temperature
 from fer_ignite.storage import write_durably
 from fer_ignite.training.checkpoints import load_checkpoint, state_digest, write_checkpoint
+from fer_ignite.training.logging import pictures_may_fail
 from fer_ignite.training.scoring import Scored, report_of, score_split
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.stopping import STATUS, StopReason, lower_is_better
@@ -41,9 +42,10 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         model, temperature = best_network(session), 1.0
         for split in ("val", "test"):
             if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
-                summary[split], scored = _score(session, model, split, temperature)
+                scored = _scored(session, model, split, session.config.tta)
                 if split == "val":
                     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
+                summary[split] = _report(session, model, split, scored, temperature)
         if session.rank == 0:
             _store_temperature(session, temperature)
         if "test" in summary:
@@ -126,26 +128,31 @@ def best_network(session: Session) -> nn.Module:
     path = session.objects["best"].last_checkpoint
     if path is None:
         return model
-    if session.rank == 0 and not Path(path).exists():
-        logger.warning("%s isn't here: the best epoch lies before the resume, in another folder; the last network is scored.", path)
-    elif session.rank == 0:
-        checkpoint = load_checkpoint(path)
-        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    if session.rank == 0:
+        checkpoint = load_checkpoint(path) if Path(path).exists() else None
+        if checkpoint is None:
+            logger.warning("%s isn't here: the best epoch lies before the resume, in another folder; the last network is scored.", path)
+        elif checkpoint["trainer"]["iteration"] != session.objects["best"].best["iteration"]:
+            logger.warning("%s is of iteration %d, which this run went back behind; the last network is scored.",
+                           path, checkpoint["trainer"]["iteration"])  # fmt: skip
+        else:
+            model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     take_over(model.state_dict().values())  # the other processes may not see this disk
     return model
 
 
-def _score(session: Session, model: nn.Module, split: str, temperature: float) -> tuple[dict[str, Any], Scored]:
+def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float) -> dict[str, Any]:
     config, classes = session.config, session.faces.classes
-    scored = _scored(session, model, split, config.tta)
     in_train_N = session.faces.in_train(split, drop_leaks=config.drop_leaks)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
-        report["single_view"] = _without(("per_class",), _totals(_scored(session, model, split, "none"), classes))
+        single = _totals(_scored(session, model, split, "none"), classes, temperature=temperature)
+        report["single_view"] = _without(("per_class",), single)
     if split == "test" and session.rank == 0 and config.plots:
         matrix = scored.metrics["confusion_matrix"].tolist()
-        draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
-    return report, scored
+        with pictures_may_fail("of test"):
+            draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
+    return report
 
 
 def _totals(scored: Scored, classes: Sequence[str], **options: Any) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 All of it hangs on the main process; none of it decides anything.
 """
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -29,6 +30,7 @@ __all__ = [
     "attach_progress_bar",
     "attach_tensorboard",
     "close_run_logger",
+    "pictures_may_fail",
     "run_logger",
 ]
 
@@ -132,17 +134,23 @@ def _sentence(values: Mapping[str, Any], epochs: int) -> str:
     return "  ".join(parts) + ("  *" if values.get("is_best") else "")
 
 
+@contextlib.contextmanager
+def pictures_may_fail(which: str) -> Iterator[None]:
+    """A picture that can't be drawn is warned about; it is no reason to end a run."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger("fer_ignite").warning("the pictures %s could not be drawn: %s", which, error)
+
+
 def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], evaluator: Engine) -> RemovableEventHandle:
-    """REPORT: curves.png and confusion_matrix.png as of now. A picture that fails is no reason to end a run."""
-    logger = logging.getLogger("fer_ignite")
+    """REPORT: curves.png and confusion_matrix.png as of now."""
 
     def draw(engine: Engine) -> None:
-        try:
+        with pictures_may_fail(f"of epoch {engine.state.epoch}"):
             draw_curves(list(folder.read_history()), folder.plots / "curves.png")
             matrix = evaluator.state.metrics["confusion_matrix"].tolist()
             draw_confusion(matrix, classes, folder.plots / "confusion_matrix.png", title=f"val, epoch {engine.state.epoch}")
-        except Exception as error:
-            logger.warning("the pictures of epoch %d could not be drawn: %s", engine.state.epoch, error)
 
     return trainer.add_event_handler(RunEvents.REPORT, draw)
 

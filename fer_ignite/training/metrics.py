@@ -8,7 +8,6 @@ Every score is derived from one confusion matrix, whose counts add up over proce
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from ignite.metrics import ConfusionMatrix, Metric, MetricsLambda
@@ -138,11 +137,3 @@ def _term(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
 
 def _score(name: str) -> Callable[[Tensor], float]:
     return lambda confusion_KK: scores(confusion_KK)[name]
-
-
-def reduced(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums of ``values`` over all processes, in float64."""
-    if idist.get_world_size() == 1:
-        return list(values)
-    place = torch.device("cpu") if idist.backend() == "gloo" else device
-    return idist.all_reduce(torch.tensor(values, dtype=torch.float64, device=place)).tolist()  # type: ignore[union-attr]

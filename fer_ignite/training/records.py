@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
@@ -55,13 +54,13 @@ class Records:
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.on_flush: list[Callable[[Mapping[str, float], int], None]] = []
         self.bar: dict[str, float] = {}
+        self._logged: list[tuple[str, int, Reduce, On, bool, Any]] = []
         self.clear()
 
     def clear(self) -> None:
-        """A new epoch begins."""
+        """A new epoch begins; what was logged before the first one belongs to it."""
         self._folded: dict[str, list[Any]] = {}
         self._local: dict[str, Tensor] = {}
-        self._logged: list[tuple[str, int, Reduce, On, bool, Any]] = []
 
     def note_batch(self, engine: Engine) -> None:
         """ITERATION_COMPLETED: the micro-batch's losses and hits join the epoch's sums, on the device."""
@@ -156,8 +155,3 @@ def attach_records(trainer: Engine, records: Records, *, log_every: int) -> None
     trainer.add_event_handler(Events.ITERATION_COMPLETED, records.note_batch)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(every=log_every), records.flush)
     trainer.add_event_handler(RunEvents.RESUME_POINT, records.fold)
-
-
-def main_process() -> bool:
-    """Whether this process writes the run's files."""
-    return idist.get_rank() == 0

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fer_ignite import faults
+from fer_ignite.errors import ConfigError
 from fer_ignite.training.saving import PlainState
 from fer_ignite.training.session import Session, global_random_state, restore_global_random_state, versions
 from fer_ignite.training.stopping import StopReason
@@ -74,7 +75,16 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint: a resume point's content; see ``require_resumable``.
+    Raises:
+        ConfigError: an epoch has another number of iterations now.
     """
+    length, was = len(session.train_stream), int(checkpoint["trainer"]["epoch_length"])
+    if length != was:
+        raise ConfigError(
+            f"--resume: an epoch of this run has {was} iterations, and {length} with these settings (batch_size, grad_accum_steps, "
+            "limit_train, drop_last, exclude and the data count), so there is no place to go on from; leave them as they were, or "
+            "begin a new run with --init-from best.pt."
+        )
     session.resumed = checkpoint
     session.model.load_state_dict(checkpoint["model"])
     if "ema" in session.objects and checkpoint["ema"] is not None:

@@ -141,6 +141,7 @@ class Votes:
     def settle(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind all other handlers: all processes are here, so the vote is read at once."""
         self._read()
+        self._count_not_taken()
         self._send()
         self._read()
         if self.save_wanted or self.status != "running" or engine.state.epoch % self.save_epochs == 0:
@@ -160,7 +161,6 @@ class Votes:
 
     def _own(self) -> Tensor:
         """int64 [3]: stop reason, whether a resume point is due, optimizer steps not taken in a row."""
-        self._count_not_taken()
         now = time.monotonic()
         reason = StopReason.HANDLER if self.trainer.state.stop_wished else StopReason.NONE
         if self.deadline is not None and now > self.deadline:

@@ -11,6 +11,7 @@ from torch import nn
 
 from fer_ignite.config import Config
 from fer_ignite.data.faces import Faces
+from fer_ignite.data.feeds import PackFeed
 from fer_ignite.data.plan import Plan
 from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
 from fer_ignite.imports import load_object
@@ -18,7 +19,7 @@ from fer_ignite.launch import reset_signals
 from fer_ignite.launch.groups import cpu_group
 from fer_ignite.training import amp
 from fer_ignite.training.attaching import attach_decisions, attach_reports, attach_run, attach_step
-from fer_ignite.training.ema import attach_ema
+from fer_ignite.training.ema import make_ema
 from fer_ignite.training.engines import create_evaluator, create_trainer
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.logging import (
@@ -82,6 +83,8 @@ def _bare_session(
 ) -> Session:  # fmt: skip
     rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
     _set_determinism(config)
+    if config.fast_dev_run:
+        faces = faces.shortened(DEV_BATCHES * config.eval_batch_size)
     preparation, precision = preparation_of(config, faces), amp.resolve_precision(config.precision, device)
     model = build_network(config, faces, preparation, device)
     optimizer = optimizer_of(config, model)
@@ -92,7 +95,7 @@ def _bare_session(
     objects: dict[str, Any] = {}
     evaluated = model
     if config.model_ema:
-        objects["ema"] = attach_ema(trainer, model, decay=config.model_ema_decay)
+        objects["ema"] = make_ema(model, decay=config.model_ema_decay)
         evaluated = objects["ema"].ema_model
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
     # One view while training goes on; the run's view averaging is for the final figures.
@@ -143,9 +146,10 @@ def _streams(
         iteration=lambda: trainer.state.iteration, batch_transform=user("batch_transform"),
         channels_last=config.channels_last,
     )  # fmt: skip
-    val_indices = faces.indices["val"][: DEV_BATCHES * config.eval_batch_size if config.fast_dev_run else None]
+    # One feed for both where it may be: a pack lies on an accelerator once.
+    val_feed = train_feed if isinstance(train_feed, PackFeed) else faces.feed(device, **loading)
     val_stream = EvalStream(
-        faces.feed(device, **loading), val_indices, faces.targets, preparation, device, config.eval_batch_size, rank,
+        val_feed, faces.indices["val"], faces.targets, preparation, device, config.eval_batch_size, rank,
         world, config.channels_last,
     )  # fmt: skip
     return train_stream, val_stream

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
+from fer_ignite.data.images import printable
 
 CELLS = ("precision", "recall", "f1", "support")
 
@@ -57,8 +58,11 @@ def test_a_finished_run_has_nothing_left_to_do(cli, tiny_flags):
 
 
 def test_a_trial_run_takes_three_batches(cli, tiny_flags):
-    ended = cli("train", *tiny_flags, "--fast-dev-run", "--quiet")
-    assert json.loads((ended.folder / "runs" / "run" / "summary.json").read_text())["iterations"] == 3
+    ended = cli("train", *tiny_flags[:2], *tiny_flags[4:], "--epochs", "5", "--eval-batch-size", "4", "--fast-dev-run", "--quiet")
+    assert ended.code == 0, ended.err
+    summary = json.loads((ended.folder / "runs" / "run" / "summary.json").read_text())
+    assert (summary["epochs"], summary["iterations"], summary["val"]["n"]) == (1, 3, 12)
+    assert "test" not in summary and not (ended.folder / "runs" / "run" / "ledger.jsonl").exists()
 
 
 def test_evaluate_needs_nothing_but_the_checkpoint(cli, best):
@@ -66,6 +70,22 @@ def test_evaluate_needs_nothing_but_the_checkpoint(cli, best):
     assert ended.code == 0, ended.err
     assert "on val of demo:700: 70 faces" in ended.out and "accuracy" in ended.out
     assert all(name in ended.out for name in DEMO_CLASSES)
+
+
+def test_faces_under_val_alone_and_in_a_manifest_of_val_are_all_scored(cli, best, tmp_path):
+    """As docs/intended-use.md says of a group's faces; of a plain folder of classes a tenth is."""
+    pixels, labels = draw_faces(28, seed=9)
+    rows = [("path", "label", "split")]
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        for top in ("plain", "group/val"):
+            folder = tmp_path / top / DEMO_CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze()).save(folder / f"{number}.png")
+        rows.append((f"plain/{DEMO_CLASSES[label]}/{number}.png", DEMO_CLASSES[label], "val"))
+    (tmp_path / "group.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    for name, count in {"plain": 3, "group": 28, "group.csv": 28}.items():
+        ended = cli("evaluate", best, "--data", tmp_path / name, "--split", "val", "--tta", "none", "--quiet", "--json", "-")
+        assert json.loads(ended.out)["n"] == count, name
 
 
 def test_the_json_of_evaluate_has_the_names_that_scripts_rely_on(cli, best):
@@ -111,6 +131,36 @@ def test_predict_names_the_expressions_as_a_table(cli, best, faces):
     assert ended.code == 0 and len(lines) == 7
     assert all(line.count("%") == 2 for line in lines)
     assert lines[0].startswith(str(faces / "angry.png"))
+
+
+def test_a_run_s_folder_means_its_best_checkpoint(cli, finished_run, best, faces):
+    ended = cli("predict", finished_run, faces)
+    assert ended.code == 0 and ended.err == "" and ended.out == cli("predict", best, faces).out
+    alone = cli("predict", finished_run)
+    assert alone.code == 2 and "alone is nothing to look at" in alone.err
+
+
+def test_a_run_without_a_checkpoint_is_told(cli, faces, tmp_path):
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "begun" / "config.yaml").touch()
+    ended = cli("predict", tmp_path / "begun", faces)
+    assert ended.code == 2 and "holds a run without a checkpoint" in ended.err and len(ended.err.splitlines()) == 1
+
+
+def test_a_checkpoint_whose_path_looks_like_a_glob_is_a_checkpoint(cli, best, faces, tmp_path):
+    for name in ("lr[3].pt", "lr[3].weights"):
+        copied = shutil.copy(best, tmp_path / name)
+        ended = cli("predict", copied, faces)
+        assert ended.code == 0 and ended.err == "" and ended.out == cli("predict", best, faces).out
+
+
+@pytest.mark.parametrize("first", ["a checkpoint", "none"])
+@pytest.mark.parametrize("what", ["run", "checkpoint", "absent.ONNX"])
+def test_a_network_among_the_sources_is_refused(cli, finished_run, best, faces, first, what):
+    word = {"run": finished_run, "checkpoint": best}.get(what, what)
+    ended = cli("predict", *([best] if first != "none" else []), faces / "sad.png", word)
+    assert ended.code == 2 and "goes first" in ended.err and len(ended.err.splitlines()) == 1 and ended.out == ""
+    assert str(word) in ended.err
 
 
 def test_predict_gives_json_lines_with_probabilities_that_add_up(cli, best, faces):
@@ -169,6 +219,14 @@ def test_odd_file_names_go_through_every_format_on_one_row_each(cli, best, faces
         assert all(len(row) == 8 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:])
     shown = cli("predict", best, folder, "--format", form)
     assert shown.code == 0 and len(shown.out.splitlines()) == len(ODD) + (form == "csv")
+
+
+def test_a_file_s_name_is_shown_as_errors_show_it(cli, best, faces, tmp_path):
+    """What can be printed stays, the rest is escaped: in a row and in the complaint about the same file."""
+    odd = tmp_path / "caf\u00e9\\\n.png"
+    odd.write_bytes(b"no picture")
+    ended = cli("predict", best, odd)
+    assert ended.out == f"{printable(odd)}  -\n" and printable(odd) in ended.err and "caf\u00e9" in ended.out
 
 
 def test_pack_reads_once_and_says_where_and_what(cli):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fer_ignite.data.views import VIEW_KINDS, count_views, views
+from fer_ignite.data.views import VIEW_KINDS, count_views, each_view, views
 from fer_ignite.errors import ConfigError
 
 # Dimensions: V views, B images, C channels, H W pixels.
@@ -46,3 +46,10 @@ def test_an_empty_batch_has_empty_views():
 def test_an_unknown_kind_is_named_with_what_is_allowed():
     with pytest.raises(ConfigError, match=r"'twelve'.*flip"):
         views(torch.rand(1, 1, 8, 8), "twelve")
+
+
+@pytest.mark.parametrize("kind", VIEW_KINDS)
+def test_views_one_by_one_are_those_of_the_stack(kind):
+    images_BCHW = torch.rand(2, 1, 32, 32).to(memory_format=torch.channels_last)
+    assert torch.equal(torch.stack(list(each_view(images_BCHW, kind))), views(images_BCHW, kind))
+    assert all(view.is_contiguous() for view in each_view(torch.rand(2, 3, 32, 32), kind))

@@ -154,3 +154,13 @@ def test_foreign_variables_are_named_and_own_ones_are_not():
 def test_several_processes_elsewhere_than_on_linux_come_with_a_sentence():
     plan = make_plan(LaunchSpec(nproc=2), {}, Machine(4, 0, system="darwin"))
     assert "Linux only" in str(plan.warning)
+
+
+def test_chosen_gpus_count_among_those_that_a_scheduler_left_visible():
+    plan = make_plan(LaunchSpec(nproc=2, gpus=(1, 2)), {"CUDA_VISIBLE_DEVICES": "4, 5,GPU-7"}, Machine(cores=16, cuda_devices=3))
+    assert plan.environment == {"CUDA_VISIBLE_DEVICES": "5,GPU-7"}
+
+
+def test_one_process_takes_its_gpu_by_number_and_hides_no_other():
+    """Another run of the same program finds all of them."""
+    assert make_plan(LaunchSpec(gpus=(1,)), {}, GPU).environment == {}

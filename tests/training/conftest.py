@@ -23,7 +23,7 @@ def batch_of(count, *, window=None, opens=True, closes=True, seed=0, size=4, num
     labels_B = torch.randint(num_classes, (count,), generator=random)
     return Batch(
         torch.randn(count, 1, size, size, generator=random), nn.functional.one_hot(labels_B, num_classes).float(), torch.ones(count),
-        count, window or count, opens, closes, np.arange(count),
+        count, count, window or count, opens, closes, np.arange(count),
     )  # fmt: skip
 
 

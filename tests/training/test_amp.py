@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fer_ignite.training import amp
+from fer_ignite.training.ema import attach_ema, make_ema
 from fer_ignite.training.events import StepEvents
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups, skips_on_device
 
@@ -166,3 +167,24 @@ def test_a_non_finite_loss_is_seen_by_the_flag_in_the_same_step(steps, batches):
     made.trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, lambda engine: flags.append(bool(engine.state.step_taken)))
     run(made, [batches(4), overflowing(batches(4)), batches(4)])
     assert flags == [True, False, True]
+
+
+def test_an_overflow_leaves_no_mark_in_batch_statistics(steps, batches):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    model.train()
+    made = steps(model=model)
+    amp.attach_sound_statistics(made.trainer, model)
+    ema = make_ema(model, decay=0.5)
+    attach_ema(made.trainer, ema)
+    broken = batches(4, seed=1)
+    broken.images_BCHW[0, 0, 1, 2] = float("nan")  # feature 6
+    good = [batches(4, seed=seed) for seed in (2, 3)]
+    run(made, [good[0]])
+    before = model[1].running_mean.clone()
+    run(made, [broken])
+    assert made.trainer.state.skipped_steps == 1
+    assert model[1].running_mean.isfinite().all() and model[1].running_mean[6] == before[6]
+    assert (model[1].running_mean != before).sum() == 15  # what was finite is taken up
+    run(made, [good[1]])
+    assert model[1].running_mean[6] != before[6]
+    assert all(value.isfinite().all() for value in ema.ema_model.state_dict().values())

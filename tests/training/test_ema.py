@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fer_ignite.training.ema import attach_ema
+from fer_ignite.training.ema import attach_ema, make_ema
 from fer_ignite.training.events import StepEvents
 
 
@@ -12,7 +12,8 @@ def weights(model):
 
 def test_the_average_is_the_formula_s_after_each_optimizer_step(steps, batches):
     made = steps()
-    ema = attach_ema(made.trainer, made.model, decay=0.9)
+    ema = make_ema(made.model, decay=0.9)
+    attach_ema(made.trainer, ema)
     expected = [weights(made.model).clone()]
     made.trainer.add_event_handler(
         StepEvents.OPTIMIZER_STEPPED, lambda: expected.append(0.9 * expected[-1] + 0.1 * weights(made.model))
@@ -29,7 +30,8 @@ def test_batch_statistics_are_averaged_too_and_share_no_memory(steps, batches, d
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
     made = steps(model=model)
     model.train()
-    ema = attach_ema(made.trainer, model, decay=decay)
+    ema = make_ema(model, decay=decay)
+    attach_ema(made.trainer, ema)
     before = model[1].running_mean.clone()
     made.trainer.run([batches(8)], max_epochs=1, epoch_length=1)
     moved = model[1].running_mean
@@ -40,8 +42,9 @@ def test_batch_statistics_are_averaged_too_and_share_no_memory(steps, batches, d
 
 def test_the_average_can_be_taken_off(steps, batches):
     made = steps()
-    ema = attach_ema(made.trainer, made.model, decay=0.5)
+    ema = make_ema(made.model, decay=0.5)
+    handle = attach_ema(made.trainer, ema)
     before = weights(ema.ema_model).clone()
-    made.trainer.remove_event_handler(ema._update_ema_model, StepEvents.OPTIMIZER_STEPPED)
+    handle.remove()
     made.trainer.run([batches(4)], max_epochs=1, epoch_length=1)
     assert torch.equal(weights(ema.ema_model), before)

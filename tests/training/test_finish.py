@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
 
 from fer_ignite import StepEvents, build_session, train
 from fer_ignite.training.checkpoints import load_checkpoint
@@ -97,3 +99,33 @@ def test_another_split_is_prepared_as_val_is(made):
     stream = split_stream(session.faces, "test", session.val_stream)
     assert stream.preparation is session.val_stream.preparation
     assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(session.faces.indices["test"].tolist())
+
+
+def test_val_is_calibrated_with_the_temperature_that_was_fitted_on_it(tiny):
+    summary = train(tiny())
+    val, test = summary["val"], summary["test"]
+    assert val["temperature"] == test["temperature"] == val["single_view"]["temperature"] != 1
+    assert val["ece_calibrated"] != val["ece"]
+
+
+def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd):
+    def scored_by(accuracy_of):
+        def setup(session):
+            @session.evaluator.on(Events.COMPLETED)
+            def give(engine):
+                engine.state.metrics["accuracy"] = accuracy_of(session.trainer.state.epoch)
+
+        return setup
+
+    settings = {"epochs": 3, "save_iterations": 4, "keep": 9}
+    folder = Path(train(tiny(**settings), handlers=[scored_by(lambda epoch: epoch / 10)])["folder"])
+    assert load_checkpoint(folder / "checkpoints" / "best.pt")["trainer"]["iteration"] == 12
+    early = folder / "checkpoints" / "step-4.pt"
+    summary = train(tiny(**settings, resume=str(early)), handlers=[scored_by(lambda epoch: 0.0)])
+    assert "went back behind" in capfd.readouterr().err and summary["best"]["epoch"] == 1
+
+
+def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
+    monkeypatch.setattr("fer_ignite.training.finish.draw_confusion", lambda *_, **__: 1 / 0)
+    summary = train(tiny(plots=True))
+    assert summary["status"] == "completed" and summary["test"]["n"] == 14

@@ -1,11 +1,14 @@
 import json
 import logging
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
 
-from fer_ignite import build_session
+from fer_ignite import build_session, train
+from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.training.checkpoints import load_checkpoint, require_resumable, state_digest
 from fer_ignite.training.state import evaluation_state, restore, resume_state
 
@@ -89,3 +92,24 @@ def test_weights_come_back_as_they_were_saved(made):
     first.run()
     stored = load_checkpoint(first.folder.checkpoints / "last.pt")["model"]
     assert all(torch.equal(value, stored[name]) for name, value in first.model.state_dict().items())
+
+
+def test_a_run_whose_epochs_have_another_length_is_not_gone_on_with(made):
+    first = made(name="first")
+    first.run()
+    second = made(name="second", batch_size=16, epochs=9)
+    with pytest.raises(ConfigError, match=r"has 4 iterations, and 7 .*--init-from"):
+        restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
+
+
+def test_going_on_takes_away_the_summary_of_an_end_that_is_none_any_more(tiny):
+    folder = Path(train(tiny(epochs=1))["folder"])
+
+    def fail(session):
+        assert not session.folder.summary.exists() or session.resumed is None
+        session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), lambda: 1 / 0)
+
+    with pytest.raises(FerError):
+        train(tiny(epochs=2, resume="auto", override=("epochs", "sched")), handlers=[fail])
+    assert not (folder / "summary.json").exists()
+    assert train(tiny(epochs=2, resume="auto"))["status"] == json.loads((folder / "summary.json").read_text())["status"] == "completed"

@@ -72,12 +72,13 @@ def test_plateau_lowers_the_rate_when_the_monitored_metric_stands_still(wired):
 
 @pytest.mark.parametrize(
     ("settings", "kind"),
-    [({}, None), ({"clip_grad": 1.0}, "clip"), ({"patience": 2}, "early_stopping"), ({"plots": True}, "plots")],
+    [({}, None), ({"clip_grad": 1.0}, "clip"), ({"patience": 2}, "early_stopping"), ({"plots": True}, "plots"),
+     ({"model_ema": True}, "ema")],
 )
 def test_a_behaviour_is_attached_where_a_setting_asks_for_it(wired, settings, kind):
     handles = set(wired(**settings).handles)
     everyday = {"reseed", "train_mode", "backward", "unscale", "gradient_norm", "optimizer_step", "zero_grad", "validate",
-                "history", "best", "resume_points", "report", "note_step", "votes", "settle"}  # fmt: skip
+                "history", "best", "resume_points", "report", "note_step", "votes", "settle", "sound_statistics", "log_step"}  # fmt: skip
     assert handles == everyday | ({kind} if kind else set())
 
 
