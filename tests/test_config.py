@@ -21,7 +21,12 @@ def test_a_duration_is_read_as_people_write_it(text, seconds):
     assert check({"time": text}).time == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "5d", "m", "-5", "1.2.3s", "nan", "inf"])
+@pytest.mark.parametrize("text", ["soon", "1.2.3", "1.2.3s", "²", "1h²m", "."])
+def test_what_is_no_duration_is_left_as_it_came(text):
+    assert parse_duration(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5d", "m", "-5", "1.2.3s", "²", "nan", "inf"])
 def test_what_is_no_duration_is_refused_by_name(text):
     with pytest.raises(ConfigError, match="--time"):
         check({"time": text})

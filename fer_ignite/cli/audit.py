@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.values import FiniteRange
 from fer_ignite.config import check
 
 __all__ = ["command"]
@@ -24,7 +25,7 @@ _DATA = (
 @click.option("--epochs", type=click.IntRange(1, 1000), default=6, show_default=True, help="Epochs of each.")
 @click.option("--labels/--no-labels", default=True, show_default=True, help="Judge the labels; the rest takes seconds.")
 @click.option("--judge", type=click.Choice(["own", "cleanlab"]), default="own", show_default=True, help="Who scores the labels.")
-@click.option("--drop-above", type=click.FloatRange(0, 1), default=0.7, show_default=True,
+@click.option("--drop-above", type=FiniteRange(0, 1), default=0.7, show_default=True,
               help="Doubt from which a train label is marked to be dropped.")  # fmt: skip
 @click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), default="flip", show_default=True, help="Views averaged.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings, require_writable
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.values import require_writable
 from fer_ignite.config import from_layers, read_yaml
 
 __all__ = ["command"]

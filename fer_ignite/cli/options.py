@@ -1,9 +1,7 @@
 """Flags out of the configuration's declarations: no setting is described a second time."""
 
-import os
 import types
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
@@ -13,15 +11,19 @@ from click.shell_completion import CompletionItem
 from fer_ignite.config import GROUPS, Config, field_facts
 from fer_ignite.errors import ConfigError
 
-__all__ = ["ConfigCommand", "config_options", "given_settings", "require_writable"]
+__all__ = ["ConfigCommand", "config_options", "given_settings"]
 
 
-def config_options(*names: str) -> Callable[[Any], Any]:
-    """Decorator: the flags of the named settings, or of all of them."""
+def config_options(*names: str, hidden: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """Decorator: the flags of the named settings, or of all of them.
+
+    Args:
+        hidden: settings that the command refuses in a sentence of its own, and that its help leaves out.
+    """
 
     def decorate(function: Any) -> Any:
         for name in reversed(names or tuple(Config.model_fields)):
-            function = click.option(*_flags(name), **_attributes(name), cls=_Setting)(function)
+            function = click.option(*_flags(name), **_attributes(name), hidden=name in hidden, cls=_Setting)(function)
         return function
 
     return decorate
@@ -91,21 +93,6 @@ def _range(name: str) -> str:
             if value is not None:
                 bounds.append(f"{sign} {value:g}" if value < 2**53 else f"{sign} 2^63")
     return ", ".join(bounds)
-
-
-def require_writable(flag: str, path: str | None) -> None:
-    """Fails early where a result could not be written.
-
-    Raises:
-        ConfigError: there is no such folder, or a folder of that name.
-    """
-    if path in (None, "-"):
-        return
-    target = Path(str(path)).absolute()
-    if not target.parent.is_dir():
-        raise ConfigError(f"{flag}: {path} can't be written: there is no folder {Path(str(path)).parent}; make it first.")
-    if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"{flag}: {path} can't be written: it is a folder or not yours to write; name another file.")
 
 
 def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """``fer-ignite predict``: expressions in image files, or of every face in photographs and videos; a table, csv or JSON lines."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_ignite.cli.rows import csv_line, harmless, printable
+from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fer_ignite.prediction import Recogniser
 
 __all__ = ["command"]
 
@@ -25,9 +27,9 @@ __all__ = ["command"]
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 @click.option("--faces", is_flag=True, help="Find the faces in photographs, videos (.mp4 .mov .avi .mkv .webm) and webcam:0.")
 @click.option("--detector", metavar="NAME", help="mtcnn, or your own package.module:function.  [default: mtcnn]")
-@click.option("--margin", type=click.FloatRange(-0.4, 2), help="Share of a box added on each side.  [default: the detector's]")
+@click.option("--margin", type=FiniteRange(-0.4, 2), help="Share of a box added on each side.  [default: the detector's]")
 @click.option("--every", type=click.IntRange(1), metavar="N", help="Look at every N-th frame of videos.  [default: 1]")
-@click.option("--smooth", type=click.FloatRange(0), metavar="SECONDS", help="Smooth over time in videos; 0 = off.  [default: 0.5]")
+@click.option("--smooth", type=FiniteRange(0), metavar="SECONDS", help="Smooth over time in videos; 0 = off.  [default: 0.5]")
 @click.option("--save", metavar="FOLDER", help="Write pictures and videos with the faces marked there.")
 def command(
     words: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
@@ -35,32 +37,41 @@ def command(
 ) -> int:  # fmt: skip
     """Name the expressions in SOURCES: image files of one face each, folders, globs; with --faces photographs, videos, webcam:0.
 
-    CHECKPOINT is a run's, or an .onnx file that `fer-ignite export` has written: that one needs onnxruntime and no torch.
-    Without it the network that ships with the package is asked. The training's own preparation comes out of it. A file
-    that can't be read is named and doesn't stop the rest; the exit code is then 2 if no file at all could be read.
+    CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
+    onnxruntime and no torch. Without it the network that ships with the package is asked, and a line says so. The training's
+    own preparation comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
+    no file at all could be read.
     """
     for name in (name for name, value in of_faces.items() if value is not None and not faces):
         raise ConfigError(f"--{name} is about finding faces; pass --faces too.")
-    if out is not None:
-        from fer_ignite.cli.options import require_writable  # needs the configuration's libraries, the rest of predict doesn't
-
-        require_writable("--out", out)
+    require_writable("--out", out)
     from fer_ignite.cli.sources import find_files, split_words
-    from fer_ignite.prediction import open_recogniser
 
     checkpoint, sources = split_words(words, faces=faces)
     files = list(find_files(sources, faces=faces))
     if not faces:
-        recogniser = open_recogniser(checkpoint, device=device, model=model, tta=tta)
+        from fer_ignite.cli.predict_files import write_predictions
+
+        recogniser = _opened(checkpoint, device=device, model=model, tta=tta)
         with _target(out) as write:
-            return 0 if _write_predictions(recogniser, files, write, form=form, topk=topk, batch_size=batch_size) else 2
+            return 0 if write_predictions(recogniser, files, write, form=form, topk=topk, batch_size=batch_size) else 2
     from fer_ignite.cli.predict_faces import open_sightings, write_sightings
 
     sightings, topk = open_sightings(
-        lambda: open_recogniser(checkpoint, device=device, model=model, tta=tta), files, topk=topk, batch_size=batch_size, **of_faces
+        lambda: _opened(checkpoint, device=device, model=model, tta=tta), files, topk=topk, batch_size=batch_size, **of_faces
     )
     with _target(out) as write:
         return 0 if write_sightings(sightings, write, form=form, topk=topk) else 2
+
+
+def _opened(checkpoint: str | None, **options: Any) -> "Recogniser":
+    from fer_ignite.prediction import open_recogniser
+    from fer_ignite.weights import shipped_checkpoint
+
+    recogniser = open_recogniser(checkpoint or shipped_checkpoint(), **options)
+    if checkpoint is None:
+        click.echo(f"network     {shipped_checkpoint().name}, which ships with the package; to ask another, name it first", err=True)
+    return recogniser
 
 
 @contextlib.contextmanager
@@ -72,45 +83,3 @@ def _target(out: str | None) -> Iterator[Callable[[str], Any]]:
     finally:
         if out:
             target.close()
-
-
-def _write_predictions(
-    recogniser: Any, files: Sequence[str], write: Callable[[str], Any], *, form: str, topk: int, batch_size: int
-) -> bool:
-    from fer_ignite.prediction import predict
-
-    count = min(topk, len(recogniser.classes))
-    readable = False
-    if form == "csv":
-        write(csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
-    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size):
-        readable = readable or prediction.error is None
-        write(_FORMS[form](prediction, count))
-        if prediction.error is not None and form == "table":
-            click.echo(f"fer-ignite: {prediction.error}", err=True)
-    return readable
-
-
-def _table(prediction: Any, count: int) -> str:
-    if prediction.error is not None:
-        return f"{printable(prediction.file)}  -\n"
-    shares = "  ".join(f"{name} {100 * p:5.1f} %" for name, p in prediction.top)
-    return f"{printable(prediction.file)}  {shares}\n"
-
-
-def _json_line(prediction: Any, count: int) -> str:
-    values: dict[str, Any] = {"file": prediction.file}
-    if prediction.error is not None:
-        values["error"] = prediction.error
-    else:
-        values |= {"label": prediction.top[0][0], "probabilities": dict(prediction.top)}
-    return json.dumps(values) + "\n"
-
-
-def _csv(prediction: Any, count: int) -> str:
-    cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
-    cells += [""] * (2 * count - len(cells))
-    return csv_line([harmless(printable(prediction.file)), *cells, harmless(prediction.error or "")])
-
-
-_FORMS = {"table": _table, "csv": _csv, "jsonl": _json_line}

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.rows import csv_line, harmless, printable
+from fer_ignite.cli.rows import csv_line
+from fer_ignite.data.exclusion import formula_safe
+from fer_ignite.data.images import printable
 from fer_ignite.photos.detection import open_detector
 from fer_ignite.photos.looking import Sighting, look_for_faces
 from fer_ignite.photos.opencv import load_opencv
@@ -94,7 +96,7 @@ def _csv(sighting: Sighting, topk: int) -> str:
     cells = [cell for name, p in _best(sighting, topk) for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * topk - len(cells))
     track = "" if sighting.track is None else str(sighting.track)
-    return csv_line([harmless(printable(sighting.file)), time, track, face, *box, *cells, harmless(sighting.error or "")])
+    return csv_line([formula_safe(printable(sighting.file)), time, track, face, *box, *cells, formula_safe(sighting.error or "")])
 
 
 _FORMS: dict[str, Callable[[Sighting, int], str]] = {"table": _table, "csv": _csv, "jsonl": _json_line}

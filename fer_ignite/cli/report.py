@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import require_writable
+from fer_ignite.cli.values import require_writable
 
 __all__ = ["command"]
 

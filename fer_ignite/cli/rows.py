@@ -1,15 +1,10 @@
-"""Cells of the rows that commands print: one line each, whatever a file is called."""
+"""A row of the csv files that commands print: one line each, whatever its cells hold."""
 
 import csv
 import io
 from collections.abc import Sequence
 
-__all__ = ["csv_line", "harmless", "printable"]
-
-
-def printable(text: str) -> str:
-    """A path on one line, whatever its name holds."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+__all__ = ["csv_line"]
 
 
 def csv_line(cells: Sequence[str]) -> str:
@@ -17,8 +12,3 @@ def csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
-
-
-def harmless(cell: str) -> str:
-    """The cell with an apostrophe in front where a spreadsheet would run it as a formula."""
-    return "'" + cell if cell[:1] in ("=", "+", "-", "@") else cell

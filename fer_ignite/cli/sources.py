@@ -1,33 +1,35 @@
-"""What the words of ``fer-ignite predict`` mean: a checkpoint, or none, and files, folders, globs, webcams."""
+"""What the words of ``fer-ignite predict`` mean: a run, a checkpoint, or none, and files, folders, globs, webcams."""
 
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fer_ignite.cli.rows import printable
+from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.errors import ConfigError
+from fer_ignite.photos.footage import VIDEO_SUFFIXES, is_webcam
 
 __all__ = ["find_files", "split_words"]
 
+_CHECKPOINT_SUFFIXES = (".pt", ".onnx")
 
-def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str, Sequence[str]]:
-    """The checkpoint, the shipped one where none is named, and the sources.
+
+def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | None, Sequence[str]]:
+    """The checkpoint, None where none is named, and the sources.
 
     Args:
         faces: videos and webcams are sources too.
     Raises:
-        ConfigError: a checkpoint and nothing to look at.
+        ConfigError: a checkpoint and nothing to look at, or a run without a checkpoint.
     """
     first, *rest = words
-    if Path(first).is_dir() or glob.has_magic(first) or Path(first).suffix.lower() in _suffixes(faces) or _is_webcam(first, faces):
-        from fer_ignite.weights import shipped_checkpoint
-
-        return str(shipped_checkpoint()), words
-    if not faces and (Path(first).suffix.lower() in _suffixes(True) or _is_webcam(first, True)):
-        raise ConfigError(f"{printable(first)}: videos and webcams are looked at with --faces.")
+    if not _is_network(first):
+        if _is_source(first, faces):
+            return None, words
+        if not faces and _is_source(first, True):
+            raise ConfigError(f"{printable(first)}: videos and webcams are looked at with --faces.")
     if not rest:
         raise ConfigError(f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it.")
-    return first, rest
+    return (_checkpoint_in(first) if Path(first).is_dir() else first), rest
 
 
 def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
@@ -41,6 +43,9 @@ def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
     kinds = "image or video" if faces else "image"
     for source in sources:
         path = Path(source)
+        if _is_network(source):
+            what = "a run's folder" if path.is_dir() else "a checkpoint"
+            raise ConfigError(f"{printable(source)} is {what}, which goes first and once; name {kinds} files, folders or globs after it.")
         if path.is_dir():
             found = [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in _suffixes(faces)]
             if not found:
@@ -54,14 +59,31 @@ def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
         yield from found
 
 
-def _suffixes(faces: bool) -> tuple[str, ...]:
-    from fer_ignite.data.images import FORMAT_OF_SUFFIX
-    from fer_ignite.photos.footage import VIDEO_SUFFIXES
+def _is_network(word: str) -> bool:
+    """Whether it can only mean a network: a run's folder, or a checkpoint by its name."""
+    path = Path(word)
+    if path.is_dir():
+        return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
+    return path.suffix.lower() in _CHECKPOINT_SUFFIXES
 
+
+def _is_source(word: str, faces: bool) -> bool:
+    path = Path(word)
+    is_glob = glob.has_magic(word) and not path.is_file()  # a checkpoint's path may hold a [ too
+    return path.is_dir() or is_glob or path.suffix.lower() in _suffixes(faces) or _is_webcam(word, faces)
+
+
+def _checkpoint_in(run: str) -> str:
+    try:
+        from fer_ignite.report.subject import find_subject
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed.") from None
+    return str(find_subject(run).checkpoint)
+
+
+def _suffixes(faces: bool) -> tuple[str, ...]:
     return (*FORMAT_OF_SUFFIX, *(VIDEO_SUFFIXES if faces else ()))
 
 
 def _is_webcam(source: str, faces: bool) -> bool:
-    from fer_ignite.photos.footage import is_webcam
-
     return faces and is_webcam(source)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 import yaml
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings, require_writable
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.values import require_writable
 from fer_ignite.config import from_layers, read_yaml
 from fer_ignite.errors import HELP_PAGE, ConfigError, error_of
 
@@ -80,9 +81,10 @@ def parse_seeds(text: str) -> list[int]:
         ConfigError: something else, or a seed twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    seeds = [int(part) for part in parts if part.isdecimal()]
+    if len(set(seeds)) < len(parts):
         raise ConfigError(f"--seeds {text!r} is no list of different whole numbers; write --seeds 0,1,2.")
-    return [int(part) for part in parts]
+    return seeds
 
 
 def table_of_runs(result: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
+_OF_ONE_RUN = ("exist_ok", "resume", "override")  # refused by the search, which goes on by itself
+
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")
 @click.argument("space")
@@ -20,7 +22,7 @@ __all__ = ["command"]
 @click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@config_options()
+@config_options(hidden=_OF_ONE_RUN)
 def command(
     space: str, trials: int, timeout: str | None, prune: bool, recipe: str | None, config_file: str | None,
     assignments: tuple[str, ...], as_json: bool, **flags: Any,

@@ -91,6 +91,7 @@ def tune(config: Config, request: TuneRequest, *, given: Mapping[str, Any], tell
 
 def _check(config: Config, kept: Mapping[str, Any]) -> str | None:
     """All that would meet every trial; the data's fingerprint."""
+    _refuse_starts(config)
     if config.folds is not None and config.fold is None:
         raise ConfigError("--folds makes several runs of one setting; tune judges by one: say which with --fold, or leave both out.")
     if config.fast_dev_run:
@@ -99,6 +100,17 @@ def _check(config: Config, kept: Mapping[str, Any]) -> str | None:
     check_monitor(config)
     check_handlers(config.handlers)
     return pack_of(check(dict(kept)))[1]
+
+
+def _refuse_starts(config: Config) -> None:
+    """How a single run starts: a search has a start of its own. ``--resume auto`` is what it does anyway."""
+    resume = config.resume if config.resume != "auto" else None
+    came = {"--exist-ok": config.exist_ok, f"--resume {resume}": resume, f"--override {','.join(config.override)}": config.override}
+    for flag in (flag for flag, value in came.items() if value):
+        raise ConfigError(
+            f"{flag} is about a single run; the same search given again goes on in its folder: leave it out, or choose "
+            "another --name to start anew."
+        )
 
 
 def _what(config: Config, space: list[Dimension], fingerprint: str | None) -> dict[str, Any]:

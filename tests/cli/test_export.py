@@ -85,7 +85,7 @@ blocked = ("torch", "torchvision", "ignite", "pydantic", "yaml", "matplotlib", "
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked:
-            raise ImportError(f"{name} is not installed here")
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 sys.meta_path.insert(0, Blocker())
 from fer_ignite.cli.main import main
 try:
@@ -93,6 +93,25 @@ try:
 finally:
     assert not {name.split(".")[0] for name in sys.modules} & set(blocked)
 """
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_predict_with_an_onnx_file_writes_to_a_file_without_torch_and_without_the_configuration(model, faces, tmp_path, form):
+    out = tmp_path / "x.csv"
+    ended = subprocess.run(
+        [sys.executable, "-c", _BLOCKED, "predict", os.fspath(model), os.fspath(faces), "--format", form, "--out", os.fspath(out)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(fer_ignite.__file__).parents[1])},
+    )  # fmt: skip
+    assert ended.returncode == 0 and ended.stderr == "", ended.stderr
+    assert len(out.read_text().splitlines()) == 7 + (form == "csv")
+
+
+def test_a_run_s_folder_without_what_a_checkpoint_needs_is_told_in_one_line(finished_run, faces, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", _BLOCKED, "predict", os.fspath(finished_run), os.fspath(faces)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(fer_ignite.__file__).parents[1])},
+    )  # fmt: skip
+    assert ended.returncode == 2 and "which is not installed" in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
 def test_predict_with_an_onnx_file_needs_no_torch(model, faces, tmp_path):
@@ -139,6 +158,14 @@ def test_export_refuses_nonsense_in_one_line(cli, best):
         ended = cli("export", *arguments)
         assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1
         assert list(ended.folder.iterdir()) == []
+
+
+def test_the_help_of_export_says_what_the_check_holds_a_file_to(cli):
+    from fer_ignite.export.checking import TOLERANCE
+
+    said = " ".join(cli("export", "--help").out.split())
+    assert f"In fp32 it is kept only if no probability differs by more than {TOLERANCE:g}." in said
+    assert "With --half or --int8 it is kept whatever the difference" in said
 
 
 def test_the_help_of_export_needs_no_torch():

@@ -31,7 +31,7 @@ NONSENSE = [
     ("--batch-transform", "collections:absent"), ("--no-such-flag",), ("--epoch", "3"), ("surplus",), ("--lr",),
     ("--lr", "0.1", "--lr", "0.2"), ("--lr=0.1", "--lr=0.2"), ("--augment", "--no-augment"), ("--lr", "0.1", "--set", "lr=0.2"),
     ("--resize", "32", "--image-size", "48"), ("--sched", "multistep"), ("--momentum", "0", "--opt", "sgd"),
-    ("--nnodes", "2", "--nproc", "1"),
+    ("--nnodes", "2", "--nproc", "1"), ("--seeds", "0,²"), ("--seeds", "1,01"), ("--seeds", "0,"), ("--time", "1.2.3s"), ("--time", "²s"),
 ]  # fmt: skip
 
 
@@ -61,6 +61,11 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
         (["pack", "demo:7", "--lr", "3"], "--lr"), (["info", "absent"], "absent"), (["trian"], "did you mean 'train'"),
         (["zzz"], "there are train"),
         (["--zzz"], "--zzz"), (["evaluate", "x.pt", "--split", "all"], "--split"), (["evaluate", "x.pt", "--nproc", "0"], "--nproc"),
+        (["tune", "s.yaml", "--timeout", "1.2.3s"], "--timeout 1.2.3s: give a time"), (["tune", "s.yaml", "--timeout", "²"], "--timeout ²"),
+        (["predict", "x.png", "--faces", "--margin", "nan"], "--margin.*nan is no finite number; give -0.4 to 2"),
+        (["predict", "x.png", "--faces", "--smooth", "nan"], "--smooth"), (["predict", "x.png", "--faces", "--margin", "3"], "--margin"),
+        (["predict", "x.png", "--faces", "--smooth", "inf"], "--smooth.*inf is no finite number; give 0 or more"),
+        (["audit", "demo:70", "--drop-above", "nan"], "--drop-above"), (["find-lr", "--data", "demo:70", "--end-lr", "nan"], "--end-lr"),
         (["predict", "x.pt", "y", "--topk", "0"], "--topk"), (["predict", "x.pt", "y", "--format", "xml"], "--format"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -8,11 +8,12 @@ import sys
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from blocks import ROOT
+from blocks import ROOT, pages
 from commands import command_names, command_page
 from events import event_map
 
 from fer_ignite.config import Config
+from fer_ignite.data.spec import PackSpec
 from fer_ignite.training.events import EVENT_TABLE, RunEvents, StepEvents
 
 pytest.importorskip("mkdocs", reason='pip install "fer-ignite[docs]"')
@@ -72,6 +73,36 @@ def test_what_the_tests_add_is_shown_below_a_block(site):
     _, texts = site
     assert "fer-ignite train --data fer2013.csv --limit-train 256 --epochs 1" in texts["tutorials/first-run.html"]
     assert "needs two machines" in texts["tutorials/several-processes.html"]
+
+
+def test_in_plain_markdown_only_links_to_pages_that_are_made_lead_nowhere():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    made = ("docs/commands/", "docs/reference/", "docs/notebooks/first_run.md")
+    lost = []
+    for page in pages():
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            link = urlsplit(target)
+            file = (page.parent / unquote(link.path)).resolve()
+            if link.path and not link.scheme and not file.exists():
+                lost.append(file.relative_to(ROOT).as_posix())
+    assert lost and [path for path in lost if not path.startswith(made)] == []
+    assert "pages of commands, the reference with the event map\nand the notebook's page" in readme
+
+
+@pytest.mark.parametrize("name", ["tutorials/own-data.md", "many-images.md"])
+def test_where_packs_are_promised_to_decode_nothing_the_limit_of_their_pixels_is_told(name):
+    text, limit = (ROOT / "docs" / name).read_text(encoding="utf-8"), PackSpec(data="demo").raw_limit_bytes
+    assert f"{limit >> 30} GiB" in text and f"{limit / 48**2 / 1e6:.1f} million" in text and f"{limit // (3 * 224**2) // 1000},000" in text
+
+
+def test_the_page_of_intended_use_says_how_all_faces_of_a_group_are_scored():
+    text = (ROOT / "docs" / "intended-use.md").read_text(encoding="utf-8")
+    assert "`DATA/val/`" in text and "csv manifest with `val`" in text  # tests/cli/test_commands.py scores such data
+
+
+def test_the_page_of_export_installs_from_the_checkout_until_there_is_a_release():
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    assert "pip install --no-deps . &&" in text and "--no-deps fer-ignite" not in text
 
 
 def test_the_page_of_train_has_every_setting_with_its_range():

@@ -38,6 +38,15 @@ def test_the_help_of_the_new_commands_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_tune_offers_no_flag_that_it_refuses(cli, tmp_path):
+    shown = cli("tune", "--help").out
+    assert [flag for flag in ("--exist-ok", "--resume", "--override") if flag in shown] == [] and "--name" in shown
+    (tmp_path / "space.yaml").write_text("lr: {log: [0.001, 0.1]}\n")
+    ended = cli("tune", tmp_path / "space.yaml", "--exist-ok", *TINY)
+    assert ended.code == 2 and "--exist-ok is about a single run" in ended.err and len(ended.err.splitlines()) == 1
+    assert list(ended.folder.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_two_workers_share_a_search(tmp_path):
     (tmp_path / "space.yaml").write_text("lr: {log: [0.001, 0.1]}\nsmoothing: {float: [0, 0.2]}\n")

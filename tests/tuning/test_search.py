@@ -61,6 +61,21 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     assert [trial.params for trial in fresh.trials] == drawn
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"exist_ok": True}, "--exist-ok"), ({"resume": "x/last.pt"}, "--resume x/last.pt"), ({"override": ("lr",)}, "--override lr")],
+    ids=str,
+)  # fmt: skip
+def test_how_a_single_run_starts_is_refused_before_anything_is_made(search, tmp_path, settings, said):
+    with pytest.raises(ConfigError, match=f"^{said} is about a single run; .* goes on in its folder"):
+        search(1, **settings)
+    assert not (tmp_path / "search").exists()
+
+
+def test_resume_auto_is_what_a_search_does(search):
+    assert search(1, resume="auto")[0].result["trials"]["complete"] == 1 and search(1, resume="auto")[1] == []
+
+
 def test_a_trial_whose_worker_was_killed_is_run_again_in_its_folder(search, tmp_path):
     search(1)
     study = study_in(tmp_path)

@@ -1,0 +1,59 @@
+"""``fer-ignite predict`` without ``--faces``: a row per file; a table, csv or JSON lines."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from fer_ignite.cli.rows import csv_line
+from fer_ignite.data.exclusion import formula_safe
+from fer_ignite.data.images import printable
+from fer_ignite.prediction import Prediction, Recogniser, predict
+
+__all__ = ["write_predictions"]
+
+
+def write_predictions(
+    recogniser: Recogniser, files: Sequence[str], write: Callable[[str], Any], *, form: str, topk: int, batch_size: int
+) -> bool:
+    """Prints rows as they come; whether any file could be read.
+
+    Args:
+        topk: expressions per file, at most as many as the network knows.
+    """
+    count = min(topk, len(recogniser.classes))
+    readable = False
+    if form == "csv":
+        write(csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
+    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size):
+        readable = readable or prediction.error is None
+        write(_FORMS[form](prediction, count))
+        if prediction.error is not None and form == "table":
+            click.echo(f"fer-ignite: {prediction.error}", err=True)
+    return readable
+
+
+def _table(prediction: Prediction, count: int) -> str:
+    if prediction.error is not None:
+        return f"{printable(prediction.file)}  -\n"
+    shares = "  ".join(f"{name} {100 * p:5.1f} %" for name, p in prediction.top)
+    return f"{printable(prediction.file)}  {shares}\n"
+
+
+def _json_line(prediction: Prediction, count: int) -> str:
+    values: dict[str, Any] = {"file": prediction.file}
+    if prediction.error is not None:
+        values["error"] = prediction.error
+    else:
+        values |= {"label": prediction.top[0][0], "probabilities": dict(prediction.top)}
+    return json.dumps(values) + "\n"
+
+
+def _csv(prediction: Prediction, count: int) -> str:
+    cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
+    cells += [""] * (2 * count - len(cells))
+    return csv_line([formula_safe(printable(prediction.file)), *cells, formula_safe(prediction.error or "")])
+
+
+_FORMS: dict[str, Callable[[Prediction, int], str]] = {"table": _table, "csv": _csv, "jsonl": _json_line}
