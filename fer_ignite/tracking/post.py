@@ -109,14 +109,19 @@ class Post:
                 self._settled()
 
     def _insist(self, send: Callable[[], Any]) -> bool:
+        answered = False
         while True:
             try:
                 send()
             except Exception as error:  # whatever a tracker's package raises: the training goes on
                 reason = self._away()
+                if reason is None and not answered:
+                    answered = True  # it may have come back between the trial and the question: once more
+                    continue
                 if reason is None:
                     self._say("refused", "%s refused a part of the record (%s); the training goes on", self.title, _first_line(error))
                     break
+                answered = False
                 self._failing, self._failures = True, self._failures + 1
                 self._say("away", "%s; the training goes on, and what is missing is sent when it answers again", reason)
                 self._hurry.wait(_RETRY_S)

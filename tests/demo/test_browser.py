@@ -160,6 +160,9 @@ def test_hostile_files_get_a_sentence_and_the_next_good_one_an_answer(opened, ha
 
 def test_the_keyboard_is_enough(opened):
     page = opened()
+    for name in ("Upload file", "Capture from camera"):  # they come later than the examples
+        page.get_by_role("button", name=name).wait_for()
+    switch(page).wait_for()
     reached = set()
     for _ in range(20):
         page.keyboard.press("Tab")

@@ -107,6 +107,20 @@ def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
     assert post.close(within_s=5) and sent == [1]
 
 
+def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
+    trials, sent = [], []
+
+    def deliver(points):
+        trials.append(len(points))
+        if len(trials) == 1:
+            raise ConnectionError
+        sent.extend(point.step for point in points)
+
+    post = Post("T", deliver, away=lambda: None)  # it answers again by the time that it is asked
+    post.put(Point({"a": 1.0}, 1))
+    assert post.close(within_s=5) and sent == [1]
+
+
 def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
     post = Post("T", lambda points: time.sleep(60), away=lambda: None)
     post.put(Point({"a": 1.0}, 1))
