@@ -297,12 +297,11 @@ class Config(BaseModel):
     dist_timeout: Seconds = _setting(300.0, "Longest wait of one process for the others.", "Launch", unit="s", gt=0)
     sync_bn: bool = _setting(False, "Batch statistics over all processes (GPUs).", "Launch", structural=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _shortened(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("fast_dev_run") in (True, "true", "True", "1"):
-            return {**values, "epochs": 1, "score_test": False}
-        return values
+    @model_validator(mode="after")
+    def _shortened(self) -> "Config":
+        if self.fast_dev_run:
+            self.__dict__.update(epochs=1, score_test=False)  # frozen for everybody else
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

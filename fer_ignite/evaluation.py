@@ -21,7 +21,7 @@ from fer_ignite.errors import ConfigError, DataError, error_of
 from fer_ignite.imports import is_object_name
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.launch.groups import cpu_group
-from fer_ignite.network import Network, load_network, run_folder_of
+from fer_ignite.network import Network, class_again, load_network, run_folder_of
 from fer_ignite.statistics import mcnemar, paired_interval
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.losses import build_loss
@@ -83,9 +83,12 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
     Raises:
         FerError: or its kinds; a ConfigError where the two were not scored on the same faces.
     """
-    shared = data or str(load_checkpoint(first)["config"]["data"])
-    a = evaluate(first, data=data, with_faces=True, **_own_class(first, options))
-    b = evaluate(second, data=shared, with_faces=True, **_own_class(second, options))
+    settings = load_checkpoint(first)["config"]
+    shared = data or str(settings["data"])
+    a, b = (
+        evaluate(checkpoint, data=source, with_faces=True, **{**options, "model": class_again(saved, options.get("model"))})
+        for checkpoint, saved, source in ((first, settings, data), (second, load_checkpoint(second)["config"], shared))
+    )
     if not same_faces(a, b):
         raise ConfigError(
             f"{first} and {second} read {shared} differently (other splits, folds, labels, classes or sizes), so their faces "
@@ -93,12 +96,6 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
         )
     differing = paired_difference(hits_of(a.pop("faces")), hits_of(b.pop("faces")))
     return {"n": a["n"], "split": a["split"], "data": a["data"], **differing, "a": a, "b": b}
-
-
-def _own_class(checkpoint: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, without a class of the user's for a network that is none of it."""
-    named = is_object_name(str(load_checkpoint(checkpoint)["config"].get("model", "")))
-    return {name: value for name, value in options.items() if name != "model" or named}
 
 
 def same_faces(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -100,6 +100,15 @@ def load_network(
     )
 
 
+def class_again(saved: Mapping[str, Any], model: str | None) -> str | None:
+    """The user's ``module:Class`` for a run that had one, None for the others: several runs may be asked with one name.
+
+    Args:
+        saved: a checkpoint's configuration.
+    """
+    return model if is_object_name(str(saved.get("model", ""))) else None
+
+
 def run_folder_of(path: str | Path) -> RunFolder | None:
     """The run that a checkpoint lies in; None for one that was copied out of it."""
     folder = Path(path).resolve().parent

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +227,8 @@ def device_of(config: Config) -> torch.device:
     """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
-    plan = make_plan(replace(launch_spec(config), nproc=None, nnodes=1), {}, this_machine())
-    return torch.device(plan.device, config.gpus[0]) if plan.device == "cuda" and config.gpus else torch.device(plan.device)
+    device = make_plan(launch_spec(config), {}, this_machine()).device
+    return torch.device(device, config.gpus[0]) if device == "cuda" and config.gpus else torch.device(device)
 
 
 def build_session(config: Config, *, handlers: Handlers = ()) -> Session:

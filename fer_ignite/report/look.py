@@ -13,8 +13,7 @@ from torch import Tensor
 from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.data.faces import Faces
 from fer_ignite.evaluation import EvaluateRequest, evaluate, evaluation_config
-from fer_ignite.imports import is_object_name
-from fer_ignite.network import Network, load_network
+from fer_ignite.network import Network, class_again, load_network
 from fer_ignite.report.subject import Subject
 from fer_ignite.training.checkpoints import load_checkpoint
 
@@ -91,5 +90,5 @@ def _request(subject: Subject, options: Options) -> EvaluateRequest:
     return EvaluateRequest(
         str(subject.checkpoint), data=options.data, split=options.split, tta=options.tta, cache=options.cache, quiet=True,
         device=options.device, votes=options.votes if config.get("votes") else None,
-        model=options.model if is_object_name(str(config.get("model", ""))) else None,
+        model=class_again(config, options.model),
     )  # fmt: skip

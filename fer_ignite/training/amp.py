@@ -141,12 +141,15 @@ def attach_sound_statistics(trainer: Engine, model: nn.Module) -> RemovableEvent
     statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in (m.running_mean, m.running_var) if b is not None]
     sound: list[Tensor] = []
 
+    def begin(engine: Engine) -> None:
+        sound[:] = [buffer.clone() for buffer in statistics]
+
     def keep_sound(engine: Engine) -> None:
         for buffer, last in zip(statistics, sound, strict=True):
             last.copy_(torch.where(buffer.isfinite(), buffer, last))
             buffer.copy_(last)
 
-    trainer.add_event_handler(Events.STARTED, lambda: sound.extend(buffer.clone() for buffer in statistics[len(sound) :]))
+    trainer.add_event_handler(Events.STARTED, begin)
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, keep_sound)
 
 

@@ -11,7 +11,7 @@ from fer_ignite.launch.groups import agree_on_text
 from fer_ignite.tracking.attaching import attach_trackers
 from fer_ignite.training import amp
 from fer_ignite.training.ema import attach_ema
-from fer_ignite.training.engines import mean_over_processes
+from fer_ignite.training.engines import share_of_mean_loss
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.logging import (
     attach_basic_profiler,
@@ -76,7 +76,7 @@ def attach_run(session: Session) -> None:
     trainer, records = session.trainer, session.records
 
     def log_step(engine: Engine) -> None:
-        session.log("step_loss", mean_over_processes(engine.state, session.world))
+        session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: records.clear())

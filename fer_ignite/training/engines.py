@@ -15,7 +15,7 @@ from fer_ignite.data.views import each_view
 from fer_ignite.training.amp import autocast
 from fer_ignite.training.events import RunEvents, StepEvents
 
-__all__ = ["Trainer", "create_evaluator", "create_trainer", "mean_over_processes"]
+__all__ = ["Trainer", "create_evaluator", "create_trainer", "share_of_mean_loss"]
 
 AnyEngine = TypeVar("AnyEngine", bound=Engine)
 Terms = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -116,7 +116,7 @@ def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> di
     }
 
 
-def mean_over_processes(state: State, world: int) -> Tensor:
+def share_of_mean_loss(state: State, world: int) -> Tensor:
     """This process's part of the micro-batch's mean loss: its own sum, so scaled that the processes' mean is the mean loss.
 
     The slices need not be of one length; one may be empty.
