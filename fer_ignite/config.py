@@ -88,7 +88,7 @@ class Config(BaseModel):
         None, "Order, rename or merge classes: 'angry,happy,calm=neutral+sad'.", "Data", structural=True
     )
     split: Floats | None = _setting(
-        None, "Shares of train,val,test for one folder of classes, e.g. 0.8,0.1,0.1.", "Data", structural=True
+        None, "Shares of train,val,test for data without them; 0.8,0.1,0.1 where not given.", "Data", structural=True
     )
     val_fraction: float = _setting(
         0.1, "Share of train that becomes val where the data has no val.", "Data", structural=True, gt=0, lt=1

@@ -28,7 +28,7 @@ def map_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> np
     if difference:
         raise DataError(
             f"The data has {len(data_classes)} classes, {len(known_classes)} are known: {difference}. "
-            "Rename them or pass --classes."
+            "Both must have the same; `fer-ignite pack DATA --classes 'new=old, ...'` makes a pack with other names."
         )
     place = {name: position for position, name in enumerate(known_classes)}
     return np.array([place[name] for name in data_classes], dtype=np.int64)
