@@ -27,17 +27,18 @@ def count_faces(session):
 
     @session.trainer.on(Events.ITERATION_COMPLETED)
     def count(engine):
-        counter.faces += engine.state.output["count"]
+        batch = engine.state.batch
+        counter.faces += batch.window_count if batch.closes else 0  # over all processes: what is kept is what all have in common
 
     @session.trainer.on(Events.EPOCH_COMPLETED)
     def note(engine):
-        session.log("faces_seen", counter.faces, on="epoch", reduce="sum")  # the sum over all processes
+        session.log("faces_seen", counter.faces, on="epoch", reduce="last")
 
     return counter
 
 
 class FaceCounter:
-    """How many faces this process has trained on since the run began."""
+    """How many faces the run has trained on since it began."""
 
     def __init__(self):
         self.faces = 0

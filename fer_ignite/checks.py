@@ -20,6 +20,7 @@ from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.metrics import SCORES
+from fer_ignite.training.stopping import lower_is_better
 
 __all__ = [
     "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
@@ -93,16 +94,19 @@ def check_handlers(names: Sequence[str]) -> None:
 
 
 def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ()) -> None:
-    """Fails early where ``--monitor`` names no metric; handlers and a user's loss may bring metrics that nobody knows yet.
+    """Fails early where ``--monitor`` names no metric, or one of which nobody can tell what is better.
+
+    Handlers may bring metrics that nobody knows yet.
 
     Raises:
         ConfigError: naming those that there are.
     """
     known = ("loss", *SCORES)
-    if config.monitor not in known and not (handlers or config.handlers or is_object_name(config.loss)):
+    if config.monitor not in known and not (handlers or config.handlers):
         near = difflib.get_close_matches(config.monitor, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"--monitor {config.monitor!r} is no metric of the evaluation; {hint}There are {', '.join(known)}.")
+    lower_is_better(config.monitor, config.monitor_mode)
 
 
 def check_names(config: Config) -> None:

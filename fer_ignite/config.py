@@ -240,6 +240,9 @@ class Config(BaseModel):
     monitor: str = _setting(
         "accuracy", "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.", "Training", min_length=1
     )
+    monitor_mode: Literal["auto", "max", "min"] = _setting(
+        "auto", "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.", "Training"
+    )
     patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
     min_delta: float = _setting(0.0, "Least gain that counts for --patience.", "Training", ge=0)
     tta: Literal["none", "flip", "ten", "many"] = _setting(

@@ -18,10 +18,10 @@ from fer_ignite.data.classes import map_classes
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import EvalStream, Targets
 from fer_ignite.errors import ConfigError, DataError, error_of
-from fer_ignite.imports import is_object_name
+from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.launch.groups import cpu_group
-from fer_ignite.network import Network, class_again, load_network, run_folder_of
+from fer_ignite.network import Network, code_again, load_network, run_folder_of
 from fer_ignite.statistics import mcnemar, paired_interval
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.losses import build_loss
@@ -38,6 +38,7 @@ class EvaluateRequest:
     Args:
         data, votes, split: other data or other votes, and which split; test only by name. The run's own data keeps its votes.
         tta: views whose probabilities are averaged.
+        model, collate_fn: the user's ``module:name`` again, where the run used one.
         with_faces: also tell what the network said of each face.
     """
 
@@ -47,6 +48,7 @@ class EvaluateRequest:
     split: str = "val"
     tta: str | None = None
     model: str | None = None
+    collate_fn: str | None = None
     precision: str | None = None
     batch_size: int | None = None
     cache: str | None = None
@@ -86,7 +88,10 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
     settings = load_checkpoint(first)["config"]
     shared = data or str(settings["data"])
     a, b = (
-        evaluate(checkpoint, data=source, with_faces=True, **{**options, "model": class_again(saved, options.get("model"))})
+        evaluate(
+            checkpoint, data=source, with_faces=True,
+            **{**options, **{name: code_again(saved, name, options.get(name)) for name in ("model", "collate_fn")}},
+        )
         for checkpoint, saved, source in ((first, settings, data), (second, load_checkpoint(second)["config"], shared))
     )
     if not same_faces(a, b):
@@ -153,6 +158,11 @@ def launch_evaluation(
 def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -> Config:
     """The run's data settings, with what the request changes."""
     saved = {name: value for name, value in checkpoint["config"].items() if name in Config.model_fields}
+    if saved.get("collate_fn") and request.collate_fn is None:
+        raise ConfigError(
+            f"the run's batches were made by the user's function {saved['collate_fn']}, which is never imported on a file's word; "
+            f"give it again: --collate-fn {saved['collate_fn']}"
+        )
     # What training left out has no part in scoring, and its list need not be at hand.
     changes: dict[str, Any] = {"cache": request.cache, "quiet": request.quiet, "handlers": (), "resume": None, "exclude": None}
     if request.votes is not None:
@@ -179,7 +189,7 @@ def _same_source(one: str, other: str) -> bool:
 
 def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | None) -> dict[str, Any]:
     device: Any = idist.device() if idist.get_world_size() > 1 else request.device
-    network = load_network(request.checkpoint, device=device, model=request.model, precision=request.precision)
+    network = load_network(request.checkpoint, device=device, model=request.model, precision=request.precision, collated=True)
     config = evaluation_config(request, network.checkpoint)
     faces = open_faces(config, pack)
     _refuse_misfits(network, faces, request)
@@ -203,7 +213,10 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
 
 
 def _stream(network: Network, faces: Faces, request: EvaluateRequest, config: Config) -> EvalStream:
-    feed = faces.feed(network.device, seed=config.seed, workers=config.workers, worker_init=reset_signals)
+    collate_fn = None if request.collate_fn is None else load_object(request.collate_fn, setting="--collate-fn")
+    feed = faces.feed(
+        network.device, seed=config.seed, collate_fn=collate_fn, workers=config.workers, worker_init=reset_signals
+    )
     return EvalStream(
         feed, faces.indices[request.split], targets_as_known(faces, network.classes), network.preparation, network.device,
         request.batch_size or config.eval_batch_size, idist.get_rank(), idist.get_world_size(), config.channels_last,

@@ -2,6 +2,7 @@
 
 # Dimensions: B images of a batch, K expressions, C channels, H W pixels.
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.engines import average_views
 from fer_ignite.training.files import RunFolder
 
-__all__ = ["Network", "load_network", "run_folder_of"]
+__all__ = ["Network", "code_again", "load_network", "run_folder_of"]
+
+logger = logging.getLogger("fer_ignite")
 
 
 @dataclass
@@ -57,13 +60,15 @@ class Network:
 
 
 def load_network(
-    path: str | Path, *, device: str | torch.device = "auto", model: str | None = None, precision: str | None = None
-) -> Network:
+    path: str | Path, *, device: str | torch.device = "auto", model: str | None = None, precision: str | None = None,
+    collated: bool = False,
+) -> Network:  # fmt: skip
     """A network out of a checkpoint, wherever the file was copied to.
 
     Args:
         model: the user's ``module:Class`` again, where the run used one; a file's word is not enough to import code.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
+        collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
     Raises:
         CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
     """
@@ -71,6 +76,11 @@ def load_network(
     known = {name: value for name, value in checkpoint["config"].items() if name in Config.model_fields}
     for name in ("handlers", "init_from", "resume"):
         known.pop(name, None)
+    if known.get("collate_fn") and not collated:
+        logger.warning(
+            "%s: its run made batches by %s, which has no part in this; if it prepared faces in its own way, answers will be wrong.",
+            path, known["collate_fn"],
+        )  # fmt: skip
     config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
     if is_object_name(config.model) and model is None:
         raise CheckpointError(
@@ -100,13 +110,14 @@ def load_network(
     )
 
 
-def class_again(saved: Mapping[str, Any], model: str | None) -> str | None:
-    """The user's ``module:Class`` for a run that had one, None for the others: several runs may be asked with one name.
+def code_again(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
+    """The user's ``module:name`` for a run that had one, None for the others: several runs may be asked with one name.
 
     Args:
         saved: a checkpoint's configuration.
+        setting: ``model`` or ``collate_fn``.
     """
-    return model if is_object_name(str(saved.get("model", ""))) else None
+    return given if is_object_name(str(saved.get(setting) or "")) else None
 
 
 def run_folder_of(path: str | Path) -> RunFolder | None:

@@ -136,13 +136,10 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
     values = config.model_dump(mode="json")
-    job = Job(
+    return Job(
         values, str(folder.path), None if pack is None else str(pack), None if found is None else str(found.path),
         handlers, tuple(notes), None if found is None else _finished(found.mapping, config, folder),
     )  # fmt: skip
-    if job.finished is None:
-        folder.write_config(values)
-    return job
 
 
 def choose_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -267,7 +264,7 @@ def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> 
     if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
         return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
-        return f"the run stopped early at epoch {epoch}; there is nothing left to do."
+        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from best.pt)."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
     return None

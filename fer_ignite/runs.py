@@ -175,7 +175,7 @@ def _work(local_rank: int, job: Job) -> Outcome:
         rank, folder = idist.get_rank(), RunFolder(job.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
-            with contextlib.closing(open_session(config, job, folder, lambda: received.signum)) as session:
+            with open_session(config, job, folder, lambda: received.signum) as session:
                 say_what_will_be_done(session, job)
                 reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
@@ -220,6 +220,8 @@ def open_session(
     )  # fmt: skip
     if job.resume is not None:
         restore(session, load_checkpoint(job.resume))
+    if session.rank == 0:
+        folder.write_config(job.config)
     return session
 
 
@@ -234,8 +236,8 @@ def device_of(config: Config) -> torch.device:
 def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
 
-    The run's folder is made and locked, as by :func:`train`. :func:`fer_ignite.training.finish.finish` scores the best
-    network afterwards and writes the summary.
+    The run's folder is made and locked, as by :func:`train`; ``session.close()``, or the end of a ``with`` block, gives it
+    free. :func:`fer_ignite.training.finish.finish` scores the best network before that, and writes the summary.
     """
     job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
     if job.finished is not None:
@@ -250,5 +252,6 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
         lock.release()
         undo(job)
         raise
-    session.objects["lock"] = lock
+    session.at_close.callback(lock.release)
+    session.at_close.callback(close_run_logger)
     return session

@@ -83,7 +83,7 @@ def test_all_of_them_work_together_with_ignite_in_hand(tiny):
     names = ("count_faces", "watch_gradients", "log_to_file", "worst_recall")
     session = build_session(tiny(), handlers=[load_object(example(name), setting="--handlers") for name in names])
     session.run()
-    session.objects["lock"].release()
+    session.close()
     line = list(session.folder.read_history())[-1]
     assert {"faces_seen", "largest_gradient", "val_worst_recall"} <= set(line) or "largest_gradient" not in line
     assert session.evaluator.state.metrics["worst_recall"] == line["val_worst_recall"]

@@ -16,6 +16,7 @@ __all__ = ["command"]
 @click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: each run's]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--model", metavar="MODULE:CLASS", help="The runs' own network class again, where they had one.")
+@click.option("--collate-fn", metavar="MODULE:NAME", help="The runs' own function that makes batches again, where they had one.")
 @click.option("--cache", help="Where packs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(first: str, second: str, as_json: bool, **options: Any) -> int:

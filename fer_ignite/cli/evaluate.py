@@ -26,6 +26,7 @@ __all__ = ["command"]
 @click.option("--threads", type=click.IntRange(1), help="CPU threads per process.  [default: cores over processes]")
 @click.option("--start-method", type=click.Choice(["spawn", "forkserver", "fork"]), default="spawn", show_default=True)
 @click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option("--collate-fn", metavar="MODULE:NAME", help="The run's own function that makes batches again, where it had one.")
 @click.option("--cache", help="Where packs are kept.")
 @click.option("--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal.")
 @click.option("--plot", "plot_file", metavar="OUT.png", help="Draw the confusion matrix.")

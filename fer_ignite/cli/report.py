@@ -21,6 +21,7 @@ __all__ = ["command"]
 @click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option("--collate-fn", metavar="MODULE:NAME", help="The run's own function that makes batches again, where it had one.")
 @click.option("--cache", help="Where packs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON.")
 def command(runs: Sequence[str], out: str | None, as_json: bool, **options: Any) -> int:

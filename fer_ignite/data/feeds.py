@@ -95,11 +95,25 @@ class _SeededSamples(Dataset[Any]):
         np.random.seed(entropy)
         try:
             sample = self.fetch(index)
-            return self.transform(sample) if self.transform is not None else sample
+            if self.transform is None:
+                return sample
+            made = self.transform(sample)
+            if _is_finished(made) and not _is_finished(sample):
+                raise DataError(
+                    "--sample-transform turned an image into a float tensor, which would pass by the augmentation and the "
+                    "normalisation that val and test have; return a PIL image or uint8 pixels (leave ToTensor and Normalize out), or "
+                    "work on batches with --batch-transform."
+                )
+            return made
         finally:
             torch.set_rng_state(saved[0])
             random.setstate(saved[1])
             np.random.set_state(saved[2])
+
+
+def _is_finished(sample: Any) -> bool:
+    image = sample[0] if isinstance(sample, (tuple, list)) else sample
+    return isinstance(image, Tensor) and image.is_floating_point()
 
 
 class _Keys:
@@ -121,7 +135,7 @@ class LoaderFeed:
 
     Args:
         fetch: sample by place.
-        transform: applied to each sample, seeded per sample; may return a PIL image, uint8 or float pixels.
+        transform: applied to each sample, seeded per sample; images stay images (PIL or uint8).
         collate_fn: makes a tensor out of a list of samples; the default stacks them.
         side_px, channels: shape for samples that come as images.
         worker_init: called first in every worker process.

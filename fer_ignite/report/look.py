@@ -13,7 +13,7 @@ from torch import Tensor
 from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.data.faces import Faces
 from fer_ignite.evaluation import EvaluateRequest, evaluate, evaluation_config
-from fer_ignite.network import Network, class_again, load_network
+from fer_ignite.network import Network, code_again, load_network
 from fer_ignite.report.subject import Subject
 from fer_ignite.training.checkpoints import load_checkpoint
 
@@ -34,6 +34,7 @@ class Options:
     tta: str | None = None
     device: str = "auto"
     model: str | None = None
+    collate_fn: str | None = None
     cache: str | None = None
 
 
@@ -90,5 +91,5 @@ def _request(subject: Subject, options: Options) -> EvaluateRequest:
     return EvaluateRequest(
         str(subject.checkpoint), data=options.data, split=options.split, tta=options.tta, cache=options.cache, quiet=True,
         device=options.device, votes=options.votes if config.get("votes") else None,
-        model=class_again(config, options.model),
+        model=code_again(config, "model", options.model), collate_fn=code_again(config, "collate_fn", options.collate_fn),
     )  # fmt: skip

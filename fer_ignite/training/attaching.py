@@ -57,7 +57,7 @@ def _attach_schedule(session: Session) -> None:
     config, trainer = session.config, session.trainer
     if config.sched == "plateau":
         session.objects["plateau"] = PlateauFactor(
-            config.monitor, mode="min" if lower_is_better(config.monitor) else "max", factor=config.decay_rate,
+            config.monitor, mode="min" if lower_is_better(config.monitor, config.monitor_mode) else "max", factor=config.decay_rate,
             patience=config.plateau_patience, threshold=config.min_delta, min_factor=min(1.0, config.min_lr / config.lr),
         )  # fmt: skip
         plateau = session.objects["plateau"]
@@ -125,7 +125,7 @@ def _described(session: Session) -> dict[str, Any]:
 def attach_decisions(session: Session) -> None:
     """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
-    score = _score(config.monitor)
+    score = _score(config.monitor, config.monitor_mode)
     saver = DurableSaver(session.folder.checkpoints, agree=agree_on_text)
     best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
     session.objects["best"] = best
@@ -148,12 +148,14 @@ def attach_decisions(session: Session) -> None:
         session.adopt_late(name, trainer, event, handler)
 
 
-def _score(monitor: str) -> Callable[[Engine], float]:
+def _score(monitor: str, mode: str) -> Callable[[Engine], float]:
+    falls = lower_is_better(monitor, mode)
+
     def score(engine: Engine) -> float:
         metrics = engine.state.metrics
         if monitor not in metrics:
             known = ", ".join(name for name, value in metrics.items() if isinstance(value, (int, float)))
             raise ConfigError(f"--monitor {monitor!r} is no metric of the evaluation; there are {known}.")
-        return finite_score(metrics[monitor], lower_is_better=lower_is_better(monitor))
+        return finite_score(metrics[monitor], lower_is_better=falls)
 
     return score

@@ -6,8 +6,10 @@ checked against the schema, before anything is used.
 """
 
 import io
+import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,6 @@ __all__ = [
     "load_weights_file",
     "newest_valid",
     "require_resumable",
-    "save_bytes",
     "state_digest",
     "step_files",
     "write_checkpoint",
@@ -52,7 +53,7 @@ class Entry:
     """One entry of a checkpoint: the types that it may have, what it is needed for, what it means."""
 
     types: tuple[type, ...]
-    needed_for: str  # "evaluate" or "resume"
+    needed_for: str  # "evaluate", "resume" or "nothing"
     meaning: str
 
 
@@ -79,6 +80,8 @@ SCHEMA: Mapping[str, Entry] = {
     "versions": Entry((dict,), "resume", "of Python and the libraries"),
     "world_size": Entry((int,), "resume", "number of processes"),
     "outcome": Entry((str,), "resume", "running, or how the run ended"),
+    "elapsed": Entry((float, int), "nothing", "seconds of training and validation so far"),
+    "temperature": Entry((float, int), "nothing", "fitted on val when the run ended; logits are divided by it"),
 }
 
 
@@ -113,13 +116,6 @@ def write_checkpoint(
     file.flush()
     reached("mid-write")
     return writer.seal()
-
-
-def save_bytes(mapping: Mapping[str, Any]) -> bytes:
-    """``write_checkpoint`` into memory."""
-    buffer = io.BytesIO()
-    write_checkpoint(mapping, buffer)
-    return buffer.getvalue()
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -159,7 +155,7 @@ def require_resumable(mapping: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the missing entries.
     """
-    absent = [name for name in SCHEMA if name not in mapping]
+    absent = [name for name, entry in SCHEMA.items() if entry.needed_for != "nothing" and name not in mapping]
     if absent:
         raise CheckpointError(
             f"This checkpoint can be evaluated, not continued: it has no {', '.join(absent)}. "
@@ -251,6 +247,9 @@ def _value_problem(content: Mapping[str, Any]) -> str | None:
     iteration = (content.get("trainer") or {}).get("iteration", 0)
     if type(iteration) is not int or iteration < 0:
         return f"trainer.iteration is {iteration!r}, not a count"
+    for name, least in (("temperature", sys.float_info.min), ("elapsed", 0.0)):
+        if name in content and not least <= content[name] < math.inf:
+            return f"{name!r} is {content[name]}, not a number that can be used"
     if content.get("outcome", "running") not in OUTCOMES:
         return f"'outcome' is {content['outcome']!r}, not one of {', '.join(OUTCOMES)}"
     return None

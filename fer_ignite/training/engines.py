@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fer_ignite.data.stream import Batch, EvalBatch
 from fer_ignite.data.views import each_view
+from fer_ignite.errors import ConfigError
 from fer_ignite.training.amp import autocast
-from fer_ignite.training.events import RunEvents, StepEvents
+from fer_ignite.training.events import EVENT_TABLE, StepEvents
 
 __all__ = ["Trainer", "create_evaluator", "create_trainer", "share_of_mean_loss"]
 
@@ -33,6 +34,18 @@ class Trainer(Engine):
 
     def terminate(self, skip_completed: bool = False) -> None:
         self.state.stop_wished = True
+
+    def terminate_epoch(self) -> None:
+        """Refused: the epochs of all processes have the same length, so that a run can go on from any iteration.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("terminate_epoch() and interrupt() would leave the other processes waiting; call session.stop().")
+
+    def interrupt(self) -> None:
+        """Refused, as :meth:`terminate_epoch` is."""
+        self.terminate_epoch()
 
     def stop_now(self) -> None:
         """Leave after the current event; to be called by all processes at the same iteration."""
@@ -88,13 +101,8 @@ def create_trainer(
         return output
 
     trainer = quiet(Trainer(train_step))
-    counters: dict[Any, str] = dict.fromkeys(tuple(StepEvents), "optimizer_steps")  # type: ignore[arg-type]
-    counters[StepEvents.LOSS_READY] = "iteration"
-    trainer.register_events(*StepEvents, event_to_attr=counters)  # type: ignore[arg-type]
-    trainer.register_events(
-        *RunEvents,
-        event_to_attr={RunEvents.VALIDATED: "epoch", RunEvents.REPORT: "epoch", RunEvents.RESUME_POINT: "iteration"},  # type: ignore[arg-type]
-    )
+    counters: dict[Any, str] = {facts.event: facts.counter for facts in EVENT_TABLE}
+    trainer.register_events(*counters, event_to_attr=counters)
     trainer.state.optimizer_steps = 0
     trainer.state.stop_wished = False
     trainer.state_dict_user_keys.extend(["optimizer_steps", "skipped_steps", "grad_norm", "stop_wished"])

@@ -34,7 +34,7 @@ class EventFacts:
     event: EventEnum
     fires: str
     payload: str
-    counter: str | None
+    counter: str
     built_in: tuple[str, ...]
 
 
@@ -65,7 +65,7 @@ EVENT_TABLE = (
         "after the optimizer",
         "state.step_taken, state.grad_norm, state.skipped_steps (device counts)",
         "optimizer_steps",
-        ("sound_statistics", "ema", "zero_grad"),
+        ("sound_statistics", "ema", "zero_grad", "note_step"),
     ),
     EventFacts(
         RunEvents.VALIDATED,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,8 @@ class RunFolder:
         """One epoch's line; ``results.csv`` is the same as a table."""
         with storage_errors(self.history), self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a resume point that comes after it is durable too
         self.write_results(list(self.read_history()))
 
     def write_results(self, lines: Sequence[Mapping[str, Any]]) -> None:

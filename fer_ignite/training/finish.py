@@ -39,15 +39,16 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     status = STATUS[reason]
     summary = _facts(session, status)
     if status in ("completed", "early_stopped"):
-        model, temperature = best_network(session), 1.0
+        model, path = best_network(session)
+        temperature = 1.0
         for split in ("val", "test"):
             if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
                 scored = _scored(session, model, split, session.config.tta)
                 if split == "val":
                     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
                 summary[split] = _report(session, model, split, scored, temperature)
-        if session.rank == 0:
-            _store_temperature(session, temperature)
+        if path is not None:
+            _store_temperature(path, temperature)
         if "test" in summary:
             _note_look(session, summary["test"])
     if session.rank == 0:
@@ -57,11 +58,9 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     return summary
 
 
-def _store_temperature(session: Session, temperature: float) -> None:
-    path = session.objects["best"].last_checkpoint
-    if path is not None and Path(path).exists():
-        content = {**load_checkpoint(path), "temperature": temperature}
-        write_durably(path, lambda file: write_checkpoint(content, file))
+def _store_temperature(path: Path, temperature: float) -> None:
+    content = {**load_checkpoint(path), "temperature": temperature}
+    write_durably(path, lambda file: write_checkpoint(content, file))
 
 
 def _facts(session: Session, status: str) -> dict[str, Any]:
@@ -95,7 +94,8 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
 
 
 def _natural(score: float | None, session: Session) -> float | None:
-    return score if score is None or not lower_is_better(session.config.monitor) else -score
+    falls = lower_is_better(session.config.monitor, session.config.monitor_mode)
+    return -score if falls and score is not None else score
 
 
 def _mean(values: list[float]) -> float:
@@ -119,15 +119,18 @@ def weights_digest(session: Session) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def best_network(session: Session) -> nn.Module:
+def best_network(session: Session) -> tuple[nn.Module, Path | None]:
     """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best.
 
     A run that goes on from a checkpoint of another folder, and finds no better network, has no best.pt of its own.
+
+    Returns:
+        The network, and on the main process the file that its weights were read from, None where there is none.
     """
-    model = copy.deepcopy(session.evaluated)
+    model, used = copy.deepcopy(session.evaluated), None
     path = session.objects["best"].last_checkpoint
     if path is None:
-        return model
+        return model, None
     if session.rank == 0:
         checkpoint = load_checkpoint(path) if Path(path).exists() else None
         if checkpoint is None:
@@ -137,8 +140,9 @@ def best_network(session: Session) -> nn.Module:
                            path, checkpoint["trainer"]["iteration"])  # fmt: skip
         else:
             model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+            used = Path(path)
     take_over(model.state_dict().values())  # the other processes may not see this disk
-    return model
+    return model, used
 
 
 def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
     return score_split(
-        model, session.terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
+        model, session.scoring_terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
         device=session.device, precision=session.precision, tta=tta, group=cpu_group(),
     )  # fmt: skip
 

@@ -158,7 +158,7 @@ def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], e
 def attach_tensorboard(
     trainer: Engine, evaluator: Engine, optimizer: Any, folder: RunFolder, *, records: Records, every: int
 ) -> TensorboardLogger:
-    """Scalars under ``val/``, ``train/``, ``lr/`` and what users log; every step is the trainer's iteration.
+    """Scalars under ``val/`` and ``train/`` (an epoch's), ``step/`` (logged in between) and ``lr/``; x is the iteration.
 
     Source: Ignite's logger has no guard for ranks; it is attached on the main process only. tensorboardX names its files
     by the second, so that a quick resume would overwrite one, and its flush leaves out what its thread hasn't taken yet.
@@ -178,12 +178,12 @@ def attach_tensorboard(
     )
     logger.attach_opt_params_handler(trainer, Events.ITERATION_COMPLETED(every=every), optimizer)
 
-    def write(values: Mapping[str, float], step: int) -> None:
+    def write(folder: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            logger.writer.add_scalar(f"train/{name.removeprefix('train_')}", value, step)
+            logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
 
-    records.on_flush.append(write)
-    trainer.add_event_handler(RunEvents.REPORT, lambda engine: write(records.epoch(), engine.state.iteration))
+    records.on_flush.append(lambda values, step: write("step", values, step))
+    trainer.add_event_handler(RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration))
     # What a resume point has seen must be in the file before the point is.
     trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush())
     return logger

@@ -21,15 +21,10 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.training.class_weights import class_weights
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "Loss", "UserLoss", "build_loss", "class_weights", "one_hot"]
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "Loss", "UserLoss", "build_loss", "class_weights"]
 
 _TERM = re.compile(r"^(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>[^\s*]+)$")
 NAMES = ("ce", "focal", "soft", "bce")
-
-
-def one_hot(labels_B: Tensor, num_classes: int) -> Tensor:
-    """float32 targets_BK of int64 labels_B in [0, K)."""
-    return F.one_hot(labels_B.long(), num_classes).float()
 
 
 class CrossEntropy(nn.Module):

@@ -5,7 +5,7 @@ Every score is derived from one confusion matrix, whose counts add up over proce
 
 # Dimensions: B images, K expressions; confusion_KK has true rows and predicted columns.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -113,26 +113,20 @@ def scores(confusion_KK: Tensor) -> dict[str, float]:
     }
 
 
-def attach_metrics(evaluator: Engine, *, num_classes: int, device: torch.device, terms: Sequence[str]) -> dict[str, Metric]:
-    """Attaches loss (and its terms where there are several), the scores and ``confusion_matrix`` to an evaluator.
+def attach_metrics(evaluator: Engine, *, num_classes: int, device: torch.device) -> dict[str, Metric]:
+    """Attaches loss, the scores and ``confusion_matrix`` to an evaluator.
 
-    Args:
-        terms: names in the output's ``losses``; ``"loss"`` is among them.
     Returns:
         The attached metrics by name; after a run, ``evaluator.state.metrics`` has the same names.
     """
     confusion = Confusion(num_classes, output_transform=lambda out: (out["y_pred"], out["y"]), device=device)
-    attached: dict[str, Metric] = {name: MeanLoss(_term(name), device=device) for name in terms}
+    attached: dict[str, Metric] = {"loss": MeanLoss(lambda out: out["losses"]["loss"], device=device)}
     for name in SCORES:
         attached[name] = MetricsLambda(_score(name), confusion)
     attached["confusion_matrix"] = confusion
     for name, metric in attached.items():
         metric.attach(evaluator, name)
     return attached
-
-
-def _term(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
-    return lambda out: out["losses"][name]
 
 
 def _score(name: str) -> Callable[[Tensor], float]:

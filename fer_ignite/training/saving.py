@@ -12,12 +12,12 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from ignite.engine.events import CallableEventWithFilter, EventsList, RemovableEventHandle
+from ignite.engine.events import CallableEventWithFilter, EventsList
 from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 
 from fer_ignite import faults
-from fer_ignite.errors import ConfigError, StorageError
+from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.storage import publish_alias, write_durably
 from fer_ignite.training.checkpoints import BEST_NAME, LAST_NAME, step_files, write_checkpoint
 
@@ -68,7 +68,7 @@ class DurableSaver(BaseSaveHandler):
 
         Raises:
             StorageError: the folder's file system refused; the old files are as they were.
-            CheckpointError: the content is no plain data (on rank 0; the others raise a StorageError with its text).
+            CheckpointError: the content is no plain data.
         """
         rank = idist.get_rank()
         prefix = "best-" if filename == BEST_NAME else ""
@@ -78,14 +78,16 @@ class DurableSaver(BaseSaveHandler):
             error = self._write(checkpoint, filename, reached)
         else:
             _pass_by(reached)
-        text = self.agree(None if error is None else str(error) or type(error).__name__)
+        code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
+        text = self.agree(None if error is None else f"{code} {str(error) or type(error).__name__}")
         if isinstance(error, TypeError):
             # Ignite would take it for a handler of two arguments and save once more (checkpoint.py, 522-525).
             raise RuntimeError(f"saving {filename} failed: {error}") from error
         if error is not None:
             raise error
-        if text is not None:
-            raise StorageError(text)
+        if text is not None:  # of the same kind on all processes, whichever of them is heard first
+            code_there, _, said = text.partition(" ")
+            raise error_of(int(code_there))(said)
         self.written += 1
         self._prune(filename, reached)
 
@@ -118,13 +120,8 @@ class DurableSaver(BaseSaveHandler):
 
 
 class _SafeCheckpoint(Checkpoint):
-    """Ignite's handler, whose record of saved files stays true when a save failed.
+    """Ignite's handler, whose record of saved files stays true when a save failed."""
 
-    Attributes:
-        handle: takes the handler off its event.
-    """
-
-    handle: RemovableEventHandle
     _saved: list[Any]
 
     def __init__(self, to_save: Mapping[str, Any], saver: DurableSaver, *, trainer: Engine, **arguments: Any) -> None:
@@ -226,7 +223,7 @@ def attach_resume_points(
     if keep < 2:
         raise ConfigError(f"keep is {keep}; at least 2 resume points are kept.")
     points = ResumePoints(to_save, saver, trainer=trainer, n_saved=keep, filename_pattern="step-{global_step}.pt")
-    points.handle = trainer.add_event_handler(event, points)
+    trainer.add_event_handler(event, points)
     return points
 
 
@@ -245,7 +242,7 @@ def attach_best(
         trainer: whose iteration and epoch the best is remembered with.
     """
     best = BestCheckpoint(to_save, saver, trainer=trainer, score=score)
-    best.handle = evaluator.add_event_handler(Events.COMPLETED, best)
+    evaluator.add_event_handler(Events.COMPLETED, best)
     return best
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from ignite.handlers import LRScheduler, ReduceLROnPlateauScheduler
+from ignite.handlers import LRScheduler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from fer_ignite.errors import ConfigError
-from fer_ignite.training.plot_schedule import plot_schedule
 
-__all__ = ["SCHEDULES", "PlateauFactor", "StepSchedule", "attach_schedule", "build_schedule", "plot_schedule"]
+__all__ = ["SCHEDULES", "PlateauFactor", "StepSchedule", "attach_schedule", "build_schedule"]
 
 Schedule = Callable[[int], float]
 SCHEDULES = ("constant", "cosine", "cyclic", "exponential", "multistep", "onecycle", "plateau", "step")
@@ -28,8 +27,7 @@ SCHEDULES = ("constant", "cosine", "cyclic", "exponential", "multistep", "onecyc
 def build_schedule(
     name: str, *, steps_per_epoch: int, epochs: int, warmup_steps: int = 0, warmup_start_factor: float = 0.01,
     min_factor: float = 0.0, decay_epochs: float = 30.0, decay_rate: float = 0.1, milestones: Sequence[float] = (),
-    cycle_up_epochs: float | None = None, cycle_down_epochs: float | None = None, cycle_mode: str = "triangular",
-    pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4, anneal: str = "cos",
+    pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4,
 ) -> Schedule:  # fmt: skip
     """The factor of the learning rate at each optimizer step.
 
@@ -37,15 +35,12 @@ def build_schedule(
         name: one of :data:`SCHEDULES`. step: ``decay_rate`` every ``decay_epochs``; multistep: at each of
             ``milestones``; exponential: after every epoch; cosine: to ``min_factor`` over the whole run, and there it
             stays; onecycle: up from 1 / ``div_factor`` during ``pct_start`` of the run, then down to that over
-            ``final_div_factor``; cyclic: between ``min_factor`` and 1; plateau: 1, see :class:`PlateauFactor`.
+            ``final_div_factor``, both along a cosine; cyclic: between ``min_factor`` and 1, up during ``decay_epochs``, down
+            as long; plateau: 1, see :class:`PlateauFactor`.
         steps_per_epoch: optimizer steps of an epoch.
         warmup_steps: steps that a straight line from ``warmup_start_factor`` to 1 takes, multiplied on.
         min_factor: lowest factor, of all but constant, onecycle and plateau, in [0, 1].
         milestones: epochs, rising.
-        cycle_up_epochs: the rise of a cycle, ``decay_epochs`` where None.
-        cycle_down_epochs: its fall, as long as the rise where None.
-        cycle_mode: ``triangular``, or ``triangular2``: each cycle half as high as the one before.
-        anneal: form of onecycle's two slopes, ``cos`` or ``linear``.
     Raises:
         ConfigError: an unknown name, or settings that contradict each other.
     Source: the formulas of torch.optim.lr_scheduler.
@@ -54,7 +49,7 @@ def build_schedule(
     if name == "onecycle":
         if warmup_steps:
             raise ConfigError("one-cycle has a ramp of its own; leave the warm-up out, or set --pct-start.")
-        return _one_cycle(total, pct_start, div_factor, final_div_factor, anneal)
+        return _one_cycle(total, pct_start, div_factor, final_div_factor)
     if name in ("constant", "plateau"):
         base: Schedule = _constant
     elif name == "step":
@@ -67,9 +62,7 @@ def build_schedule(
     elif name == "cosine":
         base = _cosine(total, min_factor)
     elif name == "cyclic":
-        up = decay_epochs if cycle_up_epochs is None else cycle_up_epochs
-        down = up if cycle_down_epochs is None else cycle_down_epochs
-        base = _cyclic(up * steps_per_epoch, down * steps_per_epoch, min_factor, cycle_mode)
+        base = _cyclic(decay_epochs * steps_per_epoch, min_factor)
     else:
         raise ConfigError(f"--sched: there is no schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
     return _warmed(base, warmup_steps, warmup_start_factor)
@@ -113,8 +106,8 @@ def attach_schedule(
 class PlateauFactor:
     """A factor that falls when a validation metric stops improving; call it with the evaluator after each evaluation.
 
-    Ignite's ReduceLROnPlateauScheduler does the deciding, on a rate of 1 that belongs to nobody. A metric that isn't
-    finite counts as no improvement.
+    torch's ReduceLROnPlateau does the deciding, on a rate of 1 that belongs to nobody: it would set the groups' rates, which the
+    warm-up multiplies too. A metric that isn't finite counts as no improvement.
 
     Args:
         metric_name: in ``engine.state.metrics``.
@@ -122,13 +115,12 @@ class PlateauFactor:
         factor: by which it falls, in (0, 1).
         patience: evaluations without improvement that are borne.
         threshold: least change that counts, absolute.
-        cooldown: evaluations after a fall that count for nothing.
         min_factor: it doesn't fall below.
     """
 
     def __init__(
         self, metric_name: str, *, mode: str, factor: float = 0.1, patience: int = 10, threshold: float = 0.0,
-        cooldown: int = 0, min_factor: float = 0.0,
+        min_factor: float = 0.0,
     ) -> None:  # fmt: skip
         if mode not in ("max", "min"):
             raise ConfigError(f"the plateau's mode is {mode!r}; choose max or min.")
@@ -136,12 +128,10 @@ class PlateauFactor:
             raise ConfigError(f"--decay-rate is {factor}; for plateau it must lie between 0 and 1.")
         self.metric_name = metric_name
         self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        # min_lr is respected only together with param_group_index (Ignite 0.5.5).
-        self._scheduler = ReduceLROnPlateauScheduler(
-            self._optimizer, metric_name, param_group_index=0, min_lr=float(min_factor), mode=mode, factor=factor,
-            patience=patience, threshold=threshold, threshold_mode="abs", cooldown=cooldown, eps=0.0,
+        self._scheduler = ReduceLROnPlateau(
+            self._optimizer, mode, factor=factor, patience=patience, threshold=threshold, threshold_mode="abs",  # type: ignore[arg-type]
+            min_lr=float(min_factor), eps=0.0,
         )  # fmt: skip
-        self._score = Engine(lambda engine, batch: None)
 
     @property
     def value(self) -> float:
@@ -150,11 +140,10 @@ class PlateauFactor:
     def __call__(self, engine: Engine) -> None:
         metric = float(engine.state.metrics[self.metric_name])
         # An infinite score could never be improved on; NaN compares as worse than everything.
-        self._score.state.metrics[self.metric_name] = metric if math.isfinite(metric) else math.nan
-        self._scheduler(self._score)
+        self._scheduler.step(metric if math.isfinite(metric) else math.nan)
 
     def state_dict(self) -> dict[str, float | int]:
-        inner = self._scheduler.scheduler
+        inner = self._scheduler
         return {
             "value": self.value,
             "best": float(inner.best),
@@ -164,7 +153,7 @@ class PlateauFactor:
         }
 
     def load_state_dict(self, state: Mapping[str, float | int]) -> None:
-        inner = self._scheduler.scheduler
+        inner = self._scheduler
         self._optimizer.param_groups[0]["lr"] = float(state["value"])
         inner.best = float(state["best"])
         inner.num_bad_epochs = int(state["num_bad_epochs"])
@@ -197,29 +186,22 @@ def _cosine(total: int, least: float) -> Schedule:
     return lambda step: least + (1 - least) * (1 + math.cos(math.pi * min(step, total) / total)) / 2
 
 
-def _cyclic(up: float, down: float, least: float, mode: str) -> Schedule:
-    if mode not in ("triangular", "triangular2"):
-        raise ConfigError(f"the cycle's mode is {mode!r}; choose triangular or triangular2.")
-    if up <= 0 or down < 0:
-        raise ConfigError(f"a cycle rises for {up:g} and falls for {down:g} steps; it must rise for more than 0.")
+def _cyclic(up: float, least: float) -> Schedule:
+    if up <= 0:
+        raise ConfigError(f"a cycle rises for {up:g} steps; it must rise for more than 0.")
 
     def factor(step: int) -> float:
-        cycle, at = divmod(step, up + down)
-        height = at / up if at <= up else 1 - (at - up) / down
-        return least + (1 - least) * height * (0.5**cycle if mode == "triangular2" else 1.0)
+        at = step % (2 * up)
+        return least + (1 - least) * (at if at <= up else 2 * up - at) / up
 
     return factor
 
 
-def _one_cycle(total: int, pct_start: float, div_factor: float, final_div_factor: float, anneal: str) -> Schedule:
-    if anneal not in ("cos", "linear"):
-        raise ConfigError(f"one-cycle's slopes are {anneal!r}; choose cos or linear.")
+def _one_cycle(total: int, pct_start: float, div_factor: float, final_div_factor: float) -> Schedule:
     low, end = 1 / div_factor, 1 / div_factor / final_div_factor
     peak, last = max(0.0, pct_start * total - 1), max(1.0, total - 1.0)
 
     def slope(start: float, stop: float, share: float) -> float:
-        if anneal == "linear":
-            return start + (stop - start) * share
         return stop + (start - stop) / 2 * (1 + math.cos(math.pi * share))
 
     def factor(step: int) -> float:

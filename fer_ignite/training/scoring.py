@@ -53,7 +53,7 @@ def score_split(
 ) -> Scored:
     """Runs an evaluator over the stream; all processes call it and get the same result."""
     evaluator = create_evaluator(model, terms, device=device, precision=precision, tta=tta)
-    attach_metrics(evaluator, num_classes=num_classes, device=device, terms=("loss",))
+    attach_metrics(evaluator, num_classes=num_classes, device=device)
     store = EpochOutputStore(lambda out: (out["y_pred"], out["y"], out["indices"]))
     store.attach(evaluator)
     for attach in handlers:

@@ -1,14 +1,15 @@
 """A session: one run's engines, wired from a configuration, every built-in handler at hand.
 
-``build_session`` is the only place where settings become objects. Built-in handlers are attached first, then the user's;
-those that must see everything before them (best checkpoint, early stopping, resume points, votes) move behind the
-user's when the run starts.
+:mod:`fer_ignite.training.wiring` makes it. Built-in handlers are attached first, then the user's; those that must see
+everything before them (best checkpoint, early stopping, resume points, votes) move behind the user's when the run starts.
 """
 
+import logging
 import random
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,14 @@ from fer_ignite.training.stopping import StopReason, Votes
 
 __all__ = ["Session", "global_random_state", "restore_global_random_state", "versions"]
 
+logger = logging.getLogger("fer_ignite")
+
+
+# Of the epoch's line, beside ``train_...`` and ``val_...``; lines are cut back by some of them when a run is resumed.
+_OWN_COLUMNS = frozenset({
+    "epoch", "iteration", "optimizer_steps", "lr", "skipped_steps", "is_best", "seconds", "elapsed", "images_per_second",
+})  # fmt: skip
+
 
 @dataclass
 class Session:
@@ -47,6 +56,7 @@ class Session:
         metrics: the evaluator's metrics by name, for metrics of your own that are made out of them.
         model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off.
+        at_close: what :meth:`close` gives back.
         objects: what stands behind them, by the same names: EarlyStopping, BestCheckpoint, ProgressBar ...
     """
 
@@ -60,7 +70,7 @@ class Session:
     evaluated: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+    scoring_terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
     trainer: Trainer
     evaluator: Engine
     train_stream: TrainStream
@@ -76,6 +86,7 @@ class Session:
     elapsed_before_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
     resumed: Mapping[str, Any] | None = None
+    at_close: ExitStack = field(default_factory=ExitStack)
     _late: list[tuple[str, Engine, Any, Callable[..., Any]]] = field(default_factory=list)
 
     # -- for users
@@ -90,11 +101,19 @@ class Session:
             bar: also in the progress bar.
             reduce: over processes and over the epoch's values: "mean", "sum" or "last".
             on: "step" also goes to the trackers at this iteration, "epoch" only to the epoch's line.
+        Raises:
+            ConfigError: the epoch's line has something of its own under that name.
         """
+        if name in _OWN_COLUMNS or name.startswith(("train_", "val_")):
+            raise ConfigError(f"session.log({name!r}, ...): the epoch's line has a {name} of its own; choose another name.")
         self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
 
     def keep(self, name: str, thing: Any) -> Any:
-        """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it."""
+        """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it.
+
+        The main process's state is what is kept, and what every process is given after a resume: let it hold what all
+        processes have in common.
+        """
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise ConfigError(f"session.keep({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict.")
         if self.resumed is not None and name in self.resumed["handlers"]:
@@ -140,6 +159,8 @@ class Session:
         """Trains until the last epoch or a common decision to stop; returns the reason, the same on all processes."""
         self._move_late_handlers_back()
         self._reraise_last()
+        if self.resumed is not None and (unclaimed := sorted(set(self.resumed["handlers"]) - set(self.kept))):
+            logger.warning("no handler of this run takes up the state that was kept as %s.", ", ".join(unclaimed))
         if "trackers" in self.objects:
             self.objects["trackers"].open()
         trainer, epochs = self.trainer, self.config.epochs
@@ -156,10 +177,17 @@ class Session:
         return self.votes.reason
 
     def close(self) -> None:
-        """Ends what writes in the background; what was logged by then is in the files, and has been sent."""
-        self._settle()
-        if "trackers" in self.objects:
-            self.objects["trackers"].close()
+        """Ends what writes in the background, and gives the run's folder free; what was logged is in the files, and has been sent."""
+        with self.at_close:
+            self._settle()
+            if "trackers" in self.objects:
+                self.objects["trackers"].close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _settle(self) -> None:
         if "tensorboard" in self.objects:

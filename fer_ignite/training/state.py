@@ -18,6 +18,8 @@ logger = logging.getLogger("fer_ignite")
 
 # Parts with state_dict that a session may or may not have, by their names in session.objects.
 _OPTIONAL = ("plateau", "early_stopping", "best")
+# Of a parameter group, what no setting says: its parameters, and the rates, which belong to the schedule.
+_NO_SETTINGS = ("params", "lr", "initial_lr")
 
 
 def evaluation_state(session: Session) -> dict[str, Any]:
@@ -87,28 +89,56 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
         )
     session.resumed = checkpoint
     session.model.load_state_dict(checkpoint["model"])
-    if "ema" in session.objects and checkpoint["ema"] is not None:
-        session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"])
+    if "ema" in session.objects:  # where it is new, it starts at the weights
+        session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
     faults.reach("during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"]))
-    session.optimizer.load_state_dict(checkpoint["optimizer"])
+    _restore_optimizer(session, checkpoint)
     session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
-    for name in _OPTIONAL:
-        if name in session.objects and checkpoint[name] is not None:
-            session.objects[name].load_state_dict(checkpoint[name])
+    _restore_decisions(session, checkpoint)
     _restore_trainer(session, checkpoint["trainer"])
     session.records.load_state_dict(checkpoint["sums"])
     for name, thing in session.kept.items():
         if name in checkpoint["handlers"]:
             thing.load_state_dict(checkpoint["handlers"][name])
     restore_global_random_state(checkpoint["rng"])
-    if checkpoint["outcome"] == "early_stopped":  # and killed before its summary
-        session.votes.reason = StopReason.HANDLER
     session.elapsed_before_s = float(checkpoint.get("elapsed", 0.0))
     iteration = session.trainer.state.iteration
+    # Stopped early, and killed before its summary; or a signal came while a wish to stop at this epoch's end stood.
+    ended = session.trainer.state.stop_wished and iteration % length == 0
+    if ended or checkpoint["outcome"] == "early_stopped":
+        session.votes.reason = StopReason.HANDLER
     session.objects["resume_points"].adopt(up_to=iteration)
     if session.rank == 0:
         session.folder.cut_back(iteration)
+
+
+def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    """Moments and counts from the checkpoint; what is set (weight decay, betas, ...) as it is set now."""
+    optimizer = session.optimizer
+    settings = [{name: value for name, value in group.items() if name not in _NO_SETTINGS} for group in optimizer.param_groups]
+    try:
+        if checkpoint["config"]["opt"] != session.config.opt:
+            raise ValueError(f"{checkpoint['config']['opt']} is now {session.config.opt}")
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except ValueError as error:  # torch's, where the groups are others
+        logger.warning("the optimizer starts anew, without its moments: %s.", error)
+        return
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    """Best score, early stopping, plateau: only where they go by the same metric as before."""
+    before = {"monitor_mode": "auto", **checkpoint["config"]}
+    if any(before[name] != getattr(session.config, name) for name in ("monitor", "monitor_mode")):
+        logger.warning(
+            "--monitor was %s: best.pt is chosen anew from here on, and patience is counted anew.", before["monitor"]
+        )
+        return
+    for name in _OPTIONAL:
+        if name in session.objects and checkpoint[name] is not None:
+            session.objects[name].load_state_dict(checkpoint[name])
 
 
 def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:

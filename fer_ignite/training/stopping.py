@@ -16,11 +16,16 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor
 
-from fer_ignite.errors import NonFiniteError
+from fer_ignite.errors import ConfigError, NonFiniteError
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents, StepEvents
 
 __all__ = ["STATUS", "StopReason", "Votes", "attach_early_stopping", "finite_score", "lower_is_better", "voting_handlers"]
+
+
+# Ends of names by which `--monitor-mode auto` knows what is better.
+_FALLING = ("loss", "error")
+_RISING = ("accuracy", "uar", "f1", "recall", "precision", "auc", "kappa")
 
 
 class StopReason(IntEnum):
@@ -49,9 +54,21 @@ def finite_score(value: float, *, lower_is_better: bool) -> float:
     return -float(value) if lower_is_better else float(value)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric of this name is a loss or an error."""
-    return metric.endswith(("loss", "error"))
+def lower_is_better(metric: str, mode: str = "auto") -> bool:
+    """Whether less of a metric is better.
+
+    Args:
+        mode: ``min`` or ``max`` say so; ``auto`` goes by the name: a loss or an error, or one of the scores that grow.
+    Raises:
+        ConfigError: the name alone doesn't tell.
+    """
+    if mode != "auto":
+        return mode == "min"
+    if metric.endswith(_FALLING):
+        return True
+    if metric.endswith(_RISING):
+        return False
+    raise ConfigError(f"--monitor {metric!r}: its name doesn't tell whether more of it is better; add --monitor-mode max, or min.")
 
 
 def attach_early_stopping(
@@ -160,14 +177,14 @@ class Votes:
         self._pending = None
 
     def _own(self) -> Tensor:
-        """int64 [3]: stop reason, whether a resume point is due, optimizer steps not taken in a row."""
-        now = time.monotonic()
-        reason = StopReason.HANDLER if self.trainer.state.stop_wished else StopReason.NONE
+        """int64 [4]: stop reason, whether a handler wishes to stop, whether a resume point is due, steps not taken in a row."""
+        now, wished = time.monotonic(), bool(self.trainer.state.stop_wished)
+        reason = StopReason.HANDLER if wished else StopReason.NONE
         if self.deadline is not None and now > self.deadline:
             reason = StopReason.TIME_LIMIT
         if number := self.signal_number():
             reason = StopReason.SIGINT if number == signal.SIGINT else StopReason.SIGTERM
-        return torch.tensor([int(reason), int(now - self.last_save > self.save_every_s), self.not_taken])
+        return torch.tensor([int(reason), int(wished), int(now - self.last_save > self.save_every_s), self.not_taken])
 
     def _count_not_taken(self) -> None:
         if self._flag is not None:
@@ -189,8 +206,10 @@ class Votes:
         self._pending = None
         if work is not None:
             work.wait()
-        reason, save, not_taken = vote.tolist()
+        reason, wished, save, not_taken = vote.tolist()
         self.reason = max(self.reason, StopReason(reason))
+        # A wish that a signal outranks is remembered by all, so that a resume point has it whoever's it was.
+        self.trainer.state.stop_wished = self.trainer.state.stop_wished or bool(wished)
         self.save_wanted = self.save_wanted or bool(save)
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(

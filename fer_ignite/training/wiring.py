@@ -1,4 +1,4 @@
-"""Settings become objects, objects become a session: the one place where the configuration is read for training."""
+"""Settings become objects, and objects become a session with every built-in handler attached, then the user's."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
+from ignite.utils import manual_seed
 from torch import nn
 
 from fer_ignite.config import Config
@@ -22,9 +23,7 @@ from fer_ignite.training.attaching import attach_decisions, attach_reports, atta
 from fer_ignite.training.ema import make_ema
 from fer_ignite.training.engines import create_evaluator, create_trainer
 from fer_ignite.training.files import RunFolder
-from fer_ignite.training.logging import (
-    attach_handlers_profiler,
-)
+from fer_ignite.training.logging import attach_handlers_profiler
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.metrics import attach_metrics
 from fer_ignite.training.parts import (
@@ -43,7 +42,6 @@ from fer_ignite.training.stopping import Votes
 
 __all__ = ["wire"]
 
-logger = logging.getLogger("fer_ignite")
 
 def wire(
     config: Config,
@@ -74,7 +72,8 @@ def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
     name = f"{getattr(setup, '__module__', '')}:{getattr(setup, '__qualname__', type(setup).__name__)}"
     for thing in made if isinstance(made, (list, tuple)) else (made,):
         if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
-            session.keep(f"{name}#{len(session.kept)}", thing)
+            number = sum(key.rpartition("#")[0] == name for key in session.kept)
+            session.keep(f"{name}#{number}", thing)
 
 
 def _bare_session(
@@ -101,7 +100,7 @@ def _bare_session(
     # One view while training goes on; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
-    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device, terms=("loss",))
+    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     train_stream, val_stream = _streams(config, faces, plan, preparation, device, trainer, rank, world)
     votes = Votes(
         trainer, group=group, signal_number=signal_number, time_limit_s=time_limit_s,
@@ -117,7 +116,7 @@ def _bare_session(
 
 
 def _set_determinism(config: Config) -> None:
-    torch.manual_seed(config.seed)
+    manual_seed(config.seed)  # for user code; what is ours draws from generators of its own, but for the network's first weights
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)
 

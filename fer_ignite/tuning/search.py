@@ -65,7 +65,7 @@ def tune(config: Config, request: TuneRequest, *, given: Mapping[str, Any], tell
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1 + max(1, config.epochs // 4))
-    minimize = lower_is_better(config.monitor)
+    minimize = lower_is_better(config.monitor, config.monitor_mode)
     study = open_study(folder, minimize=minimize, pruner=pruner, what=_what(config, space, fingerprint))
     code = 0
     with at_work(folder) as worker:

@@ -16,8 +16,8 @@ __all__ = ["Dimension", "read_space"]
 # Settings that say what is judged, how, or for how long: values found under different ones can't be compared.
 _FIXED = frozenset({
     "data", "votes", "vote_mode", "classes", "split", "val_fraction", "split_seed", "folds", "fold", "bad_images", "cache",
-    "workers", "monitor", "score_test", "tta", "seed", "deterministic", "time", "fast_dev_run", "handlers", "eval_batch_size",
-    "nonfinite_patience",
+    "workers", "monitor", "monitor_mode", "score_test", "tta", "seed", "deterministic", "time", "fast_dev_run", "handlers",
+    "eval_batch_size", "nonfinite_patience",
 })  # fmt: skip
 _KINDS = ("float", "log", "int", "categorical")
 _EXAMPLE = "write e.g. lr: {log: [0.0003, 0.03]}, rotate: {float: [0, 30]}, epochs: {int: [8, 24]} or opt: [adamw, sgd]"

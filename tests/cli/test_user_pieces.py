@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 CODE = '''
 import numpy as np
@@ -52,6 +53,10 @@ def brighter(images_BCHW, generator):
 
 def stack(samples):
     return torch.stack([torch.from_numpy(np.array(s[0] if isinstance(s, tuple) else s))[..., None] for s in samples])
+
+
+def dark(samples):
+    return stack(samples).float().permute(0, 3, 1, 2) / 1000
 
 
 class Net(nn.Sequential):
@@ -128,7 +133,7 @@ def test_a_data_set_of_the_user_s_is_trained_on_and_scored(trained, mine, cli):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--sample-transform", "mirrored"), ("--sample-transform", "as_tensor"), ("--batch-transform", "brighter"),
+        ("--sample-transform", "mirrored"), ("--batch-transform", "brighter"),
         ("--collate-fn", "stack"),
         ("--model", "Net"), ("--loss", "squared"), ("--handlers", "setup"),
     ],
@@ -137,6 +142,24 @@ def test_a_piece_of_the_user_s_takes_part(trained, mine, flags):
     ended = trained(flags[0], mine(flags[1]))
     assert ended.code == 0, ended.err
     assert ended.summary["status"] == "completed" and ended.summary["iterations"] == 4
+
+
+def test_a_transform_that_would_pass_by_the_preparation_of_val_is_refused(trained, mine):
+    ended = trained("--sample-transform", mine("as_tensor"))
+    assert ended.code == 2 and "--batch-transform" in ended.err and "Traceback" not in ended.err
+    assert not (ended.folder / "runs" / "run" / "checkpoints").exists()
+
+
+def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine, cli):
+    ended = trained("--collate-fn", mine("dark"))
+    assert ended.code == 0, ended.err
+    best = ended.folder / "runs" / "run" / "checkpoints" / "best.pt"
+    refused = cli("evaluate", best)
+    assert refused.code == 2 and f"--collate-fn {mine('dark')}" in refused.err
+    scored = cli("evaluate", best, "--collate-fn", mine("dark"), "--json", "-")
+    assert json.loads(scored.out)["loss"] == pytest.approx(ended.summary["val"]["loss"], abs=1e-6)
+    Image.new("L", (48, 48), 90).save(ended.folder / "face.png")
+    assert "has no part in this" in cli("predict", best, ended.folder / "face.png").err
 
 
 def test_pieces_work_together_and_a_loss_may_be_one_of_several_terms(trained, mine):

@@ -22,7 +22,7 @@ from fer_ignite.report.page import write_report
 from fer_ignite.report.render import render_page
 from fer_ignite.report.settings import differing_settings, setting_rows
 from fer_ignite.report.subject import find_subject
-from fer_ignite.training.checkpoints import load_checkpoint, save_bytes
+from fer_ignite.training.checkpoints import load_checkpoint, write_checkpoint
 
 HOSTILE = "\"'></script><img src=x onerror=alert(1)><script>alert(1)</script>{{ 7*7 }}&amp;"
 
@@ -216,7 +216,8 @@ def test_runs_are_compared_as_compare_does(finished_run, tmp_path):
         if tensor.is_floating_point() and tensor.ndim > 1:
             tensor += 0.3 * tensor.std() * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     content["config"] = {**content["config"], "lr": 0.77}
-    (other / "checkpoints" / "best.pt").write_bytes(save_bytes(content))
+    with (other / "checkpoints" / "best.pt").open("wb") as file:
+        write_checkpoint(content, file)
     from fer_ignite.evaluation import compare
 
     written = write_report([finished_run, other], out=tmp_path / "both.html")

@@ -27,12 +27,18 @@ from fer_ignite.training.checkpoints import (
     load_weights_file,
     newest_valid,
     require_resumable,
-    save_bytes,
     state_digest,
+    write_checkpoint,
 )
 
 TRACE = ("strace", "-f", "--seccomp-bpf", "-e")
 CORPUS = Path(__file__).with_name("attack_corpus.py")
+
+
+def save_bytes(mapping):
+    buffer = io.BytesIO()
+    write_checkpoint(mapping, buffer)
+    return buffer.getvalue()
 
 
 def content(iteration: int = 3) -> dict[str, Any]:

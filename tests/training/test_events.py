@@ -24,7 +24,7 @@ def test_the_built_in_listeners_of_the_table_are_the_session_s_handles(tiny):
     attached = set(session.handles) | set(session.objects)
     for row in EVENT_TABLE:
         assert set(row.built_in) <= attached, row.event
-    session.objects["lock"].release()
+    session.close()
 
 
 def test_filters_count_optimizer_steps(steps, batches):

@@ -20,7 +20,7 @@ def made(tiny):
 
     yield make
     for session in sessions:
-        session.objects["lock"].release()
+        session.close()
 
 
 def test_the_summary_has_the_names_that_scripts_rely_on(made):
@@ -37,7 +37,8 @@ def test_the_best_epoch_s_weights_are_scored_and_not_the_last_ones(made):
     session = made()
     session.run()
     stored = load_checkpoint(session.folder.checkpoints / "best.pt")["model"]
-    best = best_network(session)
+    best, path = best_network(session)
+    assert path == session.folder.checkpoints / "best.pt"
     assert all(torch.equal(value, stored[name]) for name, value in best.state_dict().items())
     for parameter in session.model.parameters():
         parameter.data.zero_()
@@ -120,9 +121,12 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd):
     settings = {"epochs": 3, "save_iterations": 4, "keep": 9}
     folder = Path(train(tiny(**settings), handlers=[scored_by(lambda epoch: epoch / 10)])["folder"])
     assert load_checkpoint(folder / "checkpoints" / "best.pt")["trainer"]["iteration"] == 12
+    told = load_checkpoint(folder / "checkpoints" / "best.pt")["temperature"]
     early = folder / "checkpoints" / "step-4.pt"
     summary = train(tiny(**settings, resume=str(early)), handlers=[scored_by(lambda epoch: 0.0)])
     assert "went back behind" in capfd.readouterr().err and summary["best"]["epoch"] == 1
+    left = load_checkpoint(folder / "checkpoints" / "best.pt")
+    assert left["trainer"]["iteration"] == 12 and left["temperature"] == told  # not that of a network that isn't in it
 
 
 def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):

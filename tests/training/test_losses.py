@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from fer_ignite.errors import ConfigError
-from fer_ignite.training.losses import build_loss, one_hot
+from fer_ignite.training.losses import build_loss
 
 B, K = 6, 7
 WEIGHTS_K = torch.tensor([0.5, 2.0, 1.0, 0.1, 3.0, 1.0, 0.7])
@@ -26,13 +26,13 @@ def test_cross_entropy_equals_torch_s_for_labels_and_for_soft_targets(batch, smo
     logits_BK, labels_B, soft_BK = batch
     loss = build_loss("ce", smoothing=smoothing, weights_K=weights_K)
     options = {"label_smoothing": smoothing, "weight": weights_K, "reduction": "none"}
-    torch.testing.assert_close(loss(logits_BK, one_hot(labels_B, K)), F.cross_entropy(logits_BK, labels_B, **options))
+    torch.testing.assert_close(loss(logits_BK, F.one_hot(labels_B, K).float()), F.cross_entropy(logits_BK, labels_B, **options))
     torch.testing.assert_close(loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, **options))
 
 
 def test_the_weighted_mean_is_over_images_and_torch_s_over_weights(batch):
     logits_BK, labels_B, _ = batch
-    losses_B = build_loss("ce", weights_K=WEIGHTS_K)(logits_BK, one_hot(labels_B, K))
+    losses_B = build_loss("ce", weights_K=WEIGHTS_K)(logits_BK, F.one_hot(labels_B, K).float())
     torchs = F.cross_entropy(logits_BK, labels_B, weight=WEIGHTS_K)
     torch.testing.assert_close(losses_B.sum() / WEIGHTS_K[labels_B].sum(), torchs)
     assert not torch.isclose(losses_B.mean(), torchs)
@@ -52,12 +52,12 @@ def test_focal_follows_its_formula(batch, gamma):
     p_B = logits_BK.softmax(dim=1)[torch.arange(B), labels_B]
     expected_B = -WEIGHTS_K[labels_B] * (1 - p_B) ** gamma * p_B.log()
     loss = build_loss("focal", focal_gamma=gamma, weights_K=WEIGHTS_K)
-    torch.testing.assert_close(loss(logits_BK, one_hot(labels_B, K)), expected_B)
+    torch.testing.assert_close(loss(logits_BK, F.one_hot(labels_B, K).float()), expected_B)
 
 
 def test_focal_has_finite_gradients_where_the_network_is_certain():
     logits_BK = torch.tensor([[200.0, 0.0], [-200.0, 0.0]], requires_grad=True)
-    build_loss("focal", focal_gamma=0.5)(logits_BK, one_hot(torch.tensor([0, 0]), 2)).sum().backward()
+    build_loss("focal", focal_gamma=0.5)(logits_BK, F.one_hot(torch.tensor([0, 0]), 2).float()).sum().backward()
     assert logits_BK.grad.isfinite().all()
 
 
@@ -69,7 +69,7 @@ def test_soft_is_cross_entropy_against_the_votes_as_they_are(batch):
 
 def test_bce_is_torch_s_mean_over_one_question_per_expression(batch):
     logits_BK, labels_B, _ = batch
-    targets_BK = one_hot(labels_B, K)
+    targets_BK = F.one_hot(labels_B, K).float()
     expected_B = F.binary_cross_entropy_with_logits(logits_BK, targets_BK, weight=WEIGHTS_K, reduction="none").mean(1)
     torch.testing.assert_close(build_loss("bce", weights_K=WEIGHTS_K)(logits_BK, targets_BK), expected_B)
     smoothed = build_loss("bce", smoothing=0.2)(torch.zeros(1, K), targets_BK[:1])
@@ -79,12 +79,12 @@ def test_bce_is_torch_s_mean_over_one_question_per_expression(batch):
 def test_half_precision_logits_give_float32_losses(batch):
     logits_BK, labels_B, _ = batch
     for name in ("ce", "focal", "soft", "bce"):
-        assert build_loss(name)(logits_BK.bfloat16(), one_hot(labels_B, K)).dtype == torch.float32
+        assert build_loss(name)(logits_BK.bfloat16(), F.one_hot(labels_B, K).float()).dtype == torch.float32
 
 
 def test_a_sum_shows_each_term_before_its_factor(batch):
     logits_BK, labels_B, _ = batch
-    targets_BK = one_hot(labels_B, K)
+    targets_BK = F.one_hot(labels_B, K).float()
     loss = build_loss("ce + 0.5*focal")
     terms = loss.terms(logits_BK, targets_BK)
     assert list(terms) == ["ce", "focal"]
@@ -100,7 +100,7 @@ def test_a_user_s_function_is_a_term_like_any_other(batch, tmp_path):
         "def margin(logits, targets):\n    return logits.max(1).values - (logits * targets).sum(1)\n"
         "def mean(logits, targets):\n    return margin(logits, targets).mean()\n"
     )
-    targets_BK = one_hot(labels_B, K)
+    targets_BK = F.one_hot(labels_B, K).float()
     name = f"{path}:margin"
     terms = build_loss(f"ce+2*{name}").terms(logits_BK, targets_BK)
     torch.testing.assert_close(terms[name], logits_BK.max(dim=1).values - logits_BK[torch.arange(B), labels_B])

@@ -29,7 +29,7 @@ def outputs(count=50, num_classes=4, seed=0, batch=7):
 
 def evaluated(batches, num_classes=4, extra=None):
     evaluator = Engine(lambda engine, batch: batch)
-    attach_metrics(evaluator, num_classes=num_classes, device=CPU, terms=("loss",))
+    attach_metrics(evaluator, num_classes=num_classes, device=CPU)
     for name, metric in (extra or {}).items():
         metric.attach(evaluator, name)
     return evaluator.run(batches, epoch_length=len(batches)).metrics
@@ -110,16 +110,6 @@ def test_the_mean_of_losses_does_not_depend_on_how_they_are_shared_out():
             loss.update(values[start : start + size])
         results.add(loss.compute())
     assert len(results) == 1
-
-
-def test_each_term_of_a_loss_can_be_a_metric():
-    evaluator = Engine(lambda engine, batch: batch)
-    attach_metrics(evaluator, num_classes=4, device=CPU, terms=("loss", "ce"))
-    batches, _, _ = outputs()
-    for batch in batches:
-        batch["losses"]["ce"] = batch["losses"]["loss"] * 2
-    found = evaluator.run(batches).metrics
-    assert found["ce"] == pytest.approx(2 * found["loss"])
 
 
 class HitRate:

@@ -1,3 +1,4 @@
+import logging
 import random
 
 import numpy as np
@@ -21,7 +22,7 @@ def made(tiny):
 
     yield make
     for session in sessions:
-        session.objects["lock"].release()
+        session.close()
 
 
 def history(session):
@@ -139,15 +140,62 @@ def counting(session):
     return counter
 
 
+def other_counting(session):
+    return counting(session)
+
+
 def test_a_handler_s_own_state_goes_on_after_a_resume(made):
     first = made([counting], epochs=2)
     first.run()
-    first.objects["lock"].release()
+    first.close()
     second = made([counting], epochs=3, resume="auto")
     (counter,) = second.kept.values()
     assert counter.count == 8
     second.run()
     assert counter.count == 12
+
+
+def test_a_handler_finds_its_state_also_where_the_others_are_gone(made, caplog):
+    first = made([other_counting, counting], epochs=1)
+    first.run()
+    first.close()
+    second = made([counting], epochs=2, resume="auto")
+    (counter,) = second.kept.values()
+    assert counter.count == 4
+    logging.getLogger("fer_ignite").propagate = True
+    with caplog.at_level("WARNING", logger="fer_ignite"):
+        second.run()
+    assert "other_counting#0" in caplog.text and counter.count == 8
+
+
+@pytest.mark.parametrize("name", ["iteration", "lr", "is_best", "train_loss", "val_mine"])
+def test_the_epoch_s_own_columns_can_t_be_logged_over(made, name):
+    session = made()
+    with pytest.raises(ConfigError, match=f"'{name}'.*another name"):
+        session.log(name, 1.0)
+
+
+@pytest.mark.parametrize("method", ["terminate_epoch", "interrupt"])
+def test_ends_that_other_processes_would_wait_at_are_refused(made, method):
+    session = made()
+    session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: getattr(engine, method)())
+    with pytest.raises(ConfigError, match=r"session\.stop\(\)"):
+        session.run()
+
+
+def test_user_code_draws_the_same_in_two_runs(made):
+    drawn = []
+    for name in ("one", "two"):
+        made(name=name, seed=7)
+        drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_closed_session_gives_its_folder_and_its_log_free(tiny):
+    for _ in range(2):  # the second would find the folder locked
+        with build_session(tiny(exist_ok=True)) as session:
+            session.run()
+    assert not any(isinstance(handler, logging.FileHandler) for handler in logging.getLogger("fer_ignite").handlers)
 
 
 def test_keep_refuses_what_has_no_state(made):

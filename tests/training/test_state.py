@@ -11,6 +11,7 @@ from fer_ignite import build_session, train
 from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.training.checkpoints import load_checkpoint, require_resumable, state_digest
 from fer_ignite.training.state import evaluation_state, restore, resume_state
+from fer_ignite.training.stopping import StopReason
 
 RICH = {"model_ema": True, "patience": 9, "sched": "plateau", "precision": "fp16", "mixup": 0.3, "dropout": 0.1}
 
@@ -25,7 +26,7 @@ def made(tiny):
 
     yield make
     for session in sessions:
-        session.objects["lock"].release()
+        session.close()
 
 
 def digest(session):
@@ -81,7 +82,7 @@ def test_files_are_cut_back_to_the_resume_point(made):
     first = made(epochs=3)
     first.run()
     path = first.folder.checkpoints / "step-8.pt"
-    first.objects["lock"].release()
+    first.close()
     second = made(epochs=3, exist_ok=False, resume=str(path))
     assert second.trainer.state.iteration == 8
     assert [line["iteration"] for line in second.folder.read_history()] == [4, 8]
@@ -113,3 +114,69 @@ def test_going_on_takes_away_the_summary_of_an_end_that_is_none_any_more(tiny):
         train(tiny(epochs=2, resume="auto", override=("epochs", "sched")), handlers=[fail])
     assert not (folder / "summary.json").exists()
     assert train(tiny(epochs=2, resume="auto"))["status"] == json.loads((folder / "summary.json").read_text())["status"] == "completed"
+
+
+def resumed(made, before, **settings):
+    first = made(name="first", **before)
+    first.run()
+    second = made(name="second", **{**before, **settings})
+    restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
+    return first, second
+
+
+def test_under_another_metric_the_best_is_chosen_anew(made, capfd):
+    """An accuracy of 0.65 as best score would keep every loss from being better, for ever."""
+    first, second = resumed(made, {"patience": 9}, monitor="loss", epochs=3)
+    assert "--monitor was accuracy" in capfd.readouterr().err
+    assert first.objects["best"].best["value"] is not None and second.objects["best"].best["value"] is None
+    second.run()
+    assert second.objects["best"].best["epoch"] == 3 and second.objects["early_stopping"].counter == 0
+
+
+def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_comes_back(made):
+    first, second = resumed(made, {"opt": "adamw", "weight_decay": 0.1}, weight_decay=0.3, betas=(0.8, 0.999), epochs=3)
+    groups = second.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} <= {0.0, 0.3} and any(group["weight_decay"] == 0.3 for group in groups)
+    assert all(group["betas"][0] == 0.8 for group in groups)
+    moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in (first.optimizer, second.optimizer)]
+    assert torch.equal(*moments) and moments[0].any()
+
+
+def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
+    _, second = resumed(made, {"opt": "adamw"}, opt="sgd", epochs=3)
+    assert "the optimizer starts anew, without its moments: adamw is now sgd" in capfd.readouterr().err
+    second.run()
+    assert second.trainer.state.iteration == 12
+
+
+def test_an_average_that_is_new_starts_at_the_weights(made):
+    first, second = resumed(made, {}, model_ema=True, epochs=3)
+    average = second.objects["ema"].ema_model.state_dict()
+    assert all(torch.equal(value, average[name]) for name, value in first.model.state_dict().items())
+
+
+def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
+    """The signal outranks the wish; what goes on has heard of the wish and does nothing but end."""
+
+    def ended(name, number):
+        session = made(name=name, epochs=9)
+        session.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), session.trainer.terminate)
+        session.votes.signal_number = lambda: number if session.trainer.state.epoch >= 2 and session.trainer.state.stop_wished else 0
+        return session, session.run()
+
+    whole, reason = ended("whole", 0)
+    assert reason is StopReason.HANDLER and whole.trainer.state.iteration == 8
+    cut, reason = ended("cut", signal.SIGTERM)
+    assert reason is StopReason.SIGTERM and cut.trainer.state.iteration == 8
+    again = made(name="again", epochs=9)
+    restore(again, load_checkpoint(cut.folder.checkpoints / "last.pt"))
+    assert again.run() is StopReason.HANDLER
+    assert digest(again) == digest(whole) and again.trainer.state.iteration == 8
+
+
+def test_a_refused_resume_leaves_the_configuration_as_it_was(tiny):
+    folder = Path(train(tiny(epochs=1))["folder"])
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match="iterations"):
+        train(tiny(epochs=3, batch_size=16, resume="auto", override=("batch_size", "sched")))
+    assert (folder / "config.yaml").read_bytes() == before

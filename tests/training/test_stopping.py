@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from fer_ignite.errors import NonFiniteError
+from fer_ignite.errors import ConfigError, NonFiniteError
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.stopping import (
     StopReason,
@@ -41,9 +41,13 @@ def test_what_is_not_finite_is_the_worst_score(value, lower, score):
 
 
 def test_losses_and_errors_are_better_when_lower():
-    assert [lower_is_better(name) for name in ("loss", "val_loss", "my_error", "accuracy", "uar", "lossless")] == [
+    assert [lower_is_better(name) for name in ("loss", "val_loss", "my_error", "accuracy", "uar", "worst_recall")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
+    assert lower_is_better("nll", "min") and not lower_is_better("loss", "max")
+    for unknown in ("nll", "ece", "lossless"):
+        with pytest.raises(ConfigError, match="--monitor-mode max, or min"):
+            lower_is_better(unknown)
 
 
 def stopped_after(scores, **settings):

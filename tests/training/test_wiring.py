@@ -24,7 +24,7 @@ def wired(tiny):
 
     yield make
     for session in sessions:
-        session.objects["lock"].release()
+        session.close()
 
 
 def test_the_preparation_is_the_data_s_unless_settings_say_otherwise(tiny, faces):
@@ -139,6 +139,6 @@ def test_a_frozen_part_does_not_learn(wired):
 
 
 def test_a_monitor_that_is_no_metric_is_refused_with_those_that_are(wired):
-    session = wired(monitor="acuracy")
-    with pytest.raises(ConfigError, match=r"--monitor 'acuracy'.*accuracy"):
+    session = wired(monitor="top5_accuracy")
+    with pytest.raises(ConfigError, match=r"--monitor 'top5_accuracy' is no metric.*there are.*uar"):
         session.run()
