@@ -129,7 +129,7 @@ class Config(BaseModel):
     workers: int = _setting(0, "Loader processes; only for data that can't be packed.", "Data", ge=0, le=256)
     drop_last: bool = _setting(False, "Drop the last, smaller batch of an epoch.", "Data", structural=True)
     sample_transform: str | None = _setting(
-        None, "Per-sample transform module:function on PIL faces, e.g. a torchvision Compose; uses a DataLoader.", "Data",
+        None, "Per-sample transform module:function, PIL image to PIL image, e.g. a torchvision Compose; uses a DataLoader.", "Data",
         structural=True,
     )  # fmt: skip
     collate_fn: str | None = _setting(None, "module:function that makes a batch out of samples.", "Data", structural=True)

@@ -66,9 +66,10 @@ def _attach_schedule(session: Session) -> None:
     # Schedules count optimizer steps: the rate is set when an accumulation window opens.
     opens = Events.ITERATION_STARTED(event_filter=lambda engine, _: engine.state.batch.opens)
     schedule = schedule_of(config, steps_per_epoch=session.train_stream.plan.windows_per_epoch)
-    session.objects["scheduler"] = attach_schedule(
+    session.objects["scheduler"], handle = attach_schedule(
         trainer, session.optimizer, schedule, opens, plateau=session.objects.get("plateau")
     )
+    session.adopt("scheduler", handle)
 
 
 def attach_run(session: Session) -> None:
@@ -79,9 +80,9 @@ def attach_run(session: Session) -> None:
         session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: records.clear())
+    session.attach("clear", trainer, Events.EPOCH_STARTED, lambda engine: records.clear())
     session.attach("log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step)
-    attach_records(trainer, records, log_every=session.config.log_every)
+    session.handles.update(attach_records(trainer, records, log_every=session.config.log_every))
     session.objects["clock"] = attach_epoch_clock(trainer)
     session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
 
@@ -95,9 +96,10 @@ def attach_reports(session: Session) -> None:
     if not config.quiet:
         session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
     if config.tensorboard:
-        session.objects["tensorboard"] = attach_tensorboard(
+        session.objects["tensorboard"], handles = attach_tensorboard(
             trainer, session.evaluator, session.optimizer, folder, records=session.records, every=config.log_every,
         )  # fmt: skip
+        session.handles.update(handles)
     if config.track:
         session.objects["trackers"] = attach_trackers(
             config.track, trainer, session.optimizer, folder, records=session.records, line=session.history_line,

@@ -79,7 +79,7 @@ EVENT_TABLE = (
         "then, when all that was logged in the epoch is reduced over processes",
         "session.history_line(), session.records.epoch()",
         "epoch",
-        ("history", "plots", "tensorboard"),
+        ("history", "plots", "tensorboard_val", "tensorboard_train"),
     ),
     EventFacts(
         RunEvents.RESUME_POINT,
@@ -87,6 +87,6 @@ EVENT_TABLE = (
         "on a closed window",
         "none",
         "iteration",
-        ("resume_points",),
+        ("fold", "tensorboard_flush", "resume_points"),
     ),
 )

@@ -157,7 +157,7 @@ def attach_plots(trainer: Engine, folder: RunFolder, classes: tuple[str, ...], e
 
 def attach_tensorboard(
     trainer: Engine, evaluator: Engine, optimizer: Any, folder: RunFolder, *, records: Records, every: int
-) -> TensorboardLogger:
+) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:
     """Scalars under ``val/`` and ``train/`` (an epoch's), ``step/`` (logged in between) and ``lr/``; x is the iteration.
 
     Source: Ignite's logger has no guard for ranks; it is attached on the main process only. tensorboardX names its files
@@ -173,20 +173,23 @@ def attach_tensorboard(
     def scores(_: Any) -> dict[str, Any]:
         return {name: value for name, value in evaluator.state.metrics.items() if isinstance(value, (int, float))}
 
-    logger.attach_output_handler(
-        trainer, RunEvents.REPORT, tag="val", output_transform=scores, global_step_transform=iteration
-    )
-    logger.attach_opt_params_handler(trainer, Events.ITERATION_COMPLETED(every=every), optimizer)
-
     def write(folder: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
 
     records.on_flush.append(lambda values, step: write("step", values, step))
-    trainer.add_event_handler(RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration))
-    # What a resume point has seen must be in the file before the point is.
-    trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush())
-    return logger
+    rates = Events.ITERATION_COMPLETED(every=every)
+    return logger, {
+        "tensorboard_val": logger.attach_output_handler(
+            trainer, RunEvents.REPORT, tag="val", output_transform=scores, global_step_transform=iteration
+        ),
+        "tensorboard_train": trainer.add_event_handler(
+            RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration)
+        ),
+        "tensorboard_lr": logger.attach_opt_params_handler(trainer, rates, optimizer),
+        # What a resume point has seen must be in the file before the point is.
+        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush()),
+    }
 
 
 def attach_basic_profiler(trainer: Engine) -> BasicTimeProfiler:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
 from torch import Tensor
 
 from fer_ignite.training.events import RunEvents
@@ -150,8 +151,10 @@ def _reduced(reduce: Reduce, values: list[float]) -> float:
     return sum(values) / (len(values) if reduce == "mean" else 1)
 
 
-def attach_records(trainer: Engine, records: Records, *, log_every: int) -> None:
-    """Sums per iteration, step values every ``log_every`` iterations, everything folded before a resume point."""
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, records.note_batch)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=log_every), records.flush)
-    trainer.add_event_handler(RunEvents.RESUME_POINT, records.fold)
+def attach_records(trainer: Engine, records: Records, *, log_every: int) -> dict[str, RemovableEventHandle]:
+    """Sums per iteration, step values every ``log_every`` iterations, everything folded before a resume point; a handle of each."""
+    return {
+        "note_batch": trainer.add_event_handler(Events.ITERATION_COMPLETED, records.note_batch),
+        "flush": trainer.add_event_handler(Events.ITERATION_COMPLETED(every=log_every), records.flush),
+        "fold": trainer.add_event_handler(RunEvents.RESUME_POINT, records.fold),
+    }

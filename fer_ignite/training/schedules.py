@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
+from ignite.engine.events import RemovableEventHandle
 from ignite.handlers import LRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -83,7 +84,7 @@ class StepSchedule(LRScheduler):
 
 def attach_schedule(
     trainer: Engine, optimizer: Optimizer, schedule: Schedule, event: Any, *, plateau: "PlateauFactor | None" = None
-) -> StepSchedule:
+) -> tuple[StepSchedule, RemovableEventHandle]:
     """Sets every group's rate to its own times ``schedule(step)`` whenever ``event`` fires, then counts one step.
 
     Attach it before a saved optimizer state is loaded: the groups' own rates are read here.
@@ -99,8 +100,7 @@ def attach_schedule(
         return schedule(step) * (1.0 if plateau is None else plateau.value)
 
     handler = StepSchedule(LambdaLR(optimizer, factor))
-    trainer.add_event_handler(event, handler)
-    return handler
+    return handler, trainer.add_event_handler(event, handler)
 
 
 class PlateauFactor:

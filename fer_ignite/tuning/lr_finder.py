@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Events
 from ignite.handlers import FastaiLRFinder
 
 from fer_ignite.checks import check_names, open_faces, pack_of
@@ -98,10 +97,9 @@ def _find(
 
 def _leave_the_step_alone(session: Session) -> None:
     """Takes off what judges and writes, and the schedule, which would set the rate anew before each step."""
-    for name in _FILING:
+    for name in (*_FILING, "scheduler"):
         if name in session.handles:
             session.handles[name].remove()
-    session.trainer.remove_event_handler(session.objects["scheduler"], Events.ITERATION_STARTED)
 
 
 def _rise(session: Session, iterations: int, start_lr: float, end_lr: float) -> tuple[FastaiLRFinder, bool]:

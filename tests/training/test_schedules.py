@@ -127,7 +127,7 @@ def run(optimizer, schedule, *, iterations, event=Events.ITERATION_STARTED, save
     """Rates of both groups at each iteration of a real engine, and the handler."""
     seen = []
     trainer = Engine(lambda engine, batch: seen.append([group["lr"] for group in optimizer.param_groups]))
-    handler = attach_schedule(trainer, optimizer, schedule, event, plateau=plateau)
+    handler, _ = attach_schedule(trainer, optimizer, schedule, event, plateau=plateau)
     if saved is not None:
         handler.load_state_dict(saved)
     trainer.run(range(iterations), max_epochs=1)

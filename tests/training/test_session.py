@@ -242,3 +242,11 @@ def test_validation_can_be_asked_for_at_any_time(made):
     session = made()
     metrics = session.validate()
     assert 0 <= metrics["accuracy"] <= 1 and metrics["confusion_matrix"].sum() == 14
+
+
+def test_without_the_scheduler_s_handle_the_rate_stays(made):
+    session = made(sched="step", decay_epochs=0.25, tensorboard=True, lr=0.01)
+    session.handles["scheduler"].remove()
+    session.handles["tensorboard_val"].remove()
+    session.run()
+    assert {line["lr"] for line in history(session)} == {0.01}
