@@ -142,11 +142,11 @@ class Config(BaseModel):
     hflip: float = _setting(0.5, "Probability of a horizontal flip.", "Augmentation", structural=True, ge=0, le=1)
     vflip: float = _setting(0.0, "Probability of a vertical flip.", "Augmentation", structural=True, ge=0, le=1)
     rotate: float = _setting(
-        15.0, "Rotation, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, le=180
+        5.0, "Rotation, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, le=180
     )
-    scale: float = _setting(0.15, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1)
+    scale: float = _setting(0.05, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1)
     shift: float = _setting(
-        0.15, "Shift, uniform in +-.", "Augmentation", unit="share of the side", structural=True, ge=0, lt=1
+        0.05, "Shift, uniform in +-.", "Augmentation", unit="share of the side", structural=True, ge=0, lt=1
     )
     shear: float = _setting(0.0, "Shear, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, lt=90)
     brightness: float = _setting(0.0, "Brightness factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1)
@@ -192,7 +192,7 @@ class Config(BaseModel):
     lr: float = _setting(0.003, "Learning rate; the peak for one-cycle.", "Optimizer", gt=0, le=1000)
     backbone_lr: float | None = _setting(None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000)
     head_lr: float | None = _setting(None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000)
-    weight_decay: float = _setting(0.05, "Weight decay; never on norms and biases.", "Optimizer", structural=True, ge=0, le=10)
+    weight_decay: float = _setting(0.1, "Weight decay; never on norms and biases.", "Optimizer", structural=True, ge=0, le=10)
     momentum: float = _setting(0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
     nesterov: bool = _setting(True, "Nesterov momentum (SGD).", "Optimizer", structural=True)
     betas: Floats = _setting((0.9, 0.999), "Betas of Adam and AdamW.", "Optimizer", structural=True)

@@ -17,7 +17,7 @@ _DATA = (
 
 @click.command("audit", cls=ConfigCommand, short_help="Find copies, blanks and wrong labels in a data set.")
 @click.argument("data")
-@click.option("--checkpoint", metavar="CKPT", help="Let this network judge the labels.  [default: quick networks, out of fold]")
+@click.option("--checkpoint", metavar="CKPT", help="Let this network judge the labels.  [default: small networks, out of fold]")
 @click.option("--votes", metavar="CSV", help="FER+ votes to check the doubts against; they change no label.")
 @click.option("--out", metavar="FOLDER", default="audit", show_default=True, help="Gets audit.csv, audit.html, audit.json.")
 @click.option("--exist-ok", is_flag=True, help="Replace an audit that the folder holds.")
