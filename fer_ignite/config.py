@@ -210,7 +210,7 @@ class Config(BaseModel):
     )
     warmup_epochs: float = _setting(0.0, "Linear warm-up in front of the schedule.", "Schedule", unit="epochs", structural=True, ge=0)
     warmup_start: float = _setting(0.01, "Factor at which the warm-up begins.", "Schedule", structural=True, ge=0, le=1)
-    min_lr: float = _setting(0.0, "Lowest learning rate of cosine, cyclic and plateau.", "Schedule", structural=True, ge=0)
+    min_lr: float = _setting(0.0, "Lowest learning rate, of all schedules but constant and onecycle.", "Schedule", structural=True, ge=0)
     decay_epochs: float = _setting(
         30.0, "Epochs between steps (step), up and down (cyclic).", "Schedule", unit="epochs", structural=True, gt=0
     )
@@ -244,7 +244,7 @@ class Config(BaseModel):
         "auto", "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.", "Training"
     )
     patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
-    min_delta: float = _setting(0.0, "Least gain that counts for --patience.", "Training", ge=0)
+    min_delta: float = _setting(0.0, "Least gain that counts for --patience and for the schedule plateau.", "Training", ge=0)
     tta: Literal["none", "flip", "ten", "many"] = _setting(
         "ten", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True
     )

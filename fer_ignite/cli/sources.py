@@ -1,6 +1,7 @@
 """What the words of ``fer-ignite predict`` mean: a run, a checkpoint, or none, and files, folders, globs, webcams."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
             what = "a run's folder" if path.is_dir() else "a checkpoint"
             raise ConfigError(f"{printable(source)} is {what}, which goes first and once; name {kinds} files, folders or globs after it.")
         if path.is_dir():
-            found = [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in _suffixes(faces)]
+            found = [str(file) for file in _files_under(path) if file.suffix.lower() in _suffixes(faces)]
             if not found:
                 raise ConfigError(f"{printable(source)} holds no {kinds} file; name a folder with {kinds} files.")
         elif path.exists() or _is_webcam(source, faces):
@@ -57,6 +58,15 @@ def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
             if not found:
                 raise ConfigError(f"there is no file {printable(source)}; name {kinds} files, folders or globs.")
         yield from found
+
+
+def _files_under(folder: Path) -> list[Path]:
+    """All files of a folder, sorted, but for those of runs that lie in it: their pictures are no faces."""
+    files = []
+    for above, names, found in os.walk(folder):
+        names[:] = [name for name in names if not _is_network(os.path.join(above, name))]
+        files += [Path(above, name) for name in found]
+    return sorted(files)
 
 
 def _is_network(word: str) -> bool:

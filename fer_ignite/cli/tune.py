@@ -10,7 +10,7 @@ from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
-_OF_ONE_RUN = ("exist_ok", "resume", "override")  # refused by the search, which goes on by itself
+_OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")  # refused by the search, which goes on by itself
 
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")

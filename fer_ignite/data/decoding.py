@@ -174,8 +174,9 @@ _Piece = tuple[Sequence[str], Fit, bool, bool]
 
 def _decode_piece(piece: _Piece) -> Decoded:
     paths, fit, any_colour, keep_bytes = piece
-    images, blobs, bad = [], [], []
+    blobs, bad = [], []
     good_B = np.zeros(len(paths), dtype=np.bool_)
+    room_BHWC = np.empty((len(paths), fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
     for place, path in enumerate(paths):
         try:
             image = read_image(path)
@@ -187,11 +188,10 @@ def _decode_piece(piece: _Piece) -> Decoded:
             raise Misfit
         if fit.channels == "gray" and not any_colour and not is_colourless(image):
             raise Misfit
-        images.append(fit_image(image, fit.side_px, fit.mode, fit.channels))
+        room_BHWC[len(blobs)] = fit_image(image, fit.side_px, fit.mode, fit.channels)
         blobs.append(blob)
         good_B[place] = True
-    shape = (len(images), fit.side_px, fit.side_px, fit.depth)
-    images_BHWC = np.array(images, dtype=np.uint8).reshape(shape)
+    images_BHWC = room_BHWC[: len(blobs)]
     facts = measure(images_BHWC)
     return Decoded(good_B, images_BHWC[:0] if keep_bytes else images_BHWC, blobs if keep_bytes else [], *facts, bad)
 

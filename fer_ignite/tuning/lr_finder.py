@@ -50,6 +50,8 @@ def find_lr(
     """
     if not 0 < start_lr < end_lr <= 1000:
         raise ConfigError(f"--start-lr {start_lr:g} and --end-lr {end_lr:g}: needed are 0 < start < end <= 1000.")
+    if config.resume is not None:
+        raise ConfigError(f"--resume {config.resume}: find-lr begins with fresh weights; leave it out, or name others with --init-from.")
     if config.nproc not in (None, 1):
         raise ConfigError(f"--nproc {config.nproc}: find-lr works in one process; leave it out.")
     if config.folds is not None and config.fold is None:

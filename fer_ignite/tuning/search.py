@@ -60,6 +60,8 @@ def tune(config: Config, request: TuneRequest, *, given: Mapping[str, Any], tell
     space = read_space(request.space, given=given)
     plain = config.model_dump(mode="json")
     kept = {name: plain[name] for name in given if name not in _OF_THE_SEARCH}
+    if given.get("score_test"):
+        raise ConfigError("--score-test: a search never looks at test; leave it out, and score the winner by training it.")
     fingerprint = _check(config, kept)
     folder = Path(config.out) / (config.name or f"tune-{Path(request.space).stem}")
     with storage_errors(folder):

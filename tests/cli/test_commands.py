@@ -125,6 +125,16 @@ def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
             assert ended.code == 2 and arguments[-1] in ended.err and len(ended.err.splitlines()) == 1
 
 
+def test_pictures_of_runs_in_a_folder_are_no_faces(cli, best, faces, tmp_path):
+    album = tmp_path / "album"
+    (album / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    (album / "runs" / "one" / "config.yaml").touch()
+    for place in (album / "face.png", album / "runs" / "one" / "curves.png"):
+        shutil.copy(faces / "happy.png", place)
+    ended = cli("predict", best, album)
+    assert ended.code == 0 and "face.png" in ended.out and "curves.png" not in ended.out
+
+
 def test_predict_names_the_expressions_as_a_table(cli, best, faces):
     ended = cli("predict", best, faces, "--topk", "2")
     lines = ended.out.splitlines()

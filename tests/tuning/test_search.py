@@ -119,3 +119,9 @@ def test_a_trial_below_the_median_is_stopped_early(search, tmp_path):
     assert outcome.result["trials"]["pruned"] == 4 and all("stopped at epoch 2" in line for line in told)
     summary = json.loads((tmp_path / "search" / "trial-0001" / "summary.json").read_text())
     assert summary["status"] == "early_stopped" and summary["epochs"] == 2
+
+
+def test_a_wish_to_score_test_is_refused(search, tmp_path):
+    with pytest.raises(ConfigError, match="^--score-test: a search never looks at test"):
+        search(1, score_test=True)
+    assert not (tmp_path / "search").exists()
