@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from fer_ignite.data.images import fit_image
 from fer_ignite.data.pack import Pack
 from fer_ignite.data.plan import generator
-from fer_ignite.errors import DataError
+from fer_ignite.errors import DataError, FerError
 
 __all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
 
@@ -97,22 +97,22 @@ class _SeededSamples(Dataset[Any]):
             sample = self.fetch(index)
             if self.transform is None:
                 return sample
-            made = self.transform(sample)
-            if _is_finished(made) and not _is_finished(sample):
+            image, *label = sample if isinstance(sample, (tuple, list)) else (sample,)
+            made = self.transform(image)
+            if _is_finished(made) and not _is_finished(image):
                 raise DataError(
                     "--sample-transform turned an image into a float tensor, which would pass by the augmentation and the "
                     "normalisation that val and test have; return a PIL image or uint8 pixels (leave ToTensor and Normalize out), or "
                     "work on batches with --batch-transform."
                 )
-            return made
+            return (made, *label) if label else made
         finally:
             torch.set_rng_state(saved[0])
             random.setstate(saved[1])
             np.random.set_state(saved[2])
 
 
-def _is_finished(sample: Any) -> bool:
-    image = sample[0] if isinstance(sample, (tuple, list)) else sample
+def _is_finished(image: Any) -> bool:
     return isinstance(image, Tensor) and image.is_floating_point()
 
 
@@ -135,7 +135,7 @@ class LoaderFeed:
 
     Args:
         fetch: sample by place.
-        transform: applied to each sample, seeded per sample; images stay images (PIL or uint8).
+        transform: applied to each sample's image, seeded per sample; images stay images (PIL or uint8).
         collate_fn: makes a tensor out of a list of samples; the default stacks them.
         side_px, channels: shape for samples that come as images.
         worker_init: called first in every worker process.
@@ -174,7 +174,7 @@ class LoaderFeed:
 
 
 def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
-    """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere.
+    """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere, an error of ours by its sentence.
 
     Most often torch names the worker. But a batch that was under way arrives as a broken connection instead.
     """
@@ -183,6 +183,8 @@ def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
+        except FerError as error:  # torch puts the worker's traceback in front of it
+            raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
         except (OSError, EOFError) as error:
             dead = _dead_worker(getattr(batches, "_workers", ()))
             if dead is None:

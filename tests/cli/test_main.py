@@ -30,7 +30,7 @@ def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
         assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
     plain = " ".join(text.split())
     assert "--lr NUMBER Learning rate; the peak for one-cycle. [> 0, <= 1000; default: 0.003]" in plain
-    assert "uniform in +-. [>= 0, <= 180; degrees; default: 15.0]" in plain
+    assert "uniform in +-. [>= 0, <= 180; degrees; default: 5.0]" in plain
     assert "[>= 1, <= 1.04858e+06; images; default: 128]" in plain or "images; default: 128]" in plain
     assert "--opt sgd|adam|adamw|rmsprop|adagrad|adadelta" in plain
     assert "--augment / --no-augment" in plain and "default: on" in plain

@@ -144,10 +144,16 @@ def test_a_piece_of_the_user_s_takes_part(trained, mine, flags):
     assert ended.summary["status"] == "completed" and ended.summary["iterations"] == 4
 
 
+def test_a_transform_gets_the_images_of_a_data_set_without_their_labels(trained, mine):
+    ended = trained("--data", mine("Squares"), "--sample-transform", mine("mirrored"), "--epochs", "1")
+    assert ended.code == 0, ended.err
+
+
 def test_a_transform_that_would_pass_by_the_preparation_of_val_is_refused(trained, mine):
-    ended = trained("--sample-transform", mine("as_tensor"))
-    assert ended.code == 2 and "--batch-transform" in ended.err and "Traceback" not in ended.err
-    assert not (ended.folder / "runs" / "run" / "checkpoints").exists()
+    for workers in ("0", "1"):
+        ended = trained("--sample-transform", mine("as_tensor"), "--workers", workers)
+        assert ended.code == 2 and "--batch-transform" in ended.err and len(ended.err.splitlines()) == 1
+        assert not (ended.folder / "runs" / "run" / "checkpoints").exists()
 
 
 def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine, cli):

@@ -92,7 +92,7 @@ def shaken(image: Any) -> Any:
     """A per-sample transform of three libraries' randomness."""
     pixels_HW = np.asarray(image, dtype=np.float32)
     noise = random.uniform(-9, 9) + np.random.uniform(-9, 9) + 9 * float(torch.rand(()))
-    return torch.from_numpy((pixels_HW[None] + noise) / 255)
+    return (pixels_HW + noise).clip(0, 255).astype(np.uint8)
 
 
 def kill_at(session: Session) -> None:

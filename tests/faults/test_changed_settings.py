@@ -15,7 +15,7 @@ STRUCTURAL: dict[str, Any] = {
     "seed": 6,
     "model_args": {"widths": [8, 16], "blocks": [0, 0]},
     "classes": "happy,sad,angry,fear,disgust,surprise,neutral",
-    "rotate": 5.0,
+    "rotate": 25.0,
     "sampler": "balanced",
     "opt": "sgd",
     "loss": "focal",
@@ -49,7 +49,7 @@ def test_the_same_data_may_have_moved(faces, stopped, tmp_path):
 
 
 def test_an_override_allows_what_it_names_and_only_that(faces, stopped):
-    changed = {"epochs": 2, "rotate": 5.0, "seed": 6}
+    changed = {"epochs": 2, "rotate": 25.0, "seed": 6}
     with pytest.raises(ConfigError, match="seed"):
         train(support.config_of(faces, stopped, resume="auto", override=("rotate",), **changed))
     assert train(support.config_of(faces, stopped, resume="auto", override=("rotate", "seed"), **changed))["epochs"] == 2

@@ -85,7 +85,8 @@ def test_early_stopping_is_common_and_nan_is_no_gain(server, faces, tmp_path, np
     # By hand: best 0.5; nan: 1 without gain (patience 1 ends in epoch 2); 0.6 a gain; 0.55, 0.6: 2 without (epoch 5).
     expected = {1: 2, 2: 5}[patience]
     settings = settings_of(
-        faces, tmp_path, nproc, epochs=8, patience=patience, monitor="made_up", handlers="handlers:score,handlers:note_losses"
+        faces, tmp_path, nproc, epochs=8, patience=patience, monitor="made_up", monitor_mode="max",
+        handlers="handlers:score,handlers:note_losses",
     )
     environment = {"FER_TEST_SCORES": json.dumps(scores), "FER_TEST_FOLDER": str(tmp_path)}
     started = server.start(settings, tmp_path / "log", **environment)

@@ -98,7 +98,7 @@ def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twi
 def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(faces, tmp_path, monkeypatch):
     (tmp_path / "at").mkdir()
     monkeypatch.setenv("FER_TEST_SCORES", "[0.2, 0.9, 0.8]")  # the second epoch's is the best
-    changed = {"save_iterations": 1, "monitor": "made_up"}
+    changed = {"save_iterations": 1, "monitor": "made_up", "monitor_mode": "max"}
     config = support.config_of(faces, tmp_path, **changed)
     summary = train(config, handlers=[handlers.score, snapshots_of(tmp_path / "run", tmp_path / "at")])
     assert summary["best"]["epoch"] == 2
@@ -111,7 +111,7 @@ def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(faces, tm
 
 def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(faces, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_TEST_SCORES", "[0.9, 0.8, 0.7]")  # the first epoch's is the best, and its best.pt stays behind
-    changed = {"save_iterations": 1, "monitor": "made_up"}
+    changed = {"save_iterations": 1, "monitor": "made_up", "monitor_mode": "max"}
     train(support.config_of(faces, tmp_path, **changed), handlers=[handlers.score])
     point = str(support.newest(tmp_path / "run").with_name("step-20.pt"))
     summary = train(support.config_of(faces, tmp_path / "elsewhere", **changed, resume=point), handlers=[handlers.score])

@@ -78,7 +78,8 @@ def test_plateau_lowers_the_rate_when_the_monitored_metric_stands_still(wired):
 def test_a_behaviour_is_attached_where_a_setting_asks_for_it(wired, settings, kind):
     handles = set(wired(**settings).handles)
     everyday = {"reseed", "train_mode", "backward", "unscale", "gradient_norm", "optimizer_step", "zero_grad", "validate",
-                "history", "best", "resume_points", "report", "note_step", "votes", "settle", "sound_statistics", "log_step"}  # fmt: skip
+                "history", "best", "resume_points", "report", "note_step", "votes", "settle", "sound_statistics", "log_step",
+                "scheduler", "clear", "note_batch", "flush", "fold"}  # fmt: skip
     assert handles == everyday | ({kind} if kind else set())
 
 
