@@ -174,7 +174,8 @@ _Piece = tuple[Sequence[str], Fit, bool, bool]
 
 def _decode_piece(piece: _Piece) -> Decoded:
     paths, fit, any_colour, keep_bytes = piece
-    blobs, bad = [], []
+    blobs: list[bytes] = []
+    bad: list[str] = []
     good_B = np.zeros(len(paths), dtype=np.bool_)
     room_BHWC = np.empty((len(paths), fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
     for place, path in enumerate(paths):
