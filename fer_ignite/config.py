@@ -192,7 +192,10 @@ class Config(BaseModel):
     lr: float = _setting(0.003, "Learning rate; the peak for one-cycle.", "Optimizer", gt=0, le=1000)
     backbone_lr: float | None = _setting(None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000)
     head_lr: float | None = _setting(None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000)
-    weight_decay: float = _setting(0.1, "Weight decay; never on norms and biases.", "Optimizer", structural=True, ge=0, le=10)
+    weight_decay: float = _setting(
+        0.1, "Weight decay; never on norms and biases. The default is for adamw; sgd and adam usually want 0.0005.", "Optimizer",
+        structural=True, ge=0, le=10,
+    )  # fmt: skip
     momentum: float = _setting(0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
     nesterov: bool = _setting(True, "Nesterov momentum (SGD).", "Optimizer", structural=True)
     betas: Floats = _setting((0.9, 0.999), "Betas of Adam and AdamW.", "Optimizer", structural=True)

@@ -44,7 +44,7 @@ def train(server, data, to: Path, nproc: int, **changed):
 # steps are compared on a network without a maximum, by SGD.
 SMOOTH = {
     "model_args": {"widths": [8], "blocks": [0], "activation": "gelu", "pooling": "avg"},
-    "opt": "sgd", "lr": 0.05, "momentum": 0.9,
+    "opt": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
 }  # fmt: skip
 WAYS = {
     "plain": {"augment": False},

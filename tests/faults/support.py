@@ -47,7 +47,7 @@ def settings(data: Path | str, out: Path, **changed: Any) -> dict[str, Any]:
         "data": str(data), "out": str(out), "name": "run", "epochs": EPOCHS, "batch_size": 32, "seed": 5,
         "model": "fer48", "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "norm": "group", "opt": "adam",
         "lr": 0.01, "sched": "cosine", "warmup_epochs": 0.5, "model_ema": True, "model_ema_decay": 0.9, "nesterov": False,
-        "eval_batch_size": 16, "precision": "fp32", "device": "cpu", "threads": 1, "plots": False, "quiet": True,
+        "weight_decay": 0.05, "eval_batch_size": 16, "precision": "fp32", "device": "cpu", "threads": 1, "plots": False, "quiet": True,
         "tensorboard": False, "log_every": 2,
     }  # fmt: skip
     return {**values, **changed}
