@@ -48,7 +48,7 @@ class AuditRequest:
         checkpoint: the network that judges the labels; None trains one per fold.
         votes: FER+ votes that the doubts are checked against; they change no label.
         out: folder for audit.csv, audit.html and audit.json.
-        folds, epochs: of the quick networks.
+        folds, epochs: of the small networks.
         labels: judge the labels at all.
         judge: "own" or "cleanlab".
         drop_above: score from which a doubtful train label is advised to be left out.
@@ -167,7 +167,7 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
         chances_NK = out_of_fold(
             faces, fold_N, learned_N=apart_N, epochs=request.epochs, seed=0, device=device, tta=request.tta, done=bar.update
         )
-    return _Judged(chances_NK, everyone, nobody, f"{request.folds} quick networks of {request.epochs} epochs, out of fold")
+    return _Judged(chances_NK, everyone, nobody, f"{request.folds} small networks of {request.epochs} epochs, out of fold")
 
 
 def _units(copies: Copies, faces: Faces) -> NDArray[np.int64]:

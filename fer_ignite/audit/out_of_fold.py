@@ -1,4 +1,4 @@
-"""What networks say about faces that they never saw: K quick networks, each trained on all folds of train but one."""
+"""What networks say about faces that they never saw: K small networks, each trained on all folds of train but one."""
 
 # Dimensions: N images, K expressions, B images of a batch.
 
@@ -25,7 +25,7 @@ NO_FOLD = -1  # no network learns from these images: val, test
 QUICK = {"model": "fer48", "model_args": {"stem": "pool"}, "tensorboard": False, "plots": False, "quiet": True}
 _WATCHED = 256  # faces that each epoch ends with; nothing is chosen on them
 _BATCH = 512
-_LARGEST_PX = 48  # larger faces are made smaller for the quick networks
+_LARGEST_PX = 48  # larger faces are made smaller for the small networks
 
 
 def out_of_fold(
