@@ -104,8 +104,8 @@ def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ())
     known = ("loss", *SCORES)
     if config.monitor not in known and not (handlers or config.handlers):
         near = difflib.get_close_matches(config.monitor, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"--monitor {config.monitor!r} is no metric of the evaluation; {hint}There are {', '.join(known)}.")
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise ConfigError(f"--monitor {config.monitor!r} is no metric of the evaluation; {hint} are {', '.join(known)}.")
     lower_is_better(config.monitor, config.monitor_mode)
 
 
