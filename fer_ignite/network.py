@@ -92,22 +92,26 @@ def load_network(
     )
     fields = checkpoint["preprocessing"]
     preparation = Preparation(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-    network = build_model(
-        config.model, num_classes=len(checkpoint["classes"]), in_channels=preparation.channels,
-        image_px=preparation.image_px, model_args=config.model_args, norm=config.norm, dropout=config.dropout,
-    )  # fmt: skip
-    try:
-        network.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: the weights don't fit the network {config.model}: {reason}") from None
-    network = network.to(place).eval()
+    network = _with_weights(path, checkpoint, config, preparation).to(place).eval()
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
     return Network(
         network, tuple(checkpoint["classes"]), preparation, config, checkpoint, place, resolve_precision(wanted, place)
     )
+
+
+def _with_weights(path: str | Path, checkpoint: Mapping[str, Any], config: Config, preparation: Preparation) -> nn.Module:
+    model = build_model(
+        config.model, num_classes=len(checkpoint["classes"]), in_channels=preparation.channels,
+        image_px=preparation.image_px, model_args=config.model_args, norm=config.norm, dropout=config.dropout,
+    )  # fmt: skip
+    try:
+        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: the weights don't fit the network {config.model}: {reason}") from None
+    return model
 
 
 def code_again(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:

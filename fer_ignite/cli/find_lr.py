@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.option("--start-lr", type=float, default=1e-6, show_default=True, help="Rate of the first step.")
 @click.option("--end-lr", type=float, default=10.0, show_default=True, help="Rate of the last step.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, the curve included.")
-@config_options(hidden=("resume", "exist_ok", "override", "score_test"))
+@config_options(hidden=("resume",))
 def command(
     recipe: str | None, config_file: str | None, assignments: tuple[str, ...], plot: str, iterations: int, start_lr: float,
     end_lr: float, as_json: bool, **flags: Any,

@@ -183,8 +183,12 @@ def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except FerError as error:  # torch puts the worker's traceback in front of it
-            raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
+        except FerError as error:
+            text = str(error)
+            if not text.startswith("Caught "):
+                raise
+            # From a worker: torch puts the traceback in front, whose last line is "fer_ignite.errors.DataError: the sentence".
+            raise type(error)(text.strip().splitlines()[-1].partition("Error: ")[2]) from None
         except (OSError, EOFError) as error:
             dead = _dead_worker(getattr(batches, "_workers", ()))
             if dead is None:

@@ -10,6 +10,7 @@ from fer_ignite.data.feeds import LoaderFeed, PackFeed, Request
 from fer_ignite.data.pack import open_pack
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
+from fer_ignite.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -88,6 +89,17 @@ def test_a_sample_s_random_numbers_follow_from_its_place_in_the_plan_alone():
     other = next(feed.batches([request([9], window=5, positions=[2])]))
     assert not torch.equal(part, other)
     assert not torch.equal(whole, next(loader(image, transform=noisy, seed=1).batches([request([7, 8, 9], window=4)])))
+
+
+def broken(index):
+    raise DataError(f"{index}: OSError: the disk said so.")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_error_of_ours_is_told_by_its_whole_sentence(workers):
+    with pytest.raises(DataError) as caught:
+        next(loader(broken, workers=workers).batches([request([3])]))
+    assert str(caught.value) == "3: OSError: the disk said so."
 
 
 @pytest.mark.slow
