@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.values import require_writable
-from fer_ignite.errors import FerError
+from fer_ignite.errors import error_of
 
 __all__ = ["command"]
 
@@ -52,7 +52,7 @@ def command(
         EvaluateRequest(checkpoint, **options), nproc=nproc, threads=threads, start_method=start_method
     )
     if outcome.exit_code or outcome.result is None:
-        error = FerError(outcome.message or outcome.status)
+        error = error_of(outcome.exit_code)(outcome.message or outcome.status)
         error.exit_code = outcome.exit_code or 1
         raise error
     result = outcome.result

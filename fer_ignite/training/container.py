@@ -217,7 +217,7 @@ def _kind(data: bytes) -> str:
         return "it has torch's format from before 1.6; load it there and save it again with a current torch.save"
     if data.startswith(b"\x80"):
         return "it is a bare pickle, which could run code"
-    return f"it begins with {data[:8]!r}, a torch file with {_ZIP_START!r}"
+    return f"it begins with {data[:8]!r}, a torch file with {_ZIP_START!r}; name a file such as runs/NAME/checkpoints/best.pt"
 
 
 def _line(error: Exception) -> str:

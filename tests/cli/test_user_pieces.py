@@ -162,6 +162,8 @@ def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine,
     best = ended.folder / "runs" / "run" / "checkpoints" / "best.pt"
     refused = cli("evaluate", best)
     assert refused.code == 2 and f"--collate-fn {mine('dark')}" in refused.err
+    absent = cli("evaluate", best, "--collate-fn", "nowhere:f")
+    assert absent.code == 2 and "no module 'nowhere'" in absent.err and "#configuration" in absent.err
     scored = cli("evaluate", best, "--collate-fn", mine("dark"), "--json", "-")
     assert json.loads(scored.out)["loss"] == pytest.approx(ended.summary["val"]["loss"], abs=1e-6)
     Image.new("L", (48, 48), 90).save(ended.folder / "face.png")
