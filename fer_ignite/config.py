@@ -15,7 +15,33 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["GROUPS", "Config", "changed_settings", "check", "field_facts", "from_layers", "parse_duration", "read_yaml"]
+__all__ = [
+    "GROUPS",
+    "OF_ONE_OPTIMIZER",
+    "OPTIMIZER_DEFAULTS",
+    "Config",
+    "changed_settings",
+    "check",
+    "default_settings",
+    "field_facts",
+    "from_layers",
+    "merged",
+    "parse_duration",
+    "read_yaml",
+]
+
+# Defaults that depend on the optimizer, by its name; a field's own default is that of adamw. SGD's and adam's are those of
+# measured runs (docs/accuracy.md) and of the literature on this data; the rates of adagrad and adadelta are torch's.
+OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "adamw": {"lr": 0.003, "weight_decay": 0.1},
+    "adam": {"lr": 0.003, "weight_decay": 0.0005},
+    "sgd": {"lr": 0.1, "weight_decay": 0.0005},
+    "rmsprop": {"lr": 0.001, "weight_decay": 0.0005},
+    "adagrad": {"lr": 0.01, "weight_decay": 0.0005},
+    "adadelta": {"lr": 1.0, "weight_decay": 0.0005},
+}
+# Settings that suit one optimizer only: a layer that names another optimizer replaces them by its own or by the defaults.
+OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "opt_eps")
 
 GROUPS = ("Data", "Augmentation", "Model", "Loss", "Optimizer", "Schedule", "Training", "Output", "Launch")
 
@@ -189,11 +215,14 @@ class Config(BaseModel):
     opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = _setting(
         "adamw", "Optimizer.", "Optimizer", structural=True
     )
-    lr: float = _setting(0.003, "Learning rate; the peak for one-cycle.", "Optimizer", gt=0, le=1000)
+    lr: float = _setting(
+        0.003, "Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, "
+        "1 adadelta]", "Optimizer", gt=0, le=1000,
+    )  # fmt: skip
     backbone_lr: float | None = _setting(None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000)
     head_lr: float | None = _setting(None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000)
     weight_decay: float = _setting(
-        0.1, "Weight decay; never on norms and biases. The default is for adamw; sgd and adam usually want 0.0005.", "Optimizer",
+        0.1, "Weight decay; never on norms and biases. [default: 0.1 for adamw, 0.0005 for the others]", "Optimizer",
         structural=True, ge=0, le=10,
     )  # fmt: skip
     momentum: float = _setting(0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
@@ -310,6 +339,12 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _follow_the_optimizer(self) -> "Config":
+        missing = {name: value for name, value in OPTIMIZER_DEFAULTS[self.opt].items() if name not in self.model_fields_set}
+        self.__dict__.update(missing)  # not among the fields that were set: a resumed run's checkpoint wins over them
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
@@ -404,15 +439,31 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def from_layers(*layers: Mapping[str, Any]) -> Config:
-    """One configuration out of several, the later ones winning: recipe, then file, then command line."""
-    merged: dict[str, Any] = {}
+    """One configuration out of several, the later ones winning: recipe, then file, then command line; see :func:`merged`."""
+    return check(merged(*layers))
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of all layers, the later ones winning.
+
+    Learning rates and weight decay belong to the optimizer that their layer names: where a later layer names another
+    optimizer, they are dropped, so that its own values or that optimizer's defaults hold.
+    """
+    values: dict[str, Any] = {}
     for layer in layers:
-        merged.update(layer)
-    return check(merged)
+        if "opt" in values and layer.get("opt", values["opt"]) != values["opt"]:
+            values = {name: value for name, value in values.items() if name not in OF_ONE_OPTIMIZER}
+        values.update(layer)
+    return values
+
+
+def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All defaults as plain values, those that follow the optimizer for the one that ``settings`` names."""
+    opt = settings.get("opt")
+    return Config(**({"opt": opt} if opt in OPTIMIZER_DEFAULTS else {})).model_dump(mode="json")
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, as ``{name: (old, new)}``; a setting that one side lacks counts with its default."""
-    defaults = Config().model_dump(mode="json")
-    before, after = {**defaults, **old}, {**defaults, **new}
+    before, after = {**default_settings(old), **old}, {**default_settings(new), **new}
     return {name: (before[name], after[name]) for name in sorted(after) if before[name] != after[name]}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.checks import check_handlers, check_names, pack_of, pin_exclusion
-from fer_ignite.config import Config, changed_settings, check, field_facts
+from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
 from fer_ignite.data.exclusion import is_same_list
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError, StorageError
 from fer_ignite.imports import is_object_name
@@ -124,7 +124,7 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
         notes += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
         _require_user_code(found.mapping["config"], given)
         own = {name: value for name, value in found.mapping["config"].items() if name not in _OF_ONE_START}
-        config = check({**{k: v for k, v in own.items() if k in Config.model_fields}, **given})
+        config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
     check_names(config)
@@ -242,7 +242,8 @@ def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str 
         changes.pop("data", None)  # it has moved
     if "exclude" in changes and is_same_list(*changes["exclude"]):
         changes.pop("exclude")  # likewise
-    structural = [name for name in changes if field_facts(name)["structural"] and name not in config.override]
+    allowed = {*config.override, *(OF_ONE_OPTIMIZER if "opt" in config.override else ())}
+    structural = [name for name in changes if field_facts(name)["structural"] and name not in allowed]
     if structural:
         told = ", ".join(f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural)
         raise ConfigError(

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from fer_ignite.config import GROUPS, Config, changed_settings, check, field_facts, from_layers, parse_duration, read_yaml
+from fer_ignite.config import GROUPS, Config, changed_settings, check, default_settings, field_facts, from_layers, parse_duration, read_yaml
 from fer_ignite.errors import ConfigError
 
 
@@ -106,3 +106,25 @@ def test_a_dumped_configuration_is_read_back_equal():
 def test_changes_count_absent_settings_with_their_defaults():
     new = Config(lr=0.3).model_dump(mode="json")
     assert changed_settings({"epochs": Config().epochs}, new) == {"lr": (Config().lr, 0.3)}
+
+
+@pytest.mark.parametrize(("opt", "lr", "weight_decay"), [
+    ("adamw", 0.003, 0.1), ("adam", 0.003, 0.0005), ("sgd", 0.1, 0.0005), ("rmsprop", 0.001, 0.0005), ("adagrad", 0.01, 0.0005),
+    ("adadelta", 1.0, 0.0005),
+])  # fmt: skip
+def test_rate_and_weight_decay_follow_the_optimizer_unless_given(opt, lr, weight_decay):
+    config = Config(opt=opt)
+    assert (config.lr, config.weight_decay) == (lr, weight_decay)
+    assert config.model_fields_set == {"opt"}  # a resumed run's own values win over defaults
+    assert check(config.model_dump()) == config
+    assert (Config(opt=opt, weight_decay=0.02).lr, Config(opt=opt, weight_decay=0.02).weight_decay) == (lr, 0.02)
+    assert default_settings({"opt": opt})["weight_decay"] == weight_decay
+
+
+def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():
+    recipe = {"opt": "adamw", "lr": 0.003, "weight_decay": 0.1, "head_lr": 0.01, "epochs": 3}
+    config = from_layers(recipe, {"opt": "sgd"})
+    assert (config.lr, config.weight_decay, config.head_lr, config.epochs) == (0.1, 0.0005, None, 3)
+    assert from_layers(recipe, {"opt": "sgd", "weight_decay": 0.01}).weight_decay == 0.01
+    assert from_layers(recipe, {"opt": "adamw"}).head_lr == 0.01
+    assert from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02  # it was given for no optimizer

@@ -9,7 +9,7 @@ import yaml
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.values import require_writable
-from fer_ignite.config import from_layers, read_yaml
+from fer_ignite.config import check, merged, read_yaml
 from fer_ignite.errors import HELP_PAGE, ConfigError, error_of
 
 __all__ = ["command"]
@@ -42,8 +42,8 @@ def command(
     from fer_ignite.recipes import read_recipe
 
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
-    given = {**layers[0], **layers[1], **given_settings(flags, assignments)}
-    config = from_layers(given)
+    given = merged(*layers, given_settings(flags, assignments))
+    config = check(given)
     if print_config:
         click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
         return 0

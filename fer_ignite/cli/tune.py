@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
-from fer_ignite.config import from_layers, parse_duration, read_yaml
+from fer_ignite.config import check, merged, parse_duration, read_yaml
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -43,8 +43,8 @@ def command(
     from fer_ignite.recipes import read_recipe
 
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
-    given = {**layers[0], **layers[1], **given_settings(flags, assignments)}
-    config, seconds = from_layers(given), parse_timeout(timeout)
+    given = merged(*layers, given_settings(flags, assignments))
+    config, seconds = check(given), parse_timeout(timeout)
     from fer_ignite.tuning.search import TuneRequest, tune
 
     outcome = tune(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fer_ignite.data.augment import AugmentSpec, Draws, augment, draw, mix, normalise, partners, prepare
 from fer_ignite.data.feeds import Feed, Request
+from fer_ignite.data.mixing import shares
 from fer_ignite.data.plan import MicroBatch, Plan, generator
 from fer_ignite.data.warp import to_device
 
@@ -67,6 +68,7 @@ class Batch:
     Attributes:
         images_BCHW: float32, normalised.
         targets_BK: float32 distributions over the expressions.
+        labels_B: int64; a mixed image has the label of its larger part.
         weights_B: float32, 1 for a face and 0 for a stand-in.
         count: faces in it, stand-ins not counted.
         micro_count: faces of the micro-batch, over all processes.
@@ -84,6 +86,7 @@ class Batch:
     opens: bool
     closes: bool
     indices_B: Indices
+    labels_B: Tensor
 
 
 @dataclass
@@ -178,6 +181,8 @@ class TrainStream:
     def _batch(self, part: "_Part", images: Tensor) -> Batch:
         micro, drawn = part.micro, part.drawn
         targets_BK = self.targets.distributions(micro.indices_W[part.needed], self.device)
+        labels_W = self.targets.labels_N[micro.indices_W]
+        labels_B = labels_W[part.positions]
         if images.is_floating_point():
             images_BCHW = images
         elif drawn is None or self.spec is None:
@@ -195,9 +200,12 @@ class TrainStream:
             own = len(part.positions)
             places = {int(position): place for place, position in enumerate(part.needed)}
             others = to_device(np.array([places[int(p)] for p in partners(drawn)[part.positions]]), self.device)
+            own_draws = drawn.take(part.positions)
             images_BCHW, targets_BK = mix(
-                images_BCHW[:own], images_BCHW[others], targets_BK[:own], targets_BK[others], drawn.take(part.positions)
+                images_BCHW[:own], images_BCHW[others], targets_BK[:own], targets_BK[others], own_draws
             )
+            partner_is_larger_B = shares(own_draws, (images_BCHW.shape[2], images_BCHW.shape[3])) > 0.5
+            labels_B = np.where(partner_is_larger_B, labels_W[partners(own_draws)], labels_B)
         weights_B = torch.full((len(part.positions),), float(part.count > 0), device=self.device)
         return Batch(
             images_BCHW,
@@ -209,6 +217,7 @@ class TrainStream:
             micro.opens,
             micro.closes,
             micro.indices_W[part.positions][: part.count],
+            to_device(labels_B, self.device),
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from fer_ignite.config import Config, field_facts
+from fer_ignite.config import Config, default_settings, field_facts
 
 __all__ = ["differing_settings", "setting_rows"]
 
@@ -15,7 +15,7 @@ def setting_rows(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Settings of another version of the program come last, without help.
     """
-    plain = Config().model_dump(mode="json")
+    plain = default_settings(config)
     rows = []
     for name in Config.model_fields:
         if name in config:

@@ -12,9 +12,11 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from fer_ignite.errors import ConfigError
 from fer_ignite.training.events import StepEvents
 from fer_ignite.training.optim import skips_on_device
 
@@ -71,32 +73,67 @@ def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableE
 
 
 def attach_unscale(trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> RemovableEventHandle:
-    """GRADIENTS_READY: gradients in their true size, before anything looks at them."""
+    """GRADIENTS_READY: gradients in their true size, before anything looks at them.
+
+    Raises:
+        ConfigError: in the run, if the scaler was not updated after the last optimizer step.
+    """
 
     def unscale(engine: Engine) -> None:
+        if scaler.is_enabled() and not _is_scaled(optimizer, scaler):
+            raise ConfigError(
+                "the loss scaler was not updated after the last optimizer step: a handler that replaces optimizer_step has to "
+                "call session.scaler.step(session.optimizer), then session.scaler.update()."
+            )
         scaler.unscale_(optimizer)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, unscale)
 
 
-def attach_gradient_norm(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
-    """GRADIENTS_READY: ``state.grad_norm`` (2-norm over all gradients) and from it ``state.step_taken``, on the device."""
+def _is_scaled(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """Whether the gradients still carry the scaler's factor, whichever handler may have unscaled them."""
+    if not scaler.is_enabled():
+        return False
+    return scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY  # torch has no public call for it
+
+
+def attach_gradient_norm(
+    trainer: Engine, model: nn.Module, *, optimizer: Optimizer, scaler: torch.amp.GradScaler
+) -> RemovableEventHandle:
+    """GRADIENTS_READY: ``state.grad_norm`` (2-norm over all gradients) and from it ``state.step_taken``, on the device.
+
+    Gradients that are still scaled are unscaled first.
+    """
 
     def gradient_norm(engine: Engine) -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        engine.state.grad_norm = nn.utils.get_total_norm(gradients)
+        if _is_scaled(optimizer, scaler):
+            scaler.unscale_(optimizer)
+        engine.state.grad_norm = _total_norm(model)
         engine.state.step_taken = torch.isfinite(engine.state.grad_norm)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, gradient_norm)
 
 
-def attach_clip(trainer: Engine, model: nn.Module, *, limit: float, mode: str) -> RemovableEventHandle:
-    """GRADIENTS_READY, after the norm: gradients clipped at ``limit`` by total ``norm`` or by ``value``."""
+def _total_norm(model: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def attach_clip(
+    trainer: Engine, model: nn.Module, *, limit: float, mode: str, optimizer: Optimizer, scaler: torch.amp.GradScaler
+) -> RemovableEventHandle:
+    """GRADIENTS_READY: gradients clipped at ``limit`` by total ``norm`` or by ``value``.
+
+    Takes ``state.grad_norm`` where it was measured in this optimizer step, and measures the norm itself where it was not.
+    Gradients that are still scaled are unscaled first.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def clip(engine: Engine) -> None:
+        if _is_scaled(optimizer, scaler):
+            scaler.unscale_(optimizer)
         if mode == "norm":
-            nn.utils.clip_grads_with_norm_(parameters, limit, engine.state.grad_norm)
+            measured = engine.state.grad_norm
+            nn.utils.clip_grads_with_norm_(parameters, limit, _total_norm(model) if measured is None else measured)
         else:
             nn.utils.clip_grad_value_(parameters, limit)
 
@@ -104,9 +141,19 @@ def attach_clip(trainer: Engine, model: nn.Module, *, limit: float, mode: str) -
 
 
 def attach_optimizer_step(trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> RemovableEventHandle:
-    """OPTIMIZER_STEP: one step, unless gradients are not finite; the scaler is updated in either case."""
+    """OPTIMIZER_STEP: one step, unless gradients are not finite; the scaler is updated in either case.
+
+    Raises:
+        ConfigError: in the run, if no parameter has a gradient.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def optimizer_step(engine: Engine) -> None:
+        if all(p.grad is None for p in parameters):
+            raise ConfigError(
+                "no parameter has a gradient at the optimizer step: a handler that replaces backward has to call "
+                "session.scaler.scale(engine.state.loss).backward() on StepEvents.LOSS_READY."
+            )
         if scaler.is_enabled():
             scaler.step(optimizer)
             scaler.update()
@@ -137,17 +184,21 @@ def attach_sound_statistics(trainer: Engine, model: nn.Module) -> RemovableEvent
     """OPTIMIZER_STEPPED: batch statistics that are not finite go back to what they were a step before.
 
     A forward pass that overflows leaves its mark in them although its step is not taken, and no later batch removes it.
+    The statistics are joined into one tensor per type, so that the number of kernels does not grow with the network's depth.
     """
     statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in (m.running_mean, m.running_var) if b is not None]
+    by_type = [[b for b in statistics if b.dtype == dtype] for dtype in {b.dtype: None for b in statistics}]
     sound: list[Tensor] = []
 
     def begin(engine: Engine) -> None:
-        sound[:] = [buffer.clone() for buffer in statistics]
+        sound[:] = [torch.cat([buffer.flatten() for buffer in buffers]) for buffers in by_type]
 
     def keep_sound(engine: Engine) -> None:
-        for buffer, last in zip(statistics, sound, strict=True):
-            last.copy_(torch.where(buffer.isfinite(), buffer, last))
-            buffer.copy_(last)
+        for number, buffers in enumerate(by_type):
+            now = torch.cat([buffer.flatten() for buffer in buffers])
+            sound[number] = torch.where(now.isfinite(), now, sound[number])
+            parts = sound[number].split([buffer.numel() for buffer in buffers])
+            torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
 
     trainer.add_event_handler(Events.STARTED, begin)
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, keep_sound)

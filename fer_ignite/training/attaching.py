@@ -43,9 +43,11 @@ def attach_step(session: Session) -> None:
     session.attach("train_mode", trainer, Events.ITERATION_STARTED, session.prepare_model)
     session.adopt("backward", amp.attach_backward(trainer, scaler))
     session.adopt("unscale", amp.attach_unscale(trainer, optimizer, scaler))
-    session.adopt("gradient_norm", amp.attach_gradient_norm(trainer, model))
+    session.adopt("gradient_norm", amp.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler))
     if config.clip_grad is not None:
-        session.adopt("clip", amp.attach_clip(trainer, model, limit=config.clip_grad, mode=config.clip_mode))
+        session.adopt("clip", amp.attach_clip(
+            trainer, model, limit=config.clip_grad, mode=config.clip_mode, optimizer=optimizer, scaler=scaler
+        ))  # fmt: skip
     session.adopt("optimizer_step", amp.attach_optimizer_step(trainer, optimizer, scaler))
     session.adopt("sound_statistics", amp.attach_sound_statistics(trainer, model))
     if config.model_ema:

@@ -78,16 +78,22 @@ def create_trainer(
         world: processes; DistributedDataParallel averages gradients over them, so the sum is scaled back.
     Returns:
         An engine with ``state.loss`` (scalar with graph) while the step runs, and as output the dict
-        ``{"loss": mean over this process's slice, "losses": losses_B, "y_pred": logits_BK, "y": targets_BK, "count"}``,
-        detached. ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken.
+        ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32, "losses": {name: [B]},
+        "loss": mean over this process's slice, "count": B}``, detached. A mixed image has the label of its larger part.
+        ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken. From GRADIENTS_READY on,
+        ``state.grad_norm`` is None until a handler has measured it, and ``state.step_taken`` is true until one has found
+        gradients that are not finite.
     """
+
+    taken = torch.ones((), dtype=torch.bool, device=device)
 
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.closes
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast(device, precision):
                 logits_BK = model(batch.images_BCHW)
-            losses = terms(logits_BK.float(), batch.targets_BK)
+            logits_BK = logits_BK.float()
+            losses = terms(logits_BK, batch.targets_BK)
             engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.window_count)
             output = _output(batch, logits_BK, losses)
             engine.state.output = output
@@ -95,6 +101,7 @@ def create_trainer(
         engine.state.loss = engine.state.loss.detach()
         if batch.closes:
             engine.state.optimizer_steps += 1
+            engine.state.grad_norm, engine.state.step_taken = None, taken  # of this step, never of an earlier one
             engine.fire_event(StepEvents.GRADIENTS_READY)
             engine.fire_event(StepEvents.OPTIMIZER_STEP)
             engine.fire_event(StepEvents.OPTIMIZER_STEPPED)
@@ -107,8 +114,8 @@ def create_trainer(
     trainer.state.stop_wished = False
     trainer.state_dict_user_keys.extend(["optimizer_steps", "skipped_steps", "grad_norm", "stop_wished"])
     trainer.state.skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
-    trainer.state.step_taken = torch.ones((), dtype=torch.bool, device=device)
-    trainer.state.grad_norm = torch.zeros((), device=device)
+    trainer.state.step_taken = taken
+    trainer.state.grad_norm = None
     return trainer
 
 
@@ -119,7 +126,8 @@ def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> di
         "loss": terms["loss"].mean() if count else terms["loss"].sum(),
         "losses": terms,
         "y_pred": logits_BK[:count].detach(),
-        "y": batch.targets_BK[:count],
+        "y": batch.labels_B[:count],
+        "targets": batch.targets_BK[:count],
         "count": count,
     }
 
@@ -142,8 +150,9 @@ def create_evaluator(
         model: not wrapped: a wrapped model's forward pass broadcasts buffers, and slices may be of unequal length.
         tta: views whose probabilities are averaged: none, flip, ten.
     Returns:
-        An engine with the output ``{"y_pred": log-probabilities [B, K] float32, "y": labels [B] int64, "targets":
-        [B, K], "losses": {name: [B]}, "indices": [B] int64}``; B is 0 where this process has no share of the batch.
+        An engine with the output ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32,
+        "losses": {name: [B]}, "indices": [B] int64}``; B is 0 where this process has no share of the batch. With several
+        views, the logits are the logarithm of the views' mean probabilities, so their softmax is that mean.
     """
 
     def evaluate_step(engine: Engine, batch: EvalBatch) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -
     """A bar per epoch with loss, accuracy, what users log with ``bar=True``, rate and time left."""
 
     def shown(output: Mapping[str, Any]) -> dict[str, Any]:
-        hits_B = output["y_pred"].argmax(dim=1) == output["y"].argmax(dim=1)
+        hits_B = output["y_pred"].argmax(dim=1) == output["y"]
         return {"loss": output["loss"].item(), "acc": hits_B.float().mean().item(), **records.bar}
 
     bar = ProgressBar(bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar:20}{postfix} [{rate_fmt} {remaining}]")

@@ -68,7 +68,7 @@ class Records:
         output = engine.state.output
         for name, values_B in output["losses"].items():
             self._add(name, _on_grid(values_B.to(self.place, torch.float64)).sum())
-        hits_B = output["y_pred"].argmax(dim=1) == output["y"].argmax(dim=1)
+        hits_B = output["y_pred"].argmax(dim=1) == output["y"]
         self._add("accuracy", hits_B.to(self.place, torch.float64).sum())
         self._add("#count", torch.tensor(float(output["count"]), dtype=torch.float64))
 

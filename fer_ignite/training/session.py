@@ -55,7 +55,8 @@ class Session:
         trainer, evaluator: Ignite engines; attach to them whatever you like.
         metrics: the evaluator's metrics by name, for metrics of your own that are made out of them.
         model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
-        handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off.
+        handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off, with the effect that
+            :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
         objects: what stands behind them, by the same names: EarlyStopping, BestCheckpoint, ProgressBar ...
     """
@@ -92,12 +93,13 @@ class Session:
     # -- for users
 
     def log(
-        self, name: str, value: float | Tensor, bar: bool = False, reduce: Reduce = "mean", on: On = "step"
+        self, name: str, value: float | Tensor | None, bar: bool = False, reduce: Reduce = "mean", on: On = "step"
     ) -> None:
         """Notes a value for progress bar, history and trackers.
 
         Args:
-            value: a number or a scalar tensor; a tensor is not waited for.
+            value: a number or a scalar tensor; a tensor is not waited for. None is not logged: ``state.grad_norm`` is None
+                where no handler measures it.
             bar: also in the progress bar.
             reduce: over processes and over the epoch's values: "mean", "sum" or "last".
             on: "step" also goes to the trackers at this iteration, "epoch" only to the epoch's line.
@@ -106,6 +108,8 @@ class Session:
         """
         if name in _OWN_COLUMNS or name.startswith(("train_", "val_")):
             raise ConfigError(f"session.log({name!r}, ...): the epoch's line has a {name} of its own; choose another name.")
+        if value is None:
+            return
         self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
 
     def keep(self, name: str, thing: Any) -> Any:
@@ -205,9 +209,12 @@ class Session:
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
+        modes = [(module, module.training) for module in self.evaluated.modules()]
         take_over(self.evaluated.buffers())  # batch statistics: each process has its own slices', but one network is scored
         faults.reach("during-validation", rank=self.rank, iteration=self.trainer.state.iteration)
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
+        for module, training in modes:  # training does not depend on the handler train_mode to undo the evaluation's mode
+            module.training = training
         return self.evaluator.state.metrics
 
     def report(self, engine: Engine) -> None:

@@ -153,5 +153,6 @@ def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
     trainer.load_state_dict(state)
     trainer.state.max_epochs = session.config.epochs
     for name in ("skipped_steps", "grad_norm"):
-        setattr(trainer.state, name, torch.as_tensor(state[name]).to(session.device))
+        value = state[name]  # grad_norm is None where no handler measured it
+        setattr(trainer.state, name, None if value is None else torch.as_tensor(value).to(session.device))
     trainer.inside_epoch = trainer.state.iteration % trainer.state.epoch_length != 0

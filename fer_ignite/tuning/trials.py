@@ -7,7 +7,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from fer_ignite.config import check
+from fer_ignite.config import check, merged
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.launch import Outcome
 from fer_ignite.runs import launch_training
@@ -93,7 +93,7 @@ def run_trial(
     trial.study.sampler = sampler_of(seed, trial.number)
     drawn = {dimension.name: dimension.suggest(trial) for dimension in space}
     trial.set_user_attr("settings", drawn)
-    chosen = {**_OF_TRIALS, **given, **drawn, "out": str(folder), "name": name, "resume": "auto", "score_test": False}
+    chosen = {**_OF_TRIALS, **merged(given, drawn), "out": str(folder), "name": name, "resume": "auto", "score_test": False}
     try:
         config = check(chosen)
         report = ReportToStudy(trial, monitor=monitor, prune=prune)

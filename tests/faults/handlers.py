@@ -240,7 +240,7 @@ def spoil(session: Session) -> None:
     if what == "gradients":  # they are equal on all processes when the window closes
         session.handles["gradient_norm"].remove()
         session.trainer.add_event_handler(StepEvents.GRADIENTS_READY, break_gradients)
-        attach_gradient_norm(session.trainer, session.model)
+        attach_gradient_norm(session.trainer, session.model, optimizer=session.optimizer, scaler=session.scaler)
     session.trainer.add_event_handler(Events.ITERATION_COMPLETED, note_weights)
 
 

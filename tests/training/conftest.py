@@ -23,7 +23,7 @@ def batch_of(count, *, window=None, opens=True, closes=True, seed=0, size=4, num
     labels_B = torch.randint(num_classes, (count,), generator=random)
     return Batch(
         torch.randn(count, 1, size, size, generator=random), nn.functional.one_hot(labels_B, num_classes).float(), torch.ones(count),
-        count, count, window or count, opens, closes, np.arange(count),
+        count, count, window or count, opens, closes, np.arange(count), labels_B,
     )  # fmt: skip
 
 
@@ -49,10 +49,12 @@ def steps():
         trainer = create_trainer(model, loss_terms(build_loss(loss)), device=CPU, precision=precision)
         handles = {
             "backward": amp.attach_backward(trainer, scaler), "unscale": amp.attach_unscale(trainer, optimizer, scaler),
-            "gradient_norm": amp.attach_gradient_norm(trainer, model),
+            "gradient_norm": amp.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler),
         }  # fmt: skip
         if clip is not None:
-            handles["clip"] = amp.attach_clip(trainer, model, limit=clip, mode=clip_mode)
+            handles["clip"] = amp.attach_clip(
+                trainer, model, limit=clip, mode=clip_mode, optimizer=optimizer, scaler=scaler
+            )  # fmt: skip
         handles["optimizer_step"] = amp.attach_optimizer_step(trainer, optimizer, scaler)
         handles["zero_grad"] = amp.attach_zero_grad(trainer, optimizer)
         return SimpleNamespace(model=model, optimizer=optimizer, scaler=scaler, trainer=trainer, handles=handles)

@@ -41,6 +41,7 @@ def test_an_accumulated_window_is_weighted_by_its_samples_the_short_one_too(step
     parts = [copy.copy(whole) for _ in range(3)]
     for part, (start, stop) in zip(parts, ((0, 3), (3, 6), (6, 7)), strict=True):
         part.images_BCHW, part.targets_BK = whole.images_BCHW[start:stop], whole.targets_BK[start:stop]
+        part.labels_B = whole.labels_B[start:stop]
         part.weights_B, part.count, part.opens, part.closes = torch.ones(stop - start), stop - start, start == 0, stop == 7
     once, thrice = steps(), steps()
     state = run(once, [whole]), run(thrice, parts)
