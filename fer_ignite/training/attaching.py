@@ -150,6 +150,26 @@ def attach_decisions(session: Session) -> None:
     for name, event, handler in voting_handlers(session.votes):
         trainer.add_event_handler(event, handler)
         session.adopt_late(name, trainer, event, handler)
+    _guard_handles(session)
+
+
+def _guard_handles(session: Session) -> None:
+    """Refuses removals that would make results wrong without an error."""
+
+    def needed_by_resume_points() -> str | None:
+        if not session.is_attached("resume_points"):
+            return None
+        return "handles['fold'] can't be removed: a resume point needs the epoch's sums; remove handles['resume_points'] first."
+
+    scaled = session.scaler.is_enabled()
+    session.guard("fold", needed_by_resume_points)
+    session.guard("ema", lambda: (
+        "handles['ema'] can't be removed: the evaluation uses the average of the weights; set model_ema=False (--no-model-ema) instead."
+    ))  # fmt: skip
+    session.guard("zero_grad", lambda: (
+        "handles['zero_grad'] can't be removed with precision fp16: gradients with and without the loss scale would be added; "
+        "choose --precision bf16 or fp32, or --grad-accum-steps to accumulate."
+    ) if scaled else None)  # fmt: skip
 
 
 def _score(monitor: str, mode: str) -> Callable[[Engine], float]:

@@ -3,11 +3,12 @@
 The documentation's event map is made from :data:`EVENT_TABLE`; nothing else lists these facts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ignite.engine import EventEnum
 
-__all__ = ["EVENT_TABLE", "EventFacts", "RunEvents", "StepEvents"]
+__all__ = ["EVENT_TABLE", "REMOVAL_EFFECTS", "EventFacts", "RunEvents", "StepEvents"]
 
 
 class StepEvents(EventEnum):
@@ -90,3 +91,40 @@ EVENT_TABLE = (
         ("fold", "tensorboard_flush", "resume_points"),
     ),
 )
+
+# What a run does differently without each handler of ``session.handles``; nothing else changes.
+REMOVAL_EFFECTS: Mapping[str, str] = {
+    "reseed": "Dropout and other randomness of the network depend on the global random state, so a resumed run differs.",
+    "scheduler": "Learning rates stay as set: --lr, --backbone-lr and --head-lr.",
+    "plateau": "The plateau schedule never lowers the rate.",
+    "train_mode": "Nothing sets the training mode: the network stays in the mode it is in, frozen batch normalisations too.",
+    "backward": "No gradients: unless your own handler computes them, the optimizer step raises a ConfigError.",
+    "unscale": "None without fp16. With fp16, the first handler that needs the gradients unscales them.",
+    "gradient_norm": "`state.grad_norm` is None and not logged; non-finite gradients are not found (fp16's scaler still skips them, "
+    "not counted in `skipped_steps`). Clipping measures its own norm.",
+    "clip": "Gradients are not clipped.",
+    "optimizer_step": "Weights do not change. With fp16, your own handler has to step and update the scaler, or the next step raises "
+    "a ConfigError.",
+    "sound_statistics": "Batch statistics that became non-finite stay so.",
+    "ema": "Refused: the evaluation uses the average of the weights.",
+    "zero_grad": "Gradients add up over optimizer steps. Refused with fp16.",
+    "clear": "The epoch's sums go on over the whole run.",
+    "log_step": "`step_loss` and `grad_norm` are not logged.",
+    "note_batch": "The epoch's line has no `train_` columns.",
+    "flush": "Logged values are handed on at the epoch's end only.",
+    "fold": "None for a run without resume points; refused while the handler resume_points is attached.",
+    "validate": "No validation: no `val_` columns, no best.pt, no early stopping, no plateau.",
+    "history": "history.jsonl and results.csv are not written, nor the epoch's line on the terminal.",
+    "plots": "No pictures are drawn during the run.",
+    "tensorboard_val": "No scalars under `val/`.",
+    "tensorboard_train": "No scalars under `train/`.",
+    "tensorboard_lr": "No scalars under `lr/`.",
+    "tensorboard_flush": "Scalars may be lost when the process is killed.",
+    "best": "No best.pt; the last network is scored at the end.",
+    "early_stopping": "The run does not stop early.",
+    "resume_points": "No resume points and no last.pt.",
+    "report": "VALIDATED and REPORT do not fire: nothing of the epoch is written or shown.",
+    "note_step": "Steps that were not taken do not end the run (--nonfinite-patience).",
+    "votes": "The run is saved and stopped at the ends of epochs only.",
+    "settle": "The run is saved and stopped within epochs only; no resume point at an epoch's end.",
+}

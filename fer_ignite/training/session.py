@@ -47,6 +47,24 @@ _OWN_COLUMNS = frozenset({
 })  # fmt: skip
 
 
+class GuardedHandle(RemovableEventHandle):
+    """The handle of a handler that others need; :meth:`remove` raises a ConfigError while ``refusal()`` gives a reason."""
+
+    def __init__(self, handle: RemovableEventHandle, refusal: Callable[[], str | None]) -> None:
+        self.event_name, self.handler, self.engine = handle.event_name, handle.handler, handle.engine
+        self._refusal = refusal
+
+    def remove(self) -> None:
+        """Removes the handler.
+
+        Raises:
+            ConfigError: another part of the run needs it.
+        """
+        if reason := self._refusal():
+            raise ConfigError(reason)
+        super().remove()
+
+
 @dataclass
 class Session:
     """What a handler's ``setup(session)`` function gets, and what Python users hold.
@@ -144,6 +162,19 @@ class Session:
         """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
         self._late.append((name, engine, event, handler))
         return self.adopt(name, RemovableEventHandle(event, handler, engine))
+
+    def is_attached(self, name: str) -> bool:
+        """Whether the handler with this name is there and has not been removed."""
+        handle = self.handles.get(name)
+        engine, handler = (handle.engine(), handle.handler()) if handle is not None else (None, None)
+        if engine is None or handler is None:
+            return False
+        return engine.has_event_handler(getattr(handler, "_parent", lambda: handler)(), handle.event_name)
+
+    def guard(self, name: str, refusal: Callable[[], str | None]) -> None:
+        """Refuses the removal of a handler while ``refusal()`` gives a reason."""
+        if name in self.handles:
+            self.handles[name] = GuardedHandle(self.handles[name], refusal)
 
     def _move_late_handlers_back(self) -> None:
         late, self._late = self._late, []

@@ -8,6 +8,8 @@ from ignite.engine import Events
 
 from fer_ignite import RunEvents, StepEvents, build_session
 from fer_ignite.errors import ConfigError
+from fer_ignite.training.checkpoints import state_digest
+from fer_ignite.training.events import REMOVAL_EFFECTS
 from fer_ignite.training.session import global_random_state, restore_global_random_state, versions
 from fer_ignite.training.stopping import StopReason
 
@@ -250,3 +252,147 @@ def test_without_the_scheduler_s_handle_the_rate_stays(made):
     session.handles["tensorboard_val"].remove()
     session.run()
     assert {line["lr"] for line in history(session)} == {0.01}
+
+
+# What differs from the plain run below when each built-in handler is removed; "refused" and "error" are ConfigErrors.
+REMOVED = {
+    "reseed": {"weights"}, "scheduler": {"weights", "lr"}, "plateau": set(), "train_mode": set(), "backward": {"error"},
+    "unscale": set(), "gradient_norm": {"logged"}, "clip": {"weights"}, "optimizer_step": {"weights"}, "sound_statistics": set(),
+    "ema": {"refused"}, "zero_grad": {"weights"}, "clear": {"train"}, "log_step": {"logged"}, "note_batch": {"train"},
+    "flush": set(), "fold": {"refused"}, "validate": {"val", "best"}, "history": {"lines", "train", "val", "lr", "logged"},
+    "plots": {"plots"}, "tensorboard_val": set(), "tensorboard_train": set(), "tensorboard_lr": set(), "tensorboard_flush": set(),
+    "best": {"best"}, "early_stopping": set(), "resume_points": {"points"},
+    "report": {"lines", "train", "val", "lr", "logged", "plots"}, "note_step": set(), "votes": set(), "settle": {"points"},
+}  # fmt: skip
+FULL = {
+    "clip_grad": 0.5, "model_ema": True, "plots": True, "tensorboard": True, "patience": 5, "log_every": 2, "sched": "plateau",
+    "plateau_patience": 0, "min_delta": 1.0, "decay_rate": 0.5, "limit_train": 64, "epochs": 3,
+    "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "dropout": 0.3,
+}  # fmt: skip
+
+
+def aspects(session):
+    """What a run left behind, by aspect; each compares equal for equal runs."""
+    lines, folder = history(session), session.folder
+    learned = session.model.state_dict()
+    # The optimizer of a removed step, and of none: weights alone, batch statistics follow the images.
+    return {
+        "weights": state_digest({name: value for name, value in learned.items() if "running" not in name}),
+        "lines": len(lines), "lr": [line["lr"] for line in lines],
+        "train": [[line.get("train_loss"), line.get("train_accuracy")] for line in lines],
+        "val": ["val_accuracy" in line for line in lines],
+        "logged": [["grad_norm" in line, "step_loss" in line] for line in lines],
+        "best": (folder.checkpoints / "best.pt").exists(), "points": len(list(folder.checkpoints.glob("step-*.pt"))),
+        "plots": (folder.plots / "curves.png").exists(), "iterations": session.trainer.state.iteration,
+        "skipped": int(session.trainer.state.skipped_steps),
+    }  # fmt: skip
+
+
+def test_every_built_in_handler_states_the_effect_of_its_removal(made):
+    assert set(made(**FULL).handles) == set(REMOVAL_EFFECTS) == set(REMOVED)
+    assert all(text.endswith(".") for text in REMOVAL_EFFECTS.values())
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    from tests.conftest import TINY
+
+    from fer_ignite.config import check
+
+    with build_session(check({**TINY, "out": str(tmp_path_factory.mktemp("whole")), **FULL})) as session:
+        session.run()
+        return aspects(session)
+
+
+@pytest.mark.parametrize("name", sorted(REMOVED))
+def test_removing_a_handler_has_its_documented_effect_and_no_other(made, whole_run, name):
+    session = made(**FULL)
+    if REMOVED[name] == {"refused"}:
+        with pytest.raises(ConfigError, match="can't be removed"):
+            session.handles[name].remove()
+        return
+    session.handles[name].remove()
+    assert not session.is_attached(name)
+    if REMOVED[name] == {"error"}:
+        with pytest.raises(ConfigError, match="no parameter has a gradient"):
+            session.run()
+        return
+    session.run()
+    assert not session.is_attached(name)
+    found = aspects(session)
+    differing = {aspect for aspect, value in whole_run.items() if found[aspect] != value}
+    assert differing - CONSEQUENCES.get(name, set()) == REMOVED[name]
+
+
+# Of other weights or rates, other figures.
+CONSEQUENCES = {
+    **dict.fromkeys(("reseed", "scheduler", "clip", "optimizer_step", "zero_grad"), {"train", "lr"}),
+    "plateau": {"lr", "weights", "train"}, "validate": {"lr", "weights", "train"},
+}  # fmt: skip
+
+
+def test_a_handler_that_needs_fp16_s_gradients_cleared_or_unscaled_says_so_or_unscales(made):
+    session = made(name="cleared", precision="fp16")
+    with pytest.raises(ConfigError, match="zero_grad.*fp16"):
+        session.handles["zero_grad"].remove()
+    digests = []
+    for name in ("with", "without"):
+        session = made(name=name, precision="fp16", clip_grad=0.5)
+        if name == "without":
+            session.handles["unscale"].remove()
+        session.run()
+        digests.append(state_digest(session.model.state_dict()))
+    assert digests[0] == digests[1]
+    session = made(name="no-step", precision="fp16")
+    session.handles["optimizer_step"].remove()
+    with pytest.raises(ConfigError, match="session.scaler.update"):
+        session.run()
+
+
+def test_fold_may_be_removed_with_the_resume_points(made):
+    session = made()
+    session.handles["resume_points"].remove()
+    session.handles["fold"].remove()
+    session.run()
+    assert len(history(session)) == 2
+
+
+@pytest.mark.parametrize("sched", ["onecycle", "step"])
+def test_without_the_scheduler_the_rate_is_the_one_set(made, sched):
+    session = made(sched=sched, lr=0.01)
+    session.handles["scheduler"].remove()
+    session.run()
+    assert {line["lr"] for line in history(session)} == {0.01}
+
+
+def test_clipping_holds_without_the_norm_s_handler_in_a_run_and_after_a_resume(made):
+    norms = []
+
+    def measured(session):
+        session.handles["gradient_norm"].remove()
+
+        @session.trainer.on(StepEvents.OPTIMIZER_STEP)
+        def note(engine):
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in session.model.parameters()]).item())
+
+    first = made([measured], clip_grad=0.05, epochs=1)
+    first.run()
+    first.close()
+    second = made([measured], clip_grad=0.05, epochs=2, resume="auto", override="sched", sched="constant")
+    assert second.trainer.state.iteration == 4
+    second.run()
+    assert len(norms) == 8 and max(norms) <= 0.05 * 1.001 and min(norms) > 0.045
+
+
+def test_with_stale_flags_gone_a_step_is_taken_after_the_norm_s_handler_is_removed(made):
+    session = made()
+
+    @session.trainer.on(StepEvents.OPTIMIZER_STEPPED(once=2))
+    def remove(engine):
+        engine.state.step_taken = torch.zeros((), dtype=torch.bool)
+        session.handles["gradient_norm"].remove()
+
+    taken = []
+    session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, lambda engine: taken.append(bool(engine.state.step_taken)))
+    session.run()
+    assert taken == [True] * 8
