@@ -33,3 +33,11 @@ def test_an_unknown_part_is_refused_by_name():
     said = measure("--parts", "step,stairs")
     assert said.returncode == 2
     assert "there is no part 'stairs'; choose from step, train48" in said.stderr
+
+
+def test_what_the_scripts_install_is_ignored_by_git():
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    for folder in (".venv/x", ".venv-lightning/pyvenv.cfg"):
+        assert subprocess.run(["git", "check-ignore", "-q", folder], cwd=root).returncode == 0, folder

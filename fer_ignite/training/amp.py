@@ -85,9 +85,22 @@ def attach_unscale(trainer: Engine, optimizer: Optimizer, scaler: torch.amp.Grad
                 "the loss scaler was not updated after the last optimizer step: a handler that replaces optimizer_step has to "
                 "call session.scaler.step(session.optimizer), then session.scaler.update()."
             )
-        scaler.unscale_(optimizer)
+        _unscale(optimizer, scaler)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, unscale)
+
+
+def _unscale(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    _require_gradients(optimizer)  # torch's own error for their absence names an internal of the scaler
+    scaler.unscale_(optimizer)
+
+
+def _require_gradients(optimizer: Optimizer) -> None:
+    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        raise ConfigError(
+            "no parameter has a gradient at the optimizer step: a handler that replaces backward has to call "
+            "session.scaler.scale(engine.state.loss).backward() on StepEvents.LOSS_READY."
+        )
 
 
 def _is_scaled(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> bool:
@@ -107,7 +120,7 @@ def attach_gradient_norm(
 
     def gradient_norm(engine: Engine) -> None:
         if _is_scaled(optimizer, scaler):
-            scaler.unscale_(optimizer)
+            _unscale(optimizer, scaler)
         engine.state.grad_norm = _total_norm(model)
         engine.state.step_taken = torch.isfinite(engine.state.grad_norm)
 
@@ -130,7 +143,7 @@ def attach_clip(
 
     def clip(engine: Engine) -> None:
         if _is_scaled(optimizer, scaler):
-            scaler.unscale_(optimizer)
+            _unscale(optimizer, scaler)
         if mode == "norm":
             measured = engine.state.grad_norm
             nn.utils.clip_grads_with_norm_(parameters, limit, _total_norm(model) if measured is None else measured)
@@ -146,14 +159,9 @@ def attach_optimizer_step(trainer: Engine, optimizer: Optimizer, scaler: torch.a
     Raises:
         ConfigError: in the run, if no parameter has a gradient.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def optimizer_step(engine: Engine) -> None:
-        if all(p.grad is None for p in parameters):
-            raise ConfigError(
-                "no parameter has a gradient at the optimizer step: a handler that replaces backward has to call "
-                "session.scaler.scale(engine.state.loss).backward() on StepEvents.LOSS_READY."
-            )
+        _require_gradients(optimizer)
         if scaler.is_enabled():
             scaler.step(optimizer)
             scaler.update()

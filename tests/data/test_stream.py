@@ -141,3 +141,21 @@ def test_a_preparation_crops_from_the_resized_face_and_leaves_finished_tensors_a
     assert torch.allclose(prepared[:, 0], images[:, 2:14, 2:14, 0].float() / 255, atol=1e-6)
     done = torch.rand(2, 1, 5, 5)
     assert preparation.plain(done) is done
+
+
+def test_a_face_s_label_is_the_data_s_and_a_mixed_one_s_that_of_its_larger_part():
+    (plain,) = take(stream(), 1)
+    assert plain.labels_B.dtype == torch.int64 and plain.labels_B.tolist() == LABELS_N[plain.indices_B].tolist()
+    mixed = [batch for spec in (RICH, AugmentSpec(cutmix=1.0)) for batch in take(stream(spec=spec), 6)]
+    foreign = 0
+    for batch in mixed:
+        assert torch.equal(batch.targets_BK.argmax(dim=1), batch.labels_B)
+        foreign += int((batch.labels_B.numpy() != LABELS_N[batch.indices_B]).sum())
+    assert foreign > 0  # some partners are the larger part
+
+
+def test_labels_do_not_follow_soft_targets_that_say_otherwise():
+    made = stream()
+    made.targets = Targets(LABELS_N, 3, np.tile(np.array([0.2, 0.2, 0.6], dtype=np.float32), (COUNT, 1)))
+    (batch,) = take(made, 1)
+    assert batch.labels_B.tolist() == LABELS_N[batch.indices_B].tolist() and batch.targets_BK.argmax(1).unique().tolist() == [2]

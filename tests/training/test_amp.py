@@ -3,8 +3,11 @@ import math
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
+from fer_ignite.errors import ConfigError
 from fer_ignite.training import amp
 from fer_ignite.training.ema import attach_ema, make_ema
 from fer_ignite.training.events import StepEvents
@@ -188,3 +191,93 @@ def test_an_overflow_leaves_no_mark_in_batch_statistics(steps, batches):
     run(made, [good[1]])
     assert model[1].running_mean[6] != before[6]
     assert all(value.isfinite().all() for value in ema.ema_model.state_dict().values())
+
+
+def norms(count):
+    torch.manual_seed(count)
+    return nn.Sequential(*[nn.BatchNorm1d(3 + number) for number in range(count)])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_guard_of_batch_statistics_equals_a_copy_per_buffer(mixed):
+    model, trainer = norms(4), Engine(lambda engine, batch: engine.fire_event(StepEvents.OPTIMIZER_STEPPED))
+    trainer.register_events(*StepEvents)
+    if mixed:
+        model[1].double()
+    statistics = [b for module in model for b in (module.running_mean, module.running_var)]
+    amp.attach_sound_statistics(trainer, model)
+    expected = [b.clone() for b in statistics]
+
+    @trainer.on(Events.ITERATION_STARTED)
+    def move(engine):
+        for number, buffer in enumerate(statistics):
+            buffer.add_(torch.randn_like(buffer))
+            if (engine.state.iteration + number) % 3 == 0:
+                buffer[number % len(buffer)] = (math.nan, math.inf, -math.inf)[number % 3]
+            expected[number] = torch.where(buffer.isfinite(), buffer, expected[number])
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def compare(engine):
+        assert all(torch.equal(a, b) for a, b in zip(statistics, expected, strict=True))
+
+    trainer.run(range(7), max_epochs=1)
+    assert not any(torch.equal(a, b) for a, b in zip(statistics[::2], statistics[2::2], strict=False))
+
+
+def test_the_guard_s_work_does_not_grow_with_the_number_of_batch_normalisations():
+    counts = []
+    for depth in (2, 40):
+        model, trainer = norms(depth), Engine(lambda engine, batch: engine.fire_event(StepEvents.OPTIMIZER_STEPPED))
+        trainer.register_events(*StepEvents)
+        amp.attach_sound_statistics(trainer, model)
+        trainer.fire_event(Events.STARTED)
+        # flatten, view and split make no kernel
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            trainer.fire_event(StepEvents.OPTIMIZER_STEPPED)
+        kernels = ("aten::cat", "aten::where", "aten::isfinite", "aten::clone", "aten::_foreach_copy_")
+        counts.append(sum(event.count for event in profiled.key_averages() if event.key in kernels))
+    assert counts[0] == counts[1] == 4
+
+
+def test_the_guard_has_nothing_to_do_without_batch_normalisation(steps, batches):
+    made = steps()
+    amp.attach_sound_statistics(made.trainer, made.model)
+    assert run(made, [batches(4)]).optimizer_steps == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_does_not_depend_on_the_handlers_before_it(steps, batches, precision):
+    """Gradient norms 898 were seen with a limit of 1 where the norm's handler was removed."""
+    seen = []
+    for removed in ((), ("gradient_norm",), ("unscale",), ("unscale", "gradient_norm")):
+        made, norm = steps(clip=0.05, precision=precision), []
+        for name in removed:
+            made.handles[name].remove()
+
+        def note(engine, model=made.model, norm=norm):
+            norm.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+
+        made.trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, note)
+        run(made, [batches(6, seed=seed) for seed in range(3)])
+        assert max(norm) <= 0.05 * 1.001
+        seen.append(weights(made.model))
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+def test_nothing_of_an_earlier_step_stands_in_the_state(steps, batches):
+    made, seen = steps(), []
+    made.trainer.state.grad_norm, made.trainer.state.step_taken = torch.tensor(1e-6), torch.tensor(False)  # as after a resume
+    made.handles["gradient_norm"].remove()
+    made.trainer.add_event_handler(
+        StepEvents.OPTIMIZER_STEP, lambda engine: seen.append((engine.state.grad_norm, bool(engine.state.step_taken)))
+    )
+    run(made, [batches(4)])
+    assert seen == [(None, True)]
+
+
+def test_a_step_without_any_gradient_is_refused(steps, batches):
+    for precision in ("fp32", "fp16"):
+        made = steps(precision=precision)
+        made.handles["backward"].remove()
+        with pytest.raises(ConfigError, match="LOSS_READY"):
+            run(made, [batches(4)])

@@ -2,9 +2,10 @@
 
 import math
 
+import ignite.metrics
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Accuracy, ConfusionMatrix, Precision, Recall
 from torch import nn
 
@@ -141,3 +142,53 @@ def test_the_adapter_takes_class_indices_where_the_output_is_transformed():
     metric = torchmetrics.Accuracy(task="multiclass", num_classes=4, average="micro")
     found = evaluated(batches, extra={"m": TorchMetric(metric, output_transform=lambda out: (out["y_pred"], out["y"]))})
     assert found["m"] == pytest.approx(found["accuracy"])
+
+
+def classification_metrics(classes):
+    """All of Ignite's metrics for one label per sample, as a user makes them: with nothing but what they ask for."""
+    matrix = {f"matrix {number}": ignite.metrics.ConfusionMatrix(classes) for number in range(9)}
+    made = iter(list(matrix.values()))
+    return {
+        "Accuracy": ignite.metrics.Accuracy(), "Loss": ignite.metrics.Loss(torch.nn.functional.cross_entropy),
+        "Precision": ignite.metrics.Precision(), "Recall": ignite.metrics.Recall(average="macro"),
+        "Fbeta": ignite.metrics.Fbeta(1.0), "TopK": ignite.metrics.TopKCategoricalAccuracy(2),
+        "Report": ignite.metrics.ClassificationReport(metrics_result_mode="named"),
+        "CohenKappa": ignite.metrics.CohenKappa(output_transform=lambda out: (out["y_pred"].argmax(1), out["y"])),
+        "Running": ignite.metrics.RunningAverage(ignite.metrics.Accuracy()), "Entropy": ignite.metrics.Entropy(),
+        "MutualInformation": ignite.metrics.MutualInformation(),
+        "EpochMetric": ignite.metrics.EpochMetric(lambda y_pred, y: float((y_pred.argmax(1) == y).float().mean())),
+        "Rate": ignite.metrics.Average(output_transform=lambda out: (out["y_pred"].argmax(1) == out["y"]).double().mean()),
+        "ConfusionMatrix": next(made), "cmAccuracy": ignite.metrics.confusion_matrix.cmAccuracy(next(made)),
+        "cmPrecision": ignite.metrics.confusion_matrix.cmPrecision(next(made)),
+        "cmRecall": ignite.metrics.confusion_matrix.cmRecall(next(made)), "IoU": ignite.metrics.IoU(next(made)),
+        "mIoU": ignite.metrics.mIoU(next(made)), "Dice": ignite.metrics.DiceCoefficient(next(made)),
+        "Jaccard": ignite.metrics.JaccardIndex(next(made)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"mixup": 0.5}, {"precision": "bf16"}])
+def test_all_of_ignite_s_classification_metrics_attach_to_both_engines(tiny, settings):
+    from fer_ignite import build_session
+
+    with build_session(tiny(epochs=1, limit_train=64, **settings)) as session:
+        K, seen = len(session.faces.classes), {"trainer": [], "evaluator": []}
+        for name, engine in (("trainer", session.trainer), ("evaluator", session.evaluator)):
+            for title, metric in classification_metrics(K).items():
+                metric.attach(engine, title)
+            engine.add_event_handler(
+                Events.ITERATION_COMPLETED, lambda engine, name=name: seen[name].append(dict(engine.state.output))
+            )
+        session.run()
+        for name, engine in (("trainer", session.trainer), ("evaluator", session.evaluator)):
+            y_pred, y, targets = (torch.cat([out[key] for out in seen[name]]) for key in ("y_pred", "y", "targets"))
+            assert y_pred.dtype == torch.float32 and y_pred.shape == targets.shape == (len(y), K)
+            assert y.dtype == torch.int64 and torch.equal(targets.argmax(1), y)
+            assert not torch.allclose(y_pred.exp().sum(1), torch.ones(len(y)))  # logits, not log-probabilities
+            found = engine.state.metrics
+            accuracy = (y_pred.argmax(1) == y).double().mean().item()
+            assert found["Accuracy"] == found["cmAccuracy"] == pytest.approx(accuracy)
+            assert found["EpochMetric"] == pytest.approx(accuracy)
+            assert found["Loss"] == pytest.approx(torch.nn.functional.cross_entropy(y_pred, y).item(), rel=1e-4)
+            assert set(classification_metrics(K)) <= set(found)
+        line = next(iter(session.folder.read_history()))
+        assert line["train_accuracy"] == pytest.approx(session.trainer.state.metrics["Accuracy"])
