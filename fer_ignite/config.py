@@ -459,8 +459,8 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """All defaults as plain values, those that follow the optimizer for the one that ``settings`` names."""
-    opt = settings.get("opt")
-    return Config(**({"opt": opt} if opt in OPTIMIZER_DEFAULTS else {})).model_dump(mode="json")
+    given: dict[str, Any] = {"opt": settings["opt"]} if settings.get("opt") in OPTIMIZER_DEFAULTS else {}
+    return Config(**given).model_dump(mode="json")
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -79,7 +79,8 @@ def create_trainer(
     Returns:
         An engine with ``state.loss`` (scalar with graph) while the step runs, and as output the dict
         ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32, "losses": {name: [B]},
-        "loss": mean over this process's slice, "count": B, "criterion_kwargs": {}}``, detached; the last is for Ignite's Loss. A mixed image has the label of its larger part.
+        "loss": mean over this process's slice, "count": B, "criterion_kwargs": {}}``, detached; the last is for Ignite's
+        ``Loss``. A mixed image has the label of its larger part.
         ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken. From GRADIENTS_READY on,
         ``state.grad_norm`` is None until a handler has measured it, and ``state.step_taken`` is true until one has found
         gradients that are not finite.
@@ -152,8 +153,9 @@ def create_evaluator(
         tta: views whose probabilities are averaged: none, flip, ten.
     Returns:
         An engine with the output ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32,
-        "losses": {name: [B]}, "indices": [B] int64, "criterion_kwargs": {}}``; B is 0 where this process has no share of the batch. With several
-        views, the logits are the logarithm of the views' mean probabilities, so their softmax is that mean.
+        "losses": {name: [B]}, "indices": [B] int64, "criterion_kwargs": {}}``; B is 0 where this process has no share of
+        the batch. With several views, the logits are the logarithm of the views' mean probabilities, so their softmax is
+        that mean.
     """
 
     def evaluate_step(engine: Engine, batch: EvalBatch) -> dict[str, Any]:

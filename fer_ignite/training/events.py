@@ -43,14 +43,15 @@ EVENT_TABLE = (
     EventFacts(
         StepEvents.LOSS_READY,
         "after each micro-batch's forward pass",
-        "state.loss (scalar with its graph, weighted by the window's count), state.output, state.batch",
+        "state.loss (scalar with its graph, weighted by the window's count), state.output (y_pred: logits, y: labels, targets, "
+        "losses), state.batch",
         "iteration",
         ("backward",),
     ),
     EventFacts(
         StepEvents.GRADIENTS_READY,
         "when an accumulation window closes, the short last one too; gradients are summed over processes",
-        "parameters' .grad; listeners leave state.grad_norm and state.step_taken on the device",
+        "parameters' .grad; listeners leave state.grad_norm (None before) and state.step_taken (true before) on the device",
         "optimizer_steps",
         ("unscale", "gradient_norm", "clip"),
     ),

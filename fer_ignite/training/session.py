@@ -166,7 +166,9 @@ class Session:
     def is_attached(self, name: str) -> bool:
         """Whether the handler with this name is there and has not been removed."""
         handle = self.handles.get(name)
-        engine, handler = (handle.engine(), handle.handler()) if handle is not None else (None, None)
+        if handle is None:
+            return False
+        engine, handler = handle.engine(), handle.handler()
         if engine is None or handler is None:
             return False
         return engine.has_event_handler(getattr(handler, "_parent", lambda: handler)(), handle.event_name)

@@ -1,6 +1,6 @@
 """The event map, written from the code's own table."""
 
-from fer_ignite.training.events import EVENT_TABLE, EventFacts
+from fer_ignite.training.events import EVENT_TABLE, REMOVAL_EFFECTS, EventFacts
 
 __all__ = ["event_map"]
 
@@ -21,8 +21,16 @@ Ignite's own events fire around these: `STARTED`, `EPOCH_STARTED`, then per iter
 
 
 def event_map() -> str:
-    """A section per event: when it fires, what is in the state, what it counts by, what listens already."""
-    return _HEAD + "\n".join(_section(facts) for facts in EVENT_TABLE)
+    """A section per event: when it fires, what is in the state, what it counts by, what listens already; effects of removals."""
+    return _HEAD + "\n".join(_section(facts) for facts in EVENT_TABLE) + "\n" + _removals()
+
+
+def _removals() -> str:
+    rows = "\n".join(f"| `{name}` | {effect} |" for name, effect in REMOVAL_EFFECTS.items())
+    return (
+        '## Removing a built-in handler\n\n`session.handles["NAME"].remove()` has the effect below and no other. A removal that '
+        f"would make results wrong is refused with a `ConfigError`.\n\n| handler | effect of its removal |\n|---|---|\n{rows}\n"
+    )
 
 
 def _section(facts: EventFacts) -> str:

@@ -154,7 +154,7 @@ def classification_metrics(classes):
         "Fbeta": ignite.metrics.Fbeta(1.0), "TopK": ignite.metrics.TopKCategoricalAccuracy(2),
         "Report": ignite.metrics.ClassificationReport(metrics_result_mode="named"),
         "CohenKappa": ignite.metrics.CohenKappa(output_transform=lambda out: (out["y_pred"].argmax(1), out["y"])),
-        "Running": ignite.metrics.RunningAverage(ignite.metrics.Accuracy()), "Entropy": ignite.metrics.Entropy(),
+        "Entropy": ignite.metrics.Entropy(),
         "MutualInformation": ignite.metrics.MutualInformation(),
         "EpochMetric": ignite.metrics.EpochMetric(lambda y_pred, y: float((y_pred.argmax(1) == y).float().mean())),
         "Rate": ignite.metrics.Average(output_transform=lambda out: (out["y_pred"].argmax(1) == out["y"]).double().mean()),

@@ -294,9 +294,8 @@ def test_every_built_in_handler_states_the_effect_of_its_removal(made):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    from tests.conftest import TINY
-
     from fer_ignite.config import check
+    from tests.conftest import TINY
 
     with build_session(check({**TINY, "out": str(tmp_path_factory.mktemp("whole")), **FULL})) as session:
         session.run()
@@ -327,7 +326,7 @@ def test_removing_a_handler_has_its_documented_effect_and_no_other(made, whole_r
 
 def test_a_handler_that_needs_fp16_s_gradients_cleared_or_unscaled_says_so_or_unscales(made):
     session = made(name="cleared", precision="fp16")
-    with pytest.raises(ConfigError, match="zero_grad.*fp16"):
+    with pytest.raises(ConfigError, match=r"zero_grad.*fp16"):
         session.handles["zero_grad"].remove()
     digests = []
     for name in ("with", "without"):
@@ -339,7 +338,7 @@ def test_a_handler_that_needs_fp16_s_gradients_cleared_or_unscaled_says_so_or_un
     assert digests[0] == digests[1]
     session = made(name="no-step", precision="fp16")
     session.handles["optimizer_step"].remove()
-    with pytest.raises(ConfigError, match="session.scaler.update"):
+    with pytest.raises(ConfigError, match=r"session\.scaler\.update"):
         session.run()
 
 
