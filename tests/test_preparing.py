@@ -6,6 +6,7 @@ from fer_ignite import Config, train
 from fer_ignite.checks import check_names, check_sendable, is_user_dataset, pack_of, pack_spec
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
 from fer_ignite.preparing import choose_folder, prepare, undo
+from fer_ignite.training.checkpoints import load_checkpoint
 
 
 def given(config):
@@ -153,3 +154,10 @@ def test_a_temporary_folder_that_loaders_can_t_talk_through_is_refused_before_th
     with pytest.raises(ConfigError, match=r"--workers 2: the folder of temporary files, .*; set TMPDIR to a shorter one"):
         check_names(Config(workers=2))
     check_names(Config(workers=0))
+
+
+def test_another_optimizer_on_resume_does_not_inherit_rate_and_weight_decay(tiny):
+    train(tiny(epochs=1, sched="constant"))
+    summary = train(tiny(epochs=2, sched="constant", resume="auto", opt="sgd", override="opt"))
+    config = load_checkpoint(summary["folder"] + "/checkpoints/last.pt")["config"]
+    assert (config["opt"], config["lr"], config["weight_decay"]) == ("sgd", 0.1, 0.0005)

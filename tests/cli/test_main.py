@@ -29,7 +29,7 @@ def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
     for name in Config.model_fields:
         assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
     plain = " ".join(text.split())
-    assert "--lr NUMBER Learning rate; the peak for one-cycle. [> 0, <= 1000; default: 0.003]" in plain
+    assert "--lr NUMBER Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, 1 adadelta] [> 0, <= 1000]" in plain
     assert "uniform in +-. [>= 0, <= 180; degrees; default: 5.0]" in plain
     assert "[>= 1, <= 1.04858e+06; images; default: 128]" in plain or "images; default: 128]" in plain
     assert "--opt sgd|adam|adamw|rmsprop|adagrad|adadelta" in plain
@@ -135,3 +135,14 @@ def test_train_prints_its_outcome_as_json(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--json")
     told, written = json.loads(ended.out), json.loads((ended.folder / "runs/run/summary.json").read_text())
     assert told["exit_code"] == 0 and {name: told[name] for name in written} == written
+
+
+@pytest.mark.parametrize("layers", [(), ("--recipe", "strong"), ("--config",)])
+def test_the_printed_configuration_has_the_optimizer_s_own_rate_and_weight_decay(cli, tmp_path, layers):
+    if layers == ("--config",):
+        file = tmp_path / "adamw.yaml"
+        file.write_text(cli("train", "--print-config").out)
+        layers = ("--config", file)
+    values = printed(cli("train", *layers, "--opt", "sgd", "--print-config"))
+    assert (values["opt"], values["lr"], values["weight_decay"]) == ("sgd", 0.1, 0.0005)
+    assert printed(cli("train", *layers, "--opt", "sgd", "--weight-decay", "0.01", "--print-config"))["weight_decay"] == 0.01

@@ -133,3 +133,12 @@ def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
     monkeypatch.setattr("fer_ignite.training.finish.draw_confusion", lambda *_, **__: 1 / 0)
     summary = train(tiny(plots=True))
     assert summary["status"] == "completed" and summary["test"]["n"] == 14
+
+
+@pytest.mark.parametrize("name", ["validate", "best", "history", "resume_points", "report", "settle", "optimizer_step", "note_batch"])
+def test_a_run_without_a_built_in_handler_ends_with_a_summary(tiny, name):
+    def take_off(session):
+        session.handles[name].remove()
+
+    summary = train(tiny(epochs=1, plots=True, tta="none"), handlers=[take_off])
+    assert summary["status"] == "completed" and 0 <= summary["val"]["accuracy"] <= 1
