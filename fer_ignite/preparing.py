@@ -4,6 +4,7 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,7 +268,8 @@ def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> 
     if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
         return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
-        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from {folder.checkpoints / "best.pt"})."
+        best = shlex.quote(str(folder.checkpoints / "best.pt"))
+        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from {best})."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
     return None
