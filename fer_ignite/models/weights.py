@@ -18,7 +18,9 @@ _PLACES = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "model", "model_state_dict", "model_state",
     "state_dict", "net", "net_state_dict", "network", "network_state_dict", "weights", "params", "module", "student", "encoder", "backbone",
 )  # fmt: skip
-_PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "backbone.", "encoder.", "student.", "ema.", "ema_model.")
+_PREFIXES = (
+    "module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "backbone.", "encoder.", "student.", "ema.", "ema_model.",
+)  # fmt: skip
 _MOST_PREFIXES = 4  # prefixes removed one after another: module.model._orig_mod.backbone.
 
 
