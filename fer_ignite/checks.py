@@ -23,8 +23,8 @@ from fer_ignite.training.metrics import SCORES
 from fer_ignite.training.stopping import lower_is_better
 
 __all__ = [
-    "check_callables", "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
-    "pin_exclusion", "require_config",
+    "check_callables", "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces",
+    "pack_of", "pack_spec", "pin_exclusion", "require_config",
 ]  # fmt: skip
 
 _LONGEST_TEMPORARY = 70  # of the 107 bytes of a socket's name; Python adds /pymp-xxxxxxxx/listener-xxxxxxxx (CPython, connection.py)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_ignite.data.images import fit_image, read_image, require_faces
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.onnx_prediction import OnnxNetwork, is_onnx
+from fer_ignite.onnx_prediction import VIEWS, OnnxNetwork, is_onnx
 from fer_ignite.photos.whole import PhotographWatch
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def predict(
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}={value!r} is no whole number of at least 1.")
+    if tta is not None and tta not in VIEWS:
+        raise ConfigError(f"tta={tta!r} is unknown; allowed are {', '.join(VIEWS)}.")
     paths = [files] if isinstance(files, (str, Path)) else files
     if isinstance(paths, (bytes, bytearray)) or not isinstance(paths, Iterable):
         raise ConfigError(f"files takes a path or several, not {type(files).__name__}; give a str, a Path or a list of them.")
