@@ -23,8 +23,8 @@ from fer_ignite.training.metrics import SCORES
 from fer_ignite.training.stopping import lower_is_better
 
 __all__ = [
-    "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces", "pack_of", "pack_spec",
-    "pin_exclusion",
+    "check_callables", "check_handlers", "check_monitor", "check_names", "check_sendable", "is_user_dataset", "open_faces",
+    "pack_of", "pack_spec", "pin_exclusion", "require_config",
 ]  # fmt: skip
 
 _LONGEST_TEMPORARY = 70  # of the 107 bytes of a socket's name; Python adds /pymp-xxxxxxxx/listener-xxxxxxxx (CPython, connection.py)
@@ -84,6 +84,31 @@ def pin_exclusion(config: Config, pack: str | Path | None) -> tuple[Config, list
     assert pack is not None  # check_names refuses it otherwise
     exclusion = read_exclusion(config.exclude)
     return config.model_copy(update={"exclude": exclusion.pinned}), [exclusion.describe(open_pack(pack))]
+
+
+def require_config(function: str, config: Any) -> None:
+    """Refuses anything but a ``Config`` as a Python function's settings.
+
+    Raises:
+        ConfigError: naming what came.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"{function} takes a Config, not {type(config).__name__}; write {function}(Config(data=..., epochs=...)).")
+
+
+def check_callables(handlers: Any) -> None:
+    """Refuses handlers that are no sequence of functions.
+
+    Raises:
+        ConfigError: naming what came.
+    """
+    if not isinstance(handlers, (list, tuple)):
+        raise ConfigError(f"handlers takes a list of functions, not {type(handlers).__name__}; write handlers=[watch].")
+    for handler in (handler for handler in handlers if not callable(handler)):
+        raise ConfigError(
+            f"handlers takes functions that are called with the session, not {handler!r}; names such as 'module:function' go to "
+            "Config(handlers=...)."
+        )
 
 
 def check_handlers(names: Sequence[str]) -> None:

@@ -16,7 +16,9 @@ from fer_ignite.checks import open_faces, pack_of
 from fer_ignite.config import Config, check
 from fer_ignite.data.classes import map_classes
 from fer_ignite.data.faces import Faces
+from fer_ignite.data.images import require_path
 from fer_ignite.data.stream import EvalStream, Targets
+from fer_ignite.data.views import VIEW_KINDS
 from fer_ignite.errors import ConfigError, DataError, error_of
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
@@ -68,6 +70,7 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
+    require_path("evaluate", checkpoint)
     outcome = launch_evaluation(EvaluateRequest(str(checkpoint), **options), nproc=nproc)
     if outcome.exit_code:
         raise error_of(outcome.exit_code)(outcome.message or outcome.status)
@@ -85,6 +88,8 @@ def compare(first: str | Path, second: str | Path, *, data: str | None = None, *
     Raises:
         FerError: or its kinds; a ConfigError where the two were not scored on the same faces.
     """
+    require_path("compare", first)
+    require_path("compare", second)
     settings = load_checkpoint(first)["config"]
     shared = data or str(settings["data"])
     a, b = (
@@ -134,6 +139,7 @@ def launch_evaluation(
     request: EvaluateRequest, *, nproc: int | None = None, threads: int | None = None, start_method: str = "spawn"
 ) -> Outcome:
     """Checks, packs, starts the processes, and leaves a line in the ledger for a look at test."""
+    _check_request(request, nproc)
     checkpoint = load_checkpoint(request.checkpoint)
     config = evaluation_config(request, checkpoint)
     pack, fingerprint = pack_of(config)
@@ -153,6 +159,16 @@ def launch_evaluation(
         folder.note_test({**line, **{name: outcome.result[name] for name in kept}})
         outcome = replace(outcome, result={**outcome.result, "looks_at_test": folder.looks_at_test()})
     return outcome
+
+
+def _check_request(request: EvaluateRequest, nproc: int | None) -> None:
+    allowed = {"split": ("val", "test", "train"), "tta": (None, *VIEW_KINDS), "precision": (None, "auto", "fp32", "fp16", "bf16")}
+    for name, values in allowed.items():
+        if (value := getattr(request, name)) not in values:
+            raise ConfigError(f"{name}={value!r} is unknown; allowed are {', '.join(map(str, values))}.")
+    for name, count in (("batch_size", request.batch_size), ("nproc", nproc)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ConfigError(f"{name}={count!r} is no number of at least 1.")
 
 
 def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -> Config:

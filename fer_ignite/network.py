@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_ignite.config import Config, check
+from fer_ignite.data.images import require_faces, require_path
 from fer_ignite.data.stream import Preparation
 from fer_ignite.errors import CheckpointError
 from fer_ignite.imports import is_object_name
@@ -52,7 +53,13 @@ class Network:
         return float(self.checkpoint.get("temperature", 1.0))
 
     def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
-        """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's."""
+        """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's.
+
+        Raises:
+            DataError: another type, dtype, shape or number of channels.
+            ConfigError: an unknown ``tta``.
+        """
+        require_faces(images_BHWC, channels=self.preparation.channels, kind="tensor")
         images_BCHW = self.preparation.plain(images_BHWC.to(self.device), channels_last=self.config.channels_last)
         with torch.inference_mode():
             scores_BK = average_views(self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta)
@@ -72,6 +79,7 @@ def load_network(
     Raises:
         CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
     """
+    require_path("load_network", path)
     checkpoint = load_checkpoint(path)
     known = {name: value for name, value in checkpoint["config"].items() if name in Config.model_fields}
     for name in ("handlers", "init_from", "resume"):

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.data.images import printable
+from fer_ignite.data.images import printable, require_faces
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.export.extra import optional_library
 from fer_ignite.export.record import INPUT, KEY, OUTPUT, Record
 
-__all__ = ["OnnxNetwork", "is_onnx"]
+__all__ = ["VIEWS", "OnnxNetwork", "is_onnx"]
 
 # All views of a batch go through the graph at once; this many images at a time keep its memory where training's is.
 _IMAGES_AT_ONCE = 256
-_VIEWS = {"none": 1, "flip": 2, "ten": 10, "many": 18}
+VIEWS = {"none": 1, "flip": 2, "ten": 10, "many": 18}
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -48,8 +48,13 @@ class OnnxNetwork:
         self.resize_mode = str(self.record.preprocessing["resize_mode"])
 
     def probabilities(self, faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [B, K] of uint8 faces of any side."""
-        size = max(1, _IMAGES_AT_ONCE // _VIEWS.get(self.record.tta, 1))
+        """float32 [B, K] of uint8 faces of any side.
+
+        Raises:
+            DataError: another type, dtype, shape or number of channels.
+        """
+        require_faces(faces_BHWC, channels=self.channels, kind="numpy array")
+        size = max(1, _IMAGES_AT_ONCE // VIEWS.get(self.record.tta, 1))
         parts = [
             self.session.run([OUTPUT], {INPUT: faces_BHWC[start : start + size]})[0]
             for start in range(0, len(faces_BHWC), size)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fer_ignite.data.images import fit_image, read_image
+from fer_ignite.data.images import fit_image, read_image, require_faces
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.onnx_prediction import OnnxNetwork, is_onnx
+from fer_ignite.onnx_prediction import VIEWS, OnnxNetwork, is_onnx
+from fer_ignite.photos.whole import PhotographWatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from fer_ignite.network import Network
 
 __all__ = ["Prediction", "Recogniser", "open_recogniser", "predict"]
+
+logger = logging.getLogger("fer_ignite")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class _OfCheckpoint:
     def probabilities(self, faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
+        require_faces(faces_BHWC, channels=self.channels, kind="numpy array")
         chances_BK: NDArray[np.float32] = self.network.probabilities(torch.from_numpy(faces_BHWC), tta=self.tta).numpy()
         return chances_BK
 
@@ -90,24 +95,45 @@ def open_recogniser(
 
 
 def predict(
-    checkpoint: str | Path | Network | Recogniser, files: Iterable[str | Path], *, topk: int = 3, batch_size: int = 256,
-    tta: str | None = None, on_batch: Callable[[int], None] = lambda done: None,
+    checkpoint: str | Path | Network | Recogniser, files: str | Path | Iterable[str | Path], *, topk: int = 3, batch_size: int = 256,
+    tta: str | None = None, on_batch: Callable[[int], None] = lambda done: None, warn: Callable[[str], Any] = logger.warning,
 ) -> Iterator[Prediction]:  # fmt: skip
     """Names the expressions in face images, in batches, in the files' order.
 
     Args:
         checkpoint: a checkpoint, an ``.onnx`` file that was exported from one, or either opened already.
-        files: image files of one face each; read and fitted as the training's were.
+        files: image files of one face each, a str or a Path is one file; read and fitted as the training's were.
         topk: how many expressions per file, most probable first.
         tta: views to average; None = the run's. Of paths and networks; a recogniser has its own.
-    Yields:
-        One :class:`Prediction` per file; a file that can't be read doesn't stop the rest.
+        warn: called with one sentence, once, where a file seems to be a whole photograph; the file is answered all the same.
+    Returns:
+        An iterator of one :class:`Prediction` per file; a file that can't be read doesn't stop the rest.
+    Raises:
+        ConfigError: an argument of another type, or a number below 1.
+        CheckpointError: see :func:`open_recogniser`.
     """
-    recogniser = _recogniser_of(checkpoint, tta)
+    for name, value in (("topk", topk), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value!r} is no whole number of at least 1.")
+    if tta is not None and tta not in VIEWS:
+        raise ConfigError(f"tta={tta!r} is unknown; allowed are {', '.join(VIEWS)}.")
+    paths = [files] if isinstance(files, (str, Path)) else files
+    if isinstance(paths, (bytes, bytearray)) or not isinstance(paths, Iterable):
+        raise ConfigError(f"files takes a path or several, not {type(files).__name__}; give a str, a Path or a list of them.")
+    return _predict(_recogniser_of(checkpoint, tta), paths, topk=topk, batch_size=batch_size, on_batch=on_batch, warn=warn)
+
+
+def _predict(
+    recogniser: Recogniser, files: Iterable[str | Path], *, topk: int, batch_size: int, on_batch: Callable[[int], None],
+    warn: Callable[[str], Any],
+) -> Iterator[Prediction]:  # fmt: skip
+    watch = PhotographWatch(warn)
     count = max(1, min(topk, len(recogniser.classes)))
     waiting: list[tuple[str, Any]] = []
     for file in files:
-        waiting.append((str(file), _read_face(file, recogniser)))
+        if not isinstance(file, (str, Path)):
+            raise ConfigError(f"files holds {type(file).__name__} where a path is needed; give str or Path, not pixels.")
+        waiting.append((str(file), _read_face(file, recogniser, watch)))
         if len(waiting) == batch_size:
             yield from _predict_batch(recogniser, waiting, count)
             on_batch(len(waiting))
@@ -120,13 +146,19 @@ def predict(
 def _recogniser_of(checkpoint: Any, tta: str | None) -> Recogniser:
     if isinstance(checkpoint, (str, Path)):
         return open_recogniser(checkpoint, tta=tta)
-    return _OfCheckpoint(checkpoint, tta) if hasattr(checkpoint, "preparation") else checkpoint  # type: ignore[no-any-return]
+    if hasattr(checkpoint, "preparation"):
+        return _OfCheckpoint(checkpoint, tta)
+    if not all(hasattr(checkpoint, name) for name in ("classes", "channels", "side_px", "resize_mode", "probabilities")):
+        raise ConfigError(f"predict takes a checkpoint's path or a loaded network, not {type(checkpoint).__name__}.")
+    return checkpoint  # type: ignore[no-any-return]
 
 
-def _read_face(file: str | Path, recogniser: Recogniser) -> Any:
+def _read_face(file: str | Path, recogniser: Recogniser, watch: PhotographWatch) -> Any:
     try:
         channels = "gray" if recogniser.channels == 1 else "rgb"
-        return fit_image(read_image(file), recogniser.side_px, recogniser.resize_mode, channels)
+        image = read_image(file)
+        watch.look(file, image, usual_px=recogniser.side_px)
+        return fit_image(image, recogniser.side_px, recogniser.resize_mode, channels)
     except DataError as error:
         return error
 

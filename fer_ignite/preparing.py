@@ -4,6 +4,7 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from fer_ignite.tracking.checking import check_trackers
 from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
 
-__all__ = ["Job", "default_name", "held", "prepare", "undo"]
+__all__ = ["USER_CODE", "Job", "default_name", "held", "prepare", "undo"]
 
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
@@ -29,7 +30,7 @@ _OF_ONE_START = frozenset(
     | {name for name in Config.model_fields if field_facts(name)["group"] == "Launch" and name != "sync_bn"}
 )
 # Settings that may name a user's code; a checkpoint's word for it is never enough to import it.
-_USER_CODE = ("data", "model", "loss", "sample_transform", "batch_transform", "collate_fn")
+USER_CODE = ("data", "model", "loss", "sample_transform", "batch_transform", "collate_fn")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Job:
         pack: the pack's path; None for a user's data set.
         resume: the checkpoint to go on from.
         notes: sentences that the run says at its start.
+        warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
     """
@@ -51,6 +53,7 @@ class Job:
     resume: str | None = None
     handlers: tuple[Callable[[Any], Any], ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     finished: str | None = None
     made: tuple[str, ...] = ()
 
@@ -119,9 +122,10 @@ def undo(job: Job) -> None:
 
 def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]) -> Job:
     found = _resume_point(config, folder)
-    notes = []
+    notes: list[str] = []
+    warned: list[str] = []
     if found is not None:
-        notes += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
+        warned += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
         _require_user_code(found.mapping["config"], given)
         own = {name: value for name, value in found.mapping["config"].items() if name not in _OF_ONE_START}
         config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
@@ -138,7 +142,7 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
     values = config.model_dump(mode="json")
     return Job(
         values, str(folder.path), None if pack is None else str(pack), None if found is None else str(found.path),
-        handlers, tuple(notes), None if found is None else _finished(found.mapping, config, folder),
+        handlers, tuple(notes), tuple(warned), None if found is None else _finished(found.mapping, config, folder),
     )  # fmt: skip
 
 
@@ -222,7 +226,7 @@ def _refuse_or_clear(folder: RunFolder, config: Config) -> None:
 
 
 def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    named = {name: str(saved[name]) for name in _USER_CODE if is_object_name(str(saved.get(name) or ""))}
+    named = {name: str(saved[name]) for name in USER_CODE if is_object_name(str(saved.get(name) or ""))}
     absent = {name: text for name, text in named.items() if name not in given}
     if absent:
         flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in absent.items())
@@ -265,7 +269,8 @@ def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> 
     if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
         return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
-        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from best.pt)."
+        best = shlex.quote(str(folder.checkpoints / "best.pt"))
+        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from {best})."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
     return None

@@ -13,7 +13,7 @@ import torch
 
 from fer_ignite import errors
 from fer_ignite.announcing import say_what_was_done, say_what_will_be_done
-from fer_ignite.checks import check_monitor, check_sendable, open_faces
+from fer_ignite.checks import check_callables, check_monitor, check_sendable, open_faces, require_config
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.imports import load_object
@@ -54,10 +54,12 @@ def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) 
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
+    require_config("train", config)
     given = config.model_dump(include=config.model_fields_set)
     if nproc is not None:
         given["nproc"] = nproc
         config = check({**config.model_dump(), "nproc": nproc})
+    check_callables(handlers)
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
         raise error_of(outcome.exit_code)(outcome.message or outcome.status)
@@ -145,6 +147,8 @@ def launch_spec(config: Config) -> LaunchSpec:
 
 
 def _nothing_to_do(job: Job) -> Outcome:
+    for line in job.warnings if idist.get_rank() == 0 else ():
+        logger.warning(line)
     summary = json.loads(RunFolder(job.folder).summary.read_text(encoding="utf-8"))
     return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
 
@@ -163,7 +167,8 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
         told = gather_json(told, group)[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
-    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]), "made": tuple(told["made"])})
+    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]),
+                 "warnings": tuple(told["warnings"]), "made": tuple(told["made"])})
     with held(job, lock):
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
 
@@ -179,7 +184,7 @@ def _work(local_rank: int, job: Job) -> Outcome:
                 say_what_will_be_done(session, job)
                 reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
-                say_what_was_done(session, summary)
+                say_what_was_done(session, summary, job)
         finally:
             close_run_logger()
         code = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143}.get(reason, 0)
@@ -239,6 +244,8 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     The run's folder is made and locked, as by :func:`train`; ``session.close()``, or the end of a ``with`` block, gives it
     free. :func:`fer_ignite.training.finish.finish` scores the best network before that, and writes the summary.
     """
+    require_config("build_session", config)
+    check_callables(handlers)
     job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
     if job.finished is not None:
         lock.release()

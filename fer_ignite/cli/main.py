@@ -37,7 +37,7 @@ First steps:
   fer-ignite train                             demo faces, about a minute
   fer-ignite train --data fer2013.csv          the real thing, some minutes
   fer-ignite evaluate runs/NAME/checkpoints/best.pt
-  fer-ignite predict runs/NAME/checkpoints/best.pt photo.jpg
+  fer-ignite predict runs/NAME/checkpoints/best.pt face.jpg
 """
 
 

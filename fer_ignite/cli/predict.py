@@ -35,7 +35,7 @@ def command(
     words: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
     model: str | None, out: str | None, faces: bool, **of_faces: Any,
 ) -> int:  # fmt: skip
-    """Name the expressions in SOURCES: image files of one face each, folders, globs; with --faces photographs, videos, webcam:0.
+    """Name the expressions in SOURCES: tightly cut faces as image files, folders, globs; with --faces photographs, videos, webcam:0.
 
     CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
     onnxruntime and no torch. Without it the network that ships with the package is asked, and a line says so. The training's

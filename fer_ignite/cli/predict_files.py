@@ -26,12 +26,16 @@ def write_predictions(
     readable = False
     if form == "csv":
         write(csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
-    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size):
+    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size, warn=_warn):
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
             click.echo(f"fer-ignite: {prediction.error}", err=True)
     return readable
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"fer-ignite: warning: {sentence}", err=True)
 
 
 def _table(prediction: Prediction, count: int) -> str:

@@ -62,6 +62,10 @@ def command(
         outcome = runs.launch_training(config, given=given)
     if outcome.message:
         click.echo(f"fer-ignite: {outcome.message}{_where_to_look(outcome.exit_code)}", err=True)
+    if config.quiet and outcome.result is not None and "status" in outcome.result and int(os.environ.get("RANK") or 0) == 0:
+        from fer_ignite.announcing import result_lines
+
+        click.echo("\n".join(result_lines(outcome.result)), err=True)
     if outcome.exit_code == 0 and outcome.result is not None and {"seeds", "folds"} & set(outcome.result):
         click.echo(table_of_runs(outcome.result), err=True)
     if as_json and int(os.environ.get("RANK") or 0) == 0:  # of torchrun's processes one speaks for all

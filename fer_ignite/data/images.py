@@ -13,12 +13,13 @@ import io
 import os
 import stat
 import warnings
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from fer_ignite.errors import DataError
+from fer_ignite.errors import ConfigError, DataError
 
 __all__ = [
     "FORMAT_OF_SUFFIX",
@@ -30,6 +31,8 @@ __all__ = [
     "read_file_bytes",
     "read_image",
     "read_image_bytes",
+    "require_faces",
+    "require_path",
 ]
 
 MAX_PIXELS = 20_000_000
@@ -124,6 +127,36 @@ def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"{printable(path)}: can't be read ({error.strerror}).") from None
     finally:
         os.close(handle)
+
+
+def require_path(function: str, path: Any) -> None:
+    """Refuses what is no path where a Python function takes one file.
+
+    Raises:
+        ConfigError: naming what came.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"{function} takes one path, a str or a Path, not {type(path).__name__}.")
+
+
+def require_faces(faces: Any, *, channels: int, kind: str) -> None:
+    """Refuses pixels that a network can't take as they are.
+
+    Args:
+        faces: an array or a tensor that should be uint8 [B, H, W, C].
+        channels: 1 gray, 3 RGB.
+        kind: what the caller takes, for the sentence: "numpy array" or "tensor".
+    Raises:
+        DataError: another type, dtype, number of dimensions or of channels, or sides of no pixel.
+    """
+    wanted = f"give a uint8 {kind} [images, height, width, {channels}] with values 0..255 ({'gray' if channels == 1 else 'RGB'})"
+    if type(faces).__name__ not in {"numpy array": ("ndarray", "memmap"), "tensor": ("Tensor", "Parameter")}[kind]:
+        raise DataError(f"faces came as {type(faces).__name__}; {wanted}.")
+    shape, dtype = tuple(faces.shape), str(faces.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        raise DataError(f"faces came as {dtype} {list(shape)}; {wanted}.")
+    if len(shape) != 4 or shape[3] != channels or 0 in shape[:3]:
+        raise DataError(f"faces came in the shape {list(shape)}; {wanted}.")
 
 
 def is_colourless(image: Image.Image) -> bool:

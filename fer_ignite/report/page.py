@@ -15,11 +15,11 @@ from fer_ignite.storage import write_text_durably
 __all__ = ["write_report"]
 
 
-def write_report(runs: Sequence[str | Path], *, out: str | Path | None = None, **options: Any) -> dict[str, Any]:
+def write_report(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = None, **options: Any) -> dict[str, Any]:
     """Writes one self-contained page about a run, or one that compares several.
 
     Args:
-        runs: run folders or checkpoints.
+        runs: run folders or checkpoints; a str or a Path is one of them.
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
             a run, ``comparison.html`` here for several.
         options: see :class:`fer_ignite.report.look.Options`. Reads val unless ``split`` says otherwise; a look at test
@@ -30,6 +30,7 @@ def write_report(runs: Sequence[str | Path], *, out: str | Path | None = None, *
         FerError: as ``evaluate`` does; a ConfigError where jinja2 is missing or a path is no run or checkpoint.
     """
     require_jinja()
+    runs = [runs] if isinstance(runs, (str, Path)) else runs
     if not runs:
         raise ConfigError("a report needs a run's folder or a checkpoint; name one or several.")
     subjects, chosen = [find_subject(run) for run in runs], Options(**options)

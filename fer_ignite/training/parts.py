@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -82,7 +83,9 @@ def build_network(config: Config, faces: Faces, preparation: Preparation, device
             report = initialise_from(model, load_weights_file(config.init_from), strict=config.strict)
         except CheckpointError as error:
             raise CheckpointError(f"--init-from: {error}") from None
-        logger.info("weights of %s\n%s", config.init_from, report.describe())
+        if report.complete or idist.get_rank() == 0:  # with --no-strict, what was left out is a warning: once for all ranks
+            level = logging.INFO if report.complete else logging.WARNING
+            logger.log(level, "weights of %s\n%s", config.init_from, report.describe())
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
 

@@ -161,3 +161,4 @@ def _write_images(folder, faces_NHWC, names):
     for number in range(7):
         Image.fromarray(faces_NHWC[number, ..., 0]).save(folder / "faces" / f"{number}.jpg")
     Image.fromarray(faces_NHWC[3, ..., 0]).save(folder / "photo.jpg")
+    Image.fromarray(faces_NHWC[3, ..., 0]).save(folder / "face.jpg")

@@ -25,6 +25,14 @@ def same(a, b):
         lambda state: {"model": network(seed=5).state_dict(), "ema": state},
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
+        lambda state: {"net": state, "acc": 71.2, "epoch": 40},
+        lambda state: {"network": state, "optimizer": {"state": {}}},
+        lambda state: {"ema": {"module": state}, "model": network(seed=5).state_dict()},
+        lambda state: {"state_dict": {f"module.model.{name}": value for name, value in state.items()}},
+        lambda state: {"state_dict": {f"module.module.{name}": value for name, value in state.items()}},
+        lambda state: {f"model._orig_mod.backbone.net.{name}": value for name, value in state.items()},
+        # an average of another network does not win over the one that fits
+        lambda state: {"model": state, "ema": {"features.weight": torch.zeros(3)}},
     ],
 )
 def test_every_known_form_is_loaded_whole(wrap):
@@ -67,3 +75,24 @@ def test_loading_nothing_is_always_an_error(strict):
 def test_a_mapping_without_weights_is_refused(state):
     with pytest.raises(CheckpointError, match="no network weights"):
         find_state(state)
+
+
+def test_a_name_of_the_network_that_begins_like_a_prefix_stays():
+    source = nn.ModuleDict({"backbone": network(seed=1)})
+    target = nn.ModuleDict({"backbone": network(seed=2)})
+    report = initialise_from(target, {"net": {f"module.{name}": value for name, value in source.state_dict().items()}}, strict=True)
+    assert same(source, target)
+    assert (report.place, report.prefixes) == ("net", ("module.",))
+
+
+def test_the_report_says_where_the_weights_were_and_what_was_removed():
+    state = {"state_dict": {f"module.model.{name}": value for name, value in network(seed=1).state_dict().items()}}
+    told = initialise_from(network(), state, strict=True).describe()
+    assert "state dict under: state_dict" in told
+    assert "prefixes removed from names: module., model." in told
+
+
+def test_entries_beside_the_network_are_named_and_the_rest_fits():
+    state = {f"model.{name}": value for name, value in network(seed=1).state_dict().items()} | {"criterion.weight": torch.ones(7)}
+    report = initialise_from(network(), {"state_dict": state}, strict=False)
+    assert report.unexpected == ("criterion.weight",) and not report.missing and report.prefixes == ("model.",)
