@@ -1,7 +1,6 @@
 """The code blocks of a page: found, told apart, and put into the form in which the tests run them.
 
-The site shows that form beneath a block wherever it differs from what stands there, so that nobody has to guess what was
-tried. A block is left out only where the line above it says why: ``<!-- not run: needs a GPU -->``.
+The site does not show that form. A block is left out only where the line above it says why: ``<!-- not run: needs a GPU -->``.
 """
 
 import re

@@ -6,13 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
+from markup import literal
 
 from fer_ignite.cli.main import program
 
-__all__ = ["command_names", "command_page", "overview"]
+__all__ = ["SEARCH_TERMS", "command_names", "command_page", "overview"]
 
-# Range, unit and default stand in brackets behind an option's text.
-_BRACKETS = re.compile(r"\s\[[^\[\]]*\]")
+# Terms of the field under which readers search for a flag whose help text does not contain them.
+SEARCH_TERMS = {
+    "--grad-accum-steps": "gradient accumulation",
+}
+
+# Range, unit and default stand in brackets behind an option's text; brackets inside the text are part of it.
+_BRACKETS = re.compile(r"(?:\s+\[[^\[\]]*\])+\s*$")
 
 
 class _Collector(click.HelpFormatter):
@@ -58,7 +64,7 @@ def command_page(name: str) -> str:
     formatter = _Collector()
     command.format_options(context, formatter)
     for title, rows in formatter.sections.items():
-        lines = [f"| {_flags(flags)} | {_cell(_BRACKETS.sub('', text))} | {_cell(_facts(text))} |" for flags, text in rows]
+        lines = [f"| `{flags}` | {_meaning(flags, text)} | {_cell(_facts(text))} |" for flags, text in rows]
         parts += [f"## {title}", "\n".join(["| option | meaning | allowed, default |", "|---|---|---|", *lines])]
     if command.epilog:
         parts.append(_prose(command.epilog))
@@ -66,21 +72,17 @@ def command_page(name: str) -> str:
 
 
 def _facts(text: str) -> str:
-    return "; ".join(found.strip(" []") for found in _BRACKETS.findall(text))
-
-
-def _flags(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|")
+    found = _BRACKETS.search(text)
+    return "; ".join(re.findall(r"\[([^\[\]]*)\]", found[0])) if found else ""
 
 
 def _cell(text: str) -> str:
-    return _escaped(" ".join(text.split())).replace("|", "\\|")
+    return literal(" ".join(text.split()))
 
 
-def _escaped(text: str) -> str:
-    for sign in ("<", "*", "_", "["):
-        text = text.replace(sign, "\\" + sign)
-    return text
+def _meaning(flags: str, text: str) -> str:
+    terms = next((terms for flag, terms in SEARCH_TERMS.items() if flag in re.split(r"[\s,/=]+", flags)), "")
+    return _cell(_BRACKETS.sub("", text) + (f" ({terms})" if terms else ""))
 
 
 def _prose(text: str) -> str:
@@ -91,5 +93,5 @@ def _prose(text: str) -> str:
             lines = paragraph.lstrip().removeprefix("\b").strip("\n")
             paragraphs.append("```text\n" + lines + "\n```")
         else:
-            paragraphs.append(_escaped(paragraph) if "`" not in paragraph else paragraph)
+            paragraphs.append(literal(paragraph))
     return "\n\n".join(paragraphs)

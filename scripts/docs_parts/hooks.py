@@ -1,10 +1,10 @@
-"""What mkdocs calls while it builds the site: pages made from the code, and what the tests do beneath each code block."""
+"""Hooks of mkdocs: pages generated from the code; comments for the tests are removed from written pages."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blocks import Block, as_tested, blocks_of, command_lines, reason_not_to_run
 from commands import command_names, command_page, overview
 from events import event_map
 from mkdocs.structure.files import File
@@ -14,6 +14,7 @@ from reference import reference_pages
 __all__ = ["on_config", "on_files", "on_page_markdown"]
 
 _NOTEBOOK = "notebooks/first_run.ipynb"
+_BLOCK_OR_COMMENT = re.compile(r"^(?P<indent>[ ]*)```.*?^(?P=indent)```[ ]*$|(?P<comment>^[ ]*<!--.*?-->[ ]*\n*)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: Any) -> Any:
@@ -33,12 +34,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Writes beneath each block what the tests run in its place, or why they don't."""
-    if page.file.src_uri.startswith(("commands/", "reference/")):
-        return markdown
-    for block in reversed(blocks_of(markdown)):
-        markdown = markdown[: block.end] + _note(block) + markdown[block.end :]
-    return markdown
+    """Removes HTML comments outside of code blocks; they are notes for the tests."""
+    return _BLOCK_OR_COMMENT.sub(lambda found: "" if found["comment"] else found[0], markdown)
 
 
 def _generated(docs: Path) -> dict[str, str]:
@@ -75,23 +72,3 @@ def _existing(entries: list[Any], docs: Path, made: set[str], stars: dict[str, l
         elif target in made or (docs / target).exists():
             kept.append(entry)
     return kept
-
-
-def _note(block: Block) -> str:
-    if block.reason is not None:
-        return _small(block, f"The tests leave this out: {block.reason}.")
-    if block.language != "bash":
-        return ""
-    lines = []
-    for command in command_lines(block.text):
-        reason = reason_not_to_run(command)
-        if reason is not None:
-            lines.append(f"`{command.split('#')[0].strip()}`: left out by the tests, {reason}.")
-        elif "--" in (form := as_tested(command)) and form != command.split(" #")[0].strip():
-            lines.append(f"`{form}`")
-    head = "As the tests run it, on drawn faces:<br>" if any(line.endswith("`") for line in lines) else ""
-    return _small(block, head + "<br>".join(lines)) if lines else ""
-
-
-def _small(block: Block, text: str) -> str:
-    return f"\n\n{block.indent}<small markdown>{text}</small>\n"

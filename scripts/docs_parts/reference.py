@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from roles import plain_roles
+from markup import literal, plain_roles
 
 import fer_ignite
 
@@ -37,7 +37,7 @@ def _public_names() -> str:
 
 def _idea(name: str) -> str:
     thing = getattr(fer_ignite, name)
-    return plain_roles(" ".join((thing.__doc__ or "").split("\n\n")[0].split())).replace("|", "\\|")
+    return literal(plain_roles(" ".join((thing.__doc__ or "").split("\n\n")[0].split())))
 
 
 def _modules_page(folder: Path, modules: list[str]) -> str:

@@ -4,16 +4,11 @@ import re
 from typing import Any
 
 import griffe
+from markup import plain_roles
 
-__all__ = ["Roles", "plain_roles"]
+__all__ = ["Roles"]
 
-_ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):`~?([^`]+)`")
 _SHAPE = re.compile(r"(\[\w+\])\[")
-
-
-def plain_roles(text: str) -> str:
-    """:class:`Session` -> `Session`."""
-    return _ROLE.sub(r"`\1`", text)
 
 
 class Roles(griffe.Extension):
