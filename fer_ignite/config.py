@@ -30,8 +30,8 @@ __all__ = [
     "read_yaml",
 ]
 
-# Defaults that depend on the optimizer, by its name; a field's own default is that of adamw. SGD's and adam's are those of
-# measured runs (docs/accuracy.md) and of the literature on this data; the rates of adagrad and adadelta are torch's.
+# Defaults that depend on the optimizer, by its name; a field's own default is that of adamw. The pairs of adamw and sgd
+# come from measured runs (docs/accuracy.md); the others are common in the literature, the rates of adagrad and adadelta torch's.
 OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "adamw": {"lr": 0.003, "weight_decay": 0.1},
     "adam": {"lr": 0.003, "weight_decay": 0.0005},
