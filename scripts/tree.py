@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the README's file tree from the modules' own docstrings; ``--check`` only says whether it is up to date."""
+"""Writes docs/reference/files.md from the modules' docstrings; ``--check`` only compares."""
 
 import ast
 import sys
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- tree:begin -->\n", "<!-- tree:end -->\n"
+PAGE = ROOT / "docs" / "reference" / "files.md"
+HEAD = "# Files of the package\n\nWritten by `scripts/tree.py` from the first paragraph of each module's docstring.\n"
 WIDTH = 24
 
 
@@ -29,16 +30,13 @@ def tree(folder: Path, depth: int) -> Iterator[str]:
 
 
 def main() -> int:
-    """Rewrites README.md, or compares; the exit code says whether it was up to date."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    before, rest = old.split(BEGIN)
-    after = rest.split(END)[1]
+    """Rewrites the page, or compares; the exit code says whether it was up to date."""
     lines = "\n".join(["    fer_ignite/", *tree(ROOT / "fer_ignite", 1)])
-    new = f"{before}{BEGIN}\n{lines}\n\n{END}{after}"
-    if "--check" not in sys.argv:
-        readme.write_text(new, encoding="utf-8")
-    return int("--check" in sys.argv and new != old)
+    new = f"{HEAD}\n{lines}\n"
+    if "--check" in sys.argv:
+        return int(not PAGE.exists() or PAGE.read_text(encoding="utf-8") != new)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_no_module_of_the_library_reads_the_configuration_but_those_that_wire():
         assert "from fer_ignite.config import" not in file.read_text(encoding="utf-8"), name
 
 
-def test_the_readme_s_file_tree_is_what_the_modules_say_of_themselves():
+def test_the_files_page_matches_the_module_docstrings():
     script = ROOT.parent / "scripts" / "tree.py"
     assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0, "run scripts/tree.py"
 
