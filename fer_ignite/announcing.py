@@ -39,6 +39,8 @@ def say_what_will_be_done(session: Session, job: Job) -> None:
             lines.append(f"changed on resume: processes {session.resumed['world_size']} -> {session.world}")
     for line in lines:
         logger.info(line)
+    for line in job.warnings:
+        logger.warning(line)
 
 
 def say_what_was_done(session: Session, summary: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """What Python users and the command line call: train, evaluate, predict, or a session to hold in one's own hands."""
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -145,7 +144,9 @@ def launch_spec(config: Config) -> LaunchSpec:
 
 
 def _nothing_to_do(job: Job) -> Outcome:
-    summary = json.loads(RunFolder(job.folder).summary.read_text(encoding="utf-8"))
+    for line in job.warnings if idist.get_rank() == 0 else ():
+        logger.warning(line)
+    summary = RunFolder(job.folder).read_summary()
     return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
 
 
@@ -163,7 +164,8 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
         told = gather_json(told, group)[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
-    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]), "made": tuple(told["made"])})
+    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]),
+                 "warnings": tuple(told["warnings"]), "made": tuple(told["made"])})
     with held(job, lock):
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
 
@@ -219,7 +221,7 @@ def open_session(
         signal_number=signal_number, time_limit_s=config.time,
     )  # fmt: skip
     if job.resume is not None:
-        restore(session, load_checkpoint(job.resume))
+        restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)
     if session.rank == 0:
         folder.write_config(job.config)
     return session

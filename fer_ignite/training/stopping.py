@@ -6,7 +6,7 @@ it. What ends a run ends it on every process after the same optimizer step.
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -16,11 +16,21 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor
 
-from fer_ignite.errors import ConfigError, NonFiniteError
+from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents, StepEvents
 
-__all__ = ["STATUS", "StopReason", "Votes", "attach_early_stopping", "finite_score", "lower_is_better", "voting_handlers"]
+__all__ = [
+    "STATUS",
+    "StopReason",
+    "Votes",
+    "attach_early_stopping",
+    "finite_score",
+    "has_patience_left",
+    "lower_is_better",
+    "stopped_by_patience",
+    "voting_handlers",
+]
 
 
 # Ends of names by which `--monitor-mode auto` knows what is better.
@@ -82,6 +92,21 @@ def attach_early_stopping(
     stopper.logger.setLevel("WARNING")
     evaluator.add_event_handler(Events.COMPLETED, stopper)
     return stopper
+
+
+def stopped_by_patience(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the run of a resume point was stopped by its early stopping, and not by a handler of its user's."""
+    patience, state = checkpoint["config"].get("patience", 0), checkpoint["early_stopping"]
+    return checkpoint["outcome"] == "early_stopped" and state is not None and 0 < patience <= state["counter"]
+
+
+def has_patience_left(checkpoint: Mapping[str, Any], patience: int) -> bool:
+    """Whether a run that its early stopping ended goes on under another patience.
+
+    Args:
+        patience: evaluations without a gain that are allowed now; 0 for any number.
+    """
+    return stopped_by_patience(checkpoint) and not 0 < patience <= checkpoint["early_stopping"]["counter"]
 
 
 class Votes:
@@ -214,8 +239,7 @@ class Votes:
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(
                 f"the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
-                f"{self.trainer.state.iteration}); none of them was taken. Lower --lr, set --clip-grad 1, or try "
-                "--precision fp32."
+                f"{self.trainer.state.iteration}); none of them was taken. {NONFINITE_REMEDY}"
             )
 
     def _save(self) -> None:
