@@ -119,7 +119,7 @@ def test_the_temperature_and_the_views_are_inside(best, network, out):
     with path.open("wb") as file:
         write_checkpoint(hot, file)
     hot_network, faces_BHWC = load_network(path, device="cpu"), torch.from_numpy(faces(2, 48))
-    chances_BK = Deployed(network.model, record_of(hot_network, tta="none"))(faces_BHWC)
+    chances_BK = Deployed(network.model, record_of(hot_network, tta="none"))(faces_BHWC).detach()
     assert torch.allclose(chances_BK, hot_network.probabilities(faces_BHWC), atol=1e-6)
     assert float(chances_BK.std()) < 0.5 * float(network.probabilities(faces_BHWC).std())
 

@@ -181,7 +181,9 @@ class RunFolder:
 
     def note_test(self, line: Mapping[str, Any]) -> None:
         """One line in the ledger for one look at the test split."""
+        content = self._bytes_of(self.ledger)
         with storage_errors(self.ledger), self.ledger.open("a", encoding="utf-8") as file:
+            file.write("\n" if content and not content.endswith(b"\n") else "")  # after a line that a crash cut short
             file.write(json.dumps(line) + "\n")
 
     def read_ledger(self) -> list[dict[str, Any]]:
@@ -189,8 +191,8 @@ class RunFolder:
         return list(json_lines(self._bytes_of(self.ledger)))
 
     def looks_at_test(self) -> int:
-        """How often the test split was scored with this run's networks."""
-        return len(self.read_ledger())
+        """How often the test split was scored with this run's networks; a damaged line was a look too."""
+        return sum(bool(line.strip()) for line in self._bytes_of(self.ledger).splitlines())
 
 
 def json_lines(content: bytes) -> Iterator[dict[str, Any]]:

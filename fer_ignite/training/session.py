@@ -238,7 +238,7 @@ class Session:
             )
 
     def require_a_step_taken(self) -> None:
-        """At the end of a run: an epoch without one step taken is a failure, however few its steps were.
+        """At the end of a run: a last epoch without one step of finite loss and gradients is a failure, however few its steps were.
 
         Raises:
             NonFiniteError: on all processes, which have counted the same.
@@ -246,8 +246,8 @@ class Session:
         steps = self.train_stream.plan.windows_per_epoch
         if self.votes.not_taken >= steps and not self.scaler.is_enabled():  # fp16 finds its scale by steps that are not taken
             raise NonFiniteError(
-                f"the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
-                f"{self.trainer.state.iteration}); none of them was taken. {NONFINITE_REMEDY}"
+                f"the loss or the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
+                f"{self.trainer.state.iteration}). {NONFINITE_REMEDY}"
             )
 
     def report(self, engine: Engine) -> None:

@@ -118,7 +118,7 @@ class Votes:
         signal_number: () -> number of a signal that was received, or 0.
         time_limit_s: wall-clock seconds from now after which this process wishes to stop.
         save_every_s, save_epochs, save_iterations: when resume points are due.
-        nonfinite_patience: optimizer steps not taken in a row that end the run.
+        nonfinite_patience: optimizer steps in a row with a loss or gradients that are not finite, which end the run.
 
     Attributes:
         reason: why the run ends; the same on all processes.
@@ -158,7 +158,7 @@ class Votes:
     def note_step(self, engine: Engine) -> None:
         """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
         self._count_not_taken()
-        taken = engine.state.step_taken
+        taken = engine.state.step_taken & engine.state.loss.isfinite()  # a loss can be NaN where its gradients are finite
         if taken.device.type == "cuda":
             on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(taken, non_blocking=True)
             arrived = torch.cuda.Event()
@@ -238,8 +238,8 @@ class Votes:
         self.save_wanted = self.save_wanted or bool(save)
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(
-                f"the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
-                f"{self.trainer.state.iteration}); none of them was taken. {NONFINITE_REMEDY}"
+                f"the loss or the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
+                f"{self.trainer.state.iteration}); steps with such gradients are not taken. {NONFINITE_REMEDY}"
             )
 
     def _save(self) -> None:
