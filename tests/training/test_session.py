@@ -260,7 +260,7 @@ SAID = r"iteration \d+.*Lower --lr, set --clip-grad 1, or try --precision fp32"
 @pytest.mark.parametrize(
     "settings", [
         {}, {"tta": "none"}, {"precision": "bf16"}, {"model_ema": True}, {"momentum": 0.99}, {"tensorboard": True}, {"save_iterations": 1},
-        {"grad_accum_steps": 2}, {"opt": "rmsprop"}, {"monitor": "loss"}, {"patience": 3}, {"plots": True}, {"epochs": 9},
+        {"grad_accum_steps": 2}, {"monitor": "loss"}, {"patience": 3}, {"plots": True}, {"epochs": 9},
     ], ids=str,
 )  # fmt: skip
 def test_a_run_that_diverges_ends_with_exit_code_3_and_says_where_and_what_to_try(tiny, settings):
