@@ -2,6 +2,8 @@
 
 __all__ = [
     "HELP_PAGE",
+    "NONFINITE_OUTPUTS",
+    "NONFINITE_REMEDY",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -13,6 +15,11 @@ __all__ = [
 ]
 
 HELP_PAGE = "docs/howto/errors.md"
+NONFINITE_REMEDY = "Lower --lr, set --clip-grad 1, or try --precision fp32."
+NONFINITE_OUTPUTS = (
+    "the network's outputs are not finite numbers: its training has diverged, or they overflow in fp16; use an earlier "
+    "checkpoint, or --precision fp32."
+)
 
 
 def error_of(exit_code: int) -> "type[FerError]":
@@ -54,7 +61,7 @@ class CheckpointError(FerError):
 
 
 class NonFiniteError(FerError):
-    """The loss or the gradients stayed non-finite."""
+    """A loss, an output, a weight or a score is not finite, or the gradients stayed so."""
 
     exit_code = 3
     topic = "non-finite"

@@ -19,7 +19,7 @@ from fer_ignite.data.faces import Faces
 from fer_ignite.data.images import require_path
 from fer_ignite.data.stream import EvalStream, Targets
 from fer_ignite.data.views import VIEW_KINDS
-from fer_ignite.errors import ConfigError, DataError, error_of
+from fer_ignite.errors import NONFINITE_OUTPUTS, ConfigError, DataError, NonFiniteError, error_of
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.launch import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.launch.groups import cpu_group
@@ -213,11 +213,14 @@ def _evaluate_in_process(local_rank: int, request: EvaluateRequest, pack: str | 
         network.model, loss_terms(build_loss("ce")), _stream(network, faces, request, config), device=network.device,
         num_classes=len(network.classes), precision=network.precision, tta=request.tta or config.tta, group=cpu_group(),
     )  # fmt: skip
+    if not scored.finite:
+        raise NonFiniteError(f"{request.checkpoint} on {request.split}: {NONFINITE_OUTPUTS}")
     in_train_N = faces.in_train(request.split, drop_leaks=config.drop_leaks)
+    temperature = network.temperature if network.calibrated else None
     columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
         **({"faces": {name: values.tolist() for name, values in columns.items()}} if request.with_faces else {}),
-        **report_of(scored, network.classes, temperature=network.temperature, in_train_N=in_train_N),
+        **report_of(scored, network.classes, temperature=temperature, in_train_N=in_train_N),
         "split": request.split,
         "data": faces.source,
         "fingerprint": faces.fingerprint,

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
 from fer_ignite.data.stream import Preparation
-from fer_ignite.errors import CheckpointError
+from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, NonFiniteError
 from fer_ignite.imports import is_object_name
 from fer_ignite.launch import LaunchSpec
 from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.models.registry import build_model
+from fer_ignite.temperature import usable_temperature
 from fer_ignite.training.amp import resolve_precision
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.engines import average_views
 from fer_ignite.training.files import RunFolder
 
-__all__ = ["Network", "code_again", "load_network", "run_folder_of"]
+__all__ = ["Network", "code_again", "load_network", "probabilities_of", "run_folder_of"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -49,8 +50,13 @@ class Network:
 
     @property
     def temperature(self) -> float:
-        """Fitted on val at the end of the run; 1 in a checkpoint of a run that goes on."""
-        return float(self.checkpoint.get("temperature", 1.0))
+        """Fitted on val at the end of the run; 1 where the checkpoint has none that can be used."""
+        return float(self.checkpoint["temperature"]) if self.calibrated else 1.0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.temperature.TEMPERATURES`."""
+        return usable_temperature(self.checkpoint.get("temperature"))
 
     def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
         """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's.
@@ -58,12 +64,28 @@ class Network:
         Raises:
             DataError: another type, dtype, shape or number of channels.
             ConfigError: an unknown ``tta``.
+            NonFiniteError: the network's outputs are not finite.
         """
         require_faces(images_BHWC, channels=self.preparation.channels, kind="tensor")
         images_BCHW = self.preparation.plain(images_BHWC.to(self.device), channels_last=self.config.channels_last)
         with torch.inference_mode():
             scores_BK = average_views(self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta)
-        return (scores_BK / self.temperature).softmax(dim=1).cpu()
+            chances_BK = probabilities_of(scores_BK, self.temperature).cpu()
+        if not chances_BK.isfinite().all():
+            raise NonFiniteError(NONFINITE_OUTPUTS)
+        return chances_BK
+
+
+def probabilities_of(logits_BK: Tensor, temperature: float) -> Tensor:
+    """float32 softmax of logits / temperature, with the largest probability where the largest logit is.
+
+    Rounding to float32 can make two probabilities equal; the label would then be the first of them.
+    """
+    chances_BK = (logits_BK.double() / temperature).softmax(dim=1).float()
+    top_B1 = logits_BK.argmax(dim=1, keepdim=True)
+    most_B1 = chances_BK.amax(dim=1, keepdim=True)
+    tied_B1 = chances_BK.argmax(dim=1, keepdim=True) != top_B1
+    return chances_BK.scatter(1, top_B1, torch.where(tied_B1, most_B1.nextafter(torch.ones_like(most_B1)), most_B1))
 
 
 def load_network(

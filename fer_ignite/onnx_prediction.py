@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.data.images import printable, require_faces
-from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
 from fer_ignite.export.extra import optional_library
 from fer_ignite.export.record import INPUT, KEY, OUTPUT, Record
 
@@ -59,7 +59,10 @@ class OnnxNetwork:
             self.session.run([OUTPUT], {INPUT: faces_BHWC[start : start + size]})[0]
             for start in range(0, len(faces_BHWC), size)
         ]
-        return np.concatenate(parts)
+        chances_BK: NDArray[np.float32] = np.concatenate(parts)
+        if not np.isfinite(chances_BK).all():
+            raise NonFiniteError(NONFINITE_OUTPUTS)
+        return chances_BK
 
 
 def _opened(runtime: Any, path: str | Path, providers: list[str]) -> Any:

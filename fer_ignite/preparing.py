@@ -19,8 +19,9 @@ from fer_ignite.launch import restart_count
 from fer_ignite.runlock import RunLock, lock_folder
 from fer_ignite.storage import clean_temporary
 from fer_ignite.tracking.checking import check_trackers
-from fer_ignite.training.checkpoints import Found, load_checkpoint, newest_valid, require_resumable
+from fer_ignite.training.checkpoints import BEST_NAME, Found, load_checkpoint, newest_valid, require_resumable
 from fer_ignite.training.files import RunFolder
+from fer_ignite.training.stopping import has_patience_left, stopped_by_patience
 
 __all__ = ["USER_CODE", "Job", "default_name", "held", "prepare", "undo"]
 
@@ -45,6 +46,7 @@ class Job:
         warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
+        best_lost: best.pt of the run that goes on can't be used; the best epoch is chosen among those that follow.
     """
 
     config: Mapping[str, Any]
@@ -56,6 +58,7 @@ class Job:
     warnings: tuple[str, ...] = ()
     finished: str | None = None
     made: tuple[str, ...] = ()
+    best_lost: bool = False
 
 
 def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()) -> tuple[Job, RunLock]:
@@ -123,7 +126,7 @@ def undo(job: Job) -> None:
 def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]) -> Job:
     found = _resume_point(config, folder)
     notes: list[str] = []
-    warned: list[str] = []
+    warned = folder.take_warnings()
     if found is not None:
         warned += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
         _require_user_code(found.mapping["config"], given)
@@ -139,11 +142,35 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
     notes += said
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
+    finished = None if found is None else _finished(found.mapping, config, folder)
+    best_lost = found is not None and finished is None and _best_is_lost(found, folder)
+    warned += folder.take_warnings()
     values = config.model_dump(mode="json")
     return Job(
         values, str(folder.path), None if pack is None else str(pack), None if found is None else str(found.path),
-        handlers, tuple(notes), tuple(warned), None if found is None else _finished(found.mapping, config, folder),
+        handlers, tuple(notes), tuple(warned), finished, best_lost=best_lost,
     )  # fmt: skip
+
+
+def _best_is_lost(found: Found, folder: RunFolder) -> bool:
+    """Whether the best.pt that the resume point speaks of can't be used; a damaged one is set aside."""
+    best = folder.checkpoints / BEST_NAME
+    known = (found.mapping["best"] or {}).get("value") is not None
+    if not known or (not best.exists() and found.path.parent.resolve() != folder.checkpoints.resolve()):
+        return False
+    try:
+        weights = load_checkpoint(best)["model"]
+        problem = None if set(weights) == set(found.mapping["model"]) else "holds another network"
+    except CheckpointError as error:
+        problem = f"can't be used ({str(error).rstrip('.')})"
+    if problem is None:
+        return False
+    remedy = "the best network is chosen among the epochs from here on"
+    if best.exists():
+        folder.set_aside(best, f"{problem}; {remedy}")
+    else:
+        folder.warnings.append(f"{best} is missing; {remedy}.")
+    return True
 
 
 def choose_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -266,11 +293,14 @@ def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> 
     outcome, trainer = mapping["outcome"], mapping["trainer"]
     epoch = trainer["iteration"] // trainer["epoch_length"]
     summary = folder.read_summary()
+    if outcome == "early_stopped" and has_patience_left(mapping, config.patience) and epoch < config.epochs:
+        return None
     if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
         return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
         best = shlex.quote(str(folder.checkpoints / "best.pt"))
-        return f"the run stopped early at epoch {epoch}; there is nothing left to do (to train on: a new run with --init-from {best})."
+        more = "more: --patience" if stopped_by_patience(mapping) else f"to train on: a new run with --init-from {best}"
+        return f"the run stopped early at epoch {epoch}; there is nothing left to do ({more})."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."
     return None

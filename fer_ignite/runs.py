@@ -1,7 +1,6 @@
 """What Python users and the command line call: train, evaluate, predict, or a session to hold in one's own hands."""
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,7 +148,7 @@ def launch_spec(config: Config) -> LaunchSpec:
 def _nothing_to_do(job: Job) -> Outcome:
     for line in job.warnings if idist.get_rank() == 0 else ():
         logger.warning(line)
-    summary = json.loads(RunFolder(job.folder).summary.read_text(encoding="utf-8"))
+    summary = RunFolder(job.folder).read_summary()
     return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
 
 
@@ -224,7 +223,7 @@ def open_session(
         signal_number=signal_number, time_limit_s=config.time,
     )  # fmt: skip
     if job.resume is not None:
-        restore(session, load_checkpoint(job.resume))
+        restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)
     if session.rank == 0:
         folder.write_config(job.config)
     return session

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fer_ignite.data.plan import generator
+from fer_ignite.temperature import TEMPERATURES
 
 __all__ = ["accuracy_interval", "calibration_error", "fit_temperature", "mcnemar", "mean_and_spread", "paired_interval"]
 
@@ -55,35 +56,47 @@ def mcnemar(hits_a_N: NDArray[np.bool_], hits_b_N: NDArray[np.bool_]) -> float:
     return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
 
 
-def calibration_error(chances_NK: Tensor, labels_N: Tensor, *, bins: int = 15) -> float:
+def calibration_error(logits_NK: Tensor, labels_N: Tensor, *, temperature: float = 1.0, bins: int = 15) -> float:
     """Expected calibration error in [0, 1]: mean distance of confidence from accuracy over equal-width bins.
 
+    Args:
+        temperature: changes the confidence only; the predicted label comes from the logits.
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    confidence_N, predicted_N = chances_NK.double().max(dim=1)
-    hits_N = (predicted_N == labels_N).double()
+    hits_N = (logits_NK.argmax(dim=1) == labels_N).double()
+    confidence_N = (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1)
     bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_N, confidence_N - hits_N)
     return float(gaps.abs().sum() / max(len(labels_N), 1))
 
 
-def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float:
-    """The temperature T > 0 for which softmax(logits / T) has the least cross-entropy on these faces.
+def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
+    """The temperature within ``TEMPERATURES`` for which softmax(logits / T) has the least cross-entropy on these faces.
 
-    Source: Guo et al., 2017. One convex problem in 1 / T, solved by Newton's method.
+    Args:
+        logits_NK: finite.
+    Returns:
+        None where no temperature is shown to be better than 1: the mean gain in cross-entropy is not larger than its standard
+        error. The network is then used uncalibrated.
+    Source: Guo et al., 2017. Convex in 1 / T, hence with one minimum, which ternary search finds.
     """
-    logits_NK, inverse = logits_NK.double(), 1.0
-    wanted_N = logits_NK.gather(1, labels_N[:, None])[:, 0]
-    for _ in range(50):
-        chances_NK = (logits_NK * inverse).softmax(dim=1)
-        mean_N = (chances_NK * logits_NK).sum(dim=1)
-        slope = float((mean_N - wanted_N).mean())
-        curve = float(((chances_NK * logits_NK**2).sum(dim=1) - mean_N**2).mean())
-        if curve < 1e-12 or abs(slope) < 1e-10:
-            break
-        # Damped, and kept positive: far from the solution Newton's step can overshoot.
-        inverse = min(max(inverse - slope / curve, inverse / 4), inverse * 4)
-    return 1.0 / inverse
+    logits_NK = logits_NK.double()
+
+    def losses_N(temperature: float) -> Tensor:
+        return nn.functional.cross_entropy(logits_NK / temperature, labels_N, reduction="none")
+
+    low, high = (math.log(bound) for bound in TEMPERATURES)
+    for _ in range(60):
+        third = (high - low) / 3
+        if float(losses_N(math.exp(low + third)).mean()) < float(losses_N(math.exp(high - third)).mean()):
+            high -= third
+        else:
+            low += third
+    temperature = min(max(math.exp((low + high) / 2), TEMPERATURES[0]), TEMPERATURES[1])
+    gain_N = losses_N(1.0) - losses_N(temperature)
+    if len(gain_N) < 2 or not float(gain_N.mean()) > float(gain_N.std()) / math.sqrt(len(gain_N)):
+        return None
+    return temperature
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -67,12 +67,12 @@ def tiny(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """The folder of a finished tiny run; tests read it, or copy what they change."""
+    """The folder of a finished tiny run that has learned something; tests read it, or copy what they change."""
     from fer_ignite import train
     from fer_ignite.config import check
 
     out = tmp_path_factory.mktemp("finished")
-    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 3, "plots": True}))
+    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "plots": True}))
     return out / "run"
 
 

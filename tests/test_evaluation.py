@@ -13,11 +13,12 @@ from fer_ignite.data.classes import map_classes
 from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import Targets
-from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, NonFiniteError
 from fer_ignite.evaluation import compare, targets_as_known
 from fer_ignite.labels import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
 from fer_ignite.models import build_model
-from fer_ignite.network import run_folder_of
+from fer_ignite.network import probabilities_of, run_folder_of
+from fer_ignite.training.checkpoints import load_checkpoint, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,57 @@ def test_a_network_gives_probabilities_for_faces_of_any_size(best):
     for side in (48, 96, 20):
         chances_BK = network.probabilities(torch.zeros(2, side, side, 1, dtype=torch.uint8))
         assert chances_BK.shape == (2, 7) and torch.allclose(chances_BK.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("stored", [2.0**100, 1e-6, 20.0, 0.05, None])
+def test_labels_come_from_the_logits_whatever_temperature_a_file_holds(best, tmp_path, stored):
+    """Evaluation, prediction, comparison and the network itself name the same expression for every face."""
+    content = load_checkpoint(best)
+    content.pop("temperature")
+    if stored is not None:
+        content["temperature"] = stored
+    path = tmp_path / "other.pt"
+    with path.open("wb") as file:
+        write_checkpoint(content, file)
+    before, after = evaluate(best, quiet=True, with_faces=True), evaluate(path, quiet=True, with_faces=True)
+    assert after["confusion_matrix"] == before["confusion_matrix"]
+    usable = stored in (20.0, 0.05)
+    assert (after["temperature"], after["calibrated"]) == ((stored, True) if usable else (1.0, False))
+    pixels, _ = draw_faces(40, seed=7)
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for file, pixels_HWC in zip(files, pixels, strict=True):
+        Image.fromarray(pixels_HWC.squeeze()).save(file)
+    one, other = ([prediction.top for prediction in predict(name, files, topk=7)] for name in (best, path))
+    assert [top[0][0] for top in one] == [top[0][0] for top in other]
+    assert all(np.isfinite([share for _, share in top]).all() and top[0][1] > 1 / 7 for top in other)
+    assert compare(best, path, quiet=True)["difference"] == 0
+
+
+def test_the_largest_probability_is_at_the_largest_logit_where_rounding_makes_two_equal():
+    logits_BK = torch.tensor([[0.5, 0.5 + 1e-7, 0.0], [0.0, 1.0, 2.0], [-1e4, 0.0, 1e4], [3.0, 3.0, 3.0]])
+    for temperature in (0.05, 1.0, 20.0):
+        chances_BK = probabilities_of(logits_BK, temperature)
+        assert chances_BK.argmax(dim=1).tolist() == logits_BK.argmax(dim=1).tolist() == [1, 2, 2, 0]
+        assert torch.allclose(chances_BK.sum(dim=1), torch.ones(4))
+
+
+def diverged(best, tmp_path):
+    content = load_checkpoint(best)
+    for part in ("model", "ema"):
+        for value in (content.get(part) or {}).values():
+            value.fill_(float("nan")) if value.is_floating_point() else None
+    path = tmp_path / "diverged.pt"
+    with path.open("wb") as file:
+        write_checkpoint(content, file)
+    return path
+
+
+def test_a_network_without_finite_outputs_is_neither_scored_nor_asked(best, tmp_path):
+    path = diverged(best, tmp_path)
+    with pytest.raises(NonFiniteError, match=r"not finite.*use an earlier checkpoint"):
+        evaluate(path, quiet=True)
+    with pytest.raises(NonFiniteError, match="not finite"):
+        load_network(path, device="cpu").probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8))
 
 
 def test_prediction_agrees_with_evaluation(best, tmp_path):

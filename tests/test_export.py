@@ -113,14 +113,15 @@ def test_an_onnx_file_holds_what_its_users_must_know_and_nothing_of_this_machine
 
 
 def test_the_temperature_and_the_views_are_inside(best, network, out):
-    """Softmax of logits over T: at T = 1e6 all classes come out equal."""
-    hot = {**load_checkpoint(best), "temperature": 1e6}
+    """Softmax of logits over T, as the network's own: at the highest T all classes come out nearly equal."""
+    hot = {**load_checkpoint(best), "temperature": 20.0}
     path = out / "hot.pt"
     with path.open("wb") as file:
         write_checkpoint(hot, file)
-    record = record_of(load_network(path, device="cpu"), tta="none")
-    chances_BK = Deployed(network.model, record)(torch.from_numpy(faces(2, 48)))
-    assert torch.allclose(chances_BK, torch.full((2, 7), 1 / 7), atol=1e-4)
+    hot_network, faces_BHWC = load_network(path, device="cpu"), torch.from_numpy(faces(2, 48))
+    chances_BK = Deployed(network.model, record_of(hot_network, tta="none"))(faces_BHWC).detach()
+    assert torch.allclose(chances_BK, hot_network.probabilities(faces_BHWC), atol=1e-6)
+    assert float(chances_BK.std()) < 0.5 * float(network.probabilities(faces_BHWC).std())
 
 
 @pytest.mark.parametrize("tta", ["none", "flip", "ten"])

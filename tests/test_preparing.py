@@ -110,7 +110,7 @@ def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)  # last.pt is the same file
     job = ready(epochs=3, resume="auto")
-    assert job.resume.endswith("step-4.pt") and any("step-8.pt is damaged" in note for note in job.warnings)
+    assert job.resume.endswith("step-4.pt") and any("step-8.pt is damaged" in line for line in job.warnings)
 
 
 @pytest.mark.parametrize("data", ["demo", "demo:100", "kaggle:a/b", "folder", "x.csv"])

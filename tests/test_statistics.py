@@ -52,15 +52,17 @@ def test_mcnemar_is_the_two_sided_binomial_test_of_the_discordant_faces():
 
 
 def test_calibration_error_of_a_network_that_is_half_as_good_as_it_thinks():
-    chances = torch.tensor([[1.0, 0.0]] * 10)
+    logits = torch.tensor([[100.0, 0.0]] * 10)
     labels = torch.tensor([0] * 5 + [1] * 5)
-    assert calibration_error(chances, labels) == pytest.approx(0.5)
+    assert calibration_error(logits, labels) == pytest.approx(0.5)
+    # At temperature 100 / ln 3 the same labels are given with a confidence of 3 / 4.
+    assert calibration_error(logits, labels, temperature=100 / math.log(3)) == pytest.approx(0.25)
 
 
 def test_confidences_that_come_true_have_no_calibration_error():
-    chances = torch.tensor([[0.8, 0.2]] * 10)
+    logits = torch.tensor([[0.8, 0.2]] * 10).log()
     labels = torch.tensor([0] * 8 + [1] * 2)
-    assert calibration_error(chances, labels) == pytest.approx(0.0, abs=1e-7)
+    assert calibration_error(logits, labels) == pytest.approx(0.0, abs=1e-7)
 
 
 def test_the_fitted_temperature_undoes_a_known_one():
@@ -71,6 +73,32 @@ def test_the_fitted_temperature_undoes_a_known_one():
     assert fitted == pytest.approx(3.0, rel=0.06)
     losses = [float(F.cross_entropy(3 * logits / (fitted * factor), labels)) for factor in (0.9, 1, 1.1)]
     assert losses[1] == min(losses)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.01, 0.2])
+def test_a_network_at_chance_with_small_logits_is_not_calibrated(scale):
+    draw = torch.Generator().manual_seed(1)
+    logits = scale * torch.randn(70, 7, generator=draw)
+    assert fit_temperature(logits, torch.arange(70) % 7) is None
+
+
+@pytest.mark.parametrize("scale", [30, 1e4])
+def test_a_sure_network_at_chance_gets_the_highest_temperature_and_no_higher(scale):
+    draw = torch.Generator().manual_seed(1)
+    assert fit_temperature(scale * torch.randn(700, 7, generator=draw), torch.arange(700) % 7) == pytest.approx(20)
+
+
+def test_a_network_that_is_always_right_and_unsure_gets_the_lowest_temperature_and_no_lower():
+    labels = torch.arange(70) % 7
+    assert fit_temperature(F.one_hot(labels, 7).float(), labels) == pytest.approx(0.05)
+
+
+def test_no_temperature_is_fitted_where_one_is_the_best_or_a_single_face_is_all_there_is():
+    draw = torch.Generator().manual_seed(2)
+    logits = torch.randn(4000, 5, generator=draw, dtype=torch.float64)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draw)[:, 0]
+    assert fit_temperature(logits, labels) is None
+    assert fit_temperature(logits[:1], labels[:1]) is None
 
 
 def test_mean_and_sample_deviation():

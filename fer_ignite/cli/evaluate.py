@@ -72,9 +72,10 @@ def command(
 def certainty_of(result: dict[str, Any]) -> str:
     """How sure the accuracy and the probabilities are, in one line."""
     low, high = result["accuracy_interval"]
+    calibrated = f"{100 * result['ece_calibrated']:.2f} % at temperature {result['temperature']:.2f}"
     text = (
         f"95 % interval of the accuracy {100 * low:.2f} to {100 * high:.2f} %   calibration error {100 * result['ece']:.2f} %, "
-        f"{100 * result['ece_calibrated']:.2f} % at temperature {result['temperature']:.2f}"
+        + (calibrated if result["calibrated"] else "not calibrated")
     )
     fresh = result.get("without_train_duplicates")
     if fresh is not None and fresh["n"] < result["n"]:

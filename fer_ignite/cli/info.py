@@ -86,7 +86,7 @@ def _run(path: Path) -> dict[str, Any]:
     from fer_ignite.training.files import RunFolder
 
     folder = RunFolder(path)
-    summary = json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else None
+    summary = folder.read_summary() or None
     history = list(folder.read_history())
     return {
         "epochs written": len(history),

@@ -102,11 +102,11 @@ def _interface(record: Record, form: str) -> Iterator[str]:
         yield f"- in: `{INPUT}`, uint8 [batch, height, width, {record.channels}], 0..255, square faces of any side; within, they are"
         yield f"  {steps}"
         yield f"- out: `{OUTPUT}`, float32 [batch, {len(record.classes)}], softmax of the logits over the temperature"
-        yield f"  {record.temperature:.4f}"
+        yield f"  {_temperature(record)}"
         yield f"- views averaged within: {record.tta}"
     else:
         yield f"- faces are to be {steps}"
-        yield f"- logits are to be divided by the temperature {record.temperature:.4f} before the softmax; views averaged: {record.tta}"
+        yield f"- logits are to be divided by the temperature {_temperature(record)} before the softmax; views averaged: {record.tta}"
     yield f"- other images than square ones: {fields['resize_mode']} to {record.side_px} px"
     yield "- all of this also stands in the file, as JSON under `fer_ignite`"
 
@@ -178,3 +178,7 @@ def _training(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _short(source: str) -> str:
     return source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _temperature(record: Record) -> str:
+    return "1 (not calibrated)" if record.temperature == 1 else f"{record.temperature:.4f}"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fer_ignite.errors import CheckpointError
+from fer_ignite.temperature import TEMPERATURES, usable_temperature
 
 __all__ = ["FORMAT", "INPUT", "KEY", "OUTPUT", "Record"]
 
@@ -94,8 +95,8 @@ def _problem(values: Any) -> str | None:
                 return f"{name!r} is missing or of another type"
     if not values["classes"] or not all(isinstance(name, str) for name in values["classes"]):
         return "'classes' is no list of names"
-    if not values["temperature"] > 0:
-        return f"the temperature is {values['temperature']}"
+    if not usable_temperature(values["temperature"]):
+        return f"the temperature is {values['temperature']}, not within {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
     sizes = values["preprocessing"]
     if not 1 <= sizes["resize_px"] <= 4096 or not isinstance(sizes.get("stored_px", 0), int) or sizes["channels"] not in (1, 3):
         return "its faces have an impossible size"

@@ -38,9 +38,8 @@ def calibration_of(logits_NK: Tensor, labels_N: Tensor, *, temperature: float, b
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    chances_NK = (logits_NK.double() / temperature).softmax(dim=1)
-    confidence_N, predicted_N = chances_NK.max(dim=1)
-    hits_N = predicted_N == labels_N
+    confidence_N = (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1)
+    hits_N = logits_NK.argmax(dim=1) == labels_N
     bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
     found = []
     for place in range(bins):
@@ -52,4 +51,4 @@ def calibration_of(logits_NK: Tensor, labels_N: Tensor, *, temperature: float, b
             found.append(
                 Confidence(place / bins, (place + 1) / bins, count, mean, right / count, wilson_interval(right, count))
             )
-    return Calibration(temperature, calibration_error(chances_NK, labels_N), tuple(found))
+    return Calibration(temperature, calibration_error(logits_NK, labels_N, temperature=temperature), tuple(found))

@@ -15,7 +15,7 @@ from fer_ignite.report.calibration import calibration_of
 from fer_ignite.report.charts import Svg, reliability_chart, share_chart
 from fer_ignite.report.curves import history_charts
 from fer_ignite.report.duplicates import duplicate_groups
-from fer_ignite.report.gallery import chances_of, confident_mistakes, confusion_cells, describe_faces
+from fer_ignite.report.gallery import confident_mistakes, confusion_cells, describe_faces
 from fer_ignite.report.intervals import f1_intervals, wilson_interval
 from fer_ignite.report.look import Look, Options, look
 from fer_ignite.report.looked_at import Explainer, explainer_of
@@ -64,18 +64,8 @@ def facts_of(subject: Subject, options: Options) -> dict[str, Any]:
 
 
 def read_ledger(subject: Subject) -> list[dict[str, Any]]:
-    """Every look at test with the run's networks; a line that a crash cut short is passed over."""
-    import json
-
-    if subject.folder is None or not subject.folder.ledger.exists():
-        return []
-    lines = []
-    for text in subject.folder.ledger.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in lines if isinstance(line, dict)]
+    """Every look at test with the run's networks."""
+    return [] if subject.folder is None else subject.folder.read_ledger()
 
 
 def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -118,28 +108,27 @@ def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def cell_faces(seen: Look) -> dict[str, list[dict[str, Any]]]:
     """The faces of each cell of the matrix under "true-predicted", as the page's script reads them."""
-    cells = confusion_cells(chances_of(seen), seen.labels_N)
+    cells = confusion_cells(seen.logits_NK, seen.labels_N, temperature=seen.network.temperature)
     described = describe_faces(seen, [row for rows in cells.values() for row in rows])
     return {f"{i}-{j}": [described[row] for row in rows] for (i, j), rows in cells.items()}
 
 
 def calibration_facts(seen: Look) -> dict[str, Any]:
-    """Reliability as trained, and at the stored temperature where there is one."""
+    """Reliability as trained, and at the stored temperature where there is one that can be used."""
     temperature = seen.network.temperature
     before = calibration_of(seen.logits_NK, seen.labels_N, temperature=1.0)
     after = None
-    if "temperature" in seen.network.checkpoint:
+    if seen.network.calibrated:
         after = calibration_of(seen.logits_NK, seen.labels_N, temperature=temperature)
     return {"before": before, "after": after, "svg": reliability_chart("reliability", before, after)}
 
 
 def mistakes_of(seen: Look, explainer: Explainer | str) -> list[dict[str, Any]]:
     """The surest mistakes, each with what spoke for the name it got and for the one it should have got."""
-    chances_NK = chances_of(seen)
-    rows = confident_mistakes(chances_NK, seen.labels_N, count=MISTAKES)
+    rows = confident_mistakes(seen.logits_NK, seen.labels_N, temperature=seen.network.temperature, count=MISTAKES)
     described = describe_faces(seen, rows)
     if isinstance(explainer, Explainer) and rows:
-        predicted = [int(chances_NK[row].argmax()) for row in rows]
+        predicted = [int(seen.logits_NK[row].argmax()) for row in rows]
         wanted = [int(seen.labels_N[row]) for row in rows]
         for kind, targets in (("for_named", predicted), ("for_true", wanted)):
             for row, picture in zip(rows, explainer.overlays(rows, targets), strict=True):
@@ -181,7 +170,7 @@ def network_facts(seen: Look) -> list[tuple[str, str]]:
         ("input", f"{network.preparation.image_px} px, {network.preparation.channels} channel(s)"),
         ("weights", "running average (EMA)" if network.checkpoint.get("ema") else "as trained"),
         ("views averaged here", str(seen.result["tta"])),
-        ("temperature", f"{network.temperature:.3f}" if "temperature" in network.checkpoint else "none stored"),
+        ("temperature", f"{network.temperature:.3f}" if network.calibrated else "1 (not calibrated)"),
         ("trained on", str(trained_on.get("source", "?"))),
     ]
 

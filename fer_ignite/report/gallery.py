@@ -23,20 +23,25 @@ def chances_of(look: Look) -> Tensor:
     return (look.logits_NK.double() / look.network.temperature).softmax(dim=1)
 
 
-def confident_mistakes(chances_NK: Tensor, labels_N: Tensor, *, count: int) -> list[int]:
-    """Rows of the faces that were named wrongly, surest first."""
-    confidence_N, predicted_N = chances_NK.max(dim=1)
+def confident_mistakes(logits_NK: Tensor, labels_N: Tensor, *, temperature: float, count: int) -> list[int]:
+    """Rows of the faces that were named wrongly, surest first; the temperature changes their order only."""
+    confidence_N, predicted_N = _decisions(logits_NK, temperature)
     wrong = torch.nonzero(predicted_N != labels_N)[:, 0]
     order = confidence_N[wrong].argsort(descending=True, stable=True)
     return [int(row) for row in wrong[order][:count]]
 
 
-def confusion_cells(chances_NK: Tensor, labels_N: Tensor) -> dict[tuple[int, int], list[int]]:
+def _decisions(logits_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Confidence [N] at a temperature, and labels [N], which come from the logits."""
+    return (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1), logits_NK.argmax(dim=1)
+
+
+def confusion_cells(logits_NK: Tensor, labels_N: Tensor, *, temperature: float) -> dict[tuple[int, int], list[int]]:
     """(true, predicted) -> rows to show, surest first: up to 30 of each cell, fewer where cells are many.
 
     Fullest cells come first where even one face of each is too much for a page.
     """
-    confidence_N, predicted_N = chances_NK.max(dim=1)
+    confidence_N, predicted_N = _decisions(logits_NK, temperature)
     members: dict[tuple[int, int], list[int]] = {}
     for row in confidence_N.argsort(descending=True, stable=True).tolist():
         members.setdefault((int(labels_N[row]), int(predicted_N[row])), []).append(row)
@@ -52,12 +57,12 @@ def describe_faces(look: Look, rows: Sequence[int]) -> dict[int, dict[str, Any]]
     ballots = {} if look.votes is None else ballots_of(look.votes, look.faces.pack, places)
     described = {}
     for row, place, face_HWC in zip(rows, places, pixels_of(look.faces, places), strict=True):
-        best = chances_NK[row].topk(min(3, len(classes)))
+        best = look.logits_NK[row].topk(min(3, len(classes))).indices
         described[row] = {
             "id": look.faces.pack.sample_id(place) if look.faces.pack is not None else f"sample {place}",
             "image": thumbnail_uri(face_HWC),
             "true": classes[int(look.labels_N[row])],
-            "guesses": [(classes[int(k)], float(p)) for p, k in zip(best.values, best.indices, strict=True)],
+            "guesses": [(classes[int(k)], float(chances_NK[row, k])) for k in best],
             "chance_of_true": float(chances_NK[row, look.labels_N[row]]),
             "votes": ballots.get(place),
             "in_train": bool(look.in_train_N is not None and look.in_train_N[row]),

@@ -55,7 +55,7 @@ class Explainer:
     def expressions(self) -> list[dict[str, Any]]:
         """For each expression that was recognised: mean picture over up to 64 faces, and the surest ones."""
         chances_NK, labels_N = chances_of(self.look), self.look.labels_N
-        confidence_N, predicted_N = chances_NK.max(dim=1)
+        confidence_N, predicted_N = chances_NK.amax(dim=1), self.look.logits_NK.argmax(dim=1)
         found = []
         for k, name in enumerate(self.look.network.classes):
             right = torch.nonzero((predicted_N == k) & (labels_N == k))[:, 0]

@@ -15,12 +15,16 @@ def wandb_reached(folder: Path) -> dict[str, int]:
 
     Source: wandb 0.31; a LevelDB log of ``Record`` messages behind 7 bytes.
     """
+    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
     reached: dict[str, int] = {}
     for file in sorted(folder.glob("run-*.wandb")):
         for data in _leveldb_log(file.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
+            try:
+                record = wandb_internal_pb2.Record.FromString(data)
+            except DecodeError:
+                continue  # damaged
             if record.WhichOneof("record_type") == "history":
                 row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 step = int(float(row.get("_step", "-1")))
@@ -49,13 +53,13 @@ def _leveldb_log(content: bytes) -> Iterator[bytes]:
 def clearml_reached(folder: Path) -> dict[str, int]:
     """The last iteration of each ``title/series`` in an offline session's ``metrics.jsonl``. Source: clearml 2.1."""
     reached: dict[str, int] = {}
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
         try:
             events = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill
+        except ValueError:
+            continue  # cut short by a kill, or damaged
         for event in events if isinstance(events, list) else [events]:
-            if event.get("type") == "training_stats_scalar":
+            if isinstance(event, dict) and event.get("type") == "training_stats_scalar":
                 name = f"{event['metric']}/{event['variant']}"
                 reached[name] = max(int(event["iter"]), reached.get(name, -1))
     return reached

@@ -86,6 +86,8 @@ def attach_run(session: Session) -> None:
     session.attach("log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step)
     session.handles.update(attach_records(trainer, records, log_every=session.config.log_every))
     session.objects["clock"] = attach_epoch_clock(trainer)
+    session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
+    trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
     session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
 
 

@@ -81,6 +81,7 @@ SCHEMA: Mapping[str, Entry] = {
     "world_size": Entry((int,), "resume", "number of processes"),
     "outcome": Entry((str,), "resume", "running, or how the run ended"),
     "elapsed": Entry((float, int), "nothing", "seconds of training and validation so far"),
+    "history": Entry((str,), "nothing", "the epochs' lines as JSON, one a line; history.jsonl is rebuilt from them"),
     "temperature": Entry((float, int), "nothing", "fitted on val when the run ended; logits are divided by it"),
 }
 

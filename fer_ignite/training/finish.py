@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ from torch import nn
 
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.stream import EvalStream
+from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
 from fer_ignite.launch.groups import cpu_group, take_over
 from fer_ignite.plots import draw_confusion
 from fer_ignite.statistics import fit_temperature
 from fer_ignite.storage import write_durably
-from fer_ignite.training.checkpoints import load_checkpoint, state_digest, write_checkpoint
+from fer_ignite.training.checkpoints import BEST_NAME, LAST_NAME, load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.training.logging import pictures_may_fail
 from fer_ignite.training.scoring import Scored, report_of, score_split
 from fer_ignite.training.session import Session, versions
@@ -37,10 +39,12 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     with ``score_test`` off.
     """
     status = STATUS[reason]
+    if status == "completed":
+        session.require_a_step_taken()
     summary = _facts(session, status)
     if status in ("completed", "early_stopped"):
         model, path = best_network(session)
-        temperature = 1.0
+        temperature: float | None = None
         for split in ("val", "test"):
             if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
                 scored = _scored(session, model, split, session.config.tta)
@@ -58,9 +62,12 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     return summary
 
 
-def _store_temperature(path: Path, temperature: float) -> None:
-    content = {**load_checkpoint(path), "temperature": temperature}
-    write_durably(path, lambda file: write_checkpoint(content, file))
+def _store_temperature(path: Path, temperature: float | None) -> None:
+    """Writes the temperature into a checkpoint; None removes one that an earlier end of the run has written."""
+    content = load_checkpoint(path)
+    if content.pop("temperature", None) != temperature:
+        added = {} if temperature is None else {"temperature": temperature}
+        write_durably(path, lambda file: write_checkpoint({**content, **added}, file))
 
 
 def _facts(session: Session, status: str) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
         "optimizer_steps": state.optimizer_steps,
         "skipped_steps": int(state.skipped_steps),
         "seconds": round(session.elapsed_s, 2),
-        "images_per_second": _mean([line["images_per_second"] for line in history]),
+        "images_per_second": _mean([line["images_per_second"] for line in history if "images_per_second" in line]),
         "best": {"metric": session.config.monitor, "value": _natural(best["value"], session), "epoch": best["epoch"]},
         "time_to_accuracy": time_to_accuracy(history),
         "weights_sha256": weights_digest(session),
@@ -130,22 +137,35 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
     model, used = copy.deepcopy(session.evaluated), None
     path = session.objects["best"].last_checkpoint
     if path is None:
+        if session.rank == 0:
+            logger.warning("there is no %s; the last network is scored, %s.", BEST_NAME, session.folder.checkpoints / LAST_NAME)
         return model, None
     if session.rank == 0:
-        checkpoint = load_checkpoint(path) if Path(path).exists() else None
-        if checkpoint is None:
-            logger.warning("%s isn't here: the best epoch lies before the resume, in another folder; the last network is scored.", path)
-        elif checkpoint["trainer"]["iteration"] != session.objects["best"].best["iteration"]:
-            logger.warning("%s is of iteration %d, which this run went back behind; the last network is scored.",
-                           path, checkpoint["trainer"]["iteration"])  # fmt: skip
+        best, problem = _best_weights(session, path)
+        if problem is not None:
+            logger.warning("%s %s; the last network is scored, %s.", path, problem, path.with_name(LAST_NAME))
         else:
-            model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
-            used = Path(path)
+            model, used = best, Path(path)
     take_over(model.state_dict().values())  # the other processes may not see this disk
     return model, used
 
 
-def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float) -> dict[str, Any]:
+def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
+    """A copy of the evaluated network with a file's weights, and why that can't be used, if so."""
+    model = copy.deepcopy(session.evaluated)
+    if not os.path.lexists(path):
+        return model, "isn't here: the best epoch lies before the resume, in another folder"
+    try:
+        checkpoint = load_checkpoint(path)
+        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    except (CheckpointError, RuntimeError) as error:  # RuntimeError: a checkpoint of another network
+        return model, f"can't be used ({' '.join(str(error).split())[:300].rstrip('.')})"
+    if (found := checkpoint["trainer"]["iteration"]) != session.objects["best"].best["iteration"]:
+        return model, f"is of iteration {found}, which this run went back behind"
+    return model, None
+
+
+def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float | None) -> dict[str, Any]:
     config, classes = session.config, session.faces.classes
     in_train_N = session.faces.in_train(split, drop_leaks=config.drop_leaks)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
@@ -168,10 +188,14 @@ def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
-    return score_split(
+    scored = score_split(
         model, session.scoring_terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
         device=session.device, precision=session.precision, tta=tta, group=cpu_group(),
     )  # fmt: skip
+    if not scored.finite:
+        iteration = session.trainer.state.iteration
+        raise NonFiniteError(f"the outputs on {split} are not finite at the end of the run (iteration {iteration}). {NONFINITE_REMEDY}")
+    return scored
 
 
 def split_stream(faces: Faces, split: str, like: EvalStream) -> EvalStream:

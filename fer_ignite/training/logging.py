@@ -5,6 +5,7 @@ All of it hangs on the main process; none of it decides anything.
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -175,7 +176,8 @@ def attach_tensorboard(
 
     def write(folder: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
+            if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
+                logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
 
     records.on_flush.append(lambda values, step: write("step", values, step))
     rates = Events.ITERATION_COMPLETED(every=every)

@@ -2,6 +2,7 @@
 
 # Dimensions: N faces of the split, K expressions; confusion_KK has true rows and predicted columns.
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ class Scored:
     indices_N: Tensor
     tta: str
     seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all logits are finite numbers; the same on all processes."""
+        return math.isfinite(self.metrics["loss"]) and bool(self.logits_NK.isfinite().all())
 
 
 def score_split(
@@ -81,16 +87,16 @@ def _gathered(rows: Tensor, group: Any) -> Tensor:
 
 
 def report_of(
-    scored: Scored, classes: Sequence[str], *, temperature: float = 1.0, in_train_N: NDArray[np.bool_] | None = None
+    scored: Scored, classes: Sequence[str], *, temperature: float | None = None, in_train_N: NDArray[np.bool_] | None = None
 ) -> dict[str, Any]:
     """The evaluation's result as plain values; the names are an interface.
 
     Args:
-        temperature: fitted on val; what dividing by it does to the calibration is told beside the raw one.
+        temperature: fitted on val; what dividing by it does to the calibration is told beside the raw one. None: not calibrated.
         in_train_N: which of the split's faces occur in train too, in the split's order.
     Returns:
         ``n, loss, accuracy, accuracy_interval`` (95 %, bootstrap), ``uar, macro_f1, weighted_f1, tta, ece,
-        ece_calibrated, temperature, without_train_duplicates {n, accuracy}, per_class {name: {precision, recall, f1,
+        ece_calibrated, temperature, calibrated, without_train_duplicates {n, accuracy}, per_class {name: {precision, recall, f1,
         support}}, class_names, confusion_matrix`` (counts, rows true).
     """
     confusion_KK = scored.metrics["confusion_matrix"]
@@ -109,13 +115,14 @@ def report_of(
     }
 
 
-def _certainty(scored: Scored, temperature: float, in_train_N: NDArray[np.bool_] | None) -> dict[str, Any]:
+def _certainty(scored: Scored, temperature: float | None, in_train_N: NDArray[np.bool_] | None) -> dict[str, Any]:
     hits_N = (scored.logits_NK.argmax(dim=1) == scored.labels_N).numpy()
     values: dict[str, Any] = {
         "accuracy_interval": accuracy_interval(hits_N),
-        "ece": calibration_error(scored.logits_NK.softmax(dim=1), scored.labels_N),
-        "ece_calibrated": calibration_error((scored.logits_NK / temperature).softmax(dim=1), scored.labels_N),
-        "temperature": temperature,
+        "ece": calibration_error(scored.logits_NK, scored.labels_N),
+        "ece_calibrated": calibration_error(scored.logits_NK, scored.labels_N, temperature=temperature or 1.0),
+        "temperature": temperature or 1.0,
+        "calibrated": temperature is not None,
     }
     if in_train_N is not None:
         fresh_N = ~in_train_N

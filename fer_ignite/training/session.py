@@ -5,6 +5,7 @@ everything before them (best checkpoint, early stopping, resume points, votes) m
 """
 
 import logging
+import math
 import random
 import sys
 import time
@@ -27,11 +28,12 @@ from fer_ignite.data.ahead import side_by_side
 from fer_ignite.data.faces import Faces
 from fer_ignite.data.plan import generator
 from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.launch.groups import take_over
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.files import RunFolder
+from fer_ignite.training.metrics import SCORES
 from fer_ignite.training.optim import keep_frozen_in_eval
 from fer_ignite.training.records import On, Records, Reduce
 from fer_ignite.training.stopping import StopReason, Votes
@@ -249,6 +251,44 @@ class Session:
         for module, training in modes:  # training does not depend on the handler train_mode to undo the evaluation's mode
             module.training = training
         return self.evaluator.state.metrics
+
+    def require_finite_scores(self, engine: Engine) -> None:
+        """The evaluator's COMPLETED, before the best checkpoint: a network whose loss on val is not finite has diverged.
+
+        Raises:
+            NonFiniteError: on all processes; the metrics are common to them.
+        """
+        for name in ("loss", *SCORES):  # a user's own score may be NaN: it counts as no gain
+            value = engine.state.metrics[name]
+            if not math.isfinite(value):
+                state = self.trainer.state
+                raise NonFiniteError(f"val {name} is {value} at iteration {state.iteration} (epoch {state.epoch}). {NONFINITE_REMEDY}")
+
+    def require_finite_weights(self, engine: Engine) -> None:
+        """RESUME_POINT, before it is written: weights that are not finite never replace a sound resume point.
+
+        Raises:
+            NonFiniteError: on all processes, which have the same weights.
+        """
+        tensors = [*self.model.parameters(), *(self.evaluated.parameters() if self.evaluated is not self.model else ())]
+        norms = torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()], torch.inf)
+        if norms and not torch.stack([norm.float().cpu() for norm in norms]).isfinite().all():
+            raise NonFiniteError(
+                f"weights are not finite at iteration {self.trainer.state.iteration}; no resume point was written. {NONFINITE_REMEDY}"
+            )
+
+    def require_a_step_taken(self) -> None:
+        """At the end of a run: a last epoch without one step of finite loss and gradients is a failure, however few its steps were.
+
+        Raises:
+            NonFiniteError: on all processes, which have counted the same.
+        """
+        steps = self.train_stream.plan.windows_per_epoch
+        if self.votes.not_taken >= steps and not self.scaler.is_enabled():  # fp16 finds its scale by steps that are not taken
+            raise NonFiniteError(
+                f"the loss or the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
+                f"{self.trainer.state.iteration}). {NONFINITE_REMEDY}"
+            )
 
     def report(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind the users' handlers: what they logged belongs to this epoch's line."""

@@ -10,7 +10,7 @@ from fer_ignite import faults
 from fer_ignite.errors import ConfigError
 from fer_ignite.training.saving import PlainState
 from fer_ignite.training.session import Session, global_random_state, restore_global_random_state, versions
-from fer_ignite.training.stopping import StopReason
+from fer_ignite.training.stopping import StopReason, has_patience_left
 
 __all__ = ["evaluation_state", "restore", "resume_state"]
 
@@ -58,6 +58,7 @@ def resume_state(session: Session) -> dict[str, Any]:
         "rng": PlainState(global_random_state),
         "outcome": PlainState(lambda: session.votes.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
+        "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
         **{name: objects.get(name, PlainState(None)) for name in _OPTIONAL},
     }
 
@@ -72,11 +73,12 @@ def _data(session: Session) -> dict[str, Any]:
     }
 
 
-def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
+def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool = False) -> None:
     """Puts a session where the checkpoint's run stood; to be called after wiring and before ``run``.
 
     Args:
         checkpoint: a resume point's content; see ``require_resumable``.
+        best_lost: the best checkpoint can't be used: its score is forgotten, so that the next epoch writes another.
     Raises:
         ConfigError: an epoch has another number of iterations now.
     """
@@ -95,7 +97,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
     _restore_optimizer(session, checkpoint)
     session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
-    _restore_decisions(session, checkpoint)
+    _restore_decisions(session, {**checkpoint, "best": None} if best_lost else checkpoint)
     _restore_trainer(session, checkpoint["trainer"])
     session.records.load_state_dict(checkpoint["sums"])
     for name, thing in session.kept.items():
@@ -104,13 +106,17 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
     restore_global_random_state(checkpoint["rng"])
     session.elapsed_before_s = float(checkpoint.get("elapsed", 0.0))
     iteration = session.trainer.state.iteration
+    if has_patience_left(checkpoint, session.config.patience):
+        session.trainer.state.stop_wished = False
     # Stopped early, and killed before its summary; or a signal came while a wish to stop at this epoch's end stood.
     ended = session.trainer.state.stop_wished and iteration % length == 0
-    if ended or checkpoint["outcome"] == "early_stopped":
+    if ended or (checkpoint["outcome"] == "early_stopped" and not has_patience_left(checkpoint, session.config.patience)):
         session.votes.reason = StopReason.HANDLER
     session.objects["resume_points"].adopt(up_to=iteration)
     if session.rank == 0:
-        session.folder.cut_back(iteration)
+        session.folder.cut_back(iteration, checkpoint.get("history"))
+        for line in session.folder.take_warnings():
+            logger.warning(line)
 
 
 def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ it. What ends a run ends it on every process after the same optimizer step.
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -16,11 +16,21 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor
 
-from fer_ignite.errors import ConfigError, NonFiniteError
+from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents, StepEvents
 
-__all__ = ["STATUS", "StopReason", "Votes", "attach_early_stopping", "finite_score", "lower_is_better", "voting_handlers"]
+__all__ = [
+    "STATUS",
+    "StopReason",
+    "Votes",
+    "attach_early_stopping",
+    "finite_score",
+    "has_patience_left",
+    "lower_is_better",
+    "stopped_by_patience",
+    "voting_handlers",
+]
 
 
 # Ends of names by which `--monitor-mode auto` knows what is better.
@@ -84,6 +94,21 @@ def attach_early_stopping(
     return stopper
 
 
+def stopped_by_patience(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the run of a resume point was stopped by its early stopping, and not by a handler of its user's."""
+    patience, state = checkpoint["config"].get("patience", 0), checkpoint["early_stopping"]
+    return checkpoint["outcome"] == "early_stopped" and state is not None and 0 < patience <= state["counter"]
+
+
+def has_patience_left(checkpoint: Mapping[str, Any], patience: int) -> bool:
+    """Whether a run that its early stopping ended goes on under another patience.
+
+    Args:
+        patience: evaluations without a gain that are allowed now; 0 for any number.
+    """
+    return stopped_by_patience(checkpoint) and not 0 < patience <= checkpoint["early_stopping"]["counter"]
+
+
 class Votes:
     """Collects this process's wishes, reduces them, and acts on what all have heard.
 
@@ -93,7 +118,7 @@ class Votes:
         signal_number: () -> number of a signal that was received, or 0.
         time_limit_s: wall-clock seconds from now after which this process wishes to stop.
         save_every_s, save_epochs, save_iterations: when resume points are due.
-        nonfinite_patience: optimizer steps not taken in a row that end the run.
+        nonfinite_patience: optimizer steps in a row with a loss or gradients that are not finite, which end the run.
 
     Attributes:
         reason: why the run ends; the same on all processes.
@@ -133,7 +158,7 @@ class Votes:
     def note_step(self, engine: Engine) -> None:
         """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
         self._count_not_taken()
-        taken = engine.state.step_taken
+        taken = engine.state.step_taken & engine.state.loss.isfinite()  # a loss can be NaN where its gradients are finite
         if taken.device.type == "cuda":
             on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(taken, non_blocking=True)
             arrived = torch.cuda.Event()
@@ -213,9 +238,8 @@ class Votes:
         self.save_wanted = self.save_wanted or bool(save)
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(
-                f"the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
-                f"{self.trainer.state.iteration}); none of them was taken. Lower --lr, set --clip-grad 1, or try "
-                "--precision fp32."
+                f"the loss or the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
+                f"{self.trainer.state.iteration}); steps with such gradients are not taken. {NONFINITE_REMEDY}"
             )
 
     def _save(self) -> None:

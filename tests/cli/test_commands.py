@@ -272,7 +272,7 @@ def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, b
     checkpoint = json.loads(cli("info", best, "--json").out)
     assert checkpoint["network"] == "fer48" and checkpoint["classes"] == list(DEMO_CLASSES)
     run = json.loads(cli("info", finished_run, "--json").out)
-    assert run["epochs written"] == 3 and "best.pt" in run["checkpoints"] and run["summary"]["status"] == "completed"
+    assert run["epochs written"] == 8 and "best.pt" in run["checkpoints"] and run["summary"]["status"] == "completed"
     path = cli("pack", "demo:70", "--quiet").out.splitlines()[-1]
     assert json.loads(cli("info", path, "--json").out)["count"] == 70
     for place in (best, finished_run, path):

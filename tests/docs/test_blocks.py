@@ -1,5 +1,7 @@
 """Every code block of README.md and of the site's pages is run, in its order, in the form of blocks.as_tested."""
 
+import json
+
 import pytest
 from blocks import LANGUAGES, ROOT, as_tested, blocks_of, command_lines, pages
 
@@ -18,6 +20,21 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, path):
             page.run(block)
         except (Exception, SystemExit) as error:
             pytest.fail(f"{path.relative_to(ROOT)}, line {block.line}: {type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["docs/index.md", "docs/tutorials/first-run.md", "docs/ja/quick-start.md"])
+def test_the_documented_first_run_shows_a_network_that_has_learned_something(page, path):
+    """At chance one face in seven is right, and a calibration of such a network means nothing."""
+    first = next(
+        command
+        for block in blocks_of((ROOT / path).read_text(encoding="utf-8")) if block.language == "bash"
+        for command in command_lines(block.text) if command.startswith("fer-ignite train")
+    )  # fmt: skip
+    page._command(f"{as_tested(first)} --name first --exist-ok")
+    summary = json.loads((page.folder / "runs/first/summary.json").read_text(encoding="utf-8"))
+    assert summary["test"]["accuracy"] > 0.5 and summary["val"]["calibrated"]
+    assert 0.05 <= summary["val"]["temperature"] <= 20
 
 
 def test_every_page_writes_its_blocks_in_a_language_that_is_run_or_as_text():
@@ -40,6 +57,8 @@ def test_trainings_are_shortened_and_what_they_say_themselves_is_kept():
     assert as_tested("fer-ignite train --data a.csv") == "fer-ignite train --data a.csv --limit-train 256 --epochs 1"
     assert as_tested("fer-ignite train --epochs 3 --data d  # why") == "fer-ignite train --epochs 3 --data d --limit-train 256"
     assert as_tested("scripts/fer-ignite train") == "scripts/fer-ignite train --data demo:700 --limit-train 256 --epochs 1"
+    assert as_tested("fer-ignite train --data demo:700 --epochs 8") == "fer-ignite train --data demo:700 --epochs 8"
+    assert as_tested("fer-ignite train --data demo:7000 --epochs 8").endswith("--limit-train 256")
     assert as_tested("torchrun -m fer_ignite train --data d").endswith("--limit-train 256 --epochs 1")
     assert as_tested("fer-ignite train --print-config") == "fer-ignite train --print-config"
     assert as_tested("fer-ignite train --data d --epochs 2 --limit-train 9", spare=True).endswith("--limit-train 9 --tta none --no-plots")

@@ -22,16 +22,16 @@ def picture(uri):
 
 
 def test_the_surest_mistakes_come_first():
-    chances_NK = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    logits_NK = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]]).log()
     labels_N = torch.tensor([0, 0, 0, 1])  # wrong: rows 1 (0.7), 2 (0.8), 3 (0.6)
-    assert confident_mistakes(chances_NK, labels_N, count=2) == [2, 1]
-    assert confusion_cells(chances_NK, labels_N) == {(0, 0): [0], (0, 1): [2, 1], (1, 0): [3]}
+    assert confident_mistakes(logits_NK, labels_N, temperature=2.0, count=2) == [2, 1]
+    assert confusion_cells(logits_NK, labels_N, temperature=2.0) == {(0, 0): [0], (0, 1): [2, 1], (1, 0): [3]}
 
 
 def test_a_page_holds_a_bounded_number_of_faces():
     torch.manual_seed(0)
     for classes, faces in ((7, 20_000), (100, 60_000)):
-        cells = confusion_cells(torch.rand(faces, classes).softmax(1), torch.randint(classes, (faces,)))
+        cells = confusion_cells(torch.rand(faces, classes), torch.randint(classes, (faces,)), temperature=1.0)
         assert 1000 < sum(map(len, cells.values())) <= 1500
 
 

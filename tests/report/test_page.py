@@ -242,7 +242,7 @@ def test_runs_of_one_name_are_told_apart(finished_run):
 
 def test_settings_tell_what_was_changed(facts):
     rows = {row["name"]: row for row in facts["settings"]}
-    assert rows["epochs"]["changed"] and rows["epochs"]["value"] == "3" and rows["epochs"]["help"]
+    assert rows["epochs"]["changed"] and rows["epochs"]["value"] == "8" and rows["epochs"]["help"]
     assert not rows["momentum"]["changed"]
     (odd,) = [row for row in setting_rows({"lr": 0.1, HOSTILE: 1}) if row["group"] == "unknown"]
     assert odd["name"] == HOSTILE and odd["changed"]

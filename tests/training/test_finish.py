@@ -5,8 +5,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from fer_ignite import StepEvents, build_session, train
-from fer_ignite.training.checkpoints import load_checkpoint
+from fer_ignite import StepEvents, build_session, evaluate, train
+from fer_ignite.training.checkpoints import load_checkpoint, write_checkpoint
 from fer_ignite.training.finish import best_network, finish, split_stream, time_to_accuracy
 
 
@@ -102,14 +102,37 @@ def test_another_split_is_prepared_as_val_is(made):
     assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(session.faces.indices["test"].tolist())
 
 
-def test_val_is_calibrated_with_the_temperature_that_was_fitted_on_it(tiny):
-    summary = train(tiny())
+def calibrated_by(temperature, monkeypatch):
+    monkeypatch.setattr("fer_ignite.training.finish.fit_temperature", lambda logits_NK, labels_N: temperature)
+
+
+def test_all_splits_have_the_temperature_that_was_fitted_on_val(tiny, finished_run):
+    summary = json.loads((finished_run / "summary.json").read_text())
     val, test = summary["val"], summary["test"]
+    assert val["calibrated"] and 0.05 <= val["temperature"] <= 20
     assert val["temperature"] == test["temperature"] == val["single_view"]["temperature"] != 1
+    assert load_checkpoint(finished_run / "checkpoints" / "best.pt")["temperature"] == val["temperature"]
     assert val["ece_calibrated"] != val["ece"]
 
 
-def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd):
+def test_a_network_at_chance_is_not_calibrated_and_its_checkpoint_stores_no_temperature(tiny):
+    summary = train(tiny(epochs=1, lr=1e-6))
+    for report in (summary["val"], summary["test"], summary["val"]["single_view"]):
+        assert (report["temperature"], report["calibrated"]) == (1.0, False) and report["ece_calibrated"] == report["ece"]
+    assert "temperature" not in load_checkpoint(Path(summary["folder"]) / "checkpoints" / "best.pt")
+
+
+def test_a_temperature_of_an_earlier_end_goes_where_the_next_end_finds_none(made, monkeypatch):
+    session = made()
+    reason = session.run()
+    for fitted in (0.5, None):
+        calibrated_by(fitted, monkeypatch)
+        finish(session, reason)
+        assert load_checkpoint(session.folder.checkpoints / "best.pt").get("temperature") == fitted
+
+
+def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd, monkeypatch):
+    calibrated_by(0.5, monkeypatch)
     def scored_by(accuracy_of):
         def setup(session):
             @session.evaluator.on(Events.COMPLETED)
@@ -122,11 +145,12 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd):
     folder = Path(train(tiny(**settings), handlers=[scored_by(lambda epoch: epoch / 10)])["folder"])
     assert load_checkpoint(folder / "checkpoints" / "best.pt")["trainer"]["iteration"] == 12
     told = load_checkpoint(folder / "checkpoints" / "best.pt")["temperature"]
+    calibrated_by(0.7, monkeypatch)
     early = folder / "checkpoints" / "step-4.pt"
     summary = train(tiny(**settings, resume=str(early)), handlers=[scored_by(lambda epoch: 0.0)])
     assert "went back behind" in capfd.readouterr().err and summary["best"]["epoch"] == 1
     left = load_checkpoint(folder / "checkpoints" / "best.pt")
-    assert left["trainer"]["iteration"] == 12 and left["temperature"] == told  # not that of a network that isn't in it
+    assert left["trainer"]["iteration"] == 12 and left["temperature"] == told == 0.5  # not that of a network that isn't in it
 
 
 def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
@@ -142,3 +166,56 @@ def test_a_run_without_a_built_in_handler_ends_with_a_summary(tiny, name):
 
     summary = train(tiny(epochs=1, plots=True, tta="none"), handlers=[take_off])
     assert summary["status"] == "completed" and 0 <= summary["val"]["accuracy"] <= 1
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_network(path):
+    content = load_checkpoint(path)
+    content["model"] = {name: value.reshape(-1)[:1] for name, value in content["model"].items()}
+    with path.open("wb") as file:
+        write_checkpoint(content, file)
+
+
+def folder_in_its_place(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, other_network, folder_in_its_place, lambda path: path.write_bytes(b"")])
+def test_a_run_whose_best_checkpoint_was_damaged_while_it_trained_scores_the_last_network(tiny, damage, capfd):
+    def setup(session):
+        @session.evaluator.on(Events.COMPLETED)
+        def give(engine):
+            engine.state.metrics["accuracy"] = 1.0 - session.trainer.state.epoch / 10
+
+        @session.trainer.on(Events.EPOCH_STARTED(once=2))
+        def harm():
+            damage(session.folder.checkpoints / "best.pt")
+
+    summary = train(tiny(), handlers=[setup])
+    assert summary["status"] == "completed" and summary["test"]["n"] == 14
+    said = capfd.readouterr().err
+    assert "best.pt" in said and "the last network is scored" in said and "last.pt" in said
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, folder_in_its_place, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_a_run_that_goes_on_with_a_damaged_best_checkpoint_says_so_and_chooses_anew(tiny, damage, epochs, capfd):
+    folder = Path(train(tiny())["folder"])
+    best = folder / "checkpoints" / "best.pt"
+    damage(best)
+    (folder / "summary.json").unlink()
+    summary = train(tiny(epochs=epochs, resume="auto"))
+    said = capfd.readouterr().err
+    assert summary["status"] == "completed" and summary["epochs"] == epochs and summary["test"]["n"] == 14
+    assert "best.pt" in said and "chosen among the epochs from here on" in said
+    if epochs == 2:  # nothing was left to train
+        assert "the last network is scored" in said and not best.exists()
+    else:
+        assert summary["best"]["epoch"] in (3, 4) and load_checkpoint(best)["trainer"]["iteration"] == 4 * summary["best"]["epoch"]
+        assert evaluate(best, quiet=True)["n"] == 14

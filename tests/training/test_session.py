@@ -1,4 +1,5 @@
 import logging
+import math
 import random
 
 import numpy as np
@@ -6,9 +7,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from fer_ignite import RunEvents, StepEvents, build_session
-from fer_ignite.errors import ConfigError
-from fer_ignite.training.checkpoints import state_digest
+from fer_ignite import RunEvents, StepEvents, build_session, train
+from fer_ignite.errors import ConfigError, NonFiniteError
+from fer_ignite.training.checkpoints import newest_valid, state_digest
 from fer_ignite.training.events import REMOVAL_EFFECTS
 from fer_ignite.training.session import global_random_state, restore_global_random_state, versions
 from fer_ignite.training.stopping import StopReason
@@ -389,3 +390,62 @@ def test_with_stale_flags_gone_a_step_is_taken_after_the_norm_s_handler_is_remov
     session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, lambda engine: taken.append(bool(engine.state.step_taken)))
     session.run()
     assert taken == [True] * 8
+
+
+SAID = r"iteration \d+.*Lower --lr, set --clip-grad 1, or try --precision fp32"
+
+
+@pytest.mark.parametrize(
+    "settings", [
+        {}, {"tta": "none"}, {"precision": "bf16"}, {"model_ema": True}, {"momentum": 0.99}, {"tensorboard": True}, {"save_iterations": 1},
+        {"grad_accum_steps": 2}, {"monitor": "loss"}, {"patience": 3}, {"plots": True}, {"epochs": 9},
+    ], ids=str,
+)  # fmt: skip
+def test_a_run_that_diverges_ends_with_exit_code_3_and_says_where_and_what_to_try(tiny, settings):
+    with pytest.raises(NonFiniteError, match=SAID) as ended:
+        train(tiny(**{"opt": "sgd", "lr": 1000.0, "weight_decay": 0.1, "epochs": 4, **settings}))
+    assert ended.value.exit_code == 3
+
+
+def never_finite(of):
+    """A handler that makes the loss of every step NaN: with its gradients, or beside finite ones."""
+
+    def setup(session):
+        def spoil(engine):
+            engine.state.loss = engine.state.loss * math.nan if of == "gradients" else engine.state.loss + math.nan
+
+        before = session.trainer.add_event_handler(StepEvents.LOSS_READY, spoil)
+        session.trainer._event_handlers[StepEvents.LOSS_READY].reverse()  # ahead of the backward pass
+        return before
+
+    return setup
+
+
+@pytest.mark.parametrize("of", ["gradients", "loss"])
+@pytest.mark.parametrize("epochs", [1, 2, 5])  # 4, 8 and 20 steps: fewer and more than --nonfinite-patience
+def test_a_run_without_one_finite_step_fails_however_short_it_is(tiny, of, epochs):
+    with pytest.raises(NonFiniteError, match="the loss or the gradients were not finite in.*" + SAID):
+        train(tiny(epochs=epochs), handlers=[never_finite(of)])
+
+
+def test_weights_that_are_not_finite_never_reach_a_resume_point(tiny, tmp_path):
+    def setup(session):
+        @session.trainer.on(StepEvents.OPTIMIZER_STEPPED(once=6))
+        def spoil(engine):
+            next(session.model.parameters()).data.view(-1)[0] = math.inf
+
+    with pytest.raises(NonFiniteError, match=r"weights are not finite at iteration 6.*no resume point was written"):
+        train(tiny(save_iterations=1), handlers=[setup])
+    newest = newest_valid(tmp_path / "run" / "checkpoints")
+    assert newest is not None and newest.path.name == "step-5.pt"
+    assert all(value.isfinite().all() for value in newest.mapping["model"].values())
+
+
+def test_a_single_step_that_is_not_taken_is_no_failure(tiny):
+    def setup(session):
+        @session.trainer.on(Events.ITERATION_STARTED(once=3))
+        def spoil(engine):
+            engine.state.batch.images_BCHW.fill_(math.nan)
+
+    summary = train(tiny(tensorboard=True), handlers=[setup])
+    assert (summary["status"], summary["skipped_steps"]) == ("completed", 1)

@@ -180,3 +180,59 @@ def test_a_refused_resume_leaves_the_configuration_as_it_was(tiny):
     with pytest.raises(ConfigError, match="iterations"):
         train(tiny(epochs=3, batch_size=16, resume="auto", override=("batch_size", "sched")))
     assert (folder / "config.yaml").read_bytes() == before
+
+
+def scores_of(*values):
+    """A handler that gives the evaluations' accuracies, by epoch."""
+
+    def setup(session):
+        @session.evaluator.on(Events.COMPLETED)
+        def give(engine):
+            engine.state.metrics["accuracy"] = values[session.trainer.state.epoch - 1]
+
+    return setup
+
+
+FALLING = scores_of(0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+
+
+def stopped_early(tiny, handler=FALLING, **settings):
+    summary = train(tiny(patience=2, epochs=8, **settings), handlers=[handler])
+    assert (summary["status"], summary["epochs"]) == ("early_stopped", 3)  # epoch 1 is the best, 2 and 3 bring nothing
+    return summary
+
+
+@pytest.mark.parametrize(("patience", "epochs", "status"), [(4, 5, "early_stopped"), (3, 4, "early_stopped"), (0, 8, "completed")])
+def test_a_run_that_stopped_early_goes_on_under_more_patience(tiny, patience, epochs, status):
+    stopped_early(tiny)
+    summary = train(tiny(patience=patience, epochs=8, resume="auto"), handlers=[FALLING])
+    assert (summary["status"], summary["epochs"]) == (status, epochs)
+    assert summary["best"]["epoch"] == 1
+
+
+def test_more_patience_gives_the_network_that_it_would_have_given_from_the_start(tiny):
+    whole = train(tiny(name="whole", patience=4, epochs=8), handlers=[FALLING])
+    stopped_early(tiny)
+    assert train(tiny(patience=4, epochs=8, resume="auto"), handlers=[FALLING])["weights_sha256"] == whole["weights_sha256"]
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_no_more_patience_than_was_used_up_leaves_nothing_to_do(tiny, patience):
+    stopped_early(tiny)
+    before = json.loads(Path(tiny().out, "run", "summary.json").read_text())
+    summary = train(tiny(patience=patience, epochs=8, resume="auto"), handlers=[FALLING])
+    assert (summary["epochs"], summary["finished"]) == (3, before["finished"])
+
+
+def test_patience_does_not_revive_a_run_that_its_user_s_handler_stopped(tiny):
+    def stop(session):
+        session.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: session.stop())
+
+    train(tiny(patience=5, epochs=8), handlers=[stop])
+    assert train(tiny(patience=9, epochs=8, resume="auto"))["epochs"] == 2
+
+
+def test_more_patience_on_a_run_killed_before_its_summary_goes_on_too(tiny):
+    folder = Path(stopped_early(tiny)["folder"])
+    (folder / "summary.json").unlink()
+    assert train(tiny(patience=4, epochs=8, resume="auto"), handlers=[FALLING])["epochs"] == 5
