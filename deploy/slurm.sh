@@ -5,7 +5,8 @@
 #
 # What follows the script goes to "fer-ignite train". SHARED is a folder that all machines see under the same name; runs and
 # packs lie in it. Three minutes before the time is over Slurm sends SIGTERM: the run saves at its current step and leaves
-# with 143, and the job goes back into the queue, where the same line continues it. Other codes end it.
+# with 143, and the job goes back into the queue, where the same line continues it. SIGUSR1, SIGUSR2 and SIGHUP do the same
+# (exit codes 138, 140, 129), for sites whose scripts send those. Other codes end it.
 #SBATCH --job-name=fer-ignite
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -25,7 +26,7 @@ export FER_IGNITE_CACHE="$SHARED/packs"
 code=0
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --resume auto --quiet "$@" || code=$?
-if [ "$code" -eq 143 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+case "$code" in
+    129 | 138 | 140 | 143) scontrol requeue "$SLURM_JOB_ID" ;;
+esac
 exit "$code"

@@ -30,7 +30,6 @@ from fer_ignite.training.logging import close_run_logger, run_logger
 from fer_ignite.training.records import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
-from fer_ignite.training.stopping import StopReason
 from fer_ignite.training.wiring import wire
 
 __all__ = ["build_session", "launch_folds", "launch_seeds", "launch_training", "train"]
@@ -186,8 +185,7 @@ def _work(local_rank: int, job: Job) -> Outcome:
                 say_what_was_done(session, summary, job)
         finally:
             close_run_logger()
-        code = {StopReason.SIGINT: 130, StopReason.SIGTERM: 143}.get(reason, 0)
-        return Outcome(code, str(summary["status"]), None, summary)
+        return Outcome(reason.exit_code, str(summary["status"]), None, summary)
 
 
 @contextlib.contextmanager

@@ -10,28 +10,46 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["SignalFlag", "Terminated", "die_with_parent", "raise_on_sigterm", "reset_signals"]
+__all__ = ["SIGNAL_CODES", "SignalFlag", "Terminated", "die_with_parent", "raise_on_sigterm", "reset_signals", "stop_signals"]
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Sent by schedulers ahead of a time limit (Slurm's --signal) and when a terminal closes; Windows has none of them.
+_NOTICE_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+# Exit codes of a run that a stop signal has ended.
+SIGNAL_CODES = frozenset(128 + signum for signum in (*_END_SIGNALS, *_NOTICE_SIGNALS))
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_S = 0.5
 _WATCHER = "fer-ignite-parent-watch"
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Signals that stop a run in good order: SIGINT, SIGTERM, and SIGHUP, SIGUSR1, SIGUSR2 unless they are ignored.
+
+    Source: ``nohup`` starts its command with SIGHUP ignored.
+    """
+    return (*_END_SIGNALS, *(signum for signum in _NOTICE_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN))
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived where nobody had asked for a soft stop yet.
+    """A stop signal other than SIGINT arrived before the run could stop at a step.
 
     A kind of KeyboardInterrupt, so that ``except Exception`` in user code doesn't keep the process alive.
+
+    Args:
+        signum: the signal's number.
     """
 
-    signum = int(signal.SIGTERM)
+    def __init__(self, signum: int = int(signal.SIGTERM)) -> None:
+        super().__init__()
+        self.signum = signum
 
 
 class SignalFlag:
-    """Notes SIGINT and SIGTERM in ``signum`` (0: none yet); a second signal ends the process at once.
+    """Stores the number of a received stop signal in ``signum`` (0: none yet); see :func:`stop_signals`.
 
-    The first signal is a wish that all processes answer together at the next step; a handler that did more would run in
-    the middle of a save or of a collective operation.
+    All processes read it at the next step and stop together; a handler that did more would run in the middle of a save
+    or of a collective operation. A second SIGINT or SIGTERM ends the process at once. SIGHUP, SIGUSR1 and SIGUSR2 never
+    do: schedulers and terminals send them together with SIGTERM, or to a process and to its launcher.
     """
 
     def __init__(self) -> None:
@@ -41,7 +59,7 @@ class SignalFlag:
     def install(self) -> "SignalFlag":
         """Start listening. Outside the main thread, where Python has no signals, the flag just stays 0."""
         if threading.current_thread() is threading.main_thread():
-            for signum in _STOP_SIGNALS:
+            for signum in stop_signals():
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 
@@ -58,9 +76,11 @@ class SignalFlag:
         self.restore()
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signum:
+        ends = signum in _END_SIGNALS
+        if ends and self.signum in _END_SIGNALS:
             os._exit(128 + signum)
-        self.signum = signum
+        if ends or not self.signum:
+            self.signum = signum
 
 
 def reset_signals(_worker: int = 0) -> None:
@@ -70,7 +90,8 @@ def reset_signals(_worker: int = 0) -> None:
     and needs batches up to the end of its step.
     Source: forked workers inherit Python's handlers, and would otherwise save checkpoints or never end.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, *_NOTICE_SIGNALS):
+        signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "sigwaitinfo"):  # else, on macOS, nobody says who sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -85,12 +106,14 @@ def _heed_parent(parent_pid: int) -> None:
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM raises Terminated, as SIGINT raises KeyboardInterrupt."""
+    """Within the block SIGINT raises KeyboardInterrupt, and every other stop signal Terminated."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = ((signal.SIGTERM, _raise_terminated), (signal.SIGINT, signal.default_int_handler))
-    previous = {signum: signal.signal(signum, handler) for signum, handler in handlers}
+    previous = {
+        signum: signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else _raise_terminated)
+        for signum in stop_signals()
+    }
     try:
         yield
     finally:
@@ -131,5 +154,5 @@ def _die() -> NoReturn:
     os._exit(128 + 9)
 
 
-def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _raise_terminated(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated(signum)

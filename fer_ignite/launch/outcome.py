@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.errors import FerError
+from fer_ignite.launch.guards import SIGNAL_CODES
 
 __all__ = [
     "FINAL_CODES",
@@ -25,8 +27,8 @@ __all__ = [
     "write_record",
 ]
 
-# Told to stop, non-finite, started wrongly: starting the same again would be wrong.
-FINAL_CODES = frozenset({2, 3, 5, 130, 143})
+# Stopped by a signal, non-finite, wrong from the start: starting the same again would be wrong.
+FINAL_CODES = frozenset({2, 3, 5}) | SIGNAL_CODES
 
 # What a healthy process meets when another one is gone or silent: the consequence of a failure, not its cause.
 _LOST_PEER = re.compile(
@@ -91,7 +93,7 @@ def record_of(error: BaseException, *, rank: int) -> Record:
         return Record(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
     if isinstance(error, KeyboardInterrupt):
         signum = getattr(error, "signum", 2)
-        name = "SIGTERM" if signum == 15 else "SIGINT"
+        name = signal.Signals(signum).name
         return Record(rank, Outcome(128 + signum, "interrupted", f"Interrupted by {name}."), ok=False)
     if isinstance(error, SystemExit):
         text = f"the code called sys.exit({error.code!r}) in the middle of the run"

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.launch.guards import stop_signals
 from fer_ignite.launch.outcome import Outcome, read_records
 from fer_ignite.launch.plan import Plan, foreign_variables
 from fer_ignite.launch.verdict import Ending, verdict
@@ -76,11 +77,11 @@ class Family:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Forward SIGINT and SIGTERM to the children; the second one kills them."""
+        """Forward stop signals to the children; the second SIGINT or SIGTERM kills them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {signum: signal.signal(signum, self._forward) for signum in (signal.SIGINT, signal.SIGTERM)}
+        previous = {signum: signal.signal(signum, self._forward) for signum in stop_signals()}
         try:
             yield
         finally:
@@ -117,10 +118,10 @@ class Family:
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
         self.signals.append(signum)
         self.signalled_s = self.signalled_s or time.monotonic()
-        if len(self.signals) == 1:
-            self._send(signum)
-        else:
+        if sum(number in (signal.SIGINT, signal.SIGTERM) for number in self.signals) > 1:
             self._kill_rest()
+        else:
+            self._send(signum)
 
     def _kill_rest(self) -> None:
         self.killed.update(child for child in self.children if child.exitcode is None)

@@ -46,6 +46,14 @@ class StopReason(IntEnum):
     TIME_LIMIT = 2
     SIGINT = 3
     SIGTERM = 4
+    SIGHUP = 5
+    SIGUSR1 = 6
+    SIGUSR2 = 7
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, 0 for the reasons that are no signal."""
+        return 128 + signal.Signals[self.name] if self >= StopReason.SIGINT else 0
 
 
 STATUS = {
@@ -54,6 +62,9 @@ STATUS = {
     StopReason.TIME_LIMIT: "time_limit",
     StopReason.SIGINT: "interrupted",
     StopReason.SIGTERM: "interrupted",
+    StopReason.SIGHUP: "interrupted",
+    StopReason.SIGUSR1: "interrupted",
+    StopReason.SIGUSR2: "interrupted",
 }
 
 
@@ -208,7 +219,7 @@ class Votes:
         if self.deadline is not None and now > self.deadline:
             reason = StopReason.TIME_LIMIT
         if number := self.signal_number():
-            reason = StopReason.SIGINT if number == signal.SIGINT else StopReason.SIGTERM
+            reason = StopReason[signal.Signals(number).name]
         return torch.tensor([int(reason), int(wished), int(now - self.last_save > self.save_every_s), self.not_taken])
 
     def _count_not_taken(self) -> None:

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from fer_ignite.config import check, merged
 from fer_ignite.errors import ConfigError, FerError, error_of
 from fer_ignite.launch import Outcome
+from fer_ignite.launch.guards import SIGNAL_CODES
 from fer_ignite.runs import launch_training
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.session import Session
@@ -108,7 +109,7 @@ def run_trial(
 
 def _figure(optuna: Any, trial: Any, outcome: Outcome) -> float:
     code, message = outcome.exit_code, outcome.message or outcome.status
-    if code in (130, 143):
+    if code in SIGNAL_CODES:
         try_again(trial.study, trial)
         raise InterruptedTrial(code)
     if code == 3:

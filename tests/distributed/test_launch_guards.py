@@ -90,3 +90,33 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_notice_signal_stops_softly_and_never_ends_the_process_at_once(name):
+    number = getattr(signal, name)
+    with SignalFlag() as flag:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert flag.signum == number
+        os.kill(os.getpid(), signal.SIGTERM)  # as schedulers send it behind their notice
+        assert flag.signum == signal.SIGTERM
+
+
+def test_sighup_stays_ignored_where_nohup_ignores_it():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalFlag() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert flag.signum == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_stop_signal_before_the_first_step_raises_with_its_number(name):
+    number = getattr(signal, name)
+    with pytest.raises(Terminated) as ended, raise_on_sigterm():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert ended.value.signum == number

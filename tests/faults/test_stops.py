@@ -14,7 +14,7 @@ support = importlib.import_module("support")
 from fer_ignite.training.checkpoints import load_checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.slow
-CODES = {"SIGTERM": 143, "SIGINT": 130}
+CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
 def settings_of(faces, tmp_path, nproc=2, **changed):

@@ -130,7 +130,7 @@ def test_two_tasks_with_srun_s_variables_make_one_run_of_two_processes(slurm, tm
     assert (tmp_path / "packs" / "packs").is_dir()  # shared, because one task builds it for all
 
 
-@pytest.mark.parametrize(("code", "queued"), [(143, True), (1, False), (0, False)])
+@pytest.mark.parametrize(("code", "queued"), [(143, True), (129, True), (138, True), (140, True), (1, False), (0, False)])
 def test_a_job_goes_back_into_the_queue_after_slurm_s_signal_only(slurm, tmp_path, code, queued):
     assert slurm(f"#!/usr/bin/env bash\nexit {code}\n").returncode == code
     log = tmp_path / "scontrol.log"
