@@ -27,6 +27,7 @@ __all__ = [
     "from_layers",
     "merged",
     "parse_duration",
+    "parse_yaml",
     "read_yaml",
 ]
 
@@ -42,6 +43,8 @@ OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 }
 # Settings that suit one optimizer only: a layer that names another optimizer replaces them by its own or by the defaults.
 OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "opt_eps")
+
+_LARGEST_YAML = 1_000_000  # bytes
 
 GROUPS = ("Data", "Augmentation", "Model", "Loss", "Optimizer", "Schedule", "Training", "Output", "Launch")
 
@@ -71,10 +74,24 @@ def _split_text(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def parse_yaml(text: str) -> Any:
+    """The plain values in YAML text.
+
+    Raises:
+        ValueError: it is not YAML, holds an impossible date, or is nested too deeply; with the parser's reason.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _read_mapping(value: Any) -> Any:
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+        return parse_yaml(value) if isinstance(value, str) else value
+    except ValueError:
         raise ValueError("needs to be a mapping in YAML, e.g. '{widths: [32, 64]}'") from None
 
 
@@ -369,6 +386,11 @@ class Config(BaseModel):
             raise ValueError("milestones: sched multistep needs at least one epoch, e.g. 30,45")
         if self.name is not None and (self.name in {".", ".."} or "/" in self.name or "\0" in self.name):
             raise ValueError(f"name: got {self.name!r}, needs one folder name without '/'; --out says where it goes")
+        if self.name is not None and (not self.name.isprintable() or self.name.startswith("-")):
+            raise ValueError(f"name: got {self.name!r}, needs printable characters and no '-' at the beginning")
+        for field, value in self:
+            if any("\0" in text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)):
+                raise ValueError(f"{field}: got {value!r}, needs text without NUL characters")
         if self.nesterov and self.opt == "sgd" and self.momentum == 0:
             raise ValueError("nesterov: needs momentum above 0; set --no-nesterov or --momentum 0.9")
         return self
@@ -420,17 +442,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, or not a mapping of settings.
+        ConfigError: no such file, no regular file, above 1 MB, not YAML, or not a mapping of settings.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a device or a pipe could be read for ever
+            raise ConfigError(f"{path} can't be read as a configuration: it is no regular file; name a YAML file.")
+        if Path(path).stat().st_size > _LARGEST_YAML:
+            raise ConfigError(f"{path} is above {_LARGEST_YAML:,} bytes, and a configuration has at most that.")
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path} can't be read as a configuration: {reason}.") from None
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import yaml
 
@@ -85,6 +87,36 @@ def test_a_file_that_holds_no_settings_is_refused_by_its_name(tmp_path, content)
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         read_yaml(file)
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "a: " + "{b: " * 5_000, "a: 2020-13-45"])
+def test_yaml_that_can_t_be_parsed_is_refused_in_one_sentence(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml is not valid YAML"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_a_device_a_pipe_and_a_large_file_are_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large.yaml").write_bytes(b"#" * 1_000_001)
+    for path, said in (("/dev/zero", "no regular file"), (tmp_path / "pipe", "no regular file"), (tmp_path / "large.yaml", "at most")):
+        with pytest.raises(ConfigError, match=said):
+            read_yaml(path)
+
+
+@pytest.mark.parametrize("name", ["-x", "a\nb", "\x1b[2J", "a\tb", "a\0b"])
+def test_a_name_with_control_characters_or_a_leading_dash_is_refused(name):
+    with pytest.raises(ConfigError, match="name"):
+        check({"name": name})
+
+
+TEXTS = [name for name, field in Config.model_fields.items() if field.annotation in (str, str | None)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_setting_takes_text_with_a_nul_character(name):
+    with pytest.raises(ConfigError, match=name):
+        check({name: "a\0b"})
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])

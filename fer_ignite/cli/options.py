@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
-import yaml
 from click.shell_completion import CompletionItem
 
-from fer_ignite.config import GROUPS, Config, field_facts
+from fer_ignite.config import GROUPS, Config, field_facts, parse_yaml
 from fer_ignite.errors import ConfigError
 
 __all__ = ["ConfigCommand", "config_options", "given_settings"]
@@ -108,8 +107,8 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
             raise ConfigError(f"--set {assignment!r} assigns nothing; write --set key=value, e.g. --set lr=0.05.")
         key = key.strip().replace("-", "_")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse_yaml(text)
+        except ValueError:
             value = text
         if key in given and given[key] != value and str(given[key]) != text:
             raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {value!r}; keep one of them.")

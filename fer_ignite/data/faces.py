@@ -1,6 +1,7 @@
 """The faces of a run, whatever they came from: classes, labels, roles, statistics, and a feed of raw pixels."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,7 +175,14 @@ def faces_of_dataset(make: Callable[..., Any], *, name: str, val_fraction: float
     Raises:
         DataError: no train split, no class names, or labels outside of them.
     """
+    _require_factory(make, name)
     parts = {split: make(split=split) for split in SPLITS}
+    for split, part in parts.items():
+        if part is not None and not (hasattr(part, "__len__") and (not len(part) or hasattr(part, "__getitem__"))):
+            raise DataError(
+                f"{name}(split={split!r}) returned {type(part).__name__}; it must return a map-style data set "
+                "(with __len__ and __getitem__) or None."
+            )
     if parts["train"] is None or not len(parts["train"]):
         raise DataError(f"{name}(split='train') gave no data; it must return a data set with at least one sample.")
     classes = tuple(str(label) for label in getattr(parts["train"], "classes", ()))
@@ -197,6 +205,20 @@ def faces_of_dataset(make: Callable[..., Any], *, name: str, val_fraction: float
         classes, Targets(labels, len(classes)), indices, side_px, channels, mean, std,
         fingerprint=f"dataset:{name}:{len(labels)}", source=name, fetch=fetch,
     )  # fmt: skip
+
+
+def _require_factory(make: Any, name: str) -> None:
+    """Refuses, before it is called, what can't be called as ``make(split="train")``."""
+    try:
+        inspect.signature(make).bind(split="train")
+    except TypeError:
+        raise DataError(
+            f"{name} is no data set: it can't be called as {name.split(':')[-1]}(split='train'); name a class or a function "
+            "that takes split and returns a data set of (image, label)."
+        ) from None
+    except ValueError:  # a builtin without a signature
+        if not callable(make):
+            raise
 
 
 def _labels(part: Any) -> NDArray[np.int64]:
