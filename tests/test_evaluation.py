@@ -119,7 +119,7 @@ def diverged(best, tmp_path):
 
 def test_a_network_without_finite_outputs_is_neither_scored_nor_asked(best, tmp_path):
     path = diverged(best, tmp_path)
-    with pytest.raises(NonFiniteError, match="not finite.*use an earlier checkpoint"):
+    with pytest.raises(NonFiniteError, match=r"not finite.*use an earlier checkpoint"):
         evaluate(path, quiet=True)
     with pytest.raises(NonFiniteError, match="not finite"):
         load_network(path, device="cpu").probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8))

@@ -29,7 +29,8 @@ def test_the_record_describes_input_and_output_for_those_who_have_only_the_file(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "format 2"), ({"classes": []}, "names"), ({"classes": "happy"}, "'classes'"), ({"temperature": 0}, "temperature"), ({"temperature": 2.0**100}, "within 0.05 to 20"),
+        ({"format": 2}, "format 2"), ({"classes": []}, "names"), ({"classes": "happy"}, "'classes'"), ({"temperature": 0}, "temperature"),
+        ({"temperature": 2.0**100}, "within 0.05 to 20"),
         ({"temperature": True}, "'temperature'"), ({"preprocessing": None}, "'preprocessing'"), ({"tta": 3}, "'tta'"),
         ({"preprocessing": {**PREPARATION, "resize_px": 10**9}}, "size"), ({"preprocessing": {**PREPARATION, "channels": 2}}, "size"),
     ],

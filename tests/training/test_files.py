@@ -156,7 +156,8 @@ def test_a_damaged_history_is_rebuilt_from_the_resume_point_s_lines_and_named(fo
     assert [entry["epoch"] for entry in other.read_history()] == [1, 2]
     assert len(other.results.read_text().splitlines()) == 3
     (said,) = other.take_warnings()
-    assert "history.jsonl" in said and "damaged" in said and (folder.path / "damaged" / "1-history.jsonl").read_bytes() == LINE[:20] + b"\xff"
+    assert "history.jsonl" in said and "damaged" in said
+    assert (folder.path / "damaged" / "1-history.jsonl").read_bytes() == LINE[:20] + b"\xff"
 
 
 def test_a_whole_history_is_kept_without_a_word_and_a_missing_one_is_written_again(folder):

@@ -296,7 +296,7 @@ def test_weights_that_are_not_finite_never_reach_a_resume_point(tiny, tmp_path):
         def spoil(engine):
             next(session.model.parameters()).data.view(-1)[0] = math.inf
 
-    with pytest.raises(NonFiniteError, match="weights are not finite at iteration 6.*no resume point was written"):
+    with pytest.raises(NonFiniteError, match=r"weights are not finite at iteration 6.*no resume point was written"):
         train(tiny(save_iterations=1), handlers=[setup])
     newest = newest_valid(tmp_path / "run" / "checkpoints")
     assert newest is not None and newest.path.name == "step-5.pt"
