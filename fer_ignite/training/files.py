@@ -216,7 +216,8 @@ def _json_of(content: bytes) -> Any:
 
 def _frames(content: bytes) -> tuple[list[bytes], bool]:
     """The records whose checksums are right, with these; and whether nothing but a last, cut one was left out."""
-    frames, place, whole = [], 0, True
+    frames: list[bytes] = []
+    place, whole = 0, True
     while place + 12 <= len(content):
         (size,) = struct.unpack_from("<Q", content, place)
         if content[place + 8 : place + 12] != _checksum(content[place : place + 8]):
@@ -245,7 +246,7 @@ def _checksum(data: bytes) -> bytes:
 
 def _step(frame: bytes) -> int | None:
     """The record's step; None where it is no event."""
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboardX.proto.event_pb2 import Event
 
     try:
