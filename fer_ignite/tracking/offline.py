@@ -15,7 +15,7 @@ def wandb_reached(folder: Path) -> dict[str, int]:
 
     Source: wandb 0.31; a LevelDB log of ``Record`` messages behind 7 bytes.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto import wandb_internal_pb2
 
     reached: dict[str, int] = {}

@@ -246,7 +246,7 @@ def _checksum(data: bytes) -> bytes:
 
 def _step(frame: bytes) -> int | None:
     """The record's step; None where it is no event."""
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboardX.proto.event_pb2 import Event
 
     try:

@@ -31,8 +31,9 @@ def test_the_documented_first_run_shows_a_network_that_has_learned_something(pag
         for block in blocks_of((ROOT / path).read_text(encoding="utf-8")) if block.language == "bash"
         for command in command_lines(block.text) if command.startswith("fer-ignite train")
     )  # fmt: skip
-    page._command(f"{as_tested(first)} --name first --exist-ok")
-    summary = json.loads((page.folder / "runs/first/summary.json").read_text(encoding="utf-8"))
+    page._command(f"{as_tested(first)} --out shown")
+    (file,) = page.folder.glob("shown/*/summary.json")
+    summary = json.loads(file.read_text(encoding="utf-8"))
     assert summary["test"]["accuracy"] > 0.5 and summary["val"]["calibrated"]
     assert 0.05 <= summary["val"]["temperature"] <= 20
 

@@ -32,8 +32,9 @@ WIDTH = 100  # about 40 KB of weights
 def wire(folder: Path, *, width: int = WIDTH):
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     model = torch.nn.Linear(width, width)
-    values = {"kind": "step", "classes": ["a", "b"], "world_size": 1, "outcome": "running", "elapsed": 0.0, "history": ""}
-    values["temperature"] = 1.0
+    values = {
+        "kind": "step", "classes": ["a", "b"], "world_size": 1, "outcome": "running", "elapsed": 0.0, "history": "", "temperature": 1.0,
+    }  # fmt: skip
     states = {
         name: PlainState({} if dict in entry.types else values[name])
         for name, entry in SCHEMA.items()
