@@ -25,18 +25,22 @@ except ImportError:  # Windows
 __all__ = ["LOCK_NAME", "RunLock", "hold_folder", "lock_folder"]
 
 LOCK_NAME = "run.lock"
+_LOCKS: weakref.WeakSet["RunLock"] = weakref.WeakSet()  # of this process, for the error's sentence
 
 
 class RunLock:
     """A held lock.
 
     Attributes:
+        folder: what it locks.
         warning: one sentence where this system can't lock, for the caller to print; else None.
     """
 
-    def __init__(self, handle: int, *, warning: str | None = None) -> None:
+    def __init__(self, handle: int, *, folder: Path, warning: str | None = None) -> None:
         self._handle: int | None = handle
+        self.folder = folder.resolve()
         self.warning = warning
+        _LOCKS.add(self)
         if hasattr(os, "register_at_fork"):
             # A forked loader worker shares the lock, and would keep it after the run was killed.
             held = weakref.ref(self)
@@ -68,7 +72,7 @@ def lock_folder(folder: str | os.PathLike[str]) -> RunLock:
     except BaseException:
         os.close(handle)
         raise
-    return RunLock(handle, warning=warning)
+    return RunLock(handle, folder=folder, warning=warning)
 
 
 @contextlib.contextmanager
@@ -87,6 +91,11 @@ def _lock(handle: int, folder: Path) -> str | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if _is_own(folder):
+            raise FolderInUseError(
+                f"{shown(folder)} is in use by an open session of this process; close it with session.close(), "
+                "or choose another name."
+            ) from None
         raise FolderInUseError(
             f"{shown(folder)} is in use by {_holder(handle)}; wait for it, stop it, or choose another --name or --out."
         ) from None
@@ -95,6 +104,10 @@ def _lock(handle: int, folder: Path) -> str | None:
             raise
         return f"This file system has no locks: take care that no second run writes to {shown(folder)}."
     return None
+
+
+def _is_own(folder: Path) -> bool:
+    return any(lock.folder == folder.resolve() and lock._handle is not None for lock in _LOCKS)
 
 
 def _sign(handle: int) -> None:

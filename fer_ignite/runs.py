@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ __all__ = ["build_session", "launch_folds", "launch_seeds", "launch_training", "
 logger = logging.getLogger("fer_ignite")
 
 Handlers = Sequence[Callable[[Session], Any]]
+
+# Sessions of this process by their folders, so that a second one can close the first.
+_SESSIONS: dict[Path, tuple[weakref.ref[Session], Job]] = {}
 
 
 def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) -> dict[str, Any]:
@@ -239,10 +243,12 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
 
     The run's folder is made and locked, as by :func:`train`; ``session.close()``, or the end of a ``with`` block, gives it
-    free. :func:`fer_ignite.training.finish.finish` scores the best network before that, and writes the summary.
+    free; so does a second session of this process in the same folder, and a first one that never trained leaves nothing.
+    :func:`fer_ignite.training.finish.finish` scores the best network before that, and writes the summary.
     """
     require_config("build_session", config)
     check_callables(handlers)
+    _close_session_in(config)
     job, lock = prepare(config, config.model_dump(include=config.model_fields_set), handlers=handlers)
     if job.finished is not None:
         lock.release()
@@ -258,4 +264,15 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
         raise
     session.at_close.callback(lock.release)
     session.at_close.callback(close_run_logger)
+    _SESSIONS[folder.path.resolve()] = weakref.ref(session), job
     return session
+
+
+def _close_session_in(config: Config) -> None:
+    """Closes an open session of this process in the same folder: a notebook's cell that is run a second time."""
+    if config.name is None or (path := (Path(config.out) / config.name).resolve()) not in _SESSIONS:
+        return
+    reference, job = _SESSIONS.pop(path)
+    if (session := reference()) is not None:
+        session.close()
+        undo(job)

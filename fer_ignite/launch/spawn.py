@@ -1,5 +1,6 @@
 """The launcher's side of several processes: start them, forward signals, end them together, find the cause."""
 
+import ast
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -208,6 +210,7 @@ def _check_start(plan: Plan, function: Callable[..., object], args: tuple[Any, .
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise ConfigError("--start-method fork was given, but this process already uses CUDA: use spawn.")
         return
+    _check_main_module()
     try:
         ForkingPickler.dumps((function, args))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -215,6 +218,41 @@ def _check_start(plan: Plan, function: Callable[..., object], args: tuple[Any, .
             f"Something given to the run can't be sent to other processes ({error}): "
             "put functions and classes at the top level of a module, not into a notebook or a function."
         ) from None
+
+
+def _check_main_module() -> None:
+    """Refuses a main program that a started process can't import, or that would start processes again while imported.
+
+    Source: multiprocessing.spawn imports the parent's main program by its file, except a package's ``__main__``.
+    """
+    main = sys.modules["__main__"]
+    path, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    if path is None or (spec is not None and spec.name.rpartition(".")[2] == "__main__"):
+        return
+    if not os.path.exists(path):
+        raise ConfigError(
+            f"Several processes need a program in a file, which each of them imports; this one comes from {os.path.basename(path)}. "
+            "Save it as a .py file, or use nproc=1."
+        )
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is vars(main) and frame.f_code.co_name == "<module>" and not _is_guarded(path, frame.f_lineno):
+            raise ConfigError(
+                f"{os.path.basename(path)}, line {frame.f_lineno}: every started process imports this file and would start processes "
+                'again; put the call under `if __name__ == "__main__":`, or use nproc=1.'
+            )
+        frame = frame.f_back
+
+
+def _is_guarded(path: str, line: int) -> bool:
+    """Whether a line of a Python file stands in a block under a condition on ``__name__``; true where it can't be read."""
+    try:
+        with tokenize.open(path) as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return True
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and node.lineno <= line <= (node.end_lineno or 0)]
+    return any(isinstance(part, ast.Name) and part.id == "__name__" for block in blocks for part in ast.walk(block.test))
 
 
 @contextmanager

@@ -256,3 +256,23 @@ def listening(pid: int) -> list[str]:
         line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()
     ]
     return [row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+UNGUARDED = "from fer_ignite import Config, train\ntrain(Config(data='demo:140', epochs=1, out={out!r}), nproc=2)\n"
+
+
+@pytest.mark.parametrize("form", ["script", "if True", "function", "standard input"])
+def test_a_program_without_a_main_guard_is_refused_before_anything_starts(tmp_path, form):
+    text = UNGUARDED.format(out=str(tmp_path / "runs"))
+    if form == "if True":
+        text = text.replace("train(Config", "if True:\n    train(Config")
+    if form == "function":
+        text = text.replace("train(Config", "def main():\n    train(Config") + "\nmain()\n"
+    (tmp_path / "mine.py").write_text(text)
+    piped = {"input": text} if form == "standard input" else {}
+    command = [sys.executable, "-" if piped else str(tmp_path / "mine.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, **piped)
+    said = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and "ConfigError" in said, ended.stderr
+    assert ("comes from" if piped else 'if __name__ == "__main__":') in said
+    assert not list((tmp_path / "runs").rglob("*.pt"))

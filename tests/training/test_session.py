@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Events
 
 from fer_ignite import RunEvents, StepEvents, build_session, train
-from fer_ignite.errors import ConfigError, NonFiniteError
+from fer_ignite.errors import ConfigError, FolderInUseError, NonFiniteError
 from fer_ignite.training.checkpoints import newest_valid, state_digest
 from fer_ignite.training.events import REMOVAL_EFFECTS
 from fer_ignite.training.session import global_random_state, restore_global_random_state, versions
@@ -449,3 +449,13 @@ def test_a_single_step_that_is_not_taken_is_no_failure(tiny):
 
     summary = train(tiny(tensorboard=True), handlers=[setup])
     assert (summary["status"], summary["skipped_steps"]) == ("completed", 1)
+
+
+def test_a_second_session_in_the_same_folder_closes_the_first(tiny):
+    first = build_session(tiny())
+    second = build_session(tiny())
+    second.run()
+    second.close()
+    first.close()
+    with pytest.raises(FolderInUseError, match="holds a run"):
+        build_session(tiny())
