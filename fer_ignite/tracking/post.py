@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,22 @@ logger = logging.getLogger("fer_ignite")
 _MOST_WAITING = 100_000
 _VALUES_PER_LETTER = 500  # MLflow takes 1000 in a request
 _RETRY_S = 2.0
+_BUSY_TRIALS = 10  # of a delivery that fails while the server answers, before it is left out
 _GRACE_S = 5.0  # at the end, for a trial that is under way while the server is away
 
 
 @dataclass(frozen=True)
 class Point:
-    """Values of one iteration, by name."""
+    """Values of one iteration, by name.
+
+    Attributes:
+        time_ms: Unix time in milliseconds when the point was made; equal in every trial, so that a repetition can be
+            told from a second point.
+    """
 
     values: Mapping[str, float]
     step: int
+    time_ms: int = field(default_factory=lambda: int(1000 * time.time()), compare=False)
 
 
 class Post:
@@ -37,15 +44,17 @@ class Post:
         title: the tracker's name for people.
         deliver: sends points.
         away: why the tracker's server does not answer, or None where it does.
+        refused: whether an error is final; otherwise it may be a time limit or an overload, and is tried again. A delivery
+            that failed may have arrived all the same: ``deliver`` is called again with the same points.
         settled: called when nothing waits any more.
     """
 
     def __init__(
         self, title: str, deliver: Callable[[Sequence[Point]], Any], *, away: Callable[[], str | None],
-        settled: Callable[[], Any] = lambda: None,
+        settled: Callable[[], Any] = lambda: None, refused: Callable[[Exception], bool] = lambda error: True,
     ) -> None:  # fmt: skip
         self.title = title
-        self._deliver, self._away, self._settled = deliver, away, settled
+        self._deliver, self._away, self._settled, self._refused = deliver, away, settled, refused
         self._letters: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
         self._said: set[str] = set()
         self._leaving = threading.Event()
@@ -109,19 +118,24 @@ class Post:
                 self._settled()
 
     def _insist(self, send: Callable[[], Any]) -> bool:
-        answered = False
+        failed = 0  # trials in a row that failed while the server answered
         while True:
             try:
                 send()
             except Exception as error:  # whatever a tracker's package raises: the training goes on
                 reason = self._away()
-                if reason is None and not answered:
-                    answered = True  # it may have come back between the trial and the question: once more
+                if reason is None and not failed:
+                    failed = 1  # it may have come back between the trial and the question: once more
+                    continue
+                if reason is None and failed < _BUSY_TRIALS and not self._refused(error):
+                    failed += 1
+                    if self._leaving.wait(_RETRY_S):
+                        return False
                     continue
                 if reason is None:
                     self._say("refused", "%s refused a part of the record (%s); the training goes on", self.title, _first_line(error))
                     break
-                answered = False
+                failed = 0
                 self._failing, self._failures = True, self._failures + 1
                 self._say("away", "%s; the training goes on, and what is missing is sent when it answers again", reason)
                 self._hurry.wait(_RETRY_S)

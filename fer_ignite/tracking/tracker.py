@@ -48,7 +48,7 @@ class Tracker(ABC):
         self.run_name, self.project, self.register, self.folder = run, project, register, folder
         self.known: dict[str, int] = {}
         self.reached: dict[str, int] = {}
-        self.post = Post(self.title, self.deliver, away=self.away, settled=self._keep_reached)
+        self.post = Post(self.title, self.deliver, away=self.away, settled=self._keep_reached, refused=self.refused)
         self.opened = self.ended = False
 
     # -- what a tracker does in its own way
@@ -83,6 +83,10 @@ class Tracker(ABC):
     def away(self) -> str | None:
         """A sentence's beginning that says why nothing arrives, or None where the server answers."""
         return None
+
+    def refused(self, error: Exception) -> bool:
+        """Whether an error is the server's final answer; otherwise the same is sent again."""
+        return True
 
     # -- what is the same for all
 

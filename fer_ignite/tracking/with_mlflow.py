@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ _PATIENCE = {
 }  # fmt: skip
 _LONGEST_PARAMETER = 6000
 _PARAMETERS_PER_REQUEST = 100
+_TRANSIENT_CODES = (408, 429)  # HTTP: time limit, too many requests
 
 
 class MLflowTracker(Tracker, MLflowLogger):
@@ -30,6 +30,7 @@ class MLflowTracker(Tracker, MLflowLogger):
 
     name = "mlflow"
     title = "MLflow"
+    _uncertain = False  # a request failed: the server may have carried it out
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> None:
@@ -114,8 +115,29 @@ class MLflowTracker(Tracker, MLflowLogger):
         self.note({name.replace(" ", "/", 1): value for name, value in metrics.items()}, int(step or 0))
 
     def deliver(self, points: Sequence[Point]) -> None:
-        self.client.log_batch(self.id, metrics=list(_metrics(points)))
+        metrics = list(_metrics(points))
+        if self._uncertain:
+            metrics = self._missing(metrics)
+        self._uncertain = True
+        if metrics:
+            self.client.log_batch(self.id, metrics=metrics)
+        self._uncertain = False
         self.mark(points)
+
+    def _missing(self, metrics: Sequence[Any]) -> list[Any]:
+        there = {
+            (name, metric.step, metric.timestamp)
+            for name in {metric.key for metric in metrics}
+            for metric in self.client.get_metric_history(self.id, name)
+        }
+        return [metric for metric in metrics if (metric.key, metric.step, metric.timestamp) not in there]
+
+    def refused(self, error: Exception) -> bool:
+        """Client errors are final, except a time limit and too many requests."""
+        from mlflow.exceptions import MlflowException
+
+        code = error.get_http_status_code() if isinstance(error, MlflowException) else 500
+        return 400 <= code < 500 and code not in _TRANSIENT_CODES
 
     def deliver_results(self, scores: Point, files: Sequence[Path], pictures: Sequence[Path], checkpoint: Path | None) -> None:
         self.deliver([scores])
@@ -141,11 +163,10 @@ class MLflowTracker(Tracker, MLflowLogger):
 def _metrics(points: Iterable[Point]) -> Iterable[Any]:
     from mlflow.entities import Metric
 
-    now = int(1000 * time.time())
     for point in points:
         for name, value in point.values.items():
             if not math.isinf(value):  # it would be stored as 1.8e308
-                yield Metric(name, value, now, point.step)
+                yield Metric(name, value, point.time_ms, point.step)
 
 
 def _absolute(place: str) -> str:

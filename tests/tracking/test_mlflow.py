@@ -246,3 +246,37 @@ def test_the_password_of_an_address_is_kept_out_of_the_run_s_folder(tiny, server
 def test_a_tracker_that_does_not_exist_is_refused(tiny):
     with pytest.raises(ConfigError, match="--track"):
         tiny(track="mlfow")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_batch_that_arrived_although_its_request_failed_is_not_sent_twice(tiny, server, monkeypatch, times):
+    log_batch, lost = mlflow.MlflowClient.log_batch, []
+
+    def lose_the_answer(client, run_id, metrics=(), **others):
+        answer = log_batch(client, run_id, metrics=metrics, **others)
+        if metrics and len(lost) < times:
+            lost.append(len(metrics))
+            raise mlflow.exceptions.MlflowException("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lose_the_answer)
+    summary = train(tiny(track="mlflow", project=f"lost{times}", epochs=2, log_every=1))
+    (run,) = records(server, f"lost{times}")
+    assert len(lost) == times
+    expect_the_table(server, run, Path(summary["folder"]))
+    assert [step for step, _ in points(server, run, "lr/group_0")] == list(range(1, 9))
+
+
+def test_a_batch_that_failed_before_it_arrived_is_sent_again(tiny, server, monkeypatch):
+    log_batch, lost = mlflow.MlflowClient.log_batch, []
+
+    def fail(client, run_id, metrics=(), **others):
+        if metrics and len(lost) < 3:
+            lost.append(len(metrics))
+            raise mlflow.exceptions.MlflowException("time limit")
+        return log_batch(client, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
+    train(tiny(track="mlflow", project="late", epochs=2, log_every=1))
+    (run,) = records(server, "late")
+    assert [step for step, _ in points(server, run, "lr/group_0")] == list(range(1, 9))
