@@ -3,11 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["POLICY", "Guard"]
+__all__ = ["FOREIGN_FILE", "POLICY", "Guard", "names_foreign_file"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,7 +23,13 @@ POLICY = (
 _HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff"))
 # Gradio fetches what follows for whoever asks; a page that uses no network has no use for it.
 _MAX_EVENT_BYTES = 1 << 20  # what the page sends of an event is some hundred bytes; files are sent apart
-_FETCHING = re.compile(r"/(file|proxy)=\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_FETCHING = re.compile(r"/(file|proxy)[=/]\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+# The only request whose body is no event. The path decides, not Content-Type: two parsers may read that header differently.
+_UPLOAD_PATH = "/gradio_api/upload"
+FOREIGN_FILE = "Pictures are uploaded; events name no other files or addresses."
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+_SINGLE_HEADERS = frozenset({"host", "origin", "content-type", "content-length", "transfer-encoding"})
 
 
 class Guard:
@@ -42,9 +48,9 @@ class Guard:
         if scope["type"] != "http":
             await self.application(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self.refusal(scope["path"], headers)
-        if refusal is None and scope["method"] == "POST" and not headers.get("content-type", "").startswith("multipart/"):
+        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        refusal = self.refusal_of_headers(pairs) or self.refusal(scope["path"], dict(pairs))
+        if refusal is None and scope["method"] not in _WITHOUT_BODY and scope["path"] != _UPLOAD_PATH:
             body = await _read(receive)
             refusal, receive = self.refusal_of_event(body), _again(body, receive)
         if refusal is not None:
@@ -57,6 +63,22 @@ class Guard:
             await send(message)
 
         await self.application(scope, receive, send_closed)
+
+    def refusal_of_headers(self, headers: Sequence[tuple[str, str]]) -> str | None:
+        """Why a request's headers are ambiguous, in a sentence; None where they are not.
+
+        Args:
+            headers: (name, value) in the order of the request; the names in lower case.
+        """
+        names = [name for name, _ in headers]
+        for name in sorted(_SINGLE_HEADERS):
+            if names.count(name) > 1:
+                return f"The header {name} may occur only once."
+        if {"content-length", "transfer-encoding"} <= set(names):
+            return "A request has either content-length or transfer-encoding."
+        if any("," in value for name, value in headers if name in _SINGLE_HEADERS):
+            return "A header that may occur only once holds a list."
+        return None
 
     def refusal(self, path: str, headers: dict[str, str]) -> str | None:
         """Why a request is refused, in a sentence; None where it is not.
@@ -80,26 +102,38 @@ class Guard:
         if len(body) > _MAX_EVENT_BYTES:
             return "No event of this page is that long."
         try:
-            waiting = [json.loads(body or b"null")]
+            event = json.loads(body or b"null")
         except (ValueError, RecursionError):
             return "Events are JSON."
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, dict):
-                if not self._may_name(value.get("path")):
-                    return "Pictures are uploaded; events name no other files or addresses."
-                waiting.extend(value.values())
-            elif isinstance(value, list):
-                waiting.extend(value)
-        return None
+        return FOREIGN_FILE if names_foreign_file(event, self.folder) else None
 
-    def _may_name(self, path: Any) -> bool:
-        if path is None:
-            return True
-        try:
-            return isinstance(path, str) and self.folder in Path(os.path.realpath(path)).parents
-        except (OSError, ValueError):
-            return False
+
+def names_foreign_file(value: Any, folder: Path) -> bool:
+    """Whether a parsed event names a file outside a folder, or an address, anywhere in it.
+
+    Args:
+        value: dicts, lists and scalars as JSON has them; each ``path`` of a dict is checked, links are followed.
+        folder: where uploads lie.
+    """
+    folder, waiting = Path(os.path.realpath(folder)), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if not _lies_in(value.get("path"), folder):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+    return False
+
+
+def _lies_in(path: Any, folder: Path) -> bool:
+    if path is None:
+        return True
+    try:
+        return isinstance(path, str) and folder in Path(os.path.realpath(path)).parents
+    except (OSError, ValueError):
+        return False
 
 
 async def _read(receive: Receive) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 from fer_ignite.data.images import MAX_FILE_BYTES, read_file_bytes
 from fer_ignite.demo.answering import Answer, Answerer
 from fer_ignite.demo.examples import Example
-from fer_ignite.demo.guarding import Application
+from fer_ignite.demo.guarding import FOREIGN_FILE, Application, names_foreign_file
 from fer_ignite.demo.telling import answer_html, examples_html
 from fer_ignite.errors import DataError
 
@@ -38,17 +38,18 @@ _KEPT_S = 600  # an uploaded file that nobody has looked at for so long is delet
 _PLAINLY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 
 
-def build_page(answerer: Answerer, examples: Sequence[Example], *, network: str, missing: str | None) -> Application:
+def build_page(answerer: Answerer, examples: Sequence[Example], *, network: str, missing: str | None, folder: Path) -> Application:
     """The page as an ASGI application.
 
     Args:
         examples: shown as buttons.
         network: its name, to be shown.
         missing: why no faces can be looked for, in a sentence; None where they can.
+        folder: where Gradio keeps uploads; events may name files there and nowhere else.
     """
     import gradio
 
-    with gradio.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as blocks:
+    with _blocks_class(gradio, folder)(title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as blocks:
         gradio.HTML(f"<h1>{_TITLE}</h1><p>{_LIMITS}</p>", elem_id="fer-head")
         with gradio.Row():
             with gradio.Column(min_width=300):
@@ -73,6 +74,18 @@ def build_page(answerer: Answerer, examples: Sequence[Example], *, network: str,
         drawn.click(example, None, parts, **_PLAINLY)
     blocks.queue(max_size=32, api_open=False)
     return _application(gradio, blocks)
+
+
+def _blocks_class(gradio: Any, folder: Path) -> Any:
+    class UploadedFilesOnly(gradio.Blocks):  # type: ignore[misc]
+        """Checks what Gradio itself has parsed, before it resolves any file: headers can't change what is checked here."""
+
+        async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
+            if names_foreign_file(inputs, folder):
+                raise gradio.Error(FOREIGN_FILE, print_exception=False)
+            return await super().preprocess_data(block_fn, inputs, *more, **named)
+
+    return UploadedFilesOnly
 
 
 class _Asked:

@@ -76,7 +76,7 @@ def _prepare(
     from fer_ignite.demo.page import build_page
 
     network = f"{printable(Path(path).name)}{' (ships with the package)' if checkpoint is None else ''}"
-    return build_page(Answerer(recogniser, reader), draw_examples(), network=network, missing=missing), missing
+    return build_page(Answerer(recogniser, reader), draw_examples(), network=network, missing=missing, folder=folder), missing
 
 
 def _detector(name: str | None) -> tuple["Detector | None", str | None]:

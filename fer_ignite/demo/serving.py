@@ -102,7 +102,11 @@ def serve(application: Application, taken: socket.socket, *, folder: Path, on_re
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     guard: Any = Guard(application, hosts=names_of(taken), folder=folder)
-    config = uvicorn.Config(guard, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_PATIENCE_S, server_header=False)
+    # h11: refuses a repeated Host and conflicting lengths itself.
+    config = uvicorn.Config(
+        guard, http="h11", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_PATIENCE_S,
+        server_header=False,
+    )  # fmt: skip
     server = Server(config)
     server.run(sockets=[taken])
     return 128 + server.ended_by
