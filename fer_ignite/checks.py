@@ -13,6 +13,7 @@ from fer_ignite.config import Config
 from fer_ignite.data.exclusion import read_exclusion
 from fer_ignite.data.faces import Faces, faces_of_dataset, faces_of_pack
 from fer_ignite.data.folds import faces_of_fold
+from fer_ignite.data.pack import announced_source, open_pack
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError
@@ -47,8 +48,6 @@ def pack_spec(config: Config) -> PackSpec:
 
 def pack_of(config: Config) -> tuple[Path | None, str | None]:
     """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
-    from fer_ignite.data.pack import open_pack
-
     if is_user_dataset(config.data):
         load_object(config.data, setting="--data")
         return None, None
@@ -60,7 +59,8 @@ def pack_of(config: Config) -> tuple[Path | None, str | None]:
 def open_faces(config: Config, pack: str | Path | None) -> Faces:
     """The faces of a pack, or of the user's data set that ``--data`` names; in the roles of a fold, where one is asked for."""
     if pack is not None:
-        faces = replace(faces_of_pack(pack), exclude=config.exclude)
+        faces = faces_of_pack(pack)
+        faces = replace(faces, exclude=config.exclude, source=announced_source(open_pack(pack), config.data))
     else:
         make = load_object(config.data, setting="--data")
         faces = faces_of_dataset(make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed)

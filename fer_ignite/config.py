@@ -120,7 +120,7 @@ class Config(BaseModel):
 
     # --- Data
     data: str = _setting(
-        "demo", "Class folders, fer2013.csv, a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
+        "demo", "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
         "Data", structural=True, min_length=1,
     )  # fmt: skip
     votes: str | None = _setting(None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", "Data", structural=True)
@@ -151,7 +151,7 @@ class Config(BaseModel):
     fold: int | None = _setting(
         None, "Train only the run that is judged by this fold of --folds, counted from 0.", "Data", structural=True, ge=0
     )
-    bad_images: Literal["stop", "skip"] = _setting("stop", "Unreadable images: list all and stop, or skip.", "Data")
+    bad_images: Literal["stop", "skip"] = _setting("stop", "Images and csv rows that can't be used: list all and stop, or skip and count them.", "Data")
     cache: str | None = _setting(None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data")
     channels: Literal["auto", "gray", "rgb"] = _setting("auto", "Colour of the stored faces.", "Data", structural=True)
     image_size: int | None = _setting(

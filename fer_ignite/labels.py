@@ -4,10 +4,15 @@ Two orders are in use and must never be mixed: the label codes of ``fer2013.csv`
 folders. Everything past a source speaks of names; numbers are positions in the pack's own list of names.
 """
 
-__all__ = ["FER2013_CODES", "FERPLUS_COLUMNS", "FERPLUS_TO_FER2013"]
+__all__ = ["FER2013_CODES", "FER2013_WORDS", "FERPLUS_COLUMNS", "FERPLUS_TO_FER2013"]
 
 # Position = the value of the csv's `emotion` column.
 FER2013_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+# What else the column holds in copies of the file: the expressions as words.
+FER2013_WORDS = {
+    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad", "surprised": "surprise",
+}  # fmt: skip
 
 # The ten vote columns of fer2013new.csv, in the file's order, as the file's header writes them.
 # "unknown" and "NF" (not a face) are no expressions: what they win is left out of training and scoring.

@@ -38,10 +38,12 @@ def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
     path, _ = pack_of(config)
     assert path is not None
-    from fer_ignite.data.pack import describe, open_pack
+    from fer_ignite.data.pack import announced_source, describe, open_pack
 
     pack = open_pack(path)
-    click.echo(json.dumps({**pack.manifest, "path": str(path)}, indent=2) if as_json else f"{describe(pack)}\n{path}")
+    source = announced_source(pack, data)
+    shown = {**pack.manifest, "source": source, "path": str(path)}
+    click.echo(json.dumps(shown, indent=2) if as_json else f"{describe(pack, source=source)}\n{path}")
     if preview:
         from fer_ignite.previews import draw_preview
 

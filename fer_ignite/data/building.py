@@ -3,6 +3,7 @@
 # Dimensions: N images, H W pixels, C channels, K classes.
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from fer_ignite.data.decoding import Decoded, Fit, Misfit, choose_fit, decode_al
 from fer_ignite.data.facts import ImageFacts, numbered, write_facts
 from fer_ignite.data.images import printable
 from fer_ignite.data.roles import decide_roles, joined_units
-from fer_ignite.data.samples import UNDECIDED, Samples, Source, choose_classes
+from fer_ignite.data.samples import Samples, Source, choose_classes
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import DataError
 
@@ -26,6 +27,8 @@ __all__ = ["build_pack"]
 _NPY_HEADER_BYTES = 128  # room for the header of pixels.npy, which is written last: skipped images change its shape
 _SHOWN = 20
 _PIECE = 1024
+
+logger = logging.getLogger("fer_ignite")
 
 
 class _Facts:
@@ -45,6 +48,7 @@ class _Facts:
                 decoded.sums_B2C,
                 decoded.blank_B,
                 decoded.bad,
+                decoded.misnamed,
             )
         )
 
@@ -54,6 +58,10 @@ class _Facts:
     @property
     def bad(self) -> list[str]:
         return [reason for piece in self.pieces for reason in piece.bad]
+
+    @property
+    def misnamed(self) -> list[str]:
+        return [path for piece in self.pieces for path in piece.misnamed]
 
 
 def build_pack(spec: PackSpec, source: Source, folder: Path, *, progress: bool) -> str:
@@ -71,6 +79,11 @@ def build_pack(spec: PackSpec, source: Source, folder: Path, *, progress: bool) 
     skipped = [f"{printable(name)}: {reason}." for name, reason in samples.refused] + facts.bad
     _refuse_bad(spec, source, skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0)
     samples = samples.take(facts.all("good_B"))
+    if misnamed := facts.misnamed:
+        logger.warning(
+            "%d files hold another image format than their names say (first: %s); they were read by what they hold.",
+            len(misnamed), printable(misnamed[0]),
+        )  # fmt: skip
     splits_N, roles = _roles(spec, source, samples, facts.all("digests_B16"))
     facts_of_images = ImageFacts(*(facts.all(name) for name in ("digests_B16", "sums_B2C", "blank_B")))
     described = {
@@ -158,16 +171,12 @@ def _refuse_bad(spec: PackSpec, source: Source, bad: list[str], *, left: int) ->
         shown = "; ".join(text.rstrip(".") for text in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         remedy = "repair or remove them, or pass --bad-images skip" if left else "none is left to pack"
-        raise DataError(f"{printable(source.where)}: {len(bad)} images can't be read ({shown}{more}); {remedy}.")
+        raise DataError(f"{printable(source.where)}: {len(bad)} of the images or rows can't be used ({shown}{more}); {remedy}.")
 
 
 def _roles(
     spec: PackSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
-    if source.kind == "fer2013 csv" and spec.split is None and (samples.splits_N == UNDECIDED).any():
-        raise DataError(
-            f"{printable(source.where)}, row 1: no column Usage to say what is train, val and test; give --split."
-        )
     copies_N = numbered(digests_N16)
     return decide_roles(
         samples.labels_N,

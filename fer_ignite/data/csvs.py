@@ -6,11 +6,14 @@ Row numbers in errors are a spreadsheet's: the header is row 1.
 # Dimensions: N images, H W pixels, C channels (1), K classes.
 
 import csv
+import gzip
 import hashlib
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +21,7 @@ from fer_ignite.data.images import printable
 from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files
 from fer_ignite.data.votes import Votes, apply_votes, read_votes
 from fer_ignite.errors import DataError
-from fer_ignite.labels import FER2013_CODES
+from fer_ignite.labels import FER2013_CODES, FER2013_WORDS
 
 __all__ = ["FerCsvSource", "ManifestSource", "columns_of", "file_stamp", "rows_of"]
 
@@ -27,6 +30,9 @@ _FIELD_LIMIT = 1 << 17  # characters; 2304 pixels need 9216
 # A dictionary is both the fastest reader and the strictest: only the 256 plain spellings are in it.
 _PIXEL = {str(value): value for value in range(256)}
 _EMOTION = {str(code): code for code in range(len(FER2013_CODES))}
+_EMOTION |= {name: code for code, name in enumerate(FER2013_CODES)}
+_EMOTION |= {word: FER2013_CODES.index(name) for word, name in FER2013_WORDS.items()}
+_GZIP = b"\x1f\x8b"
 
 
 class FerCsvSource:
@@ -83,8 +89,13 @@ def columns_of(path: Path) -> dict[str, int]:
     raise DataError(f"{printable(path)}: empty; its first row must name the columns.")
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves."""
+def rows_of(path: Path, *, broken: Callable[[int, str], None] | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves.
+
+    Args:
+        path: text, or text compressed by gzip.
+        broken: called with the number and the reason of a row that is no csv; None: such a row is an error.
+    """
     number = 0
     with _field_limit(), _opened(path) as file:
         rows = csv.reader(file, strict=True)
@@ -94,7 +105,13 @@ def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError(f"{printable(path)}, row {number + 1}: broken csv ({error}).") from None
+                if broken is None:
+                    raise DataError(f"{printable(path)}, row {number + 1}: broken csv ({error}).") from None
+                number += 1
+                broken(number, f"broken csv ({error})")
+                continue
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{printable(path)}, after row {number}: can't be read ({error}).") from None
             number += 1
             if row:
                 yield number, row
@@ -105,7 +122,12 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
     try:
         if not path.is_file():
             raise DataError(f"{printable(path)}: there is no such file.")
-        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        with path.open("rb") as raw:
+            head = raw.read(4096)
+        if not head.startswith(_GZIP) and b"\0" in head:
+            raise DataError(f"{printable(path)}: no text; a csv, or a csv compressed by gzip, is read.")
+        opening: Callable[..., Any] = gzip.open if head.startswith(_GZIP) else open
+        file = opening(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(path)}: can't be opened ({error}).") from None
     with file:
@@ -133,20 +155,27 @@ def file_stamp(path: Path) -> bytes:
 
 def _read_faces(path: Path) -> Samples:
     name = printable(path)
-    rows = rows_of(path)
+    refused: list[tuple[bytes, str]] = []
+    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
     places = _places(name, next(rows, (1, []))[1], ("emotion", "pixels"))
     emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
     width = max(places.values()) + 1
     pixels, labels, splits, numbers = bytearray(), bytearray(), bytearray(), []
     for number, row in rows:
-        if len(row) != width:
-            raise DataError(f"{name}, row {number}: {len(row)} fields; the header has {width}.")
-        labels.append(_one_of(_EMOTION, row[emotion_at], name, number, "emotion", "0 to 6"))
-        pixels += _pixels(row[pixels_at], name, number)
-        usage = UNDECIDED if usage_at is None else _usage(row[usage_at], name, number)
+        try:
+            if len(row) != width:
+                raise DataError(f"{name}, row {number}: {len(row)} fields; the header has {width}.")
+            label = _one_of(_EMOTION, row[emotion_at], name, number, "emotion", "0 to 6 or the expressions' names")
+            usage = UNDECIDED if usage_at is None else _usage(row[usage_at], name, number)
+            values = _pixels(row[pixels_at], name, number)
+        except DataError as error:
+            refused.append(_refusal(number, error))
+            continue
+        labels.append(label)
         splits.append(usage)
+        pixels += values
         numbers.append(number)
-    if not numbers:
+    if not numbers and not refused:
         raise DataError(f"{name}: no rows below the header.")
     return Samples(
         classes=FER2013_CODES,
@@ -154,7 +183,13 @@ def _read_faces(path: Path) -> Samples:
         labels_N=np.frombuffer(labels, dtype=np.uint8).astype(np.int64),
         splits_N=np.frombuffer(splits, dtype=np.uint8),
         pixels_NHWC=np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX, 1),
+        refused=tuple(refused),
     )
+
+
+def _refusal(number: int, error: DataError) -> tuple[bytes, str]:
+    """A row's number and the reason without the file's name, as :class:`Samples` lists what is refused."""
+    return b"row %d" % number, str(error).partition(f"row {number}: ")[2].removesuffix(".")
 
 
 def _places(name: str, header: list[str], needed: tuple[str, ...]) -> dict[str, int]:
@@ -189,21 +224,27 @@ def _usage(text: str, name: str, number: int) -> int:
 
 def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     name = printable(path)
-    rows = rows_of(path)
+    refused: list[tuple[bytes, str]] = []
+    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
     header = next(rows, (1, []))[1]
     places = _places(name, header, ("path", "label"))
     has_split, has_group = "split" in places, "group" in places
     ids, labels, splits, groups = [], [], [], []
     number_of: dict[str, int] = {}
     for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{name}, row {number}: {len(row)} fields; the header has {len(header)}.")
-        for column in ("path", "label", *(["group"] if has_group else [])):
-            if not row[places[column]].strip() or "\0" in row[places[column]]:
-                raise DataError(f"{name}, row {number}: {column} is empty or holds a zero byte.")
+        try:
+            if len(row) != len(header):
+                raise DataError(f"{name}, row {number}: {len(row)} fields; the header has {len(header)}.")
+            for column in ("path", "label", *(["group"] if has_group else [])):
+                if not row[places[column]].strip() or "\0" in row[places[column]]:
+                    raise DataError(f"{name}, row {number}: {column} is empty or holds a zero byte.")
+            split = _usage(row[places["split"]], name, number) if has_split else UNDECIDED
+        except DataError as error:
+            refused.append(_refusal(number, error))
+            continue
         ids.append(os.fsencode(row[places["path"]]))
         labels.append(printable(row[places["label"]].strip()))
-        splits.append(_usage(row[places["split"]], name, number) if has_split else UNDECIDED)
+        splits.append(split)
         if has_group:
             groups.append(number_of.setdefault(row[places["group"]].strip(), len(number_of)))
     classes, labels_N = np.unique(np.array(labels, dtype=str), return_inverse=True)
@@ -216,6 +257,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         splits_N=np.array(splits, dtype=np.uint8),
         root=path.resolve().parent,
         groups_N=np.array(groups, dtype=np.int64) if has_group else None,
+        refused=tuple(refused),
     )
     facts_N4 = _facts(samples)
     stamp = hashlib.sha256(file_stamp(path) + facts_N4[:, 2:].tobytes()).digest()

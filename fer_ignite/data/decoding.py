@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fer_ignite.data.images import fit_image, is_colourless, read_file_bytes, read_image
+from fer_ignite.data.images import MISNAMED, fit_image, is_colourless, read_file_bytes, read_image
 from fer_ignite.errors import DataError
 
 __all__ = ["Decoded", "Fit", "Misfit", "choose_fit", "decode_all", "measure", "refit"]
@@ -56,6 +56,7 @@ class Decoded:
         sums_B2C: int64, sums and sums of squares per channel.
         blank_B: bool, all pixels equal.
         bad: reasons, for the files that aren't good.
+        misnamed: good files whose suffix names another format.
     """
 
     good_B: npt.NDArray[np.bool_]
@@ -65,6 +66,7 @@ class Decoded:
     sums_B2C: npt.NDArray[np.int64]
     blank_B: npt.NDArray[np.bool_]
     bad: list[str]
+    misnamed: list[str] = field(default_factory=list)
 
 
 class Misfit(Exception):
@@ -176,6 +178,7 @@ def _decode_piece(piece: _Piece) -> Decoded:
     paths, fit, any_colour, keep_bytes = piece
     blobs: list[bytes] = []
     bad: list[str] = []
+    misnamed: list[str] = []
     good_B = np.zeros(len(paths), dtype=np.bool_)
     room_BHWC = np.empty((len(paths), fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
     for place, path in enumerate(paths):
@@ -191,10 +194,12 @@ def _decode_piece(piece: _Piece) -> Decoded:
             raise Misfit
         room_BHWC[len(blobs)] = fit_image(image, fit.side_px, fit.mode, fit.channels)
         blobs.append(blob)
+        if image.info.get(MISNAMED):
+            misnamed.append(path)
         good_B[place] = True
     images_BHWC = room_BHWC[: len(blobs)]
     facts = measure(images_BHWC)
-    return Decoded(good_B, images_BHWC[:0] if keep_bytes else images_BHWC, blobs if keep_bytes else [], *facts, bad)
+    return Decoded(good_B, images_BHWC[:0] if keep_bytes else images_BHWC, blobs if keep_bytes else [], *facts, bad, misnamed)
 
 
 def _workers(seconds: float) -> int:

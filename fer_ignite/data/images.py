@@ -25,6 +25,7 @@ __all__ = [
     "FORMAT_OF_SUFFIX",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
+    "MISNAMED",
     "fit_image",
     "is_colourless",
     "printable",
@@ -72,6 +73,8 @@ _TURN_OF_EXIF = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+# Key in an image's ``info``: whether its suffix names another format than it holds.
+MISNAMED = "fer_ignite misnamed"
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _SIXTEEN_BIT_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -86,7 +89,7 @@ def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
     """One image file, turned upright.
 
     Args:
-        path: a regular file (or a link to one) whose suffix names its format.
+        path: a regular file (or a link to one) whose suffix is that of an image; its format is read from its content.
         root: folder that the file must lie in once links are followed; None allows any place.
     Returns:
         An image of mode "L" or "RGB".
@@ -217,9 +220,12 @@ _FIT = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)) as image:
-            _refuse_header(image, name, expected)
+            _refuse_header(image, name)
+            misnamed = expected is not None and _format_of(image) != expected
             image.load()
-            return _plain(image, name)
+            plain = _plain(image, name)
+            plain.info[MISNAMED] = misnamed
+            return plain
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -234,10 +240,12 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
         raise DataError(f"{printable(name)}: broken {expected or 'image'} ({reason}).") from None
 
 
-def _refuse_header(image: Image.Image, name: Name, expected: str | None) -> None:
-    found = "JPEG" if image.format == "MPO" else image.format  # phones append a second JPEG and call the pair MPO
-    if expected is not None and found != expected:
-        raise DataError(f"{printable(name)}: named as {expected}, but it holds {found}; rename it to what it is.")
+def _format_of(image: Image.Image) -> str | None:
+    return "JPEG" if image.format == "MPO" else image.format  # phones append a second JPEG and call the pair MPO
+
+
+def _refuse_header(image: Image.Image, name: Name) -> None:
+    found = _format_of(image)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{printable(name)}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; scale it down first."

@@ -13,6 +13,7 @@ A pack is complete or isn't there: it is built in a folder of another name and r
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +173,23 @@ def open_pack(path: Path | str) -> Pack:
         raise DataError(f"{printable(path)}: damaged ({error}); build the pack again.") from None
 
 
-def describe(pack: Pack) -> str:
-    """A pack's facts as lines for people: counts, roles, duplicates, what was left out."""
+def announced_source(pack: Pack, data: str) -> str:
+    """What a run says that its data is: the path that was given, where an equal file elsewhere was packed first.
+
+    Args:
+        data: the setting; names that are no path (demo, kaggle:...) and packs keep the manifest's source.
+    """
+    path = Path(data)
+    return os.path.abspath(path) if path.exists() and not is_pack(path) else str(pack.manifest["source"])
+
+
+def describe(pack: Pack, *, source: str | None = None) -> str:
+    """A pack's facts as lines for people: counts, roles, duplicates, what was left out; `source` in place of its own."""
     manifest = pack.manifest
     kind = {1: "gray", 3: "RGB"}[pack.channels]
     lines = [
         f"{len(pack)} images, {pack.width} x {pack.height} {kind}, {len(pack.classes)} classes, "
-        f"from {manifest['source_kind']} {printable(manifest['source'])}",
+        f"from {manifest['source_kind']} {printable(source or manifest['source'])}",
         f"fingerprint {pack.fingerprint[:16]}, pack {printable(pack.path)}",
         *_table(pack),
         f"roles: {manifest['roles']}",

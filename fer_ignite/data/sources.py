@@ -18,7 +18,7 @@ __all__ = ["DEMO_COUNT", "find_source"]
 DEMO_COUNT = 3500
 _DEMO = re.compile(r"^demo(?::(\d{1,7}))?$")
 _KAGGLE = re.compile(r"^kaggle:([\w.-]+/[\w.-]+)$")
-_FACE_FILES = ("fer2013.csv", "icml_face_data.csv")
+_FACE_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013.csv.gz", "icml_face_data.csv.gz")
 
 
 def find_source(
@@ -61,8 +61,6 @@ def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -
 
 
 def _csv_source(path: Path, *, votes: Path | None, vote_mode: str) -> Source:
-    if path.suffix.lower() != ".csv":
-        raise DataError(f"{printable(path)}: neither a folder nor a .csv file.")
     columns = columns_of(path)
     if "emotion" in columns or "pixels" in columns:
         return FerCsvSource(path, votes=votes, vote_mode=vote_mode)

@@ -204,11 +204,11 @@ def test_all_bad_images_are_reported_at_once(data, tmp_path):
     with pytest.raises(DataError) as caught:
         build(data, tmp_path)
     text = str(caught.value)
-    assert "3 images can't be read" in text and "--bad-images skip" in text
+    assert "3 of the images or rows can't be used" in text and "--bad-images skip" in text
     assert all(name in text for name in ("bad.png", "val/sad/0.png", "pipe.jpg"))
     for index in range(30):
         (data / "train" / "happy" / f"bad{index}.png").touch()
-    with pytest.raises(DataError, match=r"33 images.*and 13 more"):
+    with pytest.raises(DataError, match=r"33 of the images.*and 13 more"):
         build(data, tmp_path)
     assert os.listdir(tmp_path / "cache" / "packs") == []
 
@@ -300,11 +300,11 @@ def test_a_face_csv_is_packed_with_its_roles_and_shrunk_on_wish(tmp_path):
     assert pack.sample_id(0) == "row 2"
 
 
-def test_a_face_csv_without_roles_asks_for_a_split(tmp_path):
+def test_a_face_csv_without_roles_is_split_8_1_1_as_folders_are(tmp_path):
     path = faces_csv(tmp_path / "train.csv", ["Training"] * 30)
     path.write_text("\n".join(line.rsplit(",", 1)[0] for line in path.read_text().splitlines()))
-    with pytest.raises(DataError, match=r"no column Usage.*--split"):
-        build(path, tmp_path)
+    splits = build(path, tmp_path).splits
+    assert [int((splits == place).sum()) for place in range(3)] == [24, 3, 3]
     assert set(build(path, tmp_path, split=(0.6, 0.2, 0.2)).splits.tolist()) == {0, 1, 2}
 
 
@@ -410,3 +410,25 @@ def test_the_real_fer2013_has_its_known_facts(tmp_path):
     assert (report["val_in_train"], report["test_in_train"], pack.manifest["blank"]) == (280, 288, 12)
     assert (round(pack.mean[0], 4), round(pack.std[0], 4)) == (0.5077, 0.2550)
     verify_pack(pack)
+
+
+def test_two_equal_files_announce_their_own_path(tmp_path):
+    from fer_ignite.checks import open_faces, pack_of
+    from fer_ignite.config import check
+
+    first = faces_csv(tmp_path / "first.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    second = tmp_path / "second.csv"
+    second.write_bytes(first.read_bytes())
+    for path in (first, second):
+        config = check({"data": str(path), "cache": str(tmp_path / "cache")})
+        pack, _ = pack_of(config)
+        assert open_faces(config, pack).source == str(path)
+
+
+def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
+    path = faces_csv(tmp_path / "a.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    path.write_text(path.read_text() + "\n@misc{a,\ntitle={x, y},\n}\n")
+    with pytest.raises(DataError, match=r"3 of the images or rows.*row 29.*--bad-images skip"):
+        build(path, tmp_path)
+    pack = build(path, tmp_path, bad_images="skip")
+    assert len(pack) == 27 and [text[:6] for text in pack.manifest["skipped"]] == ["row 29", "row 30", "row 31"]

@@ -56,7 +56,7 @@ def test_what_does_not_exist_is_refused(text, words):
 
 def test_files_of_other_kinds_are_refused_with_what_is_read(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"neither a folder nor a \.csv"):
+    with pytest.raises(DataError, match=r"no text; a csv, or a csv compressed by gzip, is read"):
         find_source(str(tmp_path / "a.png"))
     with pytest.raises(DataError, match=r"emotion,pixels,Usage .* or path,label"):
         find_source(write(tmp_path / "b.csv", "x,y\n"))
