@@ -151,7 +151,7 @@ class Config(BaseModel):
     fold: int | None = _setting(
         None, "Train only the run that is judged by this fold of --folds, counted from 0.", "Data", structural=True, ge=0
     )
-    bad_images: Literal["stop", "skip"] = _setting("stop", "Images and csv rows that can't be used: list all and stop, or skip and count them.", "Data")
+    bad_images: Literal["stop", "skip"] = _setting("stop", "Unusable images and csv rows: list them and stop, or skip them.", "Data")
     cache: str | None = _setting(None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data")
     channels: Literal["auto", "gray", "rgb"] = _setting("auto", "Colour of the stored faces.", "Data", structural=True)
     image_size: int | None = _setting(

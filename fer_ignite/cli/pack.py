@@ -21,9 +21,10 @@ _DATA = (
 @click.command("pack", cls=ConfigCommand, short_help="Read a data set once into a pack; look at it.")
 @click.argument("data")
 @click.option("--preview", metavar="FILE.png", help="Draw a sheet of 8x8 augmented train faces.")
+@click.option("--verify", is_flag=True, help="Read the whole pack and compare it with its checksums.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @config_options(*_DATA)
-def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
+def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags: Any) -> int:
     """Read DATA once into a pack in the cache, and say what is in it.
 
     Training does the same on first use. Prints the pack's path, which every command takes as --data.
@@ -38,9 +39,13 @@ def command(data: str, preview: str | None, as_json: bool, **flags: Any) -> int:
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
     path, _ = pack_of(config)
     assert path is not None
+    from fer_ignite.data.facts import verify_pack
     from fer_ignite.data.pack import announced_source, describe, open_pack
 
     pack = open_pack(path)
+    if verify:
+        verify_pack(pack)
+        click.echo("every file and every image has its checksum.", err=as_json)
     source = announced_source(pack, data)
     shown = {**pack.manifest, "source": source, "path": str(path)}
     click.echo(json.dumps(shown, indent=2) if as_json else f"{describe(pack, source=source)}\n{path}")

@@ -144,12 +144,15 @@ def _field_limit() -> Iterator[None]:
 
 
 def file_stamp(path: Path) -> bytes:
-    """Real path, size and time of a file, as one value that changes when it may have changed."""
+    """Real path, inode, size and times of a file, as one value that changes when it may have changed.
+
+    The change time can't be set by programs, so a file of equal size whose modification time was put back is noticed.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(path)}: can't be looked at ({error}).") from None
-    facts = (os.fsencode(os.path.realpath(path)), status.st_size, status.st_mtime_ns)
+    facts = (os.fsencode(os.path.realpath(path)), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hashlib.sha256(repr(facts).encode()).digest()
 
 
@@ -259,18 +262,18 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         groups_N=np.array(groups, dtype=np.int64) if has_group else None,
         refused=tuple(refused),
     )
-    facts_N4 = _facts(samples)
-    stamp = hashlib.sha256(file_stamp(path) + facts_N4[:, 2:].tobytes()).digest()
-    return drop_same_files(samples, facts_N4[:, :2]), stamp
+    facts_N5 = _facts(samples)
+    stamp = hashlib.sha256(file_stamp(path) + facts_N5[:, 1:].tobytes()).digest()
+    return drop_same_files(samples, facts_N5[:, :2]), stamp
 
 
 def _facts(samples: Samples) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    """Device, inode, size and time of each file, [N, 4]; zeros for what can't be looked at."""
-    facts_N4 = np.zeros((len(samples), 4), dtype=np.uint64)
+    """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
+    facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
     for index, name in enumerate(samples.ids):
         try:
             status = os.stat(os.path.join(samples.root or "", os.fsdecode(name)))
         except (OSError, ValueError):
             continue
-        facts_N4[index] = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns % 2**63
-    return facts_N4
+        facts_N5[index] = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns % 2**63, status.st_ctime_ns % 2**63
+    return facts_N5

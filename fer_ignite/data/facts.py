@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_ignite.data.decoding import measure
+from fer_ignite.data.integrity import checksums_of, manifest_checksum, verify_files
 from fer_ignite.data.pack import PACK_FORMAT, PACK_VERSION, Pack
 from fer_ignite.data.roles import report_duplicates
 from fer_ignite.data.samples import SPLITS, Samples
@@ -44,7 +45,7 @@ def write_facts(
     """
     splits_N = samples.splits_N
     duplicates, leaks_N = report_duplicates(numbered(facts.digests_N16), samples.labels_N, splits_N)
-    _write_arrays(folder, samples, leaks_N)
+    _write_arrays(folder, samples, leaks_N, facts.digests_N16)
     mean, std = _statistics(facts.sums_N2C, splits_N, pixels=shape[0] * shape[1])
     manifest = {
         "format": PACK_FORMAT,
@@ -67,12 +68,16 @@ def write_facts(
     }
     key = _content_key(folder, manifest)
     manifest["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    manifest["checksums"] = checksums_of(folder)
+    manifest["checksum"] = manifest_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return key
 
 
-def _write_arrays(folder: Path, samples: Samples, leaks_N: npt.NDArray[np.bool_]) -> None:
-    arrays: dict[str, Any] = {"labels": samples.labels_N, "splits": samples.splits_N, "leaks": leaks_N}
+def _write_arrays(
+    folder: Path, samples: Samples, leaks_N: npt.NDArray[np.bool_], digests_N16: npt.NDArray[np.uint8]
+) -> None:
+    arrays: dict[str, Any] = {"labels": samples.labels_N, "splits": samples.splits_N, "leaks": leaks_N, "digests": digests_N16}
     arrays |= {"soft": samples.soft_NK, "groups": samples.groups_N}
     for name, array in arrays.items():
         if array is not None:
@@ -82,11 +87,12 @@ def _write_arrays(folder: Path, samples: Samples, leaks_N: npt.NDArray[np.bool_]
 
 
 def verify_pack(pack: Pack) -> None:
-    """Reads every pixel again.
+    """Reads every file and every pixel again.
 
     Raises:
         DataError: they aren't those that the pack was made with.
     """
+    verify_files(pack.path, pack.manifest, limit_bytes=None)
     pieces = [measure(pack.read(np.arange(at, min(at + _PIECE, len(pack)))))[0] for at in range(0, len(pack), _PIECE)]
     shape = (pack.height, pack.width, pack.channels)
     found = fingerprint_of(pack.classes, shape, pack.labels, pack.splits, pack.soft, np.concatenate(pieces))

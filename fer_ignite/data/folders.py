@@ -40,12 +40,12 @@ class _Walk:
             return
         try:
             status = entry.stat()
-            facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         except OSError:  # a link that leads nowhere, or into itself; reading it will say so
-            facts = (0, 0, 0, 0)
+            facts = (0, 0, 0, 0, 0)
         self.ids.append(name)
         self.inodes.append(facts[:2])
-        self.digest.update(b"%d %d %d " % (len(name), *facts[2:]) + name)
+        self.digest.update(b"%d %d %d %d %d " % (len(name), *facts[1:]) + name)
 
 
 class FolderSource:

@@ -3,6 +3,7 @@
     manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, roles, what was left out
     pixels.npy      uint8 [N, H, W, C]; or, where that would be too large,
     images.bin      the files' own bytes, with image_ends.npy int64 [N]
+    digests.npy uint8 [N, 16], a hash of each image's pixels
     labels.npy int64, splits.npy uint8, leaks.npy bool; soft.npy float32 [N, K], groups.npy int64 where there are any
     ids.bin         the images' names one after another, with id_ends.npy int64 [N]
 
@@ -27,10 +28,10 @@ from fer_ignite.errors import DataError
 __all__ = ["PACK_FORMAT", "PACK_VERSION", "Pack", "describe", "is_pack", "map_array", "open_pack"]
 
 PACK_FORMAT = "fer_ignite pack"
-PACK_VERSION = 1
+PACK_VERSION = 2
 _NEEDED = (
     "classes", "height", "width", "channels", "count", "mean", "std", "fingerprint", "files", "counts", "duplicates",
-    "blank", "left_out", "skipped", "roles", "source", "source_kind", "storage", "fit",
+    "blank", "left_out", "skipped", "roles", "source", "source_kind", "storage", "fit", "checksums", "checksum",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from fer_ignite.data.building import build_pack
 from fer_ignite.data.facts import verify_pack
 from fer_ignite.data.images import printable
+from fer_ignite.data.integrity import verify_files
 from fer_ignite.data.pack import PACK_VERSION, open_pack
 from fer_ignite.data.samples import Source
 from fer_ignite.data.sources import PackSource, find_source
@@ -30,6 +32,8 @@ from fer_ignite.errors import ConfigError, DataError, StorageError
 __all__ = ["PackSpec", "cache_folder", "open_or_build", "verify_pack"]
 
 _STALE_S = 24 * 3600.0
+
+logger = logging.getLogger("fer_ignite")
 
 
 def cache_folder() -> Path:
@@ -59,7 +63,7 @@ def open_or_build(spec: PackSpec, *, cache: Path | None = None, progress: bool =
     """
     source = find_source(spec.data, votes=spec.votes, vote_mode=spec.vote_mode, any_classes=spec.classes is not None)
     if isinstance(source, PackSource) and spec.classes is None and spec.split is None:
-        return open_pack(source.path).path
+        return _sound(source.path)
     cache = cache_folder() if cache is None else cache
     stamp = cache / "stamps" / _stamp_name(spec, source)
     return _known(cache, stamp) or _build(spec, source, cache, stamp, progress=progress)
@@ -74,9 +78,21 @@ def _stamp_name(spec: PackSpec, source: Source) -> str:
 def _known(cache: Path, stamp: Path) -> Path | None:
     try:
         key = stamp.read_text(encoding="ascii").strip()
-        return open_pack(cache / "packs" / key).path
-    except (OSError, ValueError, DataError):
-        return None  # never built, cleared, or damaged: it is built anew
+    except (OSError, ValueError):
+        return None  # never built, or cleared
+    try:
+        return _sound(cache / "packs" / key)
+    except DataError as error:
+        if (cache / "packs" / key).exists():
+            logger.warning("the cached pack is built again: %s", error)
+        return None
+
+
+def _sound(folder: Path) -> Path:
+    """The folder of a pack whose files have their checksums; of a very large one a sample is checked."""
+    pack = open_pack(folder)
+    verify_files(pack.path, pack.manifest)
+    return pack.path
 
 
 def _build(spec: PackSpec, source: Source, cache: Path, stamp: Path, *, progress: bool) -> Path:
@@ -122,7 +138,7 @@ def _publish(folder: Path, target: Path) -> None:
             if not target.exists():
                 raise
         with contextlib.suppress(DataError):
-            open_pack(target)
+            _sound(target)
             return
         # Damaged: moved aside in one step, so that nobody ever sees half of it removed.
         aside = target.parent / f".damaged-{secrets.token_hex(4)}"

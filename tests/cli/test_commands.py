@@ -277,3 +277,7 @@ def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, b
     assert json.loads(cli("info", path, "--json").out)["count"] == 70
     for place in (best, finished_run, path):
         assert cli("info", place).code == 0
+
+
+def test_pack_verifies_a_pack_in_full(cli):
+    assert "has its checksum" in cli("pack", "demo:140", "--verify").out

@@ -432,3 +432,56 @@ def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
         build(path, tmp_path)
     pack = build(path, tmp_path, bad_images="skip")
     assert len(pack) == 27 and [text[:6] for text in pack.manifest["skipped"]] == ["row 29", "row 30", "row 31"]
+
+
+def flip_bit(path, place):
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "labels.npy", "splits.npy", "ids.bin", "digests.npy", "manifest.json"])
+def test_a_flipped_bit_in_any_file_of_a_cached_pack_is_found_and_the_pack_built_again(data, tmp_path, caplog, name):
+    pack = build(data, tmp_path)
+    intact = (pack.path / name).read_bytes()
+    place = intact.index(b'"std"') + 20 if name == "manifest.json" else len(intact) - 3
+    flip_bit(pack.path / name, place)
+    again = build(data, tmp_path)
+    assert again.path == pack.path and (again.path / name).read_bytes() == intact
+    assert "built again" in caplog.text and name in caplog.text
+
+
+def test_a_damaged_pack_that_is_named_as_data_is_refused(data, tmp_path):
+    pack = build(data, tmp_path)
+    flip_bit(pack.path / "pixels.npy", 200)
+    with pytest.raises(DataError, match=r"pixels\.npy: damaged between bytes 0 and"):
+        build(pack.path, tmp_path)
+
+
+def test_large_files_are_checked_by_a_sample_of_blocks_and_in_full_on_request(data, tmp_path, monkeypatch):
+    from fer_ignite.data import integrity
+
+    monkeypatch.setattr(integrity, "BLOCK_BYTES", 64)
+    pack = build(data, tmp_path)
+    flip_bit(pack.path / "pixels.npy", 300)
+    found = 0
+    for _ in range(200):
+        try:
+            integrity.verify_files(pack.path, pack.manifest, limit_bytes=1024)
+        except DataError:
+            found += 1
+    assert 0 < found < 200  # each start reads other blocks
+    with pytest.raises(DataError, match="damaged"):
+        verify_pack(pack)
+
+
+def test_a_csv_of_equal_size_and_time_that_changed_is_read_again(tmp_path):
+    path = faces_csv(tmp_path / "a.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    first = build(path, tmp_path)
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b"Training", b"Testing ", 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
+    assert build(path, tmp_path).fingerprint != first.fingerprint
