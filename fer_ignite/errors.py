@@ -4,6 +4,7 @@ __all__ = [
     "HELP_PAGE",
     "NONFINITE_OUTPUTS",
     "NONFINITE_REMEDY",
+    "NO_SHARED_MEMORY",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -19,6 +20,11 @@ NONFINITE_REMEDY = "Lower --lr, set --clip-grad 1, or try --precision fp32."
 NONFINITE_OUTPUTS = (
     "the network's outputs are not finite numbers: its training has diverged, or they overflow in fp16; use an earlier "
     "checkpoint, or --precision fp32."
+)
+
+NO_SHARED_MEMORY = (
+    "the loader processes of --workers find no room in shared memory (/dev/shm); enlarge it (Docker: --shm-size=2g or "
+    "--ipc=host), or use --workers 0."
 )
 
 

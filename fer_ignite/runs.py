@@ -15,7 +15,7 @@ from fer_ignite import errors
 from fer_ignite.announcing import say_what_was_done, say_what_will_be_done
 from fer_ignite.checks import check_callables, check_monitor, check_sendable, open_faces, require_config
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, FerError, error_of
+from fer_ignite.errors import ConfigError, FerError, StorageError, error_of
 from fer_ignite.imports import load_object
 from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.launch.groups import patient_group
@@ -23,7 +23,7 @@ from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.preparing import Job, default_name, held, prepare, undo
 from fer_ignite.statistics import mean_and_spread
-from fer_ignite.storage import write_json_durably
+from fer_ignite.storage import is_storage_failure, shown, write_json_durably
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.finish import finish
@@ -202,6 +202,12 @@ def _explained(config: Config) -> Iterator[None]:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
             raise FerError(_out_of_memory(config)) from None
         raise
+    except OSError as error:  # from a library that writes by itself, or from a user's handler
+        if not is_storage_failure(error):
+            raise
+        place = f"{shown(error.filename)} can't be written" if error.filename else "a write failed"
+        checked = f"{shown(config.out)}, the folder of temporary files and /dev/shm"
+        raise StorageError(f"{place}: {error.strerror}. Make room or repair {checked}, then continue with --resume auto.") from error
 
 
 def _out_of_memory(config: Config) -> str:

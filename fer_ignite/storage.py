@@ -21,6 +21,7 @@ from fer_ignite.errors import StorageError
 
 __all__ = [
     "clean_temporary",
+    "is_storage_failure",
     "publish_alias",
     "shown",
     "storage_errors",
@@ -35,6 +36,15 @@ _BUFFER_BYTES = 1 << 20
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 Reached = Callable[[str], None]
+
+_DEVICE_ERRORS = frozenset(
+    getattr(errno, name) for name in ("EIO", "ENOSPC", "EROFS", "EDQUOT", "EFBIG", "ENODEV", "ENXIO", "ESTALE") if hasattr(errno, name)
+)
+
+
+def is_storage_failure(error: OSError) -> bool:
+    """Whether an OSError says that a disk is full, read-only, over its quota, gone or broken."""
+    return error.errno in _DEVICE_ERRORS
 
 
 def shown(path: str | os.PathLike[str]) -> str:

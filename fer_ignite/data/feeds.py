@@ -6,6 +6,7 @@ mix-up partners are decided in one place, the plan.
 
 # Dimensions: B faces of a request, H W pixels, C channels, K expressions.
 
+import errno
 import random
 import time
 import warnings
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from fer_ignite.data.images import fit_image
 from fer_ignite.data.pack import Pack
 from fer_ignite.data.plan import generator
-from fer_ignite.errors import DataError, FerError
+from fer_ignite.errors import NO_SHARED_MEMORY, DataError, FerError
 
 __all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
 
@@ -163,14 +164,46 @@ class LoaderFeed:
             self.samples,
             batch_sampler=_Keys(requests),  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=self.collate,
+            collate_fn=_Shared(self.collate) if self.workers else self.collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=self.worker_init,
             generator=torch.Generator().manual_seed(0),  # else the loader draws its base seed from the global state
         )
-        for images in _told_of_dead_workers(iter(loader)):
+        for images in _told_of_dead_workers(_started(loader)):
             images = images[0] if isinstance(images, (tuple, list)) else images
             yield images.to(self.device, non_blocking=True)
+
+
+class _Shared:
+    """A collate function whose tensors lie in shared memory when it returns.
+
+    Otherwise the worker's sending thread moves them there, and where there is no room its error is only printed: the main
+    process would wait for the batch for ever.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        batch = self._collate(samples)
+        for part in batch if isinstance(batch, (tuple, list)) else (batch,):
+            if isinstance(part, Tensor):
+                part.share_memory_()
+        return batch
+
+
+def _started(loader: DataLoader[Any]) -> Any:
+    """The loader's iterator.
+
+    Raises:
+        FerError: its processes find no room in shared memory.
+    """
+    try:
+        return iter(loader)
+    except OSError as error:  # a semaphore needs a page of /dev/shm
+        if loader.num_workers == 0 or error.errno not in (errno.ENOSPC, errno.ENOMEM):
+            raise
+        raise FerError(NO_SHARED_MEMORY) from None
 
 
 def _told_of_dead_workers(batches: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.errors import FerError
+from fer_ignite.errors import NO_SHARED_MEMORY, FerError
 from fer_ignite.launch.guards import SIGNAL_CODES
 
 __all__ = [
@@ -99,6 +99,8 @@ def record_of(error: BaseException, *, rank: int) -> Record:
         text = f"the code called sys.exit({error.code!r}) in the middle of the run"
         return Record(rank, Outcome(1, "failed", text), ok=False)
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        if any(words in str(error) for words in ("shared memory", "Bus error", "unable to write to file </torch")):
+            return Record(rank, Outcome(1, "failed", NO_SHARED_MEMORY), ok=False)
         # Here, where everything ends: torch raises it from a signal handler, anywhere, and again for every other worker.
         text = (
             f"{str(error).strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "

@@ -18,6 +18,7 @@ from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.utils import setup_logger
 
 from fer_ignite.plots import draw_confusion, draw_curves
+from fer_ignite.storage import storage_errors
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.files import RunFolder
 from fer_ignite.training.records import Records
@@ -179,6 +180,10 @@ def attach_tensorboard(
             if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
                 logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
 
+    def flush() -> None:
+        with storage_errors(folder.tensorboard):
+            logger.writer.flush()
+
     records.on_flush.append(lambda values, step: write("step", values, step))
     rates = Events.ITERATION_COMPLETED(every=every)
     return logger, {
@@ -190,7 +195,7 @@ def attach_tensorboard(
         ),
         "tensorboard_lr": logger.attach_opt_params_handler(trainer, rates, optimizer),
         # What a resume point has seen must be in the file before the point is.
-        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, lambda: logger.writer.flush()),
+        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, flush),
     }
 
 

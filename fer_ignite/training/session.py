@@ -30,6 +30,7 @@ from fer_ignite.data.plan import generator
 from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.launch.groups import take_over
+from fer_ignite.storage import storage_errors
 from fer_ignite.training.engines import Trainer
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.files import RunFolder
@@ -230,7 +231,8 @@ class Session:
 
     def _settle(self) -> None:
         if "tensorboard" in self.objects:
-            self.objects["tensorboard"].close()
+            with storage_errors(self.folder.tensorboard):
+                self.objects["tensorboard"].close()
         if "trackers" in self.objects:
             self.objects["trackers"].settle()
 

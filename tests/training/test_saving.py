@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 
 import fer_ignite
+from fer_ignite import train
 from fer_ignite.errors import CheckpointError, ConfigError, StorageError
 from fer_ignite.training.checkpoints import load_checkpoint
 from fer_ignite.training.saving import (
@@ -314,3 +316,32 @@ def events_of_save(trace: str, folder: str, name: str) -> list[str]:
         elif match := re.search(r'unlink\w*\(.*"[^"]*/([^"/]+\.pt)"\)\s+= 0$', line):
             events.append(f"remove {match[1]}")
     return events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [2, 3, 4, 5, 9, 17, 30, 34, 36, 40])
+def test_a_disk_that_fails_for_good_ends_the_run_with_a_storage_error(tiny, monkeypatch, call):
+    """From the n-th fsync on, whoever calls it: our own files or TensorBoard's."""
+    fsync, calls = os.fsync, []
+
+    def fail(handle):
+        calls.append(handle)
+        if len(calls) >= call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return fsync(handle)
+
+    run = tiny(plots=True, tensorboard=True, save_iterations=2)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="Input/output error") as ended:
+        train(run)
+    assert ended.value.exit_code == 4
+
+
+def test_a_user_s_handler_that_finds_the_disk_full_is_a_storage_error(tiny):
+    def setup(session):
+        @session.trainer.on(Events.ITERATION_COMPLETED(once=2))
+        def write(engine):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/notes.txt")
+
+    with pytest.raises(StorageError, match=r"/full/notes\.txt can't be written: No space left"):
+        train(tiny(), handlers=[setup])
