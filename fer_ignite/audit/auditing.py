@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from fer_ignite.launch import LaunchSpec
 from fer_ignite.launch.machine import this_machine
 from fer_ignite.launch.plan import make_plan
 from fer_ignite.network import load_network, run_folder_of
+from fer_ignite.statistics import accuracy_interval
 from fer_ignite.storage import storage_errors, write_text_durably
 
 __all__ = ["AuditRequest", "audit"]
@@ -88,7 +89,8 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         config: its data settings say what is read; broken files are skipped and listed.
     Returns:
         ``data, n, fingerprint, balance`` {split: {class: count}}, ``copies``, ``blank``, ``broken``, ``kinds``, ``labels``
-        {judged_by, judge, warning, listed, agreement: share of unseen images whose label is the network's own answer},
+        {judged_by, judge, warning, listed, agreement: share of unseen images whose label is the network's own answer, skill: what
+        that is compared with; without ``sufficient`` skill no label is listed},
         ``voters`` (see :func:`ask_voters`; None without votes), ``drop`` (train images that the list would leave out),
         ``seconds``, ``files``, and ``sentences``: the same in words.
     Raises:
@@ -106,6 +108,9 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
     judged = _judge(faces, copies, request, quiet=config.quiet)
     seconds["labels"] = time.monotonic() - clock
+    skill = _skill(judged, faces.targets.labels_N, len(faces.classes))
+    if skill is not None and not skill["sufficient"]:
+        judged = replace(judged, judged_N=np.zeros_like(judged.judged_N))
     doubts = doubts_of(judged.chances_NK, faces.targets.labels_N, judged.judged_N, judge=request.judge)
     findings = collect(pack, copies, doubts, judged.seen_N, drop_above=request.drop_above)
     facts = _facts(faces, copies, findings)
@@ -113,9 +118,9 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         **facts,
         "labels": {
             "judged_by": judged.by, "warning": judged.warning, "judge": request.judge, "listed": facts["kinds"].get("label", 0),
-            "agreement": _share(doubts.suggested_N == faces.targets.labels_N, judged.judged_N & ~judged.seen_N),
+            "agreement": None if skill is None else skill["agreement"], "skill": skill,
         },
-        "voters": None if voted_N is None or not request.labels else ask_voters(
+        "voters": None if voted_N is None or not judged.judged_N.any() else ask_voters(
             voted_N, faces.targets.labels_N, np.asarray(pack.splits), doubts, judged.chances_NK, judged.seen_N
         ),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -123,8 +128,23 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     return _write(report, findings, faces, Path(request.out))
 
 
-def _share(hits_N: NDArray[np.bool_], of_N: NDArray[np.bool_]) -> float | None:
-    return float(hits_N[of_N].mean()) if of_N.any() else None
+def _skill(judged: _Judged, labels_N: NDArray[np.int64], num_classes: int) -> dict[str, Any] | None:
+    """Whether the networks recognise expressions well enough to say anything about labels; None without unseen images.
+
+    Returns:
+        ``agreement``: share of unseen images that they give their label, with its ``interval`` (95 %), ``majority``: share
+        of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above both.
+    """
+    asked_N = judged.judged_N & ~judged.seen_N
+    if not asked_N.any():
+        return None
+    hits_n = judged.chances_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
+    majority = float(np.bincount(labels_N[asked_N]).max() / asked_N.sum())
+    low, high = accuracy_interval(hits_n)
+    return {
+        "agreement": float(hits_n.mean()), "interval": [low, high], "majority": majority, "chance": 1 / num_classes,
+        "n": int(asked_N.sum()), "sufficient": low > max(majority, 1 / num_classes),
+    }  # fmt: skip
 
 
 def _check(config: Config, request: AuditRequest) -> None:

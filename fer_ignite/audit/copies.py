@@ -1,8 +1,4 @@
-"""Which images show the same photograph: pixel for pixel, or cut, scaled, mirrored and compressed anew.
-
-Two images are near copies where their small versions, the average face taken off, go in the same direction. Without the
-average face two strangers who both look into the camera would count as alike.
-"""
+"""Groups of images that show the same photograph: equal pixels, or rotated, cropped, mirrored, brightened, recompressed copies."""
 
 # Dimensions: N images, D images that differ, S S the side of a small version, P pairs, H W pixels, C channels.
 
@@ -11,18 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_ignite.audit.near_copies import SIDE_PX, near_pairs
 from fer_ignite.data.decoding import measure
 from fer_ignite.data.facts import numbered
 from fer_ignite.data.pack import Pack
 
-__all__ = ["Copies", "find_copies", "likeness", "small_versions"]
+__all__ = ["Copies", "find_copies", "small_versions"]
 
-# Measured on FER2013 by whether FER+ voters agree on the two images of a pair: 92 % above this value, as on pairs that
-# are surely the same; 60 % for mirrored pairs below it, as on strangers.
-NEAR = 0.93
-_COARSE, _FINE = 8, 16  # px; every pair is compared at the first side, those that come near at the second
-_COARSE_NEAR = 0.90
-_FEW = 100  # images: the average of fewer is less of a face than of these images
 _FLAT = 2.0  # gray levels: standard deviation below which there is nothing to compare
 _PIECE = 1024
 
@@ -47,17 +38,17 @@ class Copies:
 
 def find_copies(pack: Pack) -> Copies:
     """Compares all images of a pack with all others; the time grows with the square of their number."""
-    digests, fine, flat = [], [], []
+    digests, small, flat = [], [], []
     for at in range(0, len(pack), _PIECE):
         images_BHWC = pack.read(np.arange(at, min(at + _PIECE, len(pack))))
         digests.append(measure(images_BHWC)[0])
         gray_BHW = images_BHWC.mean(axis=3, dtype=np.float32)
         flat.append(gray_BHW.std(axis=(1, 2)) < _FLAT)
-        fine.append(small_versions(gray_BHW, _FINE))
+        small.append(small_versions(gray_BHW, SIDE_PX).round().astype(np.uint8))
     flat_N = np.concatenate(flat)
     exact_N = _first_members(numbered(np.concatenate(digests)))
     different = np.flatnonzero((exact_N == np.arange(len(pack))) & ~flat_N)
-    pairs_P2, mirrored_P = _near_pairs(np.concatenate(fine)[different])
+    pairs_P2, mirrored_P, _ = near_pairs(np.concatenate(small)[different])
     near_N = _joined(exact_N, different[pairs_P2])
     plain_N = _in_pair(len(pack), different[pairs_P2[~mirrored_P]]) | (np.bincount(exact_N, minlength=len(pack))[exact_N] > 1)
     return Copies(exact_N, near_N, _in_pair(len(pack), different[pairs_P2[mirrored_P]]) & ~plain_N, flat_N)
@@ -77,48 +68,6 @@ def _averaging(length: int, side: int) -> NDArray[np.float32]:
     cover = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     cover = np.maximum(cover, 0)
     return (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def likeness(small_DSS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 [D, S * S]: vectors of length 1 whose product is how alike two images are, in [-1, 1].
-
-    Brightness and contrast are taken off, then the average face.
-    """
-    flat_DV = small_DSS.reshape(len(small_DSS), -1)
-    flat_DV = _unit(flat_DV - flat_DV.mean(axis=1, keepdims=True))
-    return _unit(flat_DV - len(flat_DV) / (len(flat_DV) + _FEW) * flat_DV.mean(axis=0))
-
-
-def _unit(vectors_DV: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit_DV: NDArray[np.float32] = vectors_DV / np.maximum(np.linalg.norm(vectors_DV, axis=1, keepdims=True), 1e-6)
-    return unit_DV.astype(np.float32, copy=False)
-
-
-def _near_pairs(fine_DSS: NDArray[np.float32]) -> tuple[Numbers, NDArray[np.bool_]]:
-    """int64 [P, 2] pairs of near copies, the lower place first, and bool [P] whether they are mirrored."""
-    if len(fine_DSS) < 2:
-        return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.bool_)
-    fine_DV, coarse_DV = likeness(fine_DSS), likeness(small_versions(fine_DSS, _COARSE))
-    pairs, mirrored = [], []
-    for is_mirrored in (False, True):
-        other_coarse_DV = _mirror(coarse_DV, _COARSE) if is_mirrored else coarse_DV
-        other_fine_DV = _mirror(fine_DV, _FINE) if is_mirrored else fine_DV
-        for at in range(0, len(fine_DV), _PIECE):
-            alike = coarse_DV[at : at + _PIECE] @ other_coarse_DV[at:].T
-            first, second = np.nonzero(alike > _COARSE_NEAR)
-            first, second = first[second > first] + at, second[second > first] + at
-            for piece in range(0, len(first), 1 << 16):  # many alike images make many pairs
-                one, two = first[piece : piece + (1 << 16)], second[piece : piece + (1 << 16)]
-                near = (fine_DV[one] * other_fine_DV[two]).sum(axis=1) > NEAR
-                pairs.append(np.stack([one[near], two[near]], axis=1))
-                mirrored.append(np.full(int(near.sum()), is_mirrored))
-    if not pairs:
-        return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.bool_)
-    return np.concatenate(pairs), np.concatenate(mirrored)
-
-
-def _mirror(vectors_DV: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(vectors_DV.reshape(-1, side, side)[:, :, ::-1]).reshape(len(vectors_DV), -1)
 
 
 def _first_members(groups_N: Numbers) -> Numbers:

@@ -41,6 +41,15 @@ def _labels(report: Mapping[str, Any]) -> list[str]:
     labels = report["labels"]
     if labels["judged_by"] == "nobody":
         return []
+    skill = labels["skill"]
+    if skill is not None and not skill["sufficient"]:
+        low, high = (100 * bound for bound in skill["interval"])
+        return [
+            f"No verdict on labels: {labels['judged_by']} give {100 * skill['agreement']:.1f} % of {skill['n']} unseen images their "
+            f"label (95 % interval {low:.1f} to {high:.1f}), which is not clearly more than the largest class "
+            f"({100 * skill['majority']:.1f} %) and chance ({100 * skill['chance']:.1f} %). Use more images, more --epochs, or a "
+            "--checkpoint trained on similar faces."
+        ]
     share = 100 * labels["listed"] / max(report["n"], 1)
     agreement = "" if labels["agreement"] is None else f", which would give {100 * labels['agreement']:.1f} % of unseen images their label"
     lines = [f"{labels['listed']} labels ({share:.1f} %) are probably wrong, judged by {labels['judged_by']}{agreement}."]

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from fer_ignite.audit.auditing import AuditRequest, audit
+from fer_ignite.audit.auditing import AuditRequest, _Judged, _skill, audit
 from fer_ignite.errors import ConfigError, DataError
 
 
@@ -106,3 +106,26 @@ def test_on_fer2013_two_thousand_images_are_known_to_be_copies(tmp_path):
     assert report["n"] == 35887 and report["blank"] > 5
     assert report["copies"]["exact_images"] > 1500 and report["copies"]["near_images"] > 1000
     assert report["copies"]["train_images_also_in_val_or_test"]["exact"] > 200
+
+
+def test_networks_at_chance_give_no_verdict_on_labels(tiny, tmp_path):
+    report = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "a"), folds=2, epochs=1))
+    skill = report["labels"]["skill"]
+    assert not skill["sufficient"] and skill["chance"] == pytest.approx(1 / 7) and skill["n"] == 70
+    without = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "b"), labels=False))
+    assert report["labels"]["listed"] == 0 and report["kinds"] == without["kinds"] and report["drop"] == without["drop"]
+    (said,) = [line for line in report["sentences"] if "labels" in line and "No verdict" in line]
+    assert f"{100 * skill['agreement']:.1f} %" in said and "14.3 %" in said and f"{100 * skill['majority']:.1f} %" in said
+    assert "No verdict on labels" in (tmp_path / "a" / "audit.html").read_text()
+    assert all("label" not in row["kinds"].split(";") and not row["score"] for row in rows_of(tmp_path / "a" / "audit.csv"))
+
+
+def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
+    labels_N = np.array([0] * 90 + [1] * 10)
+    chances_NK = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
+    everyone = np.ones(100, dtype=bool)
+    judged = _Judged(chances_NK, everyone, ~everyone, "a network")
+    assert not _skill(judged, labels_N, 2)["sufficient"]
+    perfect = _Judged(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
+    assert _skill(perfect, labels_N, 2)["sufficient"]
+    assert _skill(_Judged(chances_NK, everyone, everyone, "a network"), labels_N, 2) is None
