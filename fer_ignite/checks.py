@@ -17,7 +17,7 @@ from fer_ignite.data.pack import announced_source, open_pack
 from fer_ignite.data.packing import open_or_build
 from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import is_object_name, load_function, load_object
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.metrics import SCORES
@@ -29,6 +29,10 @@ __all__ = [
 ]  # fmt: skip
 
 _LONGEST_TEMPORARY = 70  # of the 107 bytes of a socket's name; Python adds /pymp-xxxxxxxx/listener-xxxxxxxx (CPython, connection.py)
+
+
+# Settings that name a function, with what it is called with.
+_FUNCTIONS = {"sample_transform": ["image"], "batch_transform": ["images_BCHW", "generator"], "collate_fn": ["samples"]}
 
 
 def is_user_dataset(data: str) -> bool:
@@ -114,8 +118,7 @@ def check_callables(handlers: Any) -> None:
 def check_handlers(names: Sequence[str]) -> None:
     """Fails early where ``--handlers`` names nothing, or nothing that can be called."""
     for name in names:
-        if not callable(load_object(name, setting="--handlers")):
-            raise ConfigError(f"--handlers: {name} is no function; name one that takes the session.")
+        load_function(name, setting="--handlers", takes=["session"])
 
 
 def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ()) -> None:
@@ -142,10 +145,9 @@ def check_names(config: Config) -> None:
     """
     check_name(config.model)
     build_loss(config.loss)
-    for name in ("sample_transform", "batch_transform", "collate_fn"):
-        text, flag = getattr(config, name), "--" + name.replace("_", "-")
-        if text is not None and not callable(load_object(text, setting=flag)):
-            raise ConfigError(f"{flag}: {text} can't be called; name a function.")
+    for name, takes in _FUNCTIONS.items():
+        if (text := getattr(config, name)) is not None:
+            load_function(text, setting="--" + name.replace("_", "-"), takes=takes)
     _check_loaders_can_talk(config.workers, forked=config.start_method == "fork")
     if config.exclude is not None:
         if is_user_dataset(config.data):

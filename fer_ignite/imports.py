@@ -6,14 +6,16 @@ Naming an object runs its module, so names are taken from the command line, a co
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["is_object_name", "load_object"]
+__all__ = ["is_object_name", "load_function", "load_object"]
 
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
@@ -46,6 +48,27 @@ def load_object(text: str, *, setting: str) -> Any:
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise ConfigError(f"{setting}: {path} has no {name!r}; it has {', '.join(public) or 'nothing public'}.")
     return getattr(module, name)
+
+
+def load_function(text: str, *, setting: str, takes: Sequence[str]) -> Any:
+    """The object that a setting names, checked to be callable with as many arguments as it will get.
+
+    Args:
+        takes: what it will be called with, for the error's sentence, such as ``["image"]``.
+    Raises:
+        ConfigError: see :func:`load_object`; or it can't be called so.
+    """
+    found = load_object(text, setting=setting)
+    form = f"name a function of ({', '.join(takes)})"
+    if not callable(found):
+        raise ConfigError(f"{setting}: {text} is a {type(found).__name__} and can't be called; {form}.")
+    try:
+        inspect.signature(found).bind(*takes)
+    except TypeError as error:
+        raise ConfigError(f"{setting}: {text} can't be called with ({', '.join(takes)}): {error}; {form}.") from None
+    except ValueError:  # a builtin that has no signature
+        pass
+    return found
 
 
 def _module_from_name(name: str, *, setting: str) -> Any:

@@ -82,7 +82,7 @@ def cli(capsys, tmp_path, monkeypatch):
     from fer_ignite.cli.main import main
 
     folder = tmp_path / "work"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
 
     def run(*arguments):

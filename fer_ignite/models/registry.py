@@ -35,7 +35,8 @@ def check_name(name: str) -> None:
         ConfigError: there is no such network.
     """
     if is_object_name(name):
-        load_object(name, setting="--model")
+        if not callable(found := load_object(name, setting="--model")):
+            raise ConfigError(f"--model: {name} is a {type(found).__name__}; name a class or a function that makes a torch.nn.Module.")
     elif name not in OWN and name not in zoo_names():
         near = difflib.get_close_matches(name, available_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info' lists all."
