@@ -53,7 +53,7 @@ def test_a_forked_loader_worker_heeds_its_parent_only():
         assert process.stdout is not None
         assert process.stdout.readline() == "alive\n"
         process.terminate()
-        assert process.wait(5) == 128 + signal.SIGTERM
+        assert process.wait(30) == 128 + signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")

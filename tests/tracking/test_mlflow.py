@@ -197,7 +197,7 @@ def test_a_server_that_is_down_is_one_sentence_before_the_start(tmp_path, monkey
     with pytest.raises(SystemExit) as ended:
         main(["train", *tiny_flags, "--track", "mlflow"])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and time.monotonic() - begun < 15
+    assert ended.value.code == 2 and time.monotonic() - begun < 60
     assert "--track mlflow: http://127.0.0.1:9/health:" in said and "refused" in said and "secret" not in said
     assert not (tmp_path / "runs").exists()
 

@@ -85,7 +85,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     message = str(caught.value)
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 25
     assert "\n" not in message and len(message) < 1000
     return message
 
