@@ -28,7 +28,9 @@ def count_faces(session):
     @session.trainer.on(Events.ITERATION_COMPLETED)
     def count(engine):
         batch = engine.state.batch
-        counter.faces += batch.window_count if batch.closes else 0  # over all processes: what is kept is what all have in common
+        counter.faces += (
+            batch.window_count if batch.closes else 0
+        )  # over all processes: what is kept is what all have in common
 
     @session.trainer.on(Events.EPOCH_COMPLETED)
     def note(engine):
@@ -56,7 +58,9 @@ def watch_gradients(session):
     @session.trainer.on(StepEvents.GRADIENTS_READY(every=10))
     def note_largest(engine):
         gradients = [p.grad.abs().max() for p in session.model.parameters() if p.grad is not None]
-        session.log("largest_gradient", torch.stack(gradients).max(), bar=True)  # a tensor: the step doesn't wait for it
+        session.log(
+            "largest_gradient", torch.stack(gradients).max(), bar=True
+        )  # a tensor: the step doesn't wait for it
 
 
 def send_webhook(session):
@@ -68,8 +72,14 @@ def send_webhook(session):
     @session.trainer.on(Events.COMPLETED)
     def send(engine):
         best = session.objects["best"].best
-        message = {"run": session.folder.path.name, "epochs": engine.state.epoch, "best": best["value"]}
-        request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
+        message = {
+            "run": session.folder.path.name,
+            "epochs": engine.state.epoch,
+            "best": best["value"],
+        }
+        request = urllib.request.Request(
+            url, json.dumps(message).encode(), {"Content-Type": "application/json"}
+        )
         try:
             urllib.request.urlopen(request, timeout=10).close()
         except OSError as error:

@@ -6,7 +6,7 @@
 
 Shards are read from first to last, as storage likes it. An epoch's order is one of shards, and one of the faces inside each
 group of shards that lies in memory. It is a function of (seed, epoch) alone: 1 and N processes see the same batches, and a
-run goes on in the middle of an epoch by reading one group again. Needs: pip install "fer-ignite[stream]"
+run goes on in the middle of an epoch by reading one group again. Needs: pip install ".[stream]"
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ import numpy as np
 import webdataset
 from torch.utils.data import Dataset
 
-from fer_ignite.data.pack import open_pack
-from fer_ignite.data.packing import open_or_build
-from fer_ignite.data.plan import Plan, generator
-from fer_ignite.data.spec import PackSpec
+from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.sampler import Plan, generator
 
 PER_SHARD = int(os.environ.get("FACES_PER_SHARD", 10_000))  # 23 MB of 48-px gray faces
 GROUP = 8  # shards that are shuffled together
@@ -52,7 +52,9 @@ class Shards(Dataset):
         """uint8 [faces of the shard, H, W, C]."""
         url = f"{self.where}/{self.split}-{number:06}.tar"
         # Not WebDataset(url), which deals shards out to processes: who reads which face is the plan's decision.
-        shard = webdataset.DataPipeline(webdataset.SimpleShardList([url]), webdataset.tarfile_to_samples())
+        shard = webdataset.DataPipeline(
+            webdataset.SimpleShardList([url]), webdataset.tarfile_to_samples()
+        )
         return np.stack([np.load(io.BytesIO(sample["npy"])) for sample in shard])
 
     def __getstate__(self):  # loading processes read for themselves
@@ -82,10 +84,16 @@ class ByShards(Plan):
 @lru_cache(maxsize=2)
 def order_by_shards(plan, epoch):
     draw = generator(plan.seed, "order", epoch)
-    shards_N = plan.indices_N // plan.per_shard  # the train split comes first, so places in it are places in the data
+    shards_N = (
+        plan.indices_N // plan.per_shard
+    )  # the train split comes first, so places in it are places in the data
     shards = draw.permutation(np.unique(shards_N))
-    groups = [np.isin(shards_N, shards[start : start + GROUP]) for start in range(0, len(shards), GROUP)]
-    return np.concatenate([draw.permutation(plan.indices_N[group_N]) for group_N in groups])[: plan.faces_per_epoch]
+    groups = [
+        np.isin(shards_N, shards[start : start + GROUP]) for start in range(0, len(shards), GROUP)
+    ]
+    return np.concatenate([draw.permutation(plan.indices_N[group_N]) for group_N in groups])[
+        : plan.faces_per_epoch
+    ]
 
 
 def by_shards(session):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ignite.engine import Events
 
+    from fer_ignite.api import build_session, train
     from fer_ignite.config import Config
-    from fer_ignite.evaluation import compare, evaluate
-    from fer_ignite.network import load_network
-    from fer_ignite.prediction import predict
-    from fer_ignite.runs import build_session, train
-    from fer_ignite.training.engines import create_evaluator, create_trainer
+    from fer_ignite.inference.evaluate import compare, evaluate
+    from fer_ignite.inference.loaded_model import load_network
+    from fer_ignite.inference.predictor import predict
     from fer_ignite.training.events import RunEvents, StepEvents
     from fer_ignite.training.session import Session
+    from fer_ignite.training.trainer import create_evaluator, create_trainer
 
 __version__ = "0.1.0"
 
@@ -26,14 +26,14 @@ _HOMES = {
     "RunEvents": "fer_ignite.training.events",
     "Session": "fer_ignite.training.session",
     "StepEvents": "fer_ignite.training.events",
-    "build_session": "fer_ignite.runs",
-    "create_evaluator": "fer_ignite.training.engines",
-    "create_trainer": "fer_ignite.training.engines",
-    "compare": "fer_ignite.evaluation",
-    "evaluate": "fer_ignite.evaluation",
-    "load_network": "fer_ignite.network",
-    "predict": "fer_ignite.prediction",
-    "train": "fer_ignite.runs",
+    "build_session": "fer_ignite.api",
+    "create_evaluator": "fer_ignite.training.trainer",
+    "create_trainer": "fer_ignite.training.trainer",
+    "compare": "fer_ignite.inference.evaluate",
+    "evaluate": "fer_ignite.inference.evaluate",
+    "load_network": "fer_ignite.inference.loaded_model",
+    "predict": "fer_ignite.inference.predictor",
+    "train": "fer_ignite.api",
 }
 
 __all__ = [

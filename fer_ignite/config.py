@@ -46,7 +46,17 @@ OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "opt_eps")
 
 _LARGEST_YAML = 1_000_000  # bytes
 
-GROUPS = ("Data", "Augmentation", "Model", "Loss", "Optimizer", "Schedule", "Training", "Output", "Launch")
+GROUPS = (
+    "Data",
+    "Augmentation",
+    "Model",
+    "Loss",
+    "Optimizer",
+    "Schedule",
+    "Training",
+    "Output",
+    "Launch",
+)
 
 
 def parse_duration(value: Any) -> Any:
@@ -102,9 +112,21 @@ Seconds = Annotated[float, BeforeValidator(parse_duration)]
 
 
 def _setting(
-    default: Any, text: str, group: str, *, unit: str = "", structural: bool = False, repeat: bool = False, **bounds: Any
+    default: Any,
+    text: str,
+    group: str,
+    *,
+    unit: str = "",
+    structural: bool = False,
+    repeat: bool = False,
+    **bounds: Any,
 ) -> Any:
-    extra: dict[str, Any] = {"group": group, "unit": unit, "structural": structural, "repeat": repeat}
+    extra: dict[str, Any] = {
+        "group": group,
+        "unit": unit,
+        "structural": structural,
+        "repeat": repeat,
+    }
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
 
@@ -116,238 +138,532 @@ class Config(BaseModel):
             when the class is called directly.)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     # --- Data
     data: str = _setting(
-        "demo", "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
-        "Data", structural=True, min_length=1,
-    )  # fmt: skip
-    votes: str | None = _setting(None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", "Data", structural=True)
+        "demo",
+        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
+        "Data",
+        structural=True,
+        min_length=1,
+    )
+    votes: str | None = _setting(
+        None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", "Data", structural=True
+    )
     vote_mode: Literal["majority", "distribution"] = _setting(
         "majority", "What the votes become: one label, or soft labels.", "Data", structural=True
     )
     classes: str | None = _setting(
-        None, "Order, rename or merge classes: 'angry,happy,calm=neutral+sad'.", "Data", structural=True
+        None,
+        "Order, rename or merge classes: 'angry,happy,calm=neutral+sad'.",
+        "Data",
+        structural=True,
     )
     split: Floats | None = _setting(
-        None, "Shares of train,val,test for data without them; 0.8,0.1,0.1 where not given.", "Data", structural=True
+        None,
+        "Shares of train,val,test for data without them; 0.8,0.1,0.1 where not given.",
+        "Data",
+        structural=True,
     )
     val_fraction: float = _setting(
-        0.1, "Share of train that becomes val where the data has no val.", "Data", structural=True, gt=0, lt=1
+        0.1,
+        "Share of train that becomes val where the data has no val.",
+        "Data",
+        structural=True,
+        gt=0,
+        lt=1,
     )
-    split_seed: int = _setting(0, "Seed of the split, apart from --seed.", "Data", structural=True, ge=0, lt=2**63)
+    split_seed: int = _setting(
+        0, "Seed of the split, apart from --seed.", "Data", structural=True, ge=0, lt=2**63
+    )
     drop_leaks: bool = _setting(
         False, "Leave train images out that also occur in val or test.", "Data", structural=True
     )
     exclude: str | None = _setting(
-        None, "Leave the train images out that this audit.csv (column id; drop = yes where there is one) lists.", "Data",
-        structural=True, min_length=1,
-    )  # fmt: skip
-    folds: int | None = _setting(
-        None, "Cross-validation: deal train and val into this many folds, train once for each; test is not touched.", "Data",
-        structural=True, ge=2, le=100,
-    )  # fmt: skip
-    fold: int | None = _setting(
-        None, "Train only the run that is judged by this fold of --folds, counted from 0.", "Data", structural=True, ge=0
+        None,
+        "Leave the train images out that this audit.csv (column id; drop = yes where there is one) lists.",
+        "Data",
+        structural=True,
+        min_length=1,
     )
-    bad_images: Literal["stop", "skip"] = _setting("stop", "Unusable images and csv rows: list them and stop, or skip them.", "Data")
-    cache: str | None = _setting(None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data")
-    channels: Literal["auto", "gray", "rgb"] = _setting("auto", "Colour of the stored faces.", "Data", structural=True)
+    folds: int | None = _setting(
+        None,
+        "Cross-validation: deal train and val into this many folds, train once for each; test is not touched.",
+        "Data",
+        structural=True,
+        ge=2,
+        le=100,
+    )
+    fold: int | None = _setting(
+        None,
+        "Train only the run that is judged by this fold of --folds, counted from 0.",
+        "Data",
+        structural=True,
+        ge=0,
+    )
+    bad_images: Literal["stop", "skip"] = _setting(
+        "stop", "Unusable images and csv rows: list them and stop, or skip them.", "Data"
+    )
+    cache: str | None = _setting(
+        None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data"
+    )
+    channels: Literal["auto", "gray", "rgb"] = _setting(
+        "auto", "Colour of the stored faces.", "Data", structural=True
+    )
     image_size: int | None = _setting(
-        None, "Side of the network's input. [default: the data's own, 48 where it varies]", "Data", unit="px",
-        structural=True, ge=16, le=1024,
-    )  # fmt: skip
+        None,
+        "Side of the network's input. [default: the data's own, 48 where it varies]",
+        "Data",
+        unit="px",
+        structural=True,
+        ge=16,
+        le=1024,
+    )
     resize: int | None = _setting(
-        None, "Side to which faces are resized before the crop to --image-size. [default: no crop]", "Data", unit="px",
-        structural=True, ge=16, le=2048,
-    )  # fmt: skip
+        None,
+        "Side to which faces are resized before the crop to --image-size. [default: no crop]",
+        "Data",
+        unit="px",
+        structural=True,
+        ge=16,
+        le=2048,
+    )
     resize_mode: Literal["squash", "letterbox", "crop"] = _setting(
         "squash", "How a face that is not square becomes square.", "Data", structural=True
     )
     normalize: Literal["train", "imagenet"] = _setting(
-        "train", "Mean and standard deviation of the train split, or ImageNet's.", "Data", structural=True
-    )
-    limit_train: int | None = _setting(None, "Train on the first N images of a seeded order.", "Data", structural=True, ge=1)
-    workers: int = _setting(0, "Loader processes; only for data that can't be packed.", "Data", ge=0, le=256)
-    drop_last: bool = _setting(False, "Drop the last, smaller batch of an epoch.", "Data", structural=True)
-    sample_transform: str | None = _setting(
-        None, "Per-sample transform module:function, PIL image to PIL image, e.g. a torchvision Compose; uses a DataLoader.", "Data",
+        "train",
+        "Mean and standard deviation of the train split, or ImageNet's.",
+        "Data",
         structural=True,
-    )  # fmt: skip
-    collate_fn: str | None = _setting(None, "module:function that makes a batch out of samples.", "Data", structural=True)
+    )
+    limit_train: int | None = _setting(
+        None, "Train on the first N images of a seeded order.", "Data", structural=True, ge=1
+    )
+    workers: int = _setting(
+        0, "Loader processes; only for data that can't be packed.", "Data", ge=0, le=256
+    )
+    drop_last: bool = _setting(
+        False, "Drop the last, smaller batch of an epoch.", "Data", structural=True
+    )
+    sample_transform: str | None = _setting(
+        None,
+        "Per-sample transform module:function, PIL image to PIL image, e.g. a torchvision Compose; uses a DataLoader.",
+        "Data",
+        structural=True,
+    )
+    collate_fn: str | None = _setting(
+        None, "module:function that makes a batch out of samples.", "Data", structural=True
+    )
     sampler: Literal["shuffle", "balanced"] = _setting(
-        "shuffle", "Order of train: every face once, or every class equally often.", "Data", structural=True
+        "shuffle",
+        "Order of train: every face once, or every class equally often.",
+        "Data",
+        structural=True,
     )
 
     # --- Augmentation
     augment: bool = _setting(True, "Augment the train split.", "Augmentation", structural=True)
-    hflip: float = _setting(0.5, "Probability of a horizontal flip.", "Augmentation", structural=True, ge=0, le=1)
-    vflip: float = _setting(0.0, "Probability of a vertical flip.", "Augmentation", structural=True, ge=0, le=1)
+    hflip: float = _setting(
+        0.5, "Probability of a horizontal flip.", "Augmentation", structural=True, ge=0, le=1
+    )
+    vflip: float = _setting(
+        0.0, "Probability of a vertical flip.", "Augmentation", structural=True, ge=0, le=1
+    )
     rotate: float = _setting(
-        5.0, "Rotation, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, le=180
+        5.0,
+        "Rotation, uniform in +-.",
+        "Augmentation",
+        unit="degrees",
+        structural=True,
+        ge=0,
+        le=180,
     )
-    scale: float = _setting(0.05, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1)
+    scale: float = _setting(
+        0.05, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1
+    )
     shift: float = _setting(
-        0.05, "Shift, uniform in +-.", "Augmentation", unit="share of the side", structural=True, ge=0, lt=1
+        0.05,
+        "Shift, uniform in +-.",
+        "Augmentation",
+        unit="share of the side",
+        structural=True,
+        ge=0,
+        lt=1,
     )
-    shear: float = _setting(0.0, "Shear, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, lt=90)
-    brightness: float = _setting(0.0, "Brightness factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1)
-    contrast: float = _setting(0.0, "Contrast factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1)
-    reprob: float = _setting(0.0, "Probability of random erasing.", "Augmentation", structural=True, ge=0, le=1)
-    mixup: float = _setting(0.0, "Mix-up's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100)
-    cutmix: float = _setting(0.0, "Cut-mix's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100)
+    shear: float = _setting(
+        0.0, "Shear, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, lt=90
+    )
+    brightness: float = _setting(
+        0.0, "Brightness factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1
+    )
+    contrast: float = _setting(
+        0.0, "Contrast factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1
+    )
+    reprob: float = _setting(
+        0.0, "Probability of random erasing.", "Augmentation", structural=True, ge=0, le=1
+    )
+    mixup: float = _setting(
+        0.0, "Mix-up's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100
+    )
+    cutmix: float = _setting(
+        0.0, "Cut-mix's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100
+    )
     padding: Literal["zeros", "border", "reflection"] = _setting(
         "zeros", "What lies outside a moved face.", "Augmentation", structural=True
     )
     batch_transform: str | None = _setting(
-        None, "module:function(images_BCHW, generator) after the built-in augmentation.", "Augmentation", structural=True
+        None,
+        "module:function(images_BCHW, generator) after the built-in augmentation.",
+        "Augmentation",
+        structural=True,
     )
 
     # --- Model
     model: str = _setting(
-        "fer48", "fer48, emotionnet, a torchvision classifier's name, or module:Class.", "Model", structural=True
+        "fer48",
+        "fer48, emotionnet, a torchvision classifier's name, or module:Class.",
+        "Model",
+        structural=True,
     )
-    model_args: Annotated[dict[str, Any], BeforeValidator(_read_mapping)] = (
-        _setting({}, "Arguments of the network as YAML, e.g. '{widths: [32, 64, 128, 256]}'.", "Model", structural=True)
+    model_args: Annotated[dict[str, Any], BeforeValidator(_read_mapping)] = _setting(
+        {},
+        "Arguments of the network as YAML, e.g. '{widths: [32, 64, 128, 256]}'.",
+        "Model",
+        structural=True,
     )
     pretrained: bool = _setting(False, "Start from torchvision's ImageNet weights.", "Model")
     init_from: str | None = _setting(None, "Start from the weights of this file.", "Model")
-    strict: bool = _setting(True, "Refuse an --init-from with missing or mismatched weights.", "Model")
-    freeze: Names = _setting((), "Parameters that stay as they are: names or globs, comma separated.", "Model", structural=True)
-    dropout: float | None = _setting(
-        None, "Dropout before the classifier. [default: the network's]", "Model", structural=True, ge=0, lt=1
+    strict: bool = _setting(
+        True, "Refuse an --init-from with missing or mismatched weights.", "Model"
     )
-    norm: Literal["batch", "group"] = _setting("batch", "Normalisation in the own networks.", "Model", structural=True)
+    freeze: Names = _setting(
+        (),
+        "Parameters that stay as they are: names or globs, comma separated.",
+        "Model",
+        structural=True,
+    )
+    dropout: float | None = _setting(
+        None,
+        "Dropout before the classifier. [default: the network's]",
+        "Model",
+        structural=True,
+        ge=0,
+        lt=1,
+    )
+    norm: Literal["batch", "group"] = _setting(
+        "batch", "Normalisation in the own networks.", "Model", structural=True
+    )
 
     # --- Loss
     loss: str = _setting(
-        "ce", "ce, focal, soft, bce, a weighted sum such as ce+0.5*focal, or module:function.", "Loss", structural=True
+        "ce",
+        "ce, focal, soft, bce, a weighted sum such as ce+0.5*focal, or module:function.",
+        "Loss",
+        structural=True,
     )
     smoothing: float = _setting(0.1, "Label smoothing.", "Loss", structural=True, ge=0, lt=1)
-    focal_gamma: float = _setting(2.0, "Focusing parameter of the focal loss.", "Loss", structural=True, ge=0, le=10)
-    class_weights: str = _setting("none", "none, balanced, effective, or a csv or json file: name, weight.", "Loss", structural=True)
+    focal_gamma: float = _setting(
+        2.0, "Focusing parameter of the focal loss.", "Loss", structural=True, ge=0, le=10
+    )
+    class_weights: str = _setting(
+        "none",
+        "none, balanced, effective, or a csv or json file: name, weight.",
+        "Loss",
+        structural=True,
+    )
 
     # --- Optimizer
     opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = _setting(
         "adamw", "Optimizer.", "Optimizer", structural=True
     )
     lr: float = _setting(
-        0.003, "Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, "
-        "1 adadelta]", "Optimizer", gt=0, le=1000,
-    )  # fmt: skip
-    backbone_lr: float | None = _setting(None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000)
-    head_lr: float | None = _setting(None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000)
+        0.003,
+        "Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, "
+        "1 adadelta]",
+        "Optimizer",
+        gt=0,
+        le=1000,
+    )
+    backbone_lr: float | None = _setting(
+        None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000
+    )
+    head_lr: float | None = _setting(
+        None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000
+    )
     weight_decay: float = _setting(
-        0.1, "Weight decay; never on norms and biases. [default: 0.1 for adamw, 0.0005 for the others]", "Optimizer",
-        structural=True, ge=0, le=10,
-    )  # fmt: skip
-    momentum: float = _setting(0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
+        0.1,
+        "Weight decay; never on norms and biases. [default: 0.1 for adamw, 0.0005 for the others]",
+        "Optimizer",
+        structural=True,
+        ge=0,
+        le=10,
+    )
+    momentum: float = _setting(
+        0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1
+    )
     nesterov: bool = _setting(True, "Nesterov momentum (SGD).", "Optimizer", structural=True)
     betas: Floats = _setting((0.9, 0.999), "Betas of Adam and AdamW.", "Optimizer", structural=True)
-    opt_eps: float | None = _setting(None, "Epsilon of the optimizer. [default: torch's]", "Optimizer", structural=True, gt=0)
+    opt_eps: float | None = _setting(
+        None, "Epsilon of the optimizer. [default: torch's]", "Optimizer", structural=True, gt=0
+    )
     amsgrad: bool = _setting(False, "AMSGrad (Adam, AdamW).", "Optimizer", structural=True)
-    alpha: float = _setting(0.99, "Smoothing constant of RMSprop.", "Optimizer", structural=True, ge=0, lt=1)
-    lr_decay: float = _setting(0.0, "Learning-rate decay of Adagrad.", "Optimizer", structural=True, ge=0)
+    alpha: float = _setting(
+        0.99, "Smoothing constant of RMSprop.", "Optimizer", structural=True, ge=0, lt=1
+    )
+    lr_decay: float = _setting(
+        0.0, "Learning-rate decay of Adagrad.", "Optimizer", structural=True, ge=0
+    )
     rho: float = _setting(0.9, "Rho of Adadelta.", "Optimizer", structural=True, ge=0, lt=1)
-    clip_grad: float | None = _setting(None, "Clip gradients at this norm or value.", "Optimizer", structural=True, gt=0)
-    clip_mode: Literal["norm", "value"] = _setting("norm", "What --clip-grad limits.", "Optimizer", structural=True)
+    clip_grad: float | None = _setting(
+        None, "Clip gradients at this norm or value.", "Optimizer", structural=True, gt=0
+    )
+    clip_mode: Literal["norm", "value"] = _setting(
+        "norm", "What --clip-grad limits.", "Optimizer", structural=True
+    )
 
     # --- Schedule
-    sched: Literal["constant", "step", "multistep", "exponential", "cosine", "onecycle", "cyclic", "plateau"] = _setting(
-        "onecycle", "Learning-rate schedule, counted in optimizer steps.", "Schedule", structural=True
+    sched: Literal[
+        "constant", "step", "multistep", "exponential", "cosine", "onecycle", "cyclic", "plateau"
+    ] = _setting(
+        "onecycle",
+        "Learning-rate schedule, counted in optimizer steps.",
+        "Schedule",
+        structural=True,
     )
-    warmup_epochs: float = _setting(0.0, "Linear warm-up in front of the schedule.", "Schedule", unit="epochs", structural=True, ge=0)
-    warmup_start: float = _setting(0.01, "Factor at which the warm-up begins.", "Schedule", structural=True, ge=0, le=1)
-    min_lr: float = _setting(0.0, "Lowest learning rate, of all schedules but constant and onecycle.", "Schedule", structural=True, ge=0)
+    warmup_epochs: float = _setting(
+        0.0,
+        "Linear warm-up in front of the schedule.",
+        "Schedule",
+        unit="epochs",
+        structural=True,
+        ge=0,
+    )
+    warmup_start: float = _setting(
+        0.01, "Factor at which the warm-up begins.", "Schedule", structural=True, ge=0, le=1
+    )
+    min_lr: float = _setting(
+        0.0,
+        "Lowest learning rate, of all schedules but constant and onecycle.",
+        "Schedule",
+        structural=True,
+        ge=0,
+    )
     decay_epochs: float = _setting(
-        30.0, "Epochs between steps (step), up and down (cyclic).", "Schedule", unit="epochs", structural=True, gt=0
+        30.0,
+        "Epochs between steps (step), up and down (cyclic).",
+        "Schedule",
+        unit="epochs",
+        structural=True,
+        gt=0,
     )
     decay_rate: float = _setting(
-        0.1, "Factor of step, multistep, plateau; of an epoch for exponential.", "Schedule", structural=True, gt=0, lt=1
+        0.1,
+        "Factor of step, multistep, plateau; of an epoch for exponential.",
+        "Schedule",
+        structural=True,
+        gt=0,
+        lt=1,
     )
-    milestones: Floats = _setting((), "Epochs at which multistep decays.", "Schedule", unit="epochs", structural=True)
-    pct_start: float = _setting(0.3, "Share of one-cycle that rises.", "Schedule", structural=True, gt=0, lt=1)
-    div_factor: float = _setting(25.0, "One-cycle begins at --lr over this.", "Schedule", structural=True, gt=1)
-    final_div_factor: float = _setting(1e4, "One-cycle ends at its beginning over this.", "Schedule", structural=True, gt=1)
-    plateau_patience: int = _setting(5, "Evaluations without gain before plateau decays.", "Schedule", unit="epochs", structural=True, ge=0)
+    milestones: Floats = _setting(
+        (), "Epochs at which multistep decays.", "Schedule", unit="epochs", structural=True
+    )
+    pct_start: float = _setting(
+        0.3, "Share of one-cycle that rises.", "Schedule", structural=True, gt=0, lt=1
+    )
+    div_factor: float = _setting(
+        25.0, "One-cycle begins at --lr over this.", "Schedule", structural=True, gt=1
+    )
+    final_div_factor: float = _setting(
+        1e4, "One-cycle ends at its beginning over this.", "Schedule", structural=True, gt=1
+    )
+    plateau_patience: int = _setting(
+        5,
+        "Evaluations without gain before plateau decays.",
+        "Schedule",
+        unit="epochs",
+        structural=True,
+        ge=0,
+    )
 
     # --- Training
     epochs: int = _setting(16, "Epochs.", "Training", ge=1, le=1_000_000)
     batch_size: int = _setting(
-        128, "Images per optimizer step, over all processes.", "Training", unit="images", structural=True, ge=1, le=1_048_576
+        128,
+        "Images per optimizer step, over all processes.",
+        "Training",
+        unit="images",
+        structural=True,
+        ge=1,
+        le=1_048_576,
     )
-    grad_accum_steps: int = _setting(1, "Micro-batches per optimizer step; divides --batch-size.", "Training", structural=True, ge=1)
-    eval_batch_size: int = _setting(512, "Images per evaluation batch and process.", "Training", unit="images", ge=1, le=1_048_576)
+    grad_accum_steps: int = _setting(
+        1,
+        "Micro-batches per optimizer step; divides --batch-size.",
+        "Training",
+        structural=True,
+        ge=1,
+    )
+    eval_batch_size: int = _setting(
+        512,
+        "Images per evaluation batch and process.",
+        "Training",
+        unit="images",
+        ge=1,
+        le=1_048_576,
+    )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = _setting(
-        "auto", "Arithmetic of the forward pass; auto = bf16 where the device is fast at it.", "Training", structural=True
+        "auto",
+        "Arithmetic of the forward pass; auto = bf16 where the device is fast at it.",
+        "Training",
+        structural=True,
     )
-    channels_last: bool = _setting(True, "Memory format of networks and images.", "Training", structural=True)
+    channels_last: bool = _setting(
+        True, "Memory format of networks and images.", "Training", structural=True
+    )
     compile: bool = _setting(False, "torch.compile the network.", "Training", structural=True)
-    model_ema: bool = _setting(False, "Keep an average of the weights and evaluate it.", "Training", structural=True)
-    model_ema_decay: float = _setting(0.998, "Decay of that average, per optimizer step.", "Training", structural=True, ge=1e-6, lt=1)
+    model_ema: bool = _setting(
+        False, "Keep an average of the weights and evaluate it.", "Training", structural=True
+    )
+    model_ema_decay: float = _setting(
+        0.998,
+        "Decay of that average, per optimizer step.",
+        "Training",
+        structural=True,
+        ge=1e-6,
+        lt=1,
+    )
     monitor: str = _setting(
-        "accuracy", "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.", "Training", min_length=1
+        "accuracy",
+        "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.",
+        "Training",
+        min_length=1,
     )
     monitor_mode: Literal["auto", "max", "min"] = _setting(
-        "auto", "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.", "Training"
+        "auto",
+        "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.",
+        "Training",
     )
-    patience: int = _setting(0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0)
-    min_delta: float = _setting(0.0, "Least gain that counts for --patience and for the schedule plateau.", "Training", ge=0)
+    patience: int = _setting(
+        0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0
+    )
+    min_delta: float = _setting(
+        0.0, "Least gain that counts for --patience and for the schedule plateau.", "Training", ge=0
+    )
     tta: Literal["none", "flip", "ten", "many"] = _setting(
-        "ten", "Views averaged in the final scores of val and test, and by evaluate and predict.", "Training", structural=True
+        "ten",
+        "Views averaged in the final scores of val and test, and by evaluate and predict.",
+        "Training",
+        structural=True,
     )
     score_test: bool = _setting(True, "Score test at the end of the run.", "Training")
-    seed: int = _setting(0, "Seed of weights, order, augmentation and dropout.", "Training", structural=True, ge=0, lt=2**63)
-    deterministic: bool = _setting(False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True)
-    time: Seconds | None = _setting(None, "Stop in good order after this long, e.g. 90s, 15m, 1h30m.", "Training", unit="s, m, h", gt=0)
+    seed: int = _setting(
+        0,
+        "Seed of weights, order, augmentation and dropout.",
+        "Training",
+        structural=True,
+        ge=0,
+        lt=2**63,
+    )
+    deterministic: bool = _setting(
+        False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True
+    )
+    time: Seconds | None = _setting(
+        None,
+        "Stop in good order after this long, e.g. 90s, 15m, 1h30m.",
+        "Training",
+        unit="s, m, h",
+        gt=0,
+    )
     nonfinite_patience: int = _setting(
-        10, "Optimizer steps in a row with non-finite gradients before the run fails.", "Training", ge=1
+        10,
+        "Optimizer steps in a row with non-finite gradients before the run fails.",
+        "Training",
+        ge=1,
     )
     fast_dev_run: bool = _setting(
-        False, "One epoch of three batches of train and val, whatever --epochs says, to see that everything works; no test.", "Training"
+        False,
+        "One epoch of three batches of train and val, whatever --epochs says, to see that everything works; no test.",
+        "Training",
     )
     handlers: Names = _setting(
-        (), "module:function or ./file.py:function(session) that attaches handlers; repeatable.", "Training", repeat=True
+        (),
+        "module:function or ./file.py:function(session) that attaches handlers; repeatable.",
+        "Training",
+        repeat=True,
     )
 
     # --- Output
     out: str = _setting("runs", "Folder of runs.", "Output", min_length=1)
-    name: str | None = _setting(None, "Name of the run's folder. [default: model and data, numbered]", "Output", min_length=1)
+    name: str | None = _setting(
+        None,
+        "Name of the run's folder. [default: model and data, numbered]",
+        "Output",
+        min_length=1,
+    )
     exist_ok: bool = _setting(False, "Start anew in a folder that holds a run.", "Output")
     resume: str | None = _setting(
-        None, "auto = continue the run in the folder or start one; last; or a checkpoint's path.", "Output"
+        None,
+        "auto = continue the run in the folder or start one; last; or a checkpoint's path.",
+        "Output",
     )
-    override: Names = _setting((), "Structural settings that --resume may change, by name.", "Output", repeat=True)
+    override: Names = _setting(
+        (), "Structural settings that --resume may change, by name.", "Output", repeat=True
+    )
     save_epochs: int = _setting(1, "Resume point every N epochs.", "Output", unit="epochs", ge=1)
     save_minutes: float = _setting(5.0, "And every N minutes.", "Output", unit="minutes", gt=0)
     save_iterations: int | None = _setting(None, "And every N iterations.", "Output", ge=1)
     keep: int = _setting(2, "Resume points kept.", "Output", ge=2)
     log_every: int = _setting(50, "Iterations between logged steps.", "Output", ge=1)
     tensorboard: bool = _setting(True, "Write TensorBoard files.", "Output")
-    track: Annotated[tuple[Literal["mlflow", "wandb", "clearml"], ...], BeforeValidator(_split_text)] = _setting(
-        (), "Also log to mlflow, wandb, clearml, comma separated; their own environment variables say where to.", "Output"
+    track: Annotated[
+        tuple[Literal["mlflow", "wandb", "clearml"], ...], BeforeValidator(_split_text)
+    ] = _setting(
+        (),
+        "Also log to mlflow, wandb, clearml, comma separated; their own environment variables say where to.",
+        "Output",
     )
     project: str | None = _setting(
-        None, "MLflow experiment, W&B or ClearML project. [default: the tracker's own setting, or fer_ignite]", "Output", min_length=1
+        None,
+        "MLflow experiment, W&B or ClearML project. [default: the tracker's own setting, or fer_ignite]",
+        "Output",
+        min_length=1,
     )
     track_checkpoints: bool = _setting(True, "Send best.pt to the trackers at the end.", "Output")
     plots: bool = _setting(True, "Draw curves and confusion matrix.", "Output")
-    profile: Literal["none", "basic", "handlers"] = _setting("none", "Ignite's time profilers, printed at the end.", "Output")
+    profile: Literal["none", "basic", "handlers"] = _setting(
+        "none", "Ignite's time profilers, printed at the end.", "Output"
+    )
     quiet: bool = _setting(False, "Only warnings and the result.", "Output")
 
     # --- Launch
-    nproc: int | None = _setting(None, "Processes on this machine. [default: 1, or what torchrun or Slurm say]", "Launch", ge=1)
+    nproc: int | None = _setting(
+        None,
+        "Processes on this machine. [default: 1, or what torchrun or Slurm say]",
+        "Launch",
+        ge=1,
+    )
     nnodes: int = _setting(1, "Machines.", "Launch", ge=1)
     node_rank: int = _setting(0, "This machine's number.", "Launch", ge=0)
     master_addr: str | None = _setting(None, "Address of machine 0.", "Launch")
     master_port: int | None = _setting(None, "Port on machine 0.", "Launch", ge=1, le=65535)
     device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "Where to train.", "Launch")
     gpus: Integers | None = _setting(None, "GPUs to use, e.g. 0,2.", "Launch")
-    threads: int | None = _setting(None, "CPU threads per process. [default: cores over processes]", "Launch", ge=1, le=1024)
-    start_method: Literal["spawn", "forkserver", "fork"] = _setting("spawn", "How processes start.", "Launch")
-    dist_timeout: Seconds = _setting(300.0, "Longest wait of one process for the others.", "Launch", unit="s", gt=0)
-    sync_bn: bool = _setting(False, "Batch statistics over all processes (GPUs).", "Launch", structural=True)
+    threads: int | None = _setting(
+        None, "CPU threads per process. [default: cores over processes]", "Launch", ge=1, le=1024
+    )
+    start_method: Literal["spawn", "forkserver", "fork"] = _setting(
+        "spawn", "How processes start.", "Launch"
+    )
+    dist_timeout: Seconds = _setting(
+        300.0, "Longest wait of one process for the others.", "Launch", unit="s", gt=0
+    )
+    sync_bn: bool = _setting(
+        False, "Batch statistics over all processes (GPUs).", "Launch", structural=True
+    )
 
     @model_validator(mode="after")
     def _shortened(self) -> "Config":
@@ -357,8 +673,14 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _follow_the_optimizer(self) -> "Config":
-        missing = {name: value for name, value in OPTIMIZER_DEFAULTS[self.opt].items() if name not in self.model_fields_set}
-        self.__dict__.update(missing)  # not among the fields that were set: a resumed run's checkpoint wins over them
+        missing = {
+            name: value
+            for name, value in OPTIMIZER_DEFAULTS[self.opt].items()
+            if name not in self.model_fields_set
+        }
+        self.__dict__.update(
+            missing
+        )  # not among the fields that were set: a resumed run's checkpoint wins over them
         return self
 
     @model_validator(mode="after")
@@ -368,31 +690,57 @@ class Config(BaseModel):
                 f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}; "
                 "choose a divisor, --batch-size counts images per optimizer step"
             )
-        if self.split is not None and (len(self.split) != 3 or min(self.split) < 0 or not math.isclose(sum(self.split), 1)):
-            raise ValueError(f"split: got {list(self.split)}, needs three shares of train,val,test that add up to 1")
+        if self.split is not None and (
+            len(self.split) != 3 or min(self.split) < 0 or not math.isclose(sum(self.split), 1)
+        ):
+            raise ValueError(
+                f"split: got {list(self.split)}, needs three shares of train,val,test that add up to 1"
+            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: got {list(self.betas)}, needs two numbers in [0, 1)")
-        if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
+        if (
+            self.resize is not None
+            and self.image_size is not None
+            and self.resize < self.image_size
+        ):
             raise ValueError(
                 f"resize: {self.resize} is below image_size {self.image_size}; faces are resized first, then cropped"
             )
         if self.fold is not None and self.fold >= (self.folds or 0):
-            raise ValueError(f"fold: {self.fold} of folds {self.folds}; give --folds K, and as --fold one of 0 to K - 1")
+            raise ValueError(
+                f"fold: {self.fold} of folds {self.folds}; give --folds K, and as --fold one of 0 to K - 1"
+            )
         if self.node_rank >= self.nnodes:
-            raise ValueError(f"node_rank: {self.node_rank} with nnodes {self.nnodes}; allowed are 0 to {self.nnodes - 1}")
+            raise ValueError(
+                f"node_rank: {self.node_rank} with nnodes {self.nnodes}; allowed are 0 to {self.nnodes - 1}"
+            )
         if self.sched == "onecycle" and self.warmup_epochs > 0:
-            raise ValueError("warmup_epochs: one-cycle has a ramp of its own; set pct_start or another sched")
+            raise ValueError(
+                "warmup_epochs: one-cycle has a ramp of its own; set pct_start or another sched"
+            )
         if self.sched == "multistep" and not self.milestones:
             raise ValueError("milestones: sched multistep needs at least one epoch, e.g. 30,45")
-        if self.name is not None and (self.name in {".", ".."} or "/" in self.name or "\0" in self.name):
-            raise ValueError(f"name: got {self.name!r}, needs one folder name without '/'; --out says where it goes")
+        if self.name is not None and (
+            self.name in {".", ".."} or "/" in self.name or "\0" in self.name
+        ):
+            raise ValueError(
+                f"name: got {self.name!r}, needs one folder name without '/'; --out says where it goes"
+            )
         if self.name is not None and (not self.name.isprintable() or self.name.startswith("-")):
-            raise ValueError(f"name: got {self.name!r}, needs printable characters and no '-' at the beginning")
+            raise ValueError(
+                f"name: got {self.name!r}, needs printable characters and no '-' at the beginning"
+            )
         for field, value in self:
-            if any("\0" in text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)):
+            if any(
+                "\0" in text
+                for text in (value if isinstance(value, tuple) else (value,))
+                if isinstance(text, str)
+            ):
                 raise ValueError(f"{field}: got {value!r}, needs text without NUL characters")
         if self.nesterov and self.opt == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov: needs momentum above 0; set --no-nesterov or --momentum 0.9")
+            raise ValueError(
+                "nesterov: needs momentum above 0; set --no-nesterov or --momentum 0.9"
+            )
         return self
 
 
@@ -404,9 +752,18 @@ def field_facts(name: str) -> dict[str, Any]:
 
 
 _OTHERS_CALL_IT = {
-    "learning_rate": "lr", "optimizer": "opt", "optim": "opt", "scheduler": "sched", "lr_scheduler": "sched", "ema": "model_ema",
-    "dataset": "data", "num_workers": "workers", "criterion": "loss", "early_stopping": "patience", "amp": "precision",
-}  # fmt: skip
+    "learning_rate": "lr",
+    "optimizer": "opt",
+    "optim": "opt",
+    "scheduler": "sched",
+    "lr_scheduler": "sched",
+    "ema": "model_ema",
+    "dataset": "data",
+    "num_workers": "workers",
+    "criterion": "loss",
+    "early_stopping": "patience",
+    "amp": "precision",
+}
 
 
 def check(values: Mapping[str, Any]) -> Config:
@@ -418,7 +775,11 @@ def check(values: Mapping[str, Any]) -> Config:
     unknown = [key for key in values if key not in Config.model_fields]
     if unknown:
         name = str(unknown[0])
-        near = [_OTHERS_CALL_IT[name]] if name in _OTHERS_CALL_IT else difflib.get_close_matches(name, Config.model_fields, n=1)
+        near = (
+            [_OTHERS_CALL_IT[name]]
+            if name in _OTHERS_CALL_IT
+            else difflib.get_close_matches(name, Config.model_fields, n=1)
+        )
         hint = f"did you mean {near[0]!r}?" if near else "--print-config lists all settings."
         raise ConfigError(f"there is no setting {unknown[0]!r}; {hint}")
     try:
@@ -445,10 +806,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, no regular file, above 1 MB, not YAML, or not a mapping of settings.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a device or a pipe could be read for ever
-            raise ConfigError(f"{path} can't be read as a configuration: it is no regular file; name a YAML file.")
+        if (
+            Path(path).exists() and not Path(path).is_file()
+        ):  # a device or a pipe could be read for ever
+            raise ConfigError(
+                f"{path} can't be read as a configuration: it is no regular file; name a YAML file."
+            )
         if Path(path).stat().st_size > _LARGEST_YAML:
-            raise ConfigError(f"{path} is above {_LARGEST_YAML:,} bytes, and a configuration has at most that.")
+            raise ConfigError(
+                f"{path} is above {_LARGEST_YAML:,} bytes, and a configuration has at most that."
+            )
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -460,7 +827,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} holds no settings; write one 'name: value' per line, as --print-config does.")
+        raise ConfigError(
+            f"{path} holds no settings; write one 'name: value' per line, as --print-config does."
+        )
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 
@@ -485,11 +854,15 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """All defaults as plain values, those that follow the optimizer for the one that ``settings`` names."""
-    given: dict[str, Any] = {"opt": settings["opt"]} if settings.get("opt") in OPTIMIZER_DEFAULTS else {}
+    given: dict[str, Any] = (
+        {"opt": settings["opt"]} if settings.get("opt") in OPTIMIZER_DEFAULTS else {}
+    )
     return Config(**given).model_dump(mode="json")
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, as ``{name: (old, new)}``; a setting that one side lacks counts with its default."""
     before, after = {**default_settings(old), **old}, {**default_settings(new), **new}
-    return {name: (before[name], after[name]) for name in sorted(after) if before[name] != after[name]}
+    return {
+        name: (before[name], after[name]) for name in sorted(after) if before[name] != after[name]
+    }

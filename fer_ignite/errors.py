@@ -30,7 +30,9 @@ NO_SHARED_MEMORY = (
 
 def error_of(exit_code: int) -> "type[FerError]":
     """The kind of error that ends the program with this code; the plain one where none does."""
-    return next((kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code), FerError)
+    return next(
+        (kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code), FerError
+    )
 
 
 class FerError(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["is_object_name", "load_function", "load_object"]
+__all__ = ["is_object_name", "load_function", "load_object", "optional_library", "require_library"]
 
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
@@ -43,10 +43,14 @@ def load_object(text: str, *, setting: str) -> Any:
         path, name = text.split(":")
         module = _module_from_name(path, setting=setting)
     else:
-        raise ConfigError(f"{setting}: {text!r} names no object; write package.module:name or ./file.py:name.")
+        raise ConfigError(
+            f"{setting}: {text!r} names no object; write package.module:name or ./file.py:name."
+        )
     if not hasattr(module, name):
         public = [entry for entry in vars(module) if not entry.startswith("_")]
-        raise ConfigError(f"{setting}: {path} has no {name!r}; it has {', '.join(public) or 'nothing public'}.")
+        raise ConfigError(
+            f"{setting}: {path} has no {name!r}; it has {', '.join(public) or 'nothing public'}."
+        )
     return getattr(module, name)
 
 
@@ -61,11 +65,15 @@ def load_function(text: str, *, setting: str, takes: Sequence[str]) -> Any:
     found = load_object(text, setting=setting)
     form = f"name a function of ({', '.join(takes)})"
     if not callable(found):
-        raise ConfigError(f"{setting}: {text} is a {type(found).__name__} and can't be called; {form}.")
+        raise ConfigError(
+            f"{setting}: {text} is a {type(found).__name__} and can't be called; {form}."
+        )
     try:
         inspect.signature(found).bind(*takes)
     except TypeError as error:
-        raise ConfigError(f"{setting}: {text} can't be called with ({', '.join(takes)}): {error}; {form}.") from None
+        raise ConfigError(
+            f"{setting}: {text} can't be called with ({', '.join(takes)}): {error}; {form}."
+        ) from None
     except ValueError:  # a builtin that has no signature
         pass
     return found
@@ -85,7 +93,9 @@ def _module_from_name(name: str, *, setting: str) -> Any:
 
 def _module_from_file(path: Path, *, setting: str) -> Any:
     if not path.is_file():
-        raise ConfigError(f"{setting}: there is no file {path}; name an existing one as ./file.py:name.")
+        raise ConfigError(
+            f"{setting}: there is no file {path}; name an existing one as ./file.py:name."
+        )
     # Registered under its own name, so that objects of the file can be pickled by reference; run once, however many of
     # its objects are named.
     own = name = f"fer_ignite_user_{path.stem}"
@@ -105,3 +115,30 @@ def _module_from_file(path: Path, *, setting: str) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def optional_library(name: str, *, extra: str, purpose: str, package: str | None = None) -> Any:
+    """The imported module ``name``, which an optional extra installs.
+
+    Args:
+        extra: the extra's name.
+        purpose: what needs the library; the error's first words.
+        package: the library's name on the package index, where it is not that of the module.
+    Raises:
+        ConfigError: it is not installed; the sentence says what to install.
+    """
+    require_library(name, extra=extra, purpose=purpose, package=package)
+    return importlib.import_module(name)
+
+
+def require_library(name: str, *, extra: str, purpose: str, package: str | None = None) -> None:
+    """Checks that the module ``name`` is installed, without importing it; arguments as in :func:`optional_library`.
+
+    Raises:
+        ConfigError: it is not installed; the sentence says what to install.
+    """
+    top = name.split(".")[0]
+    if importlib.util.find_spec(top) is None:
+        raise ConfigError(
+            f'{purpose} needs {package or top}, which is not installed; install it with: pip install ".[{extra}]".'
+        )

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest_plugins = ["tests.step_fixtures"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One thread at exit too: an import that starts threads later must not change a result.
 _REAL = {"ran": 0, "skipped": 0}
@@ -27,7 +29,9 @@ def _one_thread():
 
 def pytest_collection_modifyitems(items):
     if not os.environ.get("FER2013_CSV"):
-        skip = pytest.mark.skip(reason="needs the real FER2013: set FER2013_CSV to the path of fer2013.csv")
+        skip = pytest.mark.skip(
+            reason="needs the real FER2013: set FER2013_CSV to the path of fer2013.csv"
+        )
         for item in items:
             if "real" in item.keywords:
                 item.add_marker(skip)
@@ -52,9 +56,18 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 TINY = {
-    "data": "demo:140", "epochs": 2, "batch_size": 32, "model_args": {"widths": [8, 8], "blocks": [0, 0]},
-    "precision": "fp32", "threads": 1, "device": "cpu", "plots": False, "tensorboard": False, "quiet": True, "name": "run",
-}  # fmt: skip
+    "data": "demo:140",
+    "epochs": 2,
+    "batch_size": 32,
+    "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+    "precision": "fp32",
+    "threads": 1,
+    "device": "cpu",
+    "plots": False,
+    "tensorboard": False,
+    "quiet": True,
+    "name": "run",
+}
 
 
 @pytest.fixture
@@ -98,5 +111,23 @@ def cli(capsys, tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_flags():
     """Flags of a run that takes a fraction of a second."""
-    return ("--data", "demo:140", "--epochs", "1", "--batch-size", "32", "--model-args", "{widths: [8, 8], blocks: [0, 0]}",
-            "--precision", "fp32", "--threads", "1", "--device", "cpu", "--no-plots", "--no-tensorboard", "--name", "run")  # fmt: skip
+    return (
+        "--data",
+        "demo:140",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        "--model-args",
+        "{widths: [8, 8], blocks: [0, 0]}",
+        "--precision",
+        "fp32",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--no-plots",
+        "--no-tensorboard",
+        "--name",
+        "run",
+    )

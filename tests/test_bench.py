@@ -16,13 +16,24 @@ def measure(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_training_is_raced_against_the_bare_step_and_the_tutorials_loop(tmp_path):
-    said = measure("--data", "demo:7000", "--parts", "views,train48", "--rounds", "1", "--json", str(tmp_path / "found.json"))
+    said = measure(
+        "--data",
+        "demo:7000",
+        "--parts",
+        "views,train48",
+        "--rounds",
+        "1",
+        "--json",
+        str(tmp_path / "found.json"),
+    )
     assert said.returncode == 0, said.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     race = found["found"]["train fer48 48 px"]
     assert {"bare step", "fer_ignite", "tutorial"} <= set(race)
     for contender in race.values():
-        assert contender["images_per_s"]["median"] == pytest.approx(40 * 128 / contender["rounds"][0], rel=1e-3)
+        assert contender["images_per_s"]["median"] == pytest.approx(
+            40 * 128 / contender["rounds"][0], rel=1e-3
+        )
     pair = race["tutorial"]["rounds"][0] / race["fer_ignite"]["rounds"][0]
     assert race["fer_ignite"]["x tutorial"]["median"] == pytest.approx(pair, rel=1e-3)
     assert 0 < race["fer_ignite"]["data_share"]["median"] < 1
@@ -40,4 +51,6 @@ def test_what_the_scripts_install_is_ignored_by_git():
     if not (root / ".git").exists():
         pytest.skip("not a git checkout")
     for folder in (".venv/x", ".venv-lightning/pyvenv.cfg"):
-        assert subprocess.run(["git", "check-ignore", "-q", folder], cwd=root).returncode == 0, folder
+        assert subprocess.run(["git", "check-ignore", "-q", folder], cwd=root).returncode == 0, (
+            folder
+        )

@@ -3,7 +3,17 @@ import os
 import pytest
 import yaml
 
-from fer_ignite.config import GROUPS, Config, changed_settings, check, default_settings, field_facts, from_layers, parse_duration, read_yaml
+from fer_ignite.config import (
+    GROUPS,
+    Config,
+    changed_settings,
+    check,
+    default_settings,
+    field_facts,
+    from_layers,
+    parse_duration,
+    read_yaml,
+)
 from fer_ignite.errors import ConfigError
 
 
@@ -16,7 +26,8 @@ def test_every_setting_has_a_group_a_sentence_and_a_valid_default():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("1.5h", 5400), ("2m5s", 125)]
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("1.5h", 5400), ("2m5s", 125)],
 )
 def test_a_duration_is_read_as_people_write_it(text, seconds):
     assert parse_duration(text) == seconds
@@ -35,7 +46,9 @@ def test_what_is_no_duration_is_refused_by_name(text):
 
 
 def test_lists_may_be_written_with_commas():
-    config = check({"split": "0.8, 0.1,0.1", "gpus": "0,2", "freeze": "stem,head.*", "milestones": [3, 5]})
+    config = check(
+        {"split": "0.8, 0.1,0.1", "gpus": "0,2", "freeze": "stem,head.*", "milestones": [3, 5]}
+    )
     assert config.split == (0.8, 0.1, 0.1)
     assert config.gpus == (0, 2)
     assert config.freeze == ("stem", "head.*")
@@ -52,15 +65,28 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"lr": 0}, "--lr"), ({"lr": float("nan")}, "--lr"), ({"lr": float("inf")}, "--lr"), ({"lr": "abc"}, "--lr"),
-        ({"seed": 2**64}, "--seed"), ({"epochs": 0}, "--epochs"), ({"model": 3}, "--model"),
-        ({"batch_size": 32, "grad_accum_steps": 3}, "grad_accum_steps"), ({"split": "0.5,0.6,0.1"}, "split"),
-        ({"betas": "0.9"}, "betas"), ({"resize": 32, "image_size": 48}, "resize"), ({"nnodes": 2, "node_rank": 2}, "node_rank"),
-        ({"sched": "onecycle", "warmup_epochs": 1}, "warmup_epochs"), ({"sched": "multistep"}, "milestones"),
-        ({"name": "a/b"}, "name"), ({"name": ".."}, "name"), ({"opt": "sgd", "momentum": 0}, "nesterov"), ({"sched": "linear"}, "--sched"),
-        ({"model_args": "[1]"}, "--model-args"), ({"model_args": "{a: "}, "--model-args"),
+        ({"lr": 0}, "--lr"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"lr": float("inf")}, "--lr"),
+        ({"lr": "abc"}, "--lr"),
+        ({"seed": 2**64}, "--seed"),
+        ({"epochs": 0}, "--epochs"),
+        ({"model": 3}, "--model"),
+        ({"batch_size": 32, "grad_accum_steps": 3}, "grad_accum_steps"),
+        ({"split": "0.5,0.6,0.1"}, "split"),
+        ({"betas": "0.9"}, "betas"),
+        ({"resize": 32, "image_size": 48}, "resize"),
+        ({"nnodes": 2, "node_rank": 2}, "node_rank"),
+        ({"sched": "onecycle", "warmup_epochs": 1}, "warmup_epochs"),
+        ({"sched": "multistep"}, "milestones"),
+        ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"opt": "sgd", "momentum": 0}, "nesterov"),
+        ({"sched": "linear"}, "--sched"),
+        ({"model_args": "[1]"}, "--model-args"),
+        ({"model_args": "{a: "}, "--model-args"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_is_refused_in_one_sentence_that_names_the_setting(settings, said):
     with pytest.raises(ConfigError) as caught:
         check(settings)
@@ -81,7 +107,9 @@ def test_a_file_holds_settings_with_dashes_or_underscores(tmp_path):
     assert read_yaml(file) == {}
 
 
-@pytest.mark.parametrize("content", [b"- 1\n- 2\n", b"just text", b"a: [", b"\xff\xfe\x00", b"3: 4"])
+@pytest.mark.parametrize(
+    "content", [b"- 1\n- 2\n", b"just text", b"a: [", b"\xff\xfe\x00", b"3: 4"]
+)
 def test_a_file_that_holds_no_settings_is_refused_by_its_name(tmp_path, content):
     file = tmp_path / "c.yaml"
     file.write_bytes(content)
@@ -99,7 +127,11 @@ def test_yaml_that_can_t_be_parsed_is_refused_in_one_sentence(tmp_path, text):
 def test_a_device_a_pipe_and_a_large_file_are_no_configuration(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large.yaml").write_bytes(b"#" * 1_000_001)
-    for path, said in (("/dev/zero", "no regular file"), (tmp_path / "pipe", "no regular file"), (tmp_path / "large.yaml", "at most")):
+    for path, said in (
+        ("/dev/zero", "no regular file"),
+        (tmp_path / "pipe", "no regular file"),
+        (tmp_path / "large.yaml", "at most"),
+    ):
         with pytest.raises(ConfigError, match=said):
             read_yaml(path)
 
@@ -110,7 +142,9 @@ def test_a_name_with_control_characters_or_a_leading_dash_is_refused(name):
         check({"name": name})
 
 
-TEXTS = [name for name, field in Config.model_fields.items() if field.annotation in (str, str | None)]
+TEXTS = [
+    name for name, field in Config.model_fields.items() if field.annotation in (str, str | None)
+]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -131,7 +165,14 @@ def test_later_layers_win():
 
 
 def test_a_dumped_configuration_is_read_back_equal():
-    config = check({"split": "0.8,0.1,0.1", "model_args": {"widths": [8, 8]}, "handlers": "a:b,c:d", "time": "15m"})
+    config = check(
+        {
+            "split": "0.8,0.1,0.1",
+            "model_args": {"widths": [8, 8]},
+            "handlers": "a:b,c:d",
+            "time": "15m",
+        }
+    )
     assert check(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
 
 
@@ -140,16 +181,26 @@ def test_changes_count_absent_settings_with_their_defaults():
     assert changed_settings({"epochs": Config().epochs}, new) == {"lr": (Config().lr, 0.3)}
 
 
-@pytest.mark.parametrize(("opt", "lr", "weight_decay"), [
-    ("adamw", 0.003, 0.1), ("adam", 0.003, 0.0005), ("sgd", 0.1, 0.0005), ("rmsprop", 0.001, 0.0005), ("adagrad", 0.01, 0.0005),
-    ("adadelta", 1.0, 0.0005),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("opt", "lr", "weight_decay"),
+    [
+        ("adamw", 0.003, 0.1),
+        ("adam", 0.003, 0.0005),
+        ("sgd", 0.1, 0.0005),
+        ("rmsprop", 0.001, 0.0005),
+        ("adagrad", 0.01, 0.0005),
+        ("adadelta", 1.0, 0.0005),
+    ],
+)
 def test_rate_and_weight_decay_follow_the_optimizer_unless_given(opt, lr, weight_decay):
     config = Config(opt=opt)
     assert (config.lr, config.weight_decay) == (lr, weight_decay)
     assert config.model_fields_set == {"opt"}  # a resumed run's own values win over defaults
     assert check(config.model_dump()) == config
-    assert (Config(opt=opt, weight_decay=0.02).lr, Config(opt=opt, weight_decay=0.02).weight_decay) == (lr, 0.02)
+    assert (
+        Config(opt=opt, weight_decay=0.02).lr,
+        Config(opt=opt, weight_decay=0.02).weight_decay,
+    ) == (lr, 0.02)
     assert default_settings({"opt": opt})["weight_decay"] == weight_decay
 
 
@@ -159,4 +210,6 @@ def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():
     assert (config.lr, config.weight_decay, config.head_lr, config.epochs) == (0.1, 0.0005, None, 3)
     assert from_layers(recipe, {"opt": "sgd", "weight_decay": 0.01}).weight_decay == 0.01
     assert from_layers(recipe, {"opt": "adamw"}).head_lr == 0.01
-    assert from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02  # it was given for no optimizer
+    assert (
+        from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02
+    )  # it was given for no optimizer

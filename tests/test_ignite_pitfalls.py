@@ -66,7 +66,9 @@ def test_i4_data_starts_again_in_the_middle_of_an_epoch():
     """TrainStream asks for the iteration and begins there."""
     engine, seen = idle(), []
     engine.load_state_dict({"iteration": 5, "epoch_length": 10, "max_epochs": 1})
-    engine.add_event_handler(Events.ITERATION_STARTED, lambda e: seen.append((e.state.iteration, e.state.batch)))
+    engine.add_event_handler(
+        Events.ITERATION_STARTED, lambda e: seen.append((e.state.iteration, e.state.batch))
+    )
     engine.run(range(10), epoch_length=10)
     assert seen[0] == (6, 0)
 
@@ -92,7 +94,12 @@ def test_i6_a_scaler_that_is_on_refuses_the_state_of_one_that_was_off():
 def test_i8_the_old_file_is_removed_before_the_new_one_is_written():
     """DurableSaver only notes removals and carries them out afterwards."""
     trainer, shelf = idle(), Shelf(fails_at=1)
-    handler = Checkpoint({"a": nn.Linear(1, 1), "t": trainer}, shelf, n_saved=1, global_step_transform=lambda *_: trainer.state.iteration)
+    handler = Checkpoint(
+        {"a": nn.Linear(1, 1), "t": trainer},
+        shelf,
+        n_saved=1,
+        global_step_transform=lambda *_: trainer.state.iteration,
+    )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
     with pytest.raises(OSError, match="disk full"):
         trainer.run([0, 1], max_epochs=1)
@@ -103,7 +110,13 @@ def test_i10_a_first_score_of_nan_blocks_the_best_checkpoint_for_ever():
     """stopping.finite_score makes it the worst score there is."""
     scores = iter([math.nan, 0.5, 0.9])
     trainer, shelf = idle(), Shelf()
-    handler = Checkpoint({"a": nn.Linear(1, 1), "t": trainer}, shelf, n_saved=1, score_function=lambda e: next(scores), score_name="acc")
+    handler = Checkpoint(
+        {"a": nn.Linear(1, 1), "t": trainer},
+        shelf,
+        n_saved=1,
+        score_function=lambda e: next(scores),
+        score_name="acc",
+    )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
     trainer.run([0, 1, 2], max_epochs=1)
     assert shelf.asked == [("save", "checkpoint_acc=nan.pt")]
@@ -127,7 +140,9 @@ def test_i14_a_type_error_while_saving_is_swallowed_and_the_saver_called_again()
             raise TypeError("inside the saver")
 
     trainer = idle()
-    trainer.add_event_handler(Events.COMPLETED, Checkpoint({"a": nn.Linear(1, 1), "t": trainer}, saver))
+    trainer.add_event_handler(
+        Events.COMPLETED, Checkpoint({"a": nn.Linear(1, 1), "t": trainer}, saver)
+    )
     trainer.run([0], max_epochs=1)
     assert calls == [True, False]
 
@@ -144,13 +159,25 @@ def test_i17_attach_resets_the_counter_at_every_evaluation():
     """attach_early_stopping adds the handler itself."""
     falling = [5, 4, 3, 2, 1]
     assert early_stopped(lambda stopper, evaluator: stopper.attach(evaluator), falling) == 5
-    assert early_stopped(lambda stopper, evaluator: evaluator.add_event_handler(Events.COMPLETED, stopper), falling) == 2
+    assert (
+        early_stopped(
+            lambda stopper, evaluator: evaluator.add_event_handler(Events.COMPLETED, stopper),
+            falling,
+        )
+        == 2
+    )
 
 
 def test_i18_nan_counts_as_a_gain():
     """finite_score again."""
     scores = [5.0, math.nan, math.nan, math.nan, 1.0]
-    assert early_stopped(lambda stopper, evaluator: evaluator.add_event_handler(Events.COMPLETED, stopper), scores) == 5
+    assert (
+        early_stopped(
+            lambda stopper, evaluator: evaluator.add_event_handler(Events.COMPLETED, stopper),
+            scores,
+        )
+        == 5
+    )
 
 
 def test_i21_terminate_in_an_iteration_fires_no_end_of_the_epoch():
@@ -180,7 +207,9 @@ def test_i22_with_a_handler_on_exceptions_the_engine_goes_on():
 def test_i23_or_ed_events_fire_twice_where_they_meet():
     """Resume points hang on an event of our own."""
     engine, fired = idle(), []
-    engine.add_event_handler(Events.EPOCH_COMPLETED(every=2) | Events.COMPLETED, lambda e: fired.append(e.state.epoch))
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED(every=2) | Events.COMPLETED, lambda e: fired.append(e.state.epoch)
+    )
     engine.run([0], max_epochs=4)
     assert fired == [2, 4, 4]
 
@@ -211,7 +240,9 @@ def test_i24_a_filtered_custom_event_needs_a_counter():
 def rates(scheduler, optimizer, steps):
     engine, seen = idle(), []
     engine.add_event_handler(Events.ITERATION_STARTED, scheduler)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(optimizer.param_groups[0]["lr"]))
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: seen.append(optimizer.param_groups[0]["lr"])
+    )
     engine.run(range(steps), max_epochs=1)
     return seen
 
@@ -219,10 +250,16 @@ def rates(scheduler, optimizer, steps):
 def test_i28_wrapped_torch_schedules_start_a_step_late_but_lambda_is_right():
     """Schedules are pure functions behind one LRScheduler(LambdaLR)."""
     optimizer = sgd()
-    wrapped = rates(LRScheduler(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)), optimizer, 3)
+    wrapped = rates(
+        LRScheduler(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)), optimizer, 3
+    )
     assert wrapped == pytest.approx([0.09, 0.081, 0.0729])
     optimizer = sgd()
-    exact = rates(LRScheduler(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)), optimizer, 3)
+    exact = rates(
+        LRScheduler(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)),
+        optimizer,
+        3,
+    )
     assert exact == pytest.approx([0.1, 0.09, 0.081])
 
 

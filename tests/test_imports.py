@@ -13,14 +13,31 @@ def test_names_of_objects_are_told_from_names_of_built_ins(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["fer48", "demo", "os.system", "a:b.c", "a:b()", "a b:c", ":b", "a:", "a:b:c", "../x.txt:f", "a;b:c", "__import__('os'):x"]
+    "text",
+    [
+        "fer48",
+        "demo",
+        "os.system",
+        "a:b.c",
+        "a:b()",
+        "a b:c",
+        ":b",
+        "a:",
+        "a:b:c",
+        "../x.txt:f",
+        "a;b:c",
+        "__import__('os'):x",
+    ],
 )
 def test_nothing_else_names_an_object(text):
     assert not is_object_name(text)
 
 
 def test_an_object_of_an_installed_module_is_found():
-    assert load_object("collections:OrderedDict", setting="--x") is __import__("collections").OrderedDict
+    assert (
+        load_object("collections:OrderedDict", setting="--x")
+        is __import__("collections").OrderedDict
+    )
 
 
 def test_an_object_of_a_file_is_found_and_pickles_by_reference(tmp_path):
@@ -61,8 +78,13 @@ def test_an_error_inside_the_users_module_is_the_users_to_see(tmp_path, monkeypa
 
 def test_the_same_file_is_run_once(tmp_path):
     file = tmp_path / "counts.py"
-    file.write_text("import pathlib\nwith open(__file__ + '.n', 'a') as f: f.write('x')\ndef f(s): ...\ndef g(s): ...\n")
-    first, again = load_object(f"{file}:f", setting="--handlers"), load_object(f"{file}:f", setting="--handlers")
+    file.write_text(
+        "import pathlib\nwith open(__file__ + '.n', 'a') as f: f.write('x')\ndef f(s): ...\ndef g(s): ...\n"
+    )
+    first, again = (
+        load_object(f"{file}:f", setting="--handlers"),
+        load_object(f"{file}:f", setting="--handlers"),
+    )
     load_object(f"{file}:g", setting="--handlers")
     assert first is again
     assert (tmp_path / "counts.py.n").read_text() == "x"
@@ -72,5 +94,7 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(f"VALUE = {value}\n")
-    values = [load_object(f"{tmp_path / folder / 'mine.py'}:VALUE", setting="--x") for folder in "ab"]
+    values = [
+        load_object(f"{tmp_path / folder / 'mine.py'}:VALUE", setting="--x") for folder in "ab"
+    ]
     assert values == [1, 2]

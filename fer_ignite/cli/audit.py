@@ -11,31 +11,102 @@ from fer_ignite.config import check
 __all__ = ["command"]
 
 _DATA = (
-    "classes", "split", "val_fraction", "split_seed", "cache", "channels", "image_size", "resize_mode", "quiet",
-)  # fmt: skip
+    "classes",
+    "split",
+    "val_fraction",
+    "split_seed",
+    "cache",
+    "channels",
+    "image_size",
+    "resize_mode",
+    "quiet",
+)
 
 
-@click.command("audit", cls=ConfigCommand, short_help="Find copies, blanks and wrong labels in a data set.")
+@click.command(
+    "audit", cls=ConfigCommand, short_help="Find copies, blanks and wrong labels in a data set."
+)
 @click.argument("data")
-@click.option("--checkpoint", metavar="CKPT", help="Let this network judge the labels.  [default: small networks, out of fold]")
-@click.option("--votes", metavar="CSV", help="FER+ votes to check the doubts against; they change no label.")
-@click.option("--out", metavar="FOLDER", default="audit", show_default=True, help="Gets audit.csv, audit.html, audit.json.")
+@click.option(
+    "--checkpoint",
+    metavar="CKPT",
+    help="Let this network judge the labels.  [default: small networks, out of fold]",
+)
+@click.option(
+    "--votes", metavar="CSV", help="FER+ votes to check the doubts against; they change no label."
+)
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    default="audit",
+    show_default=True,
+    help="Gets audit.csv, audit.html, audit.json.",
+)
 @click.option("--exist-ok", is_flag=True, help="Replace an audit that the folder holds.")
-@click.option("--folds", type=click.IntRange(2, 100), default=5, show_default=True, help="Quick networks; each judges faces new to it.")
-@click.option("--epochs", type=click.IntRange(1, 1000), default=6, show_default=True, help="Epochs of each.")
-@click.option("--labels/--no-labels", default=True, show_default=True, help="Judge the labels; the rest takes seconds.")
-@click.option("--judge", type=click.Choice(["own", "cleanlab"]), default="own", show_default=True, help="Who scores the labels.")
-@click.option("--drop-above", type=FiniteRange(0, 1), default=0.7, show_default=True,
-              help="Doubt from which a train label is marked to be dropped.")  # fmt: skip
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), default="flip", show_default=True, help="Views averaged.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The checkpoint's own network class again, where it had one.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    default=5,
+    show_default=True,
+    help="Quick networks; each judges faces new to it.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(1, 1000), default=6, show_default=True, help="Epochs of each."
+)
+@click.option(
+    "--labels/--no-labels",
+    default=True,
+    show_default=True,
+    help="Judge the labels; the rest takes seconds.",
+)
+@click.option(
+    "--judge",
+    type=click.Choice(["own", "cleanlab"]),
+    default="own",
+    show_default=True,
+    help="Who scores the labels.",
+)
+@click.option(
+    "--drop-above",
+    type=FiniteRange(0, 1),
+    default=0.7,
+    show_default=True,
+    help="Doubt from which a train label is marked to be dropped.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    default="flip",
+    show_default=True,
+    help="Views averaged.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--model",
+    metavar="MODULE:CLASS",
+    help="The checkpoint's own network class again, where it had one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @config_options(*_DATA)
 def command(
-    data: str, checkpoint: str | None, votes: str | None, out: str, exist_ok: bool, folds: int, epochs: int, labels: bool,
-    judge: str, drop_above: float, tta: str, device: str, model: str | None, as_json: bool, **flags: Any,
-) -> int:  # fmt: skip
+    data: str,
+    checkpoint: str | None,
+    votes: str | None,
+    out: str,
+    exist_ok: bool,
+    folds: int,
+    epochs: int,
+    labels: bool,
+    judge: str,
+    drop_above: float,
+    tta: str,
+    device: str,
+    model: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Look at every image of DATA, in all splits.
 
     Finds exact and near copies (also cut, scaled or mirrored) within and across splits, copies with different labels,
@@ -45,11 +116,28 @@ def command(
     import json
 
     config = check({**given_settings(flags), "data": data})
-    from fer_ignite.audit.auditing import AuditRequest, audit
+    from fer_ignite.apps.audit.pipeline import AuditRequest, audit
 
-    report = audit(config, AuditRequest(
-        checkpoint=checkpoint, votes=votes, out=out, exist_ok=exist_ok, folds=folds, epochs=epochs, labels=labels,
-        judge=judge, drop_above=drop_above, tta=tta, device=device, model=model,
-    ))  # fmt: skip
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join([*report["sentences"], *report["files"]]))
+    report = audit(
+        config,
+        AuditRequest(
+            checkpoint=checkpoint,
+            votes=votes,
+            out=out,
+            exist_ok=exist_ok,
+            folds=folds,
+            epochs=epochs,
+            labels=labels,
+            judge=judge,
+            drop_above=drop_above,
+            tta=tta,
+            device=device,
+            model=model,
+        ),
+    )
+    click.echo(
+        json.dumps(report, indent=2)
+        if as_json
+        else "\n".join([*report["sentences"], *report["files"]])
+    )
     return 0

@@ -11,19 +11,36 @@ __all__ = ["command"]
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--data", help="Other data than A's run's.  [default: A's]")
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True,
-              help="test is scored only when asked for by name; both runs' ledgers count the look.")  # fmt: skip
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: each run's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The runs' own network class again, where they had one.")
-@click.option("--collate-fn", metavar="MODULE:NAME", help="The runs' own function that makes batches again, where they had one.")
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test"]),
+    default="val",
+    show_default=True,
+    help="test is scored only when asked for by name; both runs' ledgers count the look.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged.  [default: each run's]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The runs' own network class again, where they had one."
+)
+@click.option(
+    "--collate-fn",
+    metavar="MODULE:NAME",
+    help="The runs' own function that makes batches again, where they had one.",
+)
 @click.option("--cache", help="Where packs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(first: str, second: str, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
     import json
 
-    from fer_ignite.evaluation import compare
+    from fer_ignite.inference.evaluate import compare
 
     result = compare(first, second, **options)
     if as_json:

@@ -21,4 +21,6 @@ def command(ctx: click.Context, shell: str) -> None:
     """Prints the script that completes fer-ignite's commands, options and choices in SHELL."""
     completion = get_completion_class(shell)
     assert completion is not None  # click has all three
-    click.echo(completion(ctx.find_root().command, {}, "fer-ignite", "_FER_IGNITE_COMPLETE").source())
+    click.echo(
+        completion(ctx.find_root().command, {}, "fer-ignite", "_FER_IGNITE_COMPLETE").source()
+    )

@@ -9,19 +9,47 @@ __all__ = ["command"]
 
 @click.command("demo", short_help="A local page: pictures in, expressions out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets others in, without a password.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes any free one.")
-@click.option("--browser/--no-browser", default=True, show_default=True, help="Open a tab, where there is a screen.")
-@click.option("--detector", metavar="NAME|MODULE:FUNCTION", help="Finds the faces; none looks for none.  [default: the extra's]")
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets others in, without a password.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help="0 takes any free one.",
+)
+@click.option(
+    "--browser/--no-browser",
+    default=True,
+    show_default=True,
+    help="Open a tab, where there is a screen.",
+)
+@click.option(
+    "--detector",
+    metavar="NAME|MODULE:FUNCTION",
+    help="Finds the faces; none looks for none.  [default: the extra's]",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged.  [default: the run's]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
+)
 def command(checkpoint: str | None, **options: Any) -> int:
     """Open a page on this machine: upload or paste a picture, use the camera, or try an example.
 
     CKPT is a run's checkpoint, or an .onnx file that `fer-ignite export` has written; without it the network that ships
     with the package is asked. Nothing is fetched from the network, and pictures are deleted at the end. Ctrl-C ends it.
     """
-    from fer_ignite.demo.running import run_demo
+    from fer_ignite.apps.demo.run import run_demo
 
     return run_demo(checkpoint, say=click.echo, **options)

@@ -16,40 +16,84 @@ __all__ = ["command"]
 @click.argument("checkpoint")
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes for that data.")
-@click.option("--split", type=click.Choice(["val", "test", "train"]), default="val", show_default=True,
-              help="test is scored only when asked for by name; the run's ledger counts the looks.")  # fmt: skip
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test", "train"]),
+    default="val",
+    show_default=True,
+    help="test is scored only when asked for by name; the run's ledger counts the looks.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged.  [default: the run's]",
+)
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine.  [default: 1]")
-@click.option("--batch-size", type=click.IntRange(1), help="Images per batch and process.  [default: the run's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), help="Arithmetic.  [default: the run's]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads per process.  [default: cores over processes]")
-@click.option("--start-method", type=click.Choice(["spawn", "forkserver", "fork"]), default="spawn", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
-@click.option("--collate-fn", metavar="MODULE:NAME", help="The run's own function that makes batches again, where it had one.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Images per batch and process.  [default: the run's]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    help="Arithmetic.  [default: the run's]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads per process.  [default: cores over processes]",
+)
+@click.option(
+    "--start-method",
+    type=click.Choice(["spawn", "forkserver", "fork"]),
+    default="spawn",
+    show_default=True,
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
+)
+@click.option(
+    "--collate-fn",
+    metavar="MODULE:NAME",
+    help="The run's own function that makes batches again, where it had one.",
+)
 @click.option("--cache", help="Where packs are kept.")
-@click.option("--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal.")
+@click.option(
+    "--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal."
+)
 @click.option("--plot", "plot_file", metavar="OUT.png", help="Draw the confusion matrix.")
 @click.option("--quiet", is_flag=True, help="No table.")
 def command(
-    checkpoint: str, nproc: int | None, threads: int | None, start_method: str, json_file: str | None,
-    plot_file: str | None, **options: Any,
-) -> None:  # fmt: skip
+    checkpoint: str,
+    nproc: int | None,
+    threads: int | None,
+    start_method: str,
+    json_file: str | None,
+    plot_file: str | None,
+    **options: Any,
+) -> None:
     """Score CHECKPOINT on the validation split of its run, or on other data.
 
     Every face counts once, for any number of processes. Classes are matched by name.
     """
     import json
 
-    from fer_ignite.evaluation import EvaluateRequest, launch_evaluation
-    from fer_ignite.launch import leave
-    from fer_ignite.plots import draw_confusion
-    from fer_ignite.storage import write_text_durably
+    from fer_ignite.checkpoint.atomic_io import write_text_durably
+    from fer_ignite.distributed import leave
+    from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+    from fer_ignite.training.plots import draw_confusion
 
     require_writable("--json", json_file)
     require_writable("--plot", plot_file)
     outcome = launch_evaluation(
-        EvaluateRequest(checkpoint, **options), nproc=nproc, threads=threads, start_method=start_method
+        EvaluateRequest(checkpoint, **options),
+        nproc=nproc,
+        threads=threads,
+        start_method=start_method,
     )
     if outcome.exit_code or outcome.result is None:
         error = error_of(outcome.exit_code)(outcome.message or outcome.status)
@@ -65,14 +109,18 @@ def command(
             write_text_durably(json_file, json.dumps(result, indent=2) + "\n")
         if plot_file:
             title = f"{result['split']}: {100 * result['accuracy']:.2f} %"
-            draw_confusion(result["confusion_matrix"], result["class_names"], Path(plot_file), title=title)
+            draw_confusion(
+                result["confusion_matrix"], result["class_names"], Path(plot_file), title=title
+            )
     leave(outcome)
 
 
 def certainty_of(result: dict[str, Any]) -> str:
     """How sure the accuracy and the probabilities are, in one line."""
     low, high = result["accuracy_interval"]
-    calibrated = f"{100 * result['ece_calibrated']:.2f} % at temperature {result['temperature']:.2f}"
+    calibrated = (
+        f"{100 * result['ece_calibrated']:.2f} % at temperature {result['temperature']:.2f}"
+    )
     text = (
         f"95 % interval of the accuracy {100 * low:.2f} to {100 * high:.2f} %   calibration error {100 * result['ece']:.2f} %, "
         + (calibrated if result["calibrated"] else "not calibrated")
@@ -106,5 +154,8 @@ def table_of(result: dict[str, Any]) -> str:
     for name, row in zip(names, result["confusion_matrix"], strict=True):
         lines.append(f"{name:{head}}" + "".join(f"{count:>{cell}}" for count in row))
     if "looks_at_test" in result:
-        lines += ["", f"the test split has been looked at {result['looks_at_test']} time(s) with this run's networks"]
+        lines += [
+            "",
+            f"the test split has been looked at {result['looks_at_test']} time(s) with this run's networks",
+        ]
     return "\n".join(lines)

@@ -7,20 +7,49 @@ import click
 __all__ = ["command"]
 
 
-@click.command("export", short_help="Write a checkpoint as ONNX, torch.export, safetensors or a state dict.")
+@click.command(
+    "export", short_help="Write a checkpoint as ONNX, torch.export, safetensors or a state dict."
+)
 @click.argument("checkpoint")
-@click.option("--format", "form", type=click.Choice(["onnx", "torch-export", "safetensors", "state-dict"]), default="onnx",
-              show_default=True, help="onnx and torch-export hold the preparation and the softmax, the others weights alone.")  # fmt: skip
-@click.option("--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "torch-export", "safetensors", "state-dict"]),
+    default="onnx",
+    show_default=True,
+    help="onnx and torch-export hold the preparation and the softmax, the others weights alone.",
+)
+@click.option(
+    "--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]"
+)
 @click.option("--half", is_flag=True, help="Store weights as fp16; arithmetic stays fp32.")
 @click.option("--int8", is_flag=True, help="Quantise, calibrated on train faces; onnx only.")
-@click.option("--calibration-faces", type=click.IntRange(1), default=512, show_default=True, help="Train faces for --int8.")
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]),
-              help="Views averaged within; ten costs ten times none.  [default: the run's]")  # fmt: skip
-@click.option("--data", help="Data whose validation faces the file is checked on.  [default: the run's]")
+@click.option(
+    "--calibration-faces",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Train faces for --int8.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged within; ten costs ten times none.  [default: the run's]",
+)
+@click.option(
+    "--data", help="Data whose validation faces the file is checked on.  [default: the run's]"
+)
 @click.option("--votes", help="FER+ votes for that data.")
-@click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Validation faces to check on, at most.")
-@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=5000,
+    show_default=True,
+    help="Validation faces to check on, at most.",
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
+)
 @click.option("--cache", help="Where packs are kept.")
 @click.option("--exist-ok", is_flag=True, help="Replace an older export and its card.")
 @click.option("--quiet", is_flag=True, help="No report.")
@@ -34,7 +63,7 @@ def command(checkpoint: str, as_json: bool, **options: Any) -> int:
     """
     import json
 
-    from fer_ignite.export.exporter import export_checkpoint
+    from fer_ignite.apps.export.exporter import export_checkpoint
 
     result = export_checkpoint(checkpoint, **options)
     if as_json:
@@ -47,7 +76,9 @@ def command(checkpoint: str, as_json: bool, **options: Any) -> int:
 def report_of(result: dict[str, Any]) -> str:
     """The result for people."""
     check, accuracy = result["check"], result["check"]["accuracy"]
-    faces = check["source"] if check["drawn"] else f"{check['n']} validation faces of {check['source']}"
+    faces = (
+        check["source"] if check["drawn"] else f"{check['n']} validation faces of {check['source']}"
+    )
     lines = [
         f"{result['file']}: {result['format']}, {result['weights']} weights, {result['bytes'] / 1e6:.2f} MB, views {result['tta']}",
         f"{result['card']}: its model card",

@@ -12,19 +12,46 @@ __all__ = ["command"]
 
 
 @click.command("find-lr", cls=ConfigCommand, short_help="Find a learning rate by a range test.")
-@click.option("--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]")
+@click.option(
+    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
+)
 @click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
-@click.option("--plot", metavar="FILE", default="find-lr.png", show_default=True, help="The curve as PNG.")
-@click.option("--iterations", type=click.IntRange(20, 100_000), default=200, show_default=True, help="Optimizer steps of the test.")
-@click.option("--start-lr", type=float, default=1e-6, show_default=True, help="Rate of the first step.")
-@click.option("--end-lr", type=float, default=10.0, show_default=True, help="Rate of the last step.")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any setting by name; repeatable.",
+)
+@click.option(
+    "--plot", metavar="FILE", default="find-lr.png", show_default=True, help="The curve as PNG."
+)
+@click.option(
+    "--iterations",
+    type=click.IntRange(20, 100_000),
+    default=200,
+    show_default=True,
+    help="Optimizer steps of the test.",
+)
+@click.option(
+    "--start-lr", type=float, default=1e-6, show_default=True, help="Rate of the first step."
+)
+@click.option(
+    "--end-lr", type=float, default=10.0, show_default=True, help="Rate of the last step."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, the curve included.")
 @config_options(hidden=("resume",))
 def command(
-    recipe: str | None, config_file: str | None, assignments: tuple[str, ...], plot: str, iterations: int, start_lr: float,
-    end_lr: float, as_json: bool, **flags: Any,
-) -> int:  # fmt: skip
+    recipe: str | None,
+    config_file: str | None,
+    assignments: tuple[str, ...],
+    plot: str,
+    iterations: int,
+    start_lr: float,
+    end_lr: float,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Train for some steps with a learning rate that rises until the loss explodes; suggest the rate of the steepest fall.
 
     Takes the settings of train. Only train images are read, and nothing is kept but the picture.
@@ -36,13 +63,17 @@ def command(
     require_writable("--plot", plot)
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
     config = from_layers(*layers, given_settings(flags, assignments))
-    from fer_ignite.tuning.lr_finder import find_lr
+    from fer_ignite.apps.tune.lr_finder import find_lr
 
     found = find_lr(config, plot=plot, iterations=iterations, start_lr=start_lr, end_lr=end_lr)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return 0
-    end = "it exploded there" if found["diverged"] else f"it never exploded: a higher --end-lr than {end_lr:g} may show more"
+    end = (
+        "it exploded there"
+        if found["diverged"]
+        else f"it never exploded: a higher --end-lr than {end_lr:g} may show more"
+    )
     click.echo(
         f"suggestion  --lr {found['suggestion']:.2g}, where the loss falls fastest ({found['opt']}, batches of {found['batch_size']})\n"
         f"lowest      at {found['lowest']:.2g}, after {found['iterations']} steps; {end}\n"

@@ -25,11 +25,11 @@ def installation() -> dict[str, Any]:
     """Versions of the libraries, devices, networks and recipes."""
     import torch
 
-    from fer_ignite.launch.machine import this_machine
+    from fer_ignite.distributed.machine import this_machine
     from fer_ignite.models.registry import available_models
     from fer_ignite.recipes import recipe_names
-    from fer_ignite.training.amp import resolve_precision
     from fer_ignite.training.session import versions
+    from fer_ignite.training.step import resolve_precision
 
     machine = this_machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(machine.cuda_devices)]
@@ -50,7 +50,7 @@ def content_of(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is none of these.
     """
-    from fer_ignite.data.pack import is_pack, open_pack
+    from fer_ignite.data.cache.format import is_pack, open_pack
 
     if path.is_file():
         return _checkpoint(path)
@@ -62,14 +62,18 @@ def content_of(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from fer_ignite.training.checkpoints import load_checkpoint, state_digest
+    from fer_ignite.checkpoint.format import load_checkpoint, state_digest
 
     content = load_checkpoint(path)
     trainer = content.get("trainer", {})
     return {
         "kind": content["kind"],
         "network": content["config"]["model"],
-        "parameters": sum(tensor.numel() for name, tensor in content["model"].items() if "running" not in name and tensor.ndim),
+        "parameters": sum(
+            tensor.numel()
+            for name, tensor in content["model"].items()
+            if "running" not in name and tensor.ndim
+        ),
         "classes": content["classes"],
         "preprocessing": content["preprocessing"],
         "iteration": trainer.get("iteration"),
@@ -83,7 +87,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from fer_ignite.training.files import RunFolder
+    from fer_ignite.checkpoint.run_dir import RunFolder
 
     folder = RunFolder(path)
     summary = folder.read_summary() or None

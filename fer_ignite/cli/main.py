@@ -69,7 +69,12 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Commands, invoke_without_command=True, epilog=_FIRST_STEPS, help=fer_ignite.__doc__.split("\n")[0])
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    epilog=_FIRST_STEPS,
+    help=fer_ignite.__doc__.split("\n")[0],
+)
 @click.version_option(fer_ignite.__version__, prog_name="fer-ignite")
 @click.pass_context
 def program(ctx: click.Context) -> None:
@@ -101,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _leave_if_final() -> None:
     # torchrun starts whatever fails again; an end that must not be repeated is repeated at once, without the work.
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        from fer_ignite.launch import leave, previous_final_outcome
+        from fer_ignite.distributed import leave, previous_final_outcome
 
         outcome = previous_final_outcome()
         if outcome is not None:

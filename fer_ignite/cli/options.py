@@ -22,7 +22,9 @@ def config_options(*names: str, hidden: Sequence[str] = ()) -> Callable[[Any], A
 
     def decorate(function: Any) -> Any:
         for name in reversed(names or tuple(Config.model_fields)):
-            function = click.option(*_flags(name), **_attributes(name), hidden=name in hidden, cls=_Setting)(function)
+            function = click.option(
+                *_flags(name), **_attributes(name), hidden=name in hidden, cls=_Setting
+            )(function)
         return function
 
     return decorate
@@ -54,11 +56,18 @@ def _attributes(name: str) -> dict[str, Any]:
     details = [_range(name), facts["unit"]]
     if "[default" not in text:
         default = facts["default"]
-        shown = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+        shown = (
+            {True: "on", False: "off"}.get(default, default)
+            if isinstance(default, bool)
+            else default
+        )
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else shown
         details.append(f"default: {shown}" if shown not in (None, "", {}) else "default: none")
     described = "; ".join(part for part in details if part)
-    attributes: dict[str, Any] = {"default": None, "help": f"{text}  [{described}]" if described else text}
+    attributes: dict[str, Any] = {
+        "default": None,
+        "help": f"{text}  [{described}]" if described else text,
+    }
     if not _is_switch(name):
         # Values stay text: the configuration's own validation is the only one.
         attributes |= {"type": str, "metavar": _metavar(name), "multiple": facts["repeat"]}
@@ -104,14 +113,18 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment!r} assigns nothing; write --set key=value, e.g. --set lr=0.05.")
+            raise ConfigError(
+                f"--set {assignment!r} assigns nothing; write --set key=value, e.g. --set lr=0.05."
+            )
         key = key.strip().replace("-", "_")
         try:
             value = parse_yaml(text)
         except ValueError:
             value = text
         if key in given and given[key] != value and str(given[key]) != text:
-            raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {value!r}; keep one of them.")
+            raise ConfigError(
+                f"{key} is given twice, as {given[key]!r} and as {value!r}; keep one of them."
+            )
         given[key] = value
     return given
 
@@ -125,7 +138,11 @@ class ConfigCommand(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                group = field_facts(str(parameter.name))["group"] if isinstance(parameter, _Setting) else "Command"
+                group = (
+                    field_facts(str(parameter.name))["group"]
+                    if isinstance(parameter, _Setting)
+                    else "Command"
+                )
                 sections[group].append(record)
         for title, records in sections.items():
             if records:
@@ -133,7 +150,9 @@ class ConfigCommand(click.Command):
                     formatter.write_dl(records, col_max=34)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        repeatable = {flag for p in self.get_params(ctx) if getattr(p, "multiple", False) for flag in p.opts}
+        repeatable = {
+            flag for p in self.get_params(ctx) if getattr(p, "multiple", False) for flag in p.opts
+        }
         seen: set[str] = set()
         for argument in args:
             flag = argument.split("=", 1)[0]

@@ -12,16 +12,43 @@ from fer_ignite.errors import ConfigError
 __all__ = ["command"]
 
 _DATA = (
-    "votes", "vote_mode", "classes", "split", "val_fraction", "split_seed", "bad_images", "cache", "channels",
-    "image_size", "resize", "resize_mode", "seed", "hflip", "vflip", "rotate", "scale", "shift", "shear",
-    "brightness", "contrast", "reprob", "mixup", "cutmix", "padding", "quiet",
-)  # fmt: skip
+    "votes",
+    "vote_mode",
+    "classes",
+    "split",
+    "val_fraction",
+    "split_seed",
+    "bad_images",
+    "cache",
+    "channels",
+    "image_size",
+    "resize",
+    "resize_mode",
+    "seed",
+    "hflip",
+    "vflip",
+    "rotate",
+    "scale",
+    "shift",
+    "shear",
+    "brightness",
+    "contrast",
+    "reprob",
+    "mixup",
+    "cutmix",
+    "padding",
+    "quiet",
+)
 
 
-@click.command("pack", cls=ConfigCommand, short_help="Read a data set once into a pack; look at it.")
+@click.command(
+    "pack", cls=ConfigCommand, short_help="Read a data set once into a pack; look at it."
+)
 @click.argument("data")
 @click.option("--preview", metavar="FILE.png", help="Draw a sheet of 8x8 augmented train faces.")
-@click.option("--verify", is_flag=True, help="Read the whole pack and compare it with its checksums.")
+@click.option(
+    "--verify", is_flag=True, help="Read the whole pack and compare it with its checksums."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @config_options(*_DATA)
 def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags: Any) -> int:
@@ -33,14 +60,14 @@ def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags
 
     require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
-    from fer_ignite.checks import is_user_dataset, pack_of
+    from fer_ignite.data.open import is_user_dataset, pack_of
 
     if is_user_dataset(data):
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
     path, _ = pack_of(config)
     assert path is not None
-    from fer_ignite.data.facts import verify_pack
-    from fer_ignite.data.pack import announced_source, describe, open_pack
+    from fer_ignite.data.cache.format import announced_source, describe, open_pack
+    from fer_ignite.data.cache.manifest import verify_pack
 
     pack = open_pack(path)
     if verify:
@@ -48,9 +75,11 @@ def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags
         click.echo("every file and every image has its checksum.", err=as_json)
     source = announced_source(pack, data)
     shown = {**pack.manifest, "source": source, "path": str(path)}
-    click.echo(json.dumps(shown, indent=2) if as_json else f"{describe(pack, source=source)}\n{path}")
+    click.echo(
+        json.dumps(shown, indent=2) if as_json else f"{describe(pack, source=source)}\n{path}"
+    )
     if preview:
-        from fer_ignite.previews import draw_preview
+        from fer_ignite.runs.previews import draw_preview
 
         click.echo(draw_preview(config, path, preview), err=as_json)
     return 0

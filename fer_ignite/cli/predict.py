@@ -11,30 +11,80 @@ from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fer_ignite.prediction import Recogniser
+    from fer_ignite.inference.predictor import Recogniser
 
 __all__ = ["command"]
 
 
 @click.command("predict", short_help="Name the expressions in image files.")
 @click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
-@click.option("--topk", type=click.IntRange(1), default=3, show_default=True, help="Expressions per file.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Faces per batch.")
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default="table",
+    show_default=True,
+)
+@click.option(
+    "--topk", type=click.IntRange(1), default=3, show_default=True, help="Expressions per file."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Faces per batch."
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged.  [default: the run's]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
+)
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
-@click.option("--faces", is_flag=True, help="Find the faces in photographs, videos (.mp4 .mov .avi .mkv .webm) and webcam:0.")
-@click.option("--detector", metavar="NAME", help="mtcnn, or your own package.module:function.  [default: mtcnn]")
-@click.option("--margin", type=FiniteRange(-0.4, 2), help="Share of a box added on each side.  [default: the detector's]")
-@click.option("--every", type=click.IntRange(1), metavar="N", help="Look at every N-th frame of videos.  [default: 1]")
-@click.option("--smooth", type=FiniteRange(0), metavar="SECONDS", help="Smooth over time in videos; 0 = off.  [default: 0.5]")
-@click.option("--save", metavar="FOLDER", help="Write pictures and videos with the faces marked there.")
+@click.option(
+    "--faces",
+    is_flag=True,
+    help="Find the faces in photographs, videos (.mp4 .mov .avi .mkv .webm) and webcam:0.",
+)
+@click.option(
+    "--detector",
+    metavar="NAME",
+    help="mtcnn, or your own package.module:function.  [default: mtcnn]",
+)
+@click.option(
+    "--margin",
+    type=FiniteRange(-0.4, 2),
+    help="Share of a box added on each side.  [default: the detector's]",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Look at every N-th frame of videos.  [default: 1]",
+)
+@click.option(
+    "--smooth",
+    type=FiniteRange(0),
+    metavar="SECONDS",
+    help="Smooth over time in videos; 0 = off.  [default: 0.5]",
+)
+@click.option(
+    "--save", metavar="FOLDER", help="Write pictures and videos with the faces marked there."
+)
 def command(
-    words: Sequence[str], form: str, topk: int, batch_size: int, tta: str | None, device: str,
-    model: str | None, out: str | None, faces: bool, **of_faces: Any,
-) -> int:  # fmt: skip
+    words: Sequence[str],
+    form: str,
+    topk: int,
+    batch_size: int,
+    tta: str | None,
+    device: str,
+    model: str | None,
+    out: str | None,
+    faces: bool,
+    **of_faces: Any,
+) -> int:
     """Name the expressions in SOURCES: tightly cut faces as image files, folders, globs; with --faces photographs, videos, webcam:0.
 
     CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
@@ -54,23 +104,36 @@ def command(
 
         recogniser = _opened(checkpoint, device=device, model=model, tta=tta)
         with _target(out) as write:
-            return 0 if write_predictions(recogniser, files, write, form=form, topk=topk, batch_size=batch_size) else 2
+            return (
+                0
+                if write_predictions(
+                    recogniser, files, write, form=form, topk=topk, batch_size=batch_size
+                )
+                else 2
+            )
     from fer_ignite.cli.predict_faces import open_sightings, write_sightings
 
     sightings, topk = open_sightings(
-        lambda: _opened(checkpoint, device=device, model=model, tta=tta), files, topk=topk, batch_size=batch_size, **of_faces
+        lambda: _opened(checkpoint, device=device, model=model, tta=tta),
+        files,
+        topk=topk,
+        batch_size=batch_size,
+        **of_faces,
     )
     with _target(out) as write:
         return 0 if write_sightings(sightings, write, form=form, topk=topk) else 2
 
 
 def _opened(checkpoint: str | None, **options: Any) -> "Recogniser":
-    from fer_ignite.prediction import open_recogniser
+    from fer_ignite.inference.predictor import open_recogniser
     from fer_ignite.weights import shipped_checkpoint
 
     recogniser = open_recogniser(checkpoint or shipped_checkpoint(), **options)
     if checkpoint is None:
-        click.echo(f"network     {shipped_checkpoint().name}, which ships with the package; to ask another, name it first", err=True)
+        click.echo(
+            f"network     {shipped_checkpoint().name}, which ships with the package; to ask another, name it first",
+            err=True,
+        )
     return recogniser
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
+from fer_ignite.apps.faces.analyze import Sighting, look_for_faces
+from fer_ignite.apps.faces.annotated_output import Album
+from fer_ignite.apps.faces.detection import open_detector
+from fer_ignite.apps.faces.face_reader import PhotoReader
+from fer_ignite.apps.faces.opencv import load_opencv
 from fer_ignite.cli.rows import csv_line
-from fer_ignite.data.exclusion import formula_safe
+from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
-from fer_ignite.photos.detection import open_detector
-from fer_ignite.photos.looking import Sighting, look_for_faces
-from fer_ignite.photos.opencv import load_opencv
-from fer_ignite.photos.reading import PhotoReader
-from fer_ignite.photos.saving import Album
-from fer_ignite.prediction import Recogniser
+from fer_ignite.inference.predictor import Recogniser
 
 __all__ = ["open_sightings", "write_sightings"]
 
@@ -24,9 +24,17 @@ _BOX = ("left", "top", "width", "height", "score")
 
 
 def open_sightings(
-    recogniser: Callable[[], Recogniser], files: Iterable[str], *, topk: int, batch_size: int, detector: str | None,
-    margin: float | None, every: int | None, smooth: float | None, save: str | None,
-) -> tuple[Iterator[Sighting], int]:  # fmt: skip
+    recogniser: Callable[[], Recogniser],
+    files: Iterable[str],
+    *,
+    topk: int,
+    batch_size: int,
+    detector: str | None,
+    margin: float | None,
+    every: int | None,
+    smooth: float | None,
+    save: str | None,
+) -> tuple[Iterator[Sighting], int]:
     """The rows, and how many expressions each has; what is missing is told before a network is read.
 
     Raises:
@@ -35,11 +43,15 @@ def open_sightings(
     load_opencv()
     found, album = open_detector(detector or "mtcnn"), None if save is None else Album(save)
     reader = PhotoReader(recogniser(), found, margin=margin, batch_size=batch_size)
-    rows = look_for_faces(files, reader, every=every or 1, smooth_s=0.5 if smooth is None else smooth, album=album)
+    rows = look_for_faces(
+        files, reader, every=every or 1, smooth_s=0.5 if smooth is None else smooth, album=album
+    )
     return rows, min(topk, len(reader.recogniser.classes))
 
 
-def write_sightings(sightings: Iterable[Sighting], write: Callable[[str], Any], *, form: str, topk: int) -> bool:
+def write_sightings(
+    sightings: Iterable[Sighting], write: Callable[[str], Any], *, form: str, topk: int
+) -> bool:
     """Prints rows as they come; whether any source could be read.
 
     Args:
@@ -67,7 +79,11 @@ def _table(sighting: Sighting, topk: int) -> str:
     if sighting.reading is None:
         return f"{name}  {'-' if sighting.error else 'no face'}\n"
     box = sighting.reading.box
-    when = f"face {sighting.face}" if sighting.time_s is None else f"{sighting.time_s:8.3f} s  track {sighting.track}"
+    when = (
+        f"face {sighting.face}"
+        if sighting.time_s is None
+        else f"{sighting.time_s:8.3f} s  track {sighting.track}"
+    )
     where = f"{box.width:.0f} x {box.height:.0f} at {box.left:.0f}, {box.top:.0f}"
     return f"{name}  {when}  {where}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
 
@@ -96,7 +112,21 @@ def _csv(sighting: Sighting, topk: int) -> str:
     cells = [cell for name, p in _best(sighting, topk) for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * topk - len(cells))
     track = "" if sighting.track is None else str(sighting.track)
-    return csv_line([formula_safe(printable(sighting.file)), time, track, face, *box, *cells, formula_safe(sighting.error or "")])
+    return csv_line(
+        [
+            formula_safe(printable(sighting.file)),
+            time,
+            track,
+            face,
+            *box,
+            *cells,
+            formula_safe(sighting.error or ""),
+        ]
+    )
 
 
-_FORMS: dict[str, Callable[[Sighting, int], str]] = {"table": _table, "csv": _csv, "jsonl": _json_line}
+_FORMS: dict[str, Callable[[Sighting, int], str]] = {
+    "table": _table,
+    "csv": _csv,
+    "jsonl": _json_line,
+}

@@ -7,15 +7,21 @@ from typing import Any
 import click
 
 from fer_ignite.cli.rows import csv_line
-from fer_ignite.data.exclusion import formula_safe
+from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
-from fer_ignite.prediction import Prediction, Recogniser, predict
+from fer_ignite.inference.predictor import Prediction, Recogniser, predict
 
 __all__ = ["write_predictions"]
 
 
 def write_predictions(
-    recogniser: Recogniser, files: Sequence[str], write: Callable[[str], Any], *, form: str, topk: int, batch_size: int
+    recogniser: Recogniser,
+    files: Sequence[str],
+    write: Callable[[str], Any],
+    *,
+    form: str,
+    topk: int,
+    batch_size: int,
 ) -> bool:
     """Prints rows as they come; whether any file could be read.
 
@@ -25,7 +31,15 @@ def write_predictions(
     count = min(topk, len(recogniser.classes))
     readable = False
     if form == "csv":
-        write(csv_line(["file", *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")), "error"]))
+        write(
+            csv_line(
+                [
+                    "file",
+                    *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")),
+                    "error",
+                ]
+            )
+        )
     for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size, warn=_warn):
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
@@ -57,7 +71,13 @@ def _json_line(prediction: Prediction, count: int) -> str:
 def _csv(prediction: Prediction, count: int) -> str:
     cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * count - len(cells))
-    return csv_line([formula_safe(printable(prediction.file)), *cells, formula_safe(prediction.error or "")])
+    return csv_line(
+        [formula_safe(printable(prediction.file)), *cells, formula_safe(prediction.error or "")]
+    )
 
 
-_FORMS: dict[str, Callable[[Prediction, int], str]] = {"table": _table, "csv": _csv, "jsonl": _json_line}
+_FORMS: dict[str, Callable[[Prediction, int], str]] = {
+    "table": _table,
+    "csv": _csv,
+    "jsonl": _json_line,
+}

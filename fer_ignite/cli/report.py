@@ -13,28 +13,53 @@ __all__ = ["command"]
 
 @click.command("report", short_help="A run, or several, as one HTML page.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|CKPT...")
-@click.option("--out", metavar="FILE.html", help="Where to.  [default: report.html in the run; comparison.html here for several]")
-@click.option("--split", type=click.Choice(["val", "test", "train"]), default="val", show_default=True,
-              help="test is scored only when asked for by name; the run's ledger counts the looks.")  # fmt: skip
+@click.option(
+    "--out",
+    metavar="FILE.html",
+    help="Where to.  [default: report.html in the run; comparison.html here for several]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test", "train"]),
+    default="val",
+    show_default=True,
+    help="test is scored only when asked for by name; the run's ledger counts the looks.",
+)
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")
-@click.option("--tta", type=click.Choice(["none", "flip", "ten", "many"]), help="Views averaged.  [default: the run's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one.")
-@click.option("--collate-fn", metavar="MODULE:NAME", help="The run's own function that makes batches again, where it had one.")
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "ten", "many"]),
+    help="Views averaged.  [default: the run's]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+@click.option(
+    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
+)
+@click.option(
+    "--collate-fn",
+    metavar="MODULE:NAME",
+    help="The run's own function that makes batches again, where it had one.",
+)
 @click.option("--cache", help="Where packs are kept.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON."
+)
 def command(runs: Sequence[str], out: str | None, as_json: bool, **options: Any) -> int:
     """Write one self-contained page about a run folder or a checkpoint; about several, a comparison.
 
     It opens in any browser, fetches nothing, and can be sent to others: note that it holds pictures of faces.
     """
     require_writable("--out", out)
-    from fer_ignite.report.page import write_report
+    from fer_ignite.apps.report.page import write_report
 
     written = write_report(runs, out=out, **options)
     if as_json:
         click.echo(json.dumps(written, default=str))
         return 0
-    click.echo("\n".join([*written["sentences"], f"{written['file']} ({written['bytes'] / 1e6:.1f} MB)"]))
+    click.echo(
+        "\n".join([*written["sentences"], f"{written['file']} ({written['bytes'] / 1e6:.1f} MB)"])
+    )
     return 0

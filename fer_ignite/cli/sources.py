@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fer_ignite.apps.faces.video_source import VIDEO_SUFFIXES, is_webcam
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.errors import ConfigError
-from fer_ignite.photos.footage import VIDEO_SUFFIXES, is_webcam
 
 __all__ = ["find_files", "split_words"]
 
@@ -29,7 +29,9 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
         if not faces and _is_source(first, True):
             raise ConfigError(f"{printable(first)}: videos and webcams are looked at with --faces.")
     if not rest:
-        raise ConfigError(f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it.")
+        raise ConfigError(
+            f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it."
+        )
     return (_checkpoint_in(first) if Path(first).is_dir() else first), rest
 
 
@@ -46,17 +48,27 @@ def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
         path = Path(source)
         if _is_network(source):
             what = "a run's folder" if path.is_dir() else "a checkpoint"
-            raise ConfigError(f"{printable(source)} is {what}, which goes first and once; name {kinds} files, folders or globs after it.")
+            raise ConfigError(
+                f"{printable(source)} is {what}, which goes first and once; name {kinds} files, folders or globs after it."
+            )
         if path.is_dir():
-            found = [str(file) for file in _files_under(path) if file.suffix.lower() in _suffixes(faces)]
+            found = [
+                str(file) for file in _files_under(path) if file.suffix.lower() in _suffixes(faces)
+            ]
             if not found:
-                raise ConfigError(f"{printable(source)} holds no {kinds} file; name a folder with {kinds} files.")
+                raise ConfigError(
+                    f"{printable(source)} holds no {kinds} file; name a folder with {kinds} files."
+                )
         elif path.exists() or _is_webcam(source, faces):
             found = [source]
         else:
-            found = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
+            found = sorted(
+                file for file in glob.glob(source, recursive=True) if Path(file).is_file()
+            )
             if not found:
-                raise ConfigError(f"there is no file {printable(source)}; name {kinds} files, folders or globs.")
+                raise ConfigError(
+                    f"there is no file {printable(source)}; name {kinds} files, folders or globs."
+                )
         yield from found
 
 
@@ -80,14 +92,21 @@ def _is_network(word: str) -> bool:
 def _is_source(word: str, faces: bool) -> bool:
     path = Path(word)
     is_glob = glob.has_magic(word) and not path.is_file()  # a checkpoint's path may hold a [ too
-    return path.is_dir() or is_glob or path.suffix.lower() in _suffixes(faces) or _is_webcam(word, faces)
+    return (
+        path.is_dir()
+        or is_glob
+        or path.suffix.lower() in _suffixes(faces)
+        or _is_webcam(word, faces)
+    )
 
 
 def _checkpoint_in(run: str) -> str:
     try:
-        from fer_ignite.report.subject import find_subject
+        from fer_ignite.apps.report.subject import find_subject
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed.") from None
+        raise ConfigError(
+            f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed."
+        ) from None
     return str(find_subject(run).checkpoint)
 
 

@@ -16,13 +16,31 @@ __all__ = ["command"]
 
 
 @click.command("train", cls=ConfigCommand, short_help="Train a network.")
-@click.option("--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]")
+@click.option(
+    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
+)
 @click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
-@click.option("--print-config", is_flag=True, help="Print the whole resolved configuration and stop.")
-@click.option("--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop.")
-@click.option("--seeds", metavar="INT,INT,...", help="Train once per seed; mean and spread.  [default: --seed's one]")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON: summary.json's names.")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any setting by name; repeatable.",
+)
+@click.option(
+    "--print-config", is_flag=True, help="Print the whole resolved configuration and stop."
+)
+@click.option(
+    "--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop."
+)
+@click.option(
+    "--seeds",
+    metavar="INT,INT,...",
+    help="Train once per seed; mean and spread.  [default: --seed's one]",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the outcome as JSON: summary.json's names."
+)
 @config_options()
 def command(
     recipe: str | None,
@@ -45,31 +63,49 @@ def command(
     given = merged(*layers, given_settings(flags, assignments))
     config = check(given)
     if print_config:
-        click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+            nl=False,
+        )
         return 0
-    from fer_ignite import runs
-    from fer_ignite.launch import leave
+    from fer_ignite.distributed import leave
+    from fer_ignite.runs import execute
 
     if plot_lr:
         require_writable("--plot-lr", plot_lr)
-        from fer_ignite.previews import plot_schedule_of
+        from fer_ignite.runs.previews import plot_schedule_of
 
         click.echo(plot_schedule_of(config, plot_lr))
         return 0
     if seeds:
-        outcome = runs.launch_seeds(config, given=given, seeds=parse_seeds(seeds))
+        outcome = execute.launch_seeds(config, given=given, seeds=parse_seeds(seeds))
     else:
-        outcome = runs.launch_training(config, given=given)
+        outcome = execute.launch_training(config, given=given)
     if outcome.message:
         click.echo(f"fer-ignite: {outcome.message}{_where_to_look(outcome.exit_code)}", err=True)
-    if config.quiet and outcome.result is not None and "status" in outcome.result and int(os.environ.get("RANK") or 0) == 0:
-        from fer_ignite.announcing import result_lines
+    if (
+        config.quiet
+        and outcome.result is not None
+        and "status" in outcome.result
+        and int(os.environ.get("RANK") or 0) == 0
+    ):
+        from fer_ignite.runs.banner import result_lines
 
         click.echo("\n".join(result_lines(outcome.result)), err=True)
-    if outcome.exit_code == 0 and outcome.result is not None and {"seeds", "folds"} & set(outcome.result):
+    if (
+        outcome.exit_code == 0
+        and outcome.result is not None
+        and {"seeds", "folds"} & set(outcome.result)
+    ):
         click.echo(table_of_runs(outcome.result), err=True)
-    if as_json and int(os.environ.get("RANK") or 0) == 0:  # of torchrun's processes one speaks for all
-        ending = {"exit_code": outcome.exit_code, "status": outcome.status, "message": outcome.message}
+    if (
+        as_json and int(os.environ.get("RANK") or 0) == 0
+    ):  # of torchrun's processes one speaks for all
+        ending = {
+            "exit_code": outcome.exit_code,
+            "status": outcome.status,
+            "message": outcome.message,
+        }
         click.echo(json.dumps({**ending, **(outcome.result or {})}, default=str))
     leave(outcome)
 
@@ -87,7 +123,9 @@ def parse_seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     seeds = [int(part) for part in parts if part.isdecimal()]
     if len(set(seeds)) < len(parts):
-        raise ConfigError(f"--seeds {text!r} is no list of different whole numbers; write --seeds 0,1,2.")
+        raise ConfigError(
+            f"--seeds {text!r} is no list of different whole numbers; write --seeds 0,1,2."
+        )
     return seeds
 
 
@@ -97,6 +135,10 @@ def table_of_runs(result: dict[str, Any]) -> str:
     lines = [f"{kind} {', '.join(map(str, result[kind]))}: mean +- standard deviation"]
     for split in ("val", "test"):
         if split in result:
-            values = "   ".join(f"{name} {100 * m:.2f} +- {100 * s:.2f} %" for name, (m, s) in result[split].items() if name != "loss")
+            values = "   ".join(
+                f"{name} {100 * m:.2f} +- {100 * s:.2f} %"
+                for name, (m, s) in result[split].items()
+                if name != "loss"
+            )
             lines.append(f"{split:5} {values}")
     return "\n".join(lines)

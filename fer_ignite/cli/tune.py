@@ -10,23 +10,56 @@ from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
-_OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")  # refused by the search, which goes on by itself
+_OF_ONE_RUN = (
+    "exist_ok",
+    "resume",
+    "override",
+    "score_test",
+)  # refused by the search, which goes on by itself
 
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")
 @click.argument("space")
-@click.option("--trials", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Trials in all, earlier ones included.")
-@click.option("--timeout", metavar="TIME", help="Begin no trial after this long, e.g. 90s, 15m, 1h30m.")
-@click.option("--prune/--no-prune", default=True, show_default=True, help="Stop trials that are below the median at their epoch.")
-@click.option("--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]")
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 1_000_000),
+    default=20,
+    show_default=True,
+    help="Trials in all, earlier ones included.",
+)
+@click.option(
+    "--timeout", metavar="TIME", help="Begin no trial after this long, e.g. 90s, 15m, 1h30m."
+)
+@click.option(
+    "--prune/--no-prune",
+    default=True,
+    show_default=True,
+    help="Stop trials that are below the median at their epoch.",
+)
+@click.option(
+    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
+)
 @click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Any setting by name; repeatable.")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any setting by name; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @config_options(hidden=_OF_ONE_RUN)
 def command(
-    space: str, trials: int, timeout: str | None, prune: bool, recipe: str | None, config_file: str | None,
-    assignments: tuple[str, ...], as_json: bool, **flags: Any,
-) -> int:  # fmt: skip
+    space: str,
+    trials: int,
+    timeout: str | None,
+    prune: bool,
+    recipe: str | None,
+    config_file: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Try settings from SPACE, a YAML file such as
 
     \b
@@ -45,12 +78,14 @@ def command(
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
     given = merged(*layers, given_settings(flags, assignments))
     config, seconds = check(given), parse_timeout(timeout)
-    from fer_ignite.tuning.search import TuneRequest, tune
+    from fer_ignite.apps.tune.search import TuneRequest, tune
 
     outcome = tune(
-        config, TuneRequest(space=space, trials=trials, timeout_s=seconds, prune=prune), given=given,
+        config,
+        TuneRequest(space=space, trials=trials, timeout_s=seconds, prune=prune),
+        given=given,
         tell=lambda text: click.echo(text, err=True),
-    )  # fmt: skip
+    )
     result = outcome.result or {}
     click.echo(json.dumps(result, indent=2) if as_json else table_of(result))
     return outcome.exit_code
@@ -74,8 +109,13 @@ def table_of(result: dict[str, Any]) -> str:
     lines = [f"trials      {counts or 'none'}"]
     if result["best"] is not None:
         best = result["best"]
-        lines.append(f"best        {best['value']:.4f} on val, trial {best['trial']}, epoch {best['epoch']}")
+        lines.append(
+            f"best        {best['value']:.4f} on val, trial {best['trial']}, epoch {best['epoch']}"
+        )
         lines += [f"  {name:15} {value}" for name, value in best["settings"].items()]
     if result["importance"]:
-        lines.append("importance  " + ", ".join(f"{name} {share:.2f}" for name, share in result["importance"].items()))
+        lines.append(
+            "importance  "
+            + ", ".join(f"{name} {share:.2f}" for name, share in result["importance"].items())
+        )
     return "\n".join([*lines, *result["files"]])

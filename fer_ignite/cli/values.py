@@ -18,7 +18,9 @@ class FiniteRange(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            allowed = f"{self.min:g} or more" if self.max is None else f"{self.min:g} to {self.max:g}"
+            allowed = (
+                f"{self.min:g} or more" if self.max is None else f"{self.min:g} to {self.max:g}"
+            )
             self.fail(f"{value} is no finite number; give {allowed}.", param, ctx)
         return number
 
@@ -33,6 +35,10 @@ def require_writable(flag: str, path: str | None) -> None:
         return
     target = Path(str(path)).absolute()
     if not target.parent.is_dir():
-        raise ConfigError(f"{flag}: {path} can't be written: there is no folder {Path(str(path)).parent}; make it first.")
+        raise ConfigError(
+            f"{flag}: {path} can't be written: there is no folder {Path(str(path)).parent}; make it first."
+        )
     if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"{flag}: {path} can't be written: it is a folder or not yours to write; name another file.")
+        raise ConfigError(
+            f"{flag}: {path} can't be written: it is a folder or not yours to write; name another file."
+        )

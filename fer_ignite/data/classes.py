@@ -65,10 +65,14 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
     used = [old for names in plan.values() for old in names]
     twice = sorted({old for old in used if used.count(old) > 1})
     if twice:
-        raise ConfigError(f"--classes uses {', '.join(twice)} twice; each class of the data goes to one name.")
+        raise ConfigError(
+            f"--classes uses {', '.join(twice)} twice; each class of the data goes to one name."
+        )
     absent = [old for old in used if old not in source_classes]
     if absent:
-        raise DataError(f"--classes names {', '.join(absent)}; the data has {', '.join(source_classes)}.")
+        raise DataError(
+            f"--classes names {', '.join(absent)}; the data has {', '.join(source_classes)}."
+        )
     if len(plan) < 2:
         raise ConfigError(f"--classes gives {len(plan)} class; two or more can be told apart.")
     return plan

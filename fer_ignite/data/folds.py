@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.data.decoding import measure
-from fer_ignite.data.faces import Faces
-from fer_ignite.data.facts import numbered
-from fer_ignite.data.pack import Pack
-from fer_ignite.data.plan import generator
-from fer_ignite.data.roles import joined_units
+from fer_ignite.data.cache.decode import measure
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.manifest import numbered
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.sampler import generator
+from fer_ignite.data.splits import joined_units
 from fer_ignite.errors import ConfigError
 
 __all__ = ["deal", "faces_of_fold"]
@@ -46,7 +46,9 @@ def faces_of_fold(faces: Faces, *, folds: int, fold: int, seed: int) -> Faces:
     # No copy of a judged face is in train, so there are no leaks to drop.
     dealt = replace(faces, indices=roles, leaks=None)
     if sums_N2C is not None and faces.pack is not None:
-        dealt.mean, dealt.std = _statistics(sums_N2C[kept_N], pixels=faces.pack.height * faces.pack.width)
+        dealt.mean, dealt.std = _statistics(
+            sums_N2C[kept_N], pixels=faces.pack.height * faces.pack.width
+        )
     return dealt
 
 
@@ -76,7 +78,10 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
     fold_N = np.empty(len(labels_N), dtype=np.int64)
     for unit in order_U.tolist():
         own = [label_of[place] for place in members[unit].tolist()]
-        crowding = [(sum(counts[fold][label] * weights[label] for label in own), totals[fold], fold) for fold in range(folds)]
+        crowding = [
+            (sum(counts[fold][label] * weights[label] for label in own), totals[fold], fold)
+            for fold in range(folds)
+        ]
         chosen = min(crowding)[2]
         for label in own:
             counts[chosen][label] += 1
@@ -87,12 +92,16 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
 
 def _measured(pack: Pack, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
     """int64 [N], equal where the pixels are equal; int64 [N, 2, C] sums and sums of squares."""
-    pieces = [measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)]
+    pieces = [
+        measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)
+    ]
     digests_N16 = np.concatenate([piece[0] for piece in pieces])
     return numbered(digests_N16), np.concatenate([piece[1] for piece in pieces])
 
 
-def _statistics(sums_N2C: NDArray[np.int64], *, pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(
+    sums_N2C: NDArray[np.int64], *, pixels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in [0, 1]."""
     total_2C = sums_N2C.sum(axis=0) / (len(sums_N2C) * pixels)
     std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))

@@ -82,10 +82,14 @@ _SIXTEEN_BIT_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
 def printable(name: Name) -> str:
     """A file name as one line of text that can be encoded anywhere: odd bytes and control characters are escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text
+    )
 
 
-def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> Image.Image:
     """One image file, turned upright.
 
     Args:
@@ -98,7 +102,9 @@ def read_image(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMAT_OF_SUFFIX:
-        raise DataError(f"{printable(path)}: no image suffix; allowed are {', '.join(sorted(FORMAT_OF_SUFFIX))}.")
+        raise DataError(
+            f"{printable(path)}: no image suffix; allowed are {', '.join(sorted(FORMAT_OF_SUFFIX))}."
+        )
     if root is not None:
         _refuse_outside(path, root)
     return _decode(read_file_bytes(path), path, expected=FORMAT_OF_SUFFIX[suffix])
@@ -112,7 +118,9 @@ def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
 def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file; never blocks on a FIFO, never reads a device, never more than the size cap."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
     except (OSError, ValueError) as error:
         reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
         raise DataError(f"{printable(path)}: can't be opened ({reason}).") from None
@@ -121,7 +129,9 @@ def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{printable(path)}: no regular file, but a {_kind(status.st_mode)}.")
         if status.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read.")
+            raise DataError(
+                f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read."
+            )
         data = os.read(handle, status.st_size)
         while len(data) < status.st_size and (more := os.read(handle, status.st_size - len(data))):
             data += more
@@ -153,7 +163,10 @@ def require_faces(faces: Any, *, channels: int, kind: str) -> None:
         DataError: another type, dtype, number of dimensions or of channels, or sides of no pixel.
     """
     wanted = f"give a uint8 {kind} [images, height, width, {channels}] with values 0..255 ({'gray' if channels == 1 else 'RGB'})"
-    if type(faces).__name__ not in {"numpy array": ("ndarray", "memmap"), "tensor": ("Tensor", "Parameter")}[kind]:
+    if (
+        type(faces).__name__
+        not in {"numpy array": ("ndarray", "memmap"), "tensor": ("Tensor", "Parameter")}[kind]
+    ):
         raise DataError(f"faces came as {type(faces).__name__}; {wanted}.")
     shape, dtype = tuple(faces.shape), str(faces.dtype).removeprefix("torch.")
     if dtype != "uint8":
@@ -170,7 +183,9 @@ def is_colourless(image: Image.Image) -> bool:
     return bool(np.array_equal(red, green) and np.array_equal(red, blue))
 
 
-def fit_image(image: Image.Image, side_px: int | None, mode: str, channels: str) -> npt.NDArray[np.uint8]:
+def fit_image(
+    image: Image.Image, side_px: int | None, mode: str, channels: str
+) -> npt.NDArray[np.uint8]:
     """An image as an array of a wished size.
 
     Args:
@@ -206,7 +221,9 @@ def _crop(image: Image.Image, side_px: int) -> Image.Image:
     # The box is cut while scaling: a strip of 1 x 10000 would otherwise grow to side x 10000 sides first.
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
-    return image.resize((side_px, side_px), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
+    return image.resize(
+        (side_px, side_px), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short)
+    )
 
 
 def _scaled(image: Image.Image, factor: float) -> Image.Image:
@@ -219,7 +236,9 @@ _FIT = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 
 def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)) as image:
+        with Image.open(
+            io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)
+        ) as image:
             _refuse_header(image, name)
             misnamed = expected is not None and _format_of(image) != expected
             image.load()
@@ -232,7 +251,9 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
         what = "no image data" if expected is None else f"not the {expected} that its name says"
         raise DataError(f"{printable(name)}: {what}; read are {', '.join(_FORMATS)}.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{printable(name)}: more than {MAX_PIXELS} pixels; scale it down first.") from None
+        raise DataError(
+            f"{printable(name)}: more than {MAX_PIXELS} pixels; scale it down first."
+        ) from None
     except Exception as error:
         # Pillow's readers answer broken bytes with almost any kind of exception (OSError, SyntaxError, struct.error,
         # IndexError, zlib.error, MemoryError): whatever it is, the file can't be read.
@@ -241,7 +262,9 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
 
 
 def _format_of(image: Image.Image) -> str | None:
-    return "JPEG" if image.format == "MPO" else image.format  # phones append a second JPEG and call the pair MPO
+    return (
+        "JPEG" if image.format == "MPO" else image.format
+    )  # phones append a second JPEG and call the pair MPO
 
 
 def _refuse_header(image: Image.Image, name: Name) -> None:
@@ -253,7 +276,9 @@ def _refuse_header(image: Image.Image, name: Name) -> None:
     if found in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise DataError(f"{printable(name)}: a moving {found}; save the one frame that is meant.")
     if found == "TIFF" and _has_second_page(image):
-        raise DataError(f"{printable(name)}: a TIFF of several pages; save the one page that is meant.")
+        raise DataError(
+            f"{printable(name)}: a TIFF of several pages; save the one page that is meant."
+        )
 
 
 def _has_second_page(image: Image.Image) -> bool:
@@ -268,12 +293,16 @@ def _has_second_page(image: Image.Image) -> bool:
 def _plain(image: Image.Image, name: Name) -> Image.Image:
     """The loaded image as upright "L" or "RGB"."""
     turn = _TURN_OF_EXIF.get(_exif_orientation(image))
-    wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
     if wide_gray:
         # 65535 is white: divide by 257, where .convert("L") would cut everything above 255 off.
         values_HW = np.asarray(image).astype(np.uint32)
         plain = Image.fromarray(((values_HW + 128) // 257).clip(0, 255).astype(np.uint8))
-    elif image.mode in _WITH_ALPHA or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+    elif image.mode in _WITH_ALPHA or (
+        image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    ):
         plain = _on_white(image)
     elif image.mode in ("L", "RGB"):
         plain = image
@@ -282,7 +311,9 @@ def _plain(image: Image.Image, name: Name) -> Image.Image:
     elif image.mode in ("P", "CMYK", "YCbCr", "RGBX"):
         plain = image.convert("RGB")
     else:
-        raise DataError(f"{printable(name)}: pixels of mode {image.mode!r}; save it with 8 or 16 bits per channel.")
+        raise DataError(
+            f"{printable(name)}: pixels of mode {image.mode!r}; save it with 8 or 16 bits per channel."
+        )
     return plain if turn is None else plain.transpose(turn)
 
 
@@ -309,9 +340,16 @@ def _refuse_outside(path: str | os.PathLike[str], root: str | os.PathLike[str]) 
     except OSError as error:
         raise DataError(f"{printable(path)}: can't be followed ({error.strerror}).") from None
     if os.path.commonpath([real, top]) != top:
-        raise DataError(f"{printable(path)}: leads outside {printable(root)}; list it in a csv manifest instead.")
+        raise DataError(
+            f"{printable(path)}: leads outside {printable(root)}; list it in a csv manifest instead."
+        )
 
 
 def _kind(mode: int) -> str:
-    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device"}
+    kinds = {
+        stat.S_ISDIR: "folder",
+        stat.S_ISFIFO: "FIFO",
+        stat.S_ISSOCK: "socket",
+        stat.S_ISCHR: "device",
+    }
     return next((word for test, word in kinds.items() if test(mode)), "device")

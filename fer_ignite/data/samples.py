@@ -15,17 +15,32 @@ from fer_ignite.data.classes import parse_classes, relabel
 from fer_ignite.data.images import printable
 from fer_ignite.errors import DataError
 
-__all__ = ["SPLITS", "SPLIT_OF_NAME", "UNDECIDED", "Samples", "Source", "choose_classes", "drop_same_files"]
+__all__ = [
+    "SPLITS",
+    "SPLIT_OF_NAME",
+    "UNDECIDED",
+    "Samples",
+    "Source",
+    "choose_classes",
+    "drop_same_files",
+]
 
 SPLITS = ("train", "val", "test")
 UNDECIDED = 255
 
 # What people call the three roles, in lower case.
 SPLIT_OF_NAME = {
-    "train": 0, "training": 0,
-    "val": 1, "valid": 1, "validation": 1, "dev": 1, "publictest": 1,
-    "test": 2, "testing": 2, "privatetest": 2,
-}  # fmt: skip
+    "train": 0,
+    "training": 0,
+    "val": 1,
+    "valid": 1,
+    "validation": 1,
+    "dev": 1,
+    "publictest": 1,
+    "test": 2,
+    "testing": 2,
+    "privatetest": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +123,12 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
         DataError: one file stands in two roles, or under two labels.
     """
     order = np.lexsort((inodes_N2[:, 0], inodes_N2[:, 1]))
-    same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (inodes_N2[order[1:]] != 0).any(axis=1)
-    suspects = sorted({int(index) for pair in (order[1:][same], order[:-1][same]) for index in pair})
+    same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (
+        inodes_N2[order[1:]] != 0
+    ).any(axis=1)
+    suspects = sorted(
+        {int(index) for pair in (order[1:][same], order[:-1][same]) for index in pair}
+    )
     first_of: dict[str, int] = {}
     keep_N = np.ones(len(samples), dtype=np.bool_)
     clashes = []
@@ -119,7 +138,10 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
         if first == index:
             continue
         keep_N[index] = False
-        if (samples.splits_N[first], samples.labels_N[first]) != (samples.splits_N[index], samples.labels_N[index]):
+        if (samples.splits_N[first], samples.labels_N[first]) != (
+            samples.splits_N[index],
+            samples.labels_N[index],
+        ):
             clashes.append(f"{printable(samples.ids[first])} = {printable(samples.ids[index])}")
     if clashes:
         raise DataError(

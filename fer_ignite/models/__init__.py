@@ -1,9 +1,9 @@
 """Networks by name, their start weights, and what can be said about them."""
 
 from fer_ignite.models.heads import head_prefixes
+from fer_ignite.models.initial_weights import WeightsReport, initialise_from
 from fer_ignite.models.registry import available_models, build_model
 from fer_ignite.models.summary import describe_groups, flops, parameter_count
-from fer_ignite.models.weights import WeightsReport, initialise_from
 
 __all__ = [
     "WeightsReport",

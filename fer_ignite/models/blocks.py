@@ -31,7 +31,11 @@ __all__ = [
     "pool_whole_map",
 ]
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
 NORMS = ("batch", "group")
 
 
@@ -44,7 +48,11 @@ def check_choice(setting: str, value: object, allowed: tuple[str, ...]) -> None:
 def norm_layer(kind: str, channels: int) -> nn.Module:
     """Batch normalisation, or group normalisation with up to 8 groups, which no other image of a batch influences."""
     check_choice("norm", kind, NORMS)
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(channels, 8), channels)
+    return (
+        nn.BatchNorm2d(channels)
+        if kind == "batch"
+        else nn.GroupNorm(math.gcd(channels, 8), channels)
+    )
 
 
 def activation_layer(kind: str) -> nn.Module:
@@ -57,11 +65,20 @@ class ConvUnit(nn.Module):
     """Convolution without bias, normalisation, activation (unless None); sides are halved, rounding up, by stride 2."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, *, stride: int = 1, groups: int = 1,
-        norm: str = "batch", activation: str | None = "silu",
-    ) -> None:  # fmt: skip
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: str = "batch",
+        activation: str | None = "silu",
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(
+            c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
         self.norm = norm_layer(norm, c_out)
         self.act = nn.Identity() if activation is None else activation_layer(activation)
 
@@ -107,7 +124,9 @@ class CspStage(nn.Module):
     Path Analysis", 2022 (ELAN: concatenating every intermediate). C2f is the name of this combination.
     """
 
-    def __init__(self, c_in: int, c_out: int, *, hidden: int, depth: int = 1, norm: str = "batch") -> None:
+    def __init__(
+        self, c_in: int, c_out: int, *, hidden: int, depth: int = 1, norm: str = "batch"
+    ) -> None:
         super().__init__()
         self.split = ConvUnit(c_in, 2 * hidden, norm=norm)
         self.steps = nn.ModuleList(Bottleneck(hidden, norm=norm) for _ in range(depth))
@@ -148,30 +167,39 @@ class AreaAttention(nn.Module):
         images, channels, height, width = x_BCHW.shape
         areas = number_of_areas(height * width, self.areas)
         query, key, value_BCHW = self.qkv(x_BCHW).chunk(3, dim=1)
-        query_BAND, key_BAND, value_BAND = (self._to_areas(part, areas) for part in (query, key, value_BCHW))
+        query_BAND, key_BAND, value_BAND = (
+            self._to_areas(part, areas) for part in (query, key, value_BCHW)
+        )
         scale = (channels // self.heads) ** -0.5
         weights_BANN = (query_BAND * scale @ key_BAND.transpose(-2, -1)).softmax(dim=-1)
         mixed_BAND = weights_BANN.to(value_BAND.dtype) @ value_BAND
-        mixed = mixed_BAND.view(images, areas, self.heads, -1, channels // self.heads).transpose(2, 3)
+        mixed = mixed_BAND.view(images, areas, self.heads, -1, channels // self.heads).transpose(
+            2, 3
+        )
         mixed_BCHW = mixed.reshape(images, height, width, channels).permute(0, 3, 1, 2)
         out: Tensor = self.out(mixed_BCHW + self.position(value_BCHW))
         return out
 
     def _to_areas(self, x_BCHW: Tensor, areas: int) -> Tensor:
         images, channels = x_BCHW.shape[:2]
-        tokens = x_BCHW.permute(0, 2, 3, 1).reshape(images, areas, -1, self.heads, channels // self.heads)
+        tokens = x_BCHW.permute(0, 2, 3, 1).reshape(
+            images, areas, -1, self.heads, channels // self.heads
+        )
         return tokens.transpose(2, 3).flatten(1, 2)
 
 
 class AttentionBlock(nn.Module):
     """Area attention, then a two-layer perceptron on each pixel, each added to what came in."""
 
-    def __init__(self, channels: int, *, heads: int, areas: int, mlp_ratio: float, norm: str) -> None:
+    def __init__(
+        self, channels: int, *, heads: int, areas: int, mlp_ratio: float, norm: str
+    ) -> None:
         super().__init__()
         hidden = int(channels * mlp_ratio)
         self.attention = AreaAttention(channels, heads=heads, areas=areas, norm=norm)
         self.mlp = nn.Sequential(
-            ConvUnit(channels, hidden, norm=norm), ConvUnit(hidden, channels, norm=norm, activation=None)
+            ConvUnit(channels, hidden, norm=norm),
+            ConvUnit(hidden, channels, norm=norm, activation=None),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -188,15 +216,25 @@ class AttentionStage(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, hidden: int, depth: int, areas: int, head_channels: int = 32, mlp_ratio: float = 2.0,
+        self,
+        channels: int,
+        *,
+        hidden: int,
+        depth: int,
+        areas: int,
+        head_channels: int = 32,
+        mlp_ratio: float = 2.0,
         norm: str = "batch",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         heads = max(1, hidden // head_channels)
         self.reduce = ConvUnit(channels, hidden, norm=norm)
         self.pairs = nn.ModuleList(
             nn.Sequential(
-                *(AttentionBlock(hidden, heads=heads, areas=areas, mlp_ratio=mlp_ratio, norm=norm) for _ in range(2))
+                *(
+                    AttentionBlock(hidden, heads=heads, areas=areas, mlp_ratio=mlp_ratio, norm=norm)
+                    for _ in range(2)
+                )
             )
             for _ in range(depth)
         )

@@ -37,27 +37,41 @@ class EmotionNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 1, *, widths: Sequence[int] = (16, 32, 64, 128, 256),
-        depths: Sequence[int] = (2, 2, 2, 2), areas: Sequence[int] = (4, 1), head_width: int = 1280,
-        dropout: float = 0.2, norm: str = "batch",
-    ) -> None:  # fmt: skip
+        self,
+        num_classes: int,
+        in_channels: int = 1,
+        *,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        areas: Sequence[int] = (4, 1),
+        head_width: int = 1280,
+        dropout: float = 0.2,
+        norm: str = "batch",
+    ) -> None:
         super().__init__()
-        if (len(widths), len(depths), len(areas)) != (5, 4, 2) or any(width % 64 for width in widths[3:]):
+        if (len(widths), len(depths), len(areas)) != (5, 4, 2) or any(
+            width % 64 for width in widths[3:]
+        ):
             raise ConfigError(
                 f"emotionnet got widths {list(widths)}, depths {list(depths)} and areas {list(areas)}; give 5 widths "
                 "(the two last multiples of 64), 4 depths and 2 areas."
             )
         first, second, third, fourth, fifth = widths
         self.stem = nn.Sequential(
-            ConvUnit(in_channels, first, 3, stride=2, norm=norm), ConvUnit(first, second, 3, stride=2, norm=norm)
+            ConvUnit(in_channels, first, 3, stride=2, norm=norm),
+            ConvUnit(first, second, 3, stride=2, norm=norm),
         )
         self.stage4 = CspStage(second, third, hidden=second // 2, depth=depths[0], norm=norm)
         self.down8 = ConvUnit(third, third, 3, stride=2, norm=norm)
         self.stage8 = CspStage(third, fourth, hidden=third // 2, depth=depths[1], norm=norm)
         self.down16 = ConvUnit(fourth, fourth, 3, stride=2, norm=norm)
-        self.stage16 = AttentionStage(fourth, hidden=fourth // 2, depth=depths[2], areas=areas[0], norm=norm)
+        self.stage16 = AttentionStage(
+            fourth, hidden=fourth // 2, depth=depths[2], areas=areas[0], norm=norm
+        )
         self.down32 = ConvUnit(fourth, fifth, 3, stride=2, norm=norm)
-        self.stage32 = AttentionStage(fifth, hidden=fifth // 2, depth=depths[3], areas=areas[1], norm=norm)
+        self.stage32 = AttentionStage(
+            fifth, hidden=fifth // 2, depth=depths[3], areas=areas[1], norm=norm
+        )
         self.wide = ConvUnit(fifth, head_width, norm=norm)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(head_width, num_classes)

@@ -30,13 +30,17 @@ STEMS = ("full", "pool")
 class Stage(nn.Module):
     """Convolution to ``c_out`` channels, halving the side where ``pool`` says so, then residual blocks."""
 
-    def __init__(self, c_in: int, c_out: int, *, blocks: int, pool: bool, norm: str, activation: str) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, *, blocks: int, pool: bool, norm: str, activation: str
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.norm = norm_layer(norm, c_out)
         self.act = activation_layer(activation)
-        self.blocks = nn.Sequential(*(ResidualBlock(c_out, norm=norm, activation=activation) for _ in range(blocks)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(c_out, norm=norm, activation=activation) for _ in range(blocks))
+        )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         out: Tensor = self.blocks(self.act(self.norm(self.pool(self.conv(x_BCHW)))))
@@ -63,10 +67,19 @@ class Fer48(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 1, *, widths: Sequence[int] = (16, 32, 64, 128),
-        blocks: Sequence[int] = (0, 1, 1, 1), width_factor: float = 1.0, dropout: float = 0.0, norm: str = "batch",
-        pooling: str = "max", stem: str = "full", activation: str = "relu",
-    ) -> None:  # fmt: skip
+        self,
+        num_classes: int,
+        in_channels: int = 1,
+        *,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        blocks: Sequence[int] = (0, 1, 1, 1),
+        width_factor: float = 1.0,
+        dropout: float = 0.0,
+        norm: str = "batch",
+        pooling: str = "max",
+        stem: str = "full",
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
         check_choice("pooling", pooling, POOLINGS)
         check_choice("stem", stem, STEMS)
@@ -81,7 +94,9 @@ class Fer48(nn.Module):
         stages = []
         for index, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             c_in = in_channels if index == 0 else widths[index - 1]
-            stages.append(Stage(c_in, width, blocks=count, pool=index > 0 or stem == "pool", **options))
+            stages.append(
+                Stage(c_in, width, blocks=count, pool=index > 0 or stem == "pool", **options)
+            )
         self.stages = nn.Sequential(*stages)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)

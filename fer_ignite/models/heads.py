@@ -14,5 +14,7 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     own = getattr(model, "head_prefixes", None)
     if own is not None:
         return tuple(own)
-    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
     return (names[-1],) if names else ()

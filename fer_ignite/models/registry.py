@@ -14,7 +14,7 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.emotionnet import EmotionNet
 from fer_ignite.models.fer48 import Fer48
-from fer_ignite.models.zoo import build_zoo_model, zoo_names
+from fer_ignite.models.torchvision_models import build_zoo_model, zoo_names
 
 __all__ = ["available_models", "build_model", "check_name", "check_output"]
 
@@ -36,17 +36,28 @@ def check_name(name: str) -> None:
     """
     if is_object_name(name):
         if not callable(found := load_object(name, setting="--model")):
-            raise ConfigError(f"--model: {name} is a {type(found).__name__}; name a class or a function that makes a torch.nn.Module.")
+            raise ConfigError(
+                f"--model: {name} is a {type(found).__name__}; name a class or a function that makes a torch.nn.Module."
+            )
     elif name not in OWN and name not in zoo_names():
         near = difflib.get_close_matches(name, available_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info' lists all."
-        raise ConfigError(f"--model: there is no network {name!r}; {hint} An own one is named as package.module:Class.")
+        raise ConfigError(
+            f"--model: there is no network {name!r}; {hint} An own one is named as package.module:Class."
+        )
 
 
 def build_model(
-    name: str, *, num_classes: int, in_channels: int, image_px: int | None = None, pretrained: bool = False,
-    dropout: float | None = None, model_args: Mapping[str, Any] | None = None, norm: str = "batch",
-) -> nn.Module:  # fmt: skip
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_px: int | None = None,
+    pretrained: bool = False,
+    dropout: float | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    norm: str = "batch",
+) -> nn.Module:
     """A network that takes float images_BCHW and gives logits_BK, on the CPU, in training mode.
 
     Args:
@@ -66,10 +77,16 @@ def build_model(
     if is_object_name(name):
         _refuse_for_user_class(name, pretrained=pretrained, dropout=dropout, norm=norm)
         factory = load_object(name, setting="--model")
-        made = call_checked(factory, name, num_classes=num_classes, in_channels=in_channels, **arguments)
+        made = call_checked(
+            factory, name, num_classes=num_classes, in_channels=in_channels, **arguments
+        )
         if not isinstance(made, nn.Module):
-            raise ConfigError(f"--model: {name} made a {type(made).__name__}; it must make a torch.nn.Module.")
-        check_output(made, num_classes, in_channels=in_channels, image_px=image_px, name=name, foreign=True)
+            raise ConfigError(
+                f"--model: {name} made a {type(made).__name__}; it must make a torch.nn.Module."
+            )
+        check_output(
+            made, num_classes, in_channels=in_channels, image_px=image_px, name=name, foreign=True
+        )
         return made
     if name in OWN:
         if pretrained:
@@ -81,15 +98,27 @@ def build_model(
         model: nn.Module = call_checked(OWN[name], name, **{**common, **arguments})
     else:
         model = _from_zoo(
-            name, num_classes=num_classes, in_channels=in_channels, image_px=image_px, pretrained=pretrained,
-            dropout=dropout, arguments=arguments, norm=norm,
-        )  # fmt: skip
+            name,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_px=image_px,
+            pretrained=pretrained,
+            dropout=dropout,
+            arguments=arguments,
+            norm=norm,
+        )
     check_output(model, num_classes, in_channels=in_channels, image_px=image_px, name=name)
     return model
 
 
 def check_output(
-    model: nn.Module, num_classes: int, *, in_channels: int, image_px: int | None, name: str, foreign: bool = False
+    model: nn.Module,
+    num_classes: int,
+    *,
+    in_channels: int,
+    image_px: int | None,
+    name: str,
+    foreign: bool = False,
 ) -> None:
     """Tries one blank image in evaluation mode; does nothing without ``image_px``.
 
@@ -133,31 +162,59 @@ def call_checked(factory: Callable[..., Any], name: str, **arguments: Any) -> An
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        allowed = ", ".join(parameter for parameter in signature.parameters if parameter not in ("args", "kwargs"))
-        raise ConfigError(f"--model-args: {name} can't be called: {error}; it takes {allowed}.") from None
+        allowed = ", ".join(
+            parameter for parameter in signature.parameters if parameter not in ("args", "kwargs")
+        )
+        raise ConfigError(
+            f"--model-args: {name} can't be called: {error}; it takes {allowed}."
+        ) from None
     return factory(**arguments)
 
 
 def _from_zoo(
-    name: str, *, num_classes: int, in_channels: int, image_px: int | None, pretrained: bool, dropout: float | None,
-    arguments: dict[str, Any], norm: str,
-) -> nn.Module:  # fmt: skip
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_px: int | None,
+    pretrained: bool,
+    dropout: float | None,
+    arguments: dict[str, Any],
+    norm: str,
+) -> nn.Module:
     check_name(name)
     if norm != "batch":
-        raise ConfigError(f"--norm {norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it.")
+        raise ConfigError(
+            f"--norm {norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it."
+        )
     return build_zoo_model(
-        name, num_classes=num_classes, in_channels=in_channels, image_px=image_px, pretrained=pretrained,
-        dropout=dropout, arguments=arguments,
-    )  # fmt: skip
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_px=image_px,
+        pretrained=pretrained,
+        dropout=dropout,
+        arguments=arguments,
+    )
 
 
 def _refuse_reserved(arguments: Mapping[str, Any]) -> None:
     clash = sorted({"num_classes", "in_channels", "weights"} & arguments.keys())
     if clash:
-        raise ConfigError(f"--model-args: {', '.join(clash)} can't stand there; the data and --pretrained decide.")
+        raise ConfigError(
+            f"--model-args: {', '.join(clash)} can't stand there; the data and --pretrained decide."
+        )
 
 
-def _refuse_for_user_class(name: str, *, pretrained: bool, dropout: float | None, norm: str) -> None:
-    settings = {"--pretrained": pretrained, "--dropout": dropout is not None, "--norm": norm != "batch"}
+def _refuse_for_user_class(
+    name: str, *, pretrained: bool, dropout: float | None, norm: str
+) -> None:
+    settings = {
+        "--pretrained": pretrained,
+        "--dropout": dropout is not None,
+        "--norm": norm != "batch",
+    }
     for flag in (flag for flag, used in settings.items() if used):
-        raise ConfigError(f"{flag}: {name} is your own class; pass what it needs by --model-args instead.")
+        raise ConfigError(
+            f"{flag}: {name} is your own class; pass what it needs by --model-args instead."
+        )

@@ -12,7 +12,11 @@ __all__ = ["read_recipe", "recipe_names"]
 
 def recipe_names() -> list[str]:
     """The shipped recipes."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files(__name__).iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -25,5 +29,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"there is no recipe {name!r}; {hint}there are {', '.join(names)}; --config takes a file.")
+        raise ConfigError(
+            f"there is no recipe {name!r}; {hint}there are {', '.join(names)}; --config takes a file."
+        )
     return read_yaml(str(files(__name__) / f"{name}.yaml"))

@@ -38,13 +38,17 @@ def class_weights(
         raw = [1 / count if count else 0.0 for count in counts]
     elif kind == "effective":
         if not 0 <= beta < 1:
-            raise ConfigError(f"beta of the effective class weights is {beta}; it must lie in [0, 1).")
+            raise ConfigError(
+                f"beta of the effective class weights is {beta}; it must lie in [0, 1)."
+            )
         raw = [(1 - beta) / (1 - beta**count) if count else 0.0 for count in counts]
     else:
         raw = _from_file(kind, classes)
     total = sum(count * weight for count, weight in zip(counts, raw, strict=True))
     if not total > 0:
-        raise ConfigError(f"--class-weights {kind}: all classes of the train split weigh 0; raise one of them.")
+        raise ConfigError(
+            f"--class-weights {kind}: all classes of the train split weigh 0; raise one of them."
+        )
     scale = sum(counts) / total
     scaled = [weight * scale if count else 1.0 for count, weight in zip(counts, raw, strict=True)]
     return torch.tensor(scaled, dtype=torch.float32)
@@ -64,7 +68,10 @@ def _from_file(text: str, classes: Sequence[str]) -> list[float]:
         raise ConfigError(
             f"--class-weights: {path} can't be read ({error}); write 'name,weight' lines, or {{name: weight}} as json."
         ) from None
-    missing, unknown = [c for c in classes if c not in weights], [name for name in weights if name not in classes]
+    missing, unknown = (
+        [c for c in classes if c not in weights],
+        [name for name in weights if name not in classes],
+    )
     if missing or unknown:
         raise ConfigError(
             f"--class-weights: {path} lacks {missing or 'nothing'} and has {unknown or 'nothing'} beyond the classes "
@@ -72,7 +79,9 @@ def _from_file(text: str, classes: Sequence[str]) -> list[float]:
         )
     bad = [name for name, weight in weights.items() if not math.isfinite(weight) or weight < 0]
     if bad:
-        raise ConfigError(f"--class-weights: {path} gives {bad[0]} the weight {weights[bad[0]]}; it must be 0 or more.")
+        raise ConfigError(
+            f"--class-weights: {path} gives {bad[0]} the weight {weights[bad[0]]}; it must be 0 or more."
+        )
     return [weights[name] for name in classes]
 
 

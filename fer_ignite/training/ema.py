@@ -24,6 +24,10 @@ def make_ema(model: nn.Module, *, decay: float) -> EMAHandler:
 
 def attach_ema(trainer: Engine, ema: EMAHandler) -> RemovableEventHandle:
     """OPTIMIZER_STEPPED: the average takes its share of the new weights."""
-    ema.attach(trainer, name="ema_momentum", warn_if_exists=False, event=StepEvents.OPTIMIZER_STEPPED)
-    ema.update = ema._update_ema_model  # a handle holds its handler weakly, and a method is a new object each time
+    ema.attach(
+        trainer, name="ema_momentum", warn_if_exists=False, event=StepEvents.OPTIMIZER_STEPPED
+    )
+    ema.update = (
+        ema._update_ema_model
+    )  # a handle holds its handler weakly, and a method is a new object each time
     return RemovableEventHandle(StepEvents.OPTIMIZER_STEPPED, ema.update, trainer)

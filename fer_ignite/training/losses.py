@@ -21,7 +21,15 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.training.class_weights import class_weights
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "Loss", "UserLoss", "build_loss", "class_weights"]
+__all__ = [
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Focal",
+    "Loss",
+    "UserLoss",
+    "build_loss",
+    "class_weights",
+]
 
 _TERM = re.compile(r"^(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>[^\s*]+)$")
 NAMES = ("ce", "focal", "soft", "bce")
@@ -60,7 +68,9 @@ class Focal(CrossEntropy):
     Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, in its softmax form.
     """
 
-    def __init__(self, *, gamma: float = 2.0, smoothing: float = 0.0, weights_K: Tensor | None = None) -> None:
+    def __init__(
+        self, *, gamma: float = 2.0, smoothing: float = 0.0, weights_K: Tensor | None = None
+    ) -> None:
         super().__init__(smoothing=smoothing, weights_K=weights_K)
         self.gamma = gamma
 
@@ -125,7 +135,10 @@ class Loss(nn.Module):
 
     def terms(self, logits_BK: Tensor, targets_BK: Tensor) -> dict[str, Tensor]:
         """losses_B of each term by name, before its factor."""
-        return {name: part(logits_BK, targets_BK) for name, part in zip(self.names, self.parts, strict=True)}
+        return {
+            name: part(logits_BK, targets_BK)
+            for name, part in zip(self.names, self.parts, strict=True)
+        }
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum losses_B of what :meth:`terms` gave."""
@@ -139,7 +152,9 @@ class Loss(nn.Module):
         return self.total(self.terms(logits_BK, targets_BK))
 
 
-def build_loss(text: str, *, smoothing: float = 0.0, focal_gamma: float = 2.0, weights_K: Tensor | None = None) -> Loss:
+def build_loss(
+    text: str, *, smoothing: float = 0.0, focal_gamma: float = 2.0, weights_K: Tensor | None = None
+) -> Loss:
     """The loss that ``text`` describes: ``ce``, ``ce+0.5*focal``, ``0.8*ce + 0.2*package.module:function``.
 
     ``soft`` is cross-entropy against the targets as they are, neither smoothed nor weighted.
@@ -156,18 +171,24 @@ def build_loss(text: str, *, smoothing: float = 0.0, focal_gamma: float = 2.0, w
     for part in text.split("+"):
         match = _TERM.match(part.strip())
         if match is None:
-            raise ConfigError(f"--loss: {part.strip()!r} in {text!r} is no term; write NAME or NUMBER*NAME, + between.")
+            raise ConfigError(
+                f"--loss: {part.strip()!r} in {text!r} is no term; write NAME or NUMBER*NAME, + between."
+            )
         name = match["name"]
         if name in terms:
             raise ConfigError(f"--loss: {text!r} names {name} twice; add its two factors up.")
         terms[name] = _term(name, smoothing=smoothing, focal_gamma=focal_gamma, weights_K=weights_K)
         factors[name] = float(match["weight"] or 1)
     if not any(factors.values()):
-        raise ConfigError(f"--loss: every factor in {text!r} is 0; give at least one term a factor above 0.")
+        raise ConfigError(
+            f"--loss: every factor in {text!r} is 0; give at least one term a factor above 0."
+        )
     return Loss(terms, factors)
 
 
-def _term(name: str, *, smoothing: float, focal_gamma: float, weights_K: Tensor | None) -> nn.Module:
+def _term(
+    name: str, *, smoothing: float, focal_gamma: float, weights_K: Tensor | None
+) -> nn.Module:
     if name == "ce":
         return CrossEntropy(smoothing=smoothing, weights_K=weights_K)
     if name == "focal":
@@ -184,5 +205,7 @@ def _term(name: str, *, smoothing: float, focal_gamma: float, weights_K: Tensor 
     if isinstance(function, type):
         function = function()
     if not callable(function):
-        raise ConfigError(f"--loss: {name} can't be called; it must be a function (logits_BK, targets_BK) -> losses_B.")
+        raise ConfigError(
+            f"--loss: {name} can't be called; it must be a function (logits_BK, targets_BK) -> losses_B."
+        )
     return UserLoss(name, function)

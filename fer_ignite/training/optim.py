@@ -42,9 +42,14 @@ FUSED = ("adagrad", "adam", "adamw", "sgd")
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, backbone_lr: float | None = None, head_lr: float | None = None,
-    weight_decay: float = 0.0, freeze: Sequence[str] = (),
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_lr: float | None = None,
+    head_lr: float | None = None,
+    weight_decay: float = 0.0,
+    freeze: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """The trainable parameters in up to four named groups: backbone and head, with and without weight decay.
 
     Norms, biases and every other parameter of fewer than two dimensions don't decay. The groups don't depend on the
@@ -62,15 +67,20 @@ def parameter_groups(
     for part, rate in (("backbone", backbone_lr), ("head", head_lr)):
         for suffix, decay in (("", weight_decay), ("_no_decay", 0.0)):
             groups[part + suffix] = {
-                "name": part + suffix, "params": [], "lr": lr if rate is None else rate, "weight_decay": decay,
-            }  # fmt: skip
+                "name": part + suffix,
+                "params": [],
+                "lr": lr if rate is None else rate,
+                "weight_decay": decay,
+            }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = "head" if any(_is_under(name, prefix) for prefix in head) else "backbone"
             groups[part + ("" if parameter.ndim > 1 else "_no_decay")]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
-        raise ConfigError(f"--freeze {','.join(freeze)}: no parameter is left to train; freeze less.")
+        raise ConfigError(
+            f"--freeze {','.join(freeze)}: no parameter is left to train; freeze less."
+        )
     return filled
 
 
@@ -91,11 +101,21 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
 
 
 def build_optimizer(
-    name: str, groups: Sequence[dict[str, Any]], *, lr: float, weight_decay: float = 0.0,
-    momentum: float | None = None, nesterov: bool | None = None, betas: tuple[float, float] | None = None,
-    eps: float | None = None, amsgrad: bool | None = None, alpha: float | None = None, lr_decay: float | None = None,
-    rho: float | None = None, fused: bool | None = None,
-) -> Optimizer:  # fmt: skip
+    name: str,
+    groups: Sequence[dict[str, Any]],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float | None = None,
+    nesterov: bool | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    amsgrad: bool | None = None,
+    alpha: float | None = None,
+    lr_decay: float | None = None,
+    rho: float | None = None,
+    fused: bool | None = None,
+) -> Optimizer:
     """A torch optimizer over ``groups``, whose parameters already lie on their device.
 
     Args:
@@ -106,17 +126,27 @@ def build_optimizer(
         ConfigError: an unknown optimizer, a setting that it doesn't have, or settings that contradict each other.
     """
     if name not in OPTIMIZERS:
-        raise ConfigError(f"--opt: there is no optimizer {name!r}; choose one of {', '.join(sorted(OPTIMIZERS))}.")
+        raise ConfigError(
+            f"--opt: there is no optimizer {name!r}; choose one of {', '.join(sorted(OPTIMIZERS))}."
+        )
     offered = {
-        "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "amsgrad": amsgrad, "alpha": alpha,
-        "lr_decay": lr_decay, "rho": rho,
-    }  # fmt: skip
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "betas": betas,
+        "eps": eps,
+        "amsgrad": amsgrad,
+        "alpha": alpha,
+        "lr_decay": lr_decay,
+        "rho": rho,
+    }
     given = {setting: value for setting, value in offered.items() if value is not None}
     for setting in given:
         # "off" contradicts nothing: an optimizer without the switch doesn't do it either.
         if setting not in OPTIMIZER_SETTINGS[name] and given[setting] is not False:
             allowed = ", ".join(OPTIMIZER_SETTINGS[name])
-            raise ConfigError(f"--opt {name} has no setting {setting}; leave it out, {name} takes {allowed}.")
+            raise ConfigError(
+                f"--opt {name} has no setting {setting}; leave it out, {name} takes {allowed}."
+            )
     if nesterov and not momentum:
         raise ConfigError("--nesterov needs a --momentum above 0; give one or leave nesterov out.")
     options: dict[str, Any] = {
@@ -148,13 +178,17 @@ def skips_on_device(optimizer: Optimizer) -> bool:
 def _use_fused(name: str, groups: Sequence[dict[str, Any]], fused: bool | None) -> bool:
     if name not in FUSED:
         if fused:
-            raise ConfigError(f"torch has no fused {name}; leave fused out, or take one of {', '.join(FUSED)}.")
+            raise ConfigError(
+                f"torch has no fused {name}; leave fused out, or take one of {', '.join(FUSED)}."
+            )
         return False
     parameters = [p for group in groups for p in group["params"]]
     devices = {p.device.type for p in parameters}
     able = devices <= {"cpu", "cuda", "mps"} and all(p.is_floating_point() for p in parameters)
     if fused and not able:
-        raise ConfigError(f"torch has no fused {name} on {', '.join(sorted(devices))}; leave fused out.")
+        raise ConfigError(
+            f"torch has no fused {name} on {', '.join(sorted(devices))}; leave fused out."
+        )
     # Adagrad's kernel is younger elsewhere than on the CPU, so there it is used only when asked for.
     return able and (name != "adagrad" or devices == {"cpu"}) if fused is None else fused
 
@@ -176,7 +210,9 @@ def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         hits = [name for name in names if _is_under(name, pattern) or fnmatchcase(name, pattern)]
         if not hits:
             parts = dict.fromkeys(name.split(".")[0] for name in names)
-            raise ConfigError(f"--freeze: {pattern!r} names no parameter; the network has {', '.join(parts)}.")
+            raise ConfigError(
+                f"--freeze: {pattern!r} names no parameter; the network has {', '.join(parts)}."
+            )
         for name in hits:
             names[name].requires_grad_(False)
 

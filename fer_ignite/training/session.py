@@ -1,6 +1,6 @@
 """A session: one run's engines, wired from a configuration, every built-in handler at hand.
 
-:mod:`fer_ignite.training.wiring` makes it. Built-in handlers are attached first, then the user's; those that must see
+:mod:`fer_ignite.training.build` makes it. Built-in handlers are attached first, then the user's; those that must see
 everything before them (best checkpoint, early stopping, resume points, votes) move behind the user's when the run starts.
 """
 
@@ -22,22 +22,22 @@ from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fer_ignite import faults
+from fer_ignite.checkpoint import failpoints
+from fer_ignite.checkpoint.atomic_io import storage_errors
+from fer_ignite.checkpoint.run_dir import RunFolder
 from fer_ignite.config import Config
-from fer_ignite.data.ahead import side_by_side
-from fer_ignite.data.faces import Faces
-from fer_ignite.data.plan import generator
-from fer_ignite.data.stream import EvalStream, Preparation, TrainStream
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.loader import EvalStream, Preparation, TrainStream
+from fer_ignite.data.prefetch import side_by_side
+from fer_ignite.data.sampler import generator
+from fer_ignite.distributed.collectives import take_over
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
-from fer_ignite.launch.groups import take_over
-from fer_ignite.storage import storage_errors
-from fer_ignite.training.engines import Trainer
+from fer_ignite.metrics.classification import SCORES
+from fer_ignite.training.coordination import StopReason, Votes
 from fer_ignite.training.events import RunEvents
-from fer_ignite.training.files import RunFolder
-from fer_ignite.training.metrics import SCORES
 from fer_ignite.training.optim import keep_frozen_in_eval
-from fer_ignite.training.records import On, Records, Reduce
-from fer_ignite.training.stopping import StopReason, Votes
+from fer_ignite.training.running_metrics import On, Records, Reduce
+from fer_ignite.training.trainer import Trainer
 
 __all__ = ["Session", "global_random_state", "restore_global_random_state", "versions"]
 
@@ -45,16 +45,30 @@ logger = logging.getLogger("fer_ignite")
 
 
 # Of the epoch's line, beside ``train_...`` and ``val_...``; lines are cut back by some of them when a run is resumed.
-_OWN_COLUMNS = frozenset({
-    "epoch", "iteration", "optimizer_steps", "lr", "skipped_steps", "is_best", "seconds", "elapsed", "images_per_second",
-})  # fmt: skip
+_OWN_COLUMNS = frozenset(
+    {
+        "epoch",
+        "iteration",
+        "optimizer_steps",
+        "lr",
+        "skipped_steps",
+        "is_best",
+        "seconds",
+        "elapsed",
+        "images_per_second",
+    }
+)
 
 
 class GuardedHandle(RemovableEventHandle):
     """The handle of a handler that others need; :meth:`remove` raises a ConfigError while ``refusal()`` gives a reason."""
 
     def __init__(self, handle: RemovableEventHandle, refusal: Callable[[], str | None]) -> None:
-        self.event_name, self.handler, self.engine = handle.event_name, handle.handler, handle.engine
+        self.event_name, self.handler, self.engine = (
+            handle.event_name,
+            handle.handler,
+            handle.engine,
+        )
         self._refusal = refusal
 
     def remove(self) -> None:
@@ -114,7 +128,12 @@ class Session:
     # -- for users
 
     def log(
-        self, name: str, value: float | Tensor | None, bar: bool = False, reduce: Reduce = "mean", on: On = "step"
+        self,
+        name: str,
+        value: float | Tensor | None,
+        bar: bool = False,
+        reduce: Reduce = "mean",
+        on: On = "step",
     ) -> None:
         """Notes a value for progress bar, history and trackers.
 
@@ -128,7 +147,9 @@ class Session:
             ConfigError: the epoch's line has something of its own under that name.
         """
         if name in _OWN_COLUMNS or name.startswith(("train_", "val_")):
-            raise ConfigError(f"session.log({name!r}, ...): the epoch's line has a {name} of its own; choose another name.")
+            raise ConfigError(
+                f"session.log({name!r}, ...): the epoch's line has a {name} of its own; choose another name."
+            )
         if value is None:
             return
         self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
@@ -140,7 +161,9 @@ class Session:
         processes have in common.
         """
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
-            raise ConfigError(f"session.keep({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict.")
+            raise ConfigError(
+                f"session.keep({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict."
+            )
         if self.resumed is not None and name in self.resumed["handlers"]:
             thing.load_state_dict(self.resumed["handlers"][name])
         self.kept[name] = thing
@@ -152,7 +175,9 @@ class Session:
 
     # -- wiring
 
-    def attach(self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]) -> RemovableEventHandle:
+    def attach(
+        self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
+    ) -> RemovableEventHandle:
         """Attaches a handler and keeps its handle under a name."""
         return self.adopt(name, engine.add_event_handler(event, handler))
 
@@ -161,7 +186,9 @@ class Session:
         self.handles[name] = handle
         return handle
 
-    def adopt_late(self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]) -> RemovableEventHandle:
+    def adopt_late(
+        self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
+    ) -> RemovableEventHandle:
         """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
         self._late.append((name, engine, event, handler))
         return self.adopt(name, RemovableEventHandle(event, handler, engine))
@@ -174,7 +201,9 @@ class Session:
         engine, handler = handle.engine(), handle.handler()
         if engine is None or handler is None:
             return False
-        return engine.has_event_handler(getattr(handler, "_parent", lambda: handler)(), handle.event_name)
+        return engine.has_event_handler(
+            getattr(handler, "_parent", lambda: handler)(), handle.event_name
+        )
 
     def guard(self, name: str, refusal: Callable[[], str | None]) -> None:
         """Refuses the removal of a handler while ``refusal()`` gives a reason."""
@@ -199,8 +228,13 @@ class Session:
         """Trains until the last epoch or a common decision to stop; returns the reason, the same on all processes."""
         self._move_late_handlers_back()
         self._reraise_last()
-        if self.resumed is not None and (unclaimed := sorted(set(self.resumed["handlers"]) - set(self.kept))):
-            logger.warning("no handler of this run takes up the state that was kept as %s.", ", ".join(unclaimed))
+        if self.resumed is not None and (
+            unclaimed := sorted(set(self.resumed["handlers"]) - set(self.kept))
+        ):
+            logger.warning(
+                "no handler of this run takes up the state that was kept as %s.",
+                ", ".join(unclaimed),
+            )
         if "trackers" in self.objects:
             self.objects["trackers"].open()
         trainer, epochs = self.trainer, self.config.epochs
@@ -210,7 +244,9 @@ class Session:
         self.started = time.monotonic()
         self.votes.open()
         try:
-            trainer.run(side_by_side(self.train_stream, self.device), max_epochs=epochs, epoch_length=length)
+            trainer.run(
+                side_by_side(self.train_stream, self.device), max_epochs=epochs, epoch_length=length
+            )
             self.votes.drain()
         finally:
             self._settle()
@@ -247,10 +283,19 @@ class Session:
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
         modes = [(module, module.training) for module in self.evaluated.modules()]
-        take_over(self.evaluated.buffers())  # batch statistics: each process has its own slices', but one network is scored
-        faults.reach("during-validation", rank=self.rank, iteration=self.trainer.state.iteration)
+        take_over(
+            self.evaluated.buffers()
+        )  # batch statistics: each process has its own slices', but one network is scored
+        failpoints.reach(
+            "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
+        )
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
-        for module, training in modes:  # training does not depend on the handler train_mode to undo the evaluation's mode
+        for (
+            module,
+            training,
+        ) in (
+            modes
+        ):  # training does not depend on the handler train_mode to undo the evaluation's mode
             module.training = training
         return self.evaluator.state.metrics
 
@@ -264,7 +309,9 @@ class Session:
             value = engine.state.metrics[name]
             if not math.isfinite(value):
                 state = self.trainer.state
-                raise NonFiniteError(f"val {name} is {value} at iteration {state.iteration} (epoch {state.epoch}). {NONFINITE_REMEDY}")
+                raise NonFiniteError(
+                    f"val {name} is {value} at iteration {state.iteration} (epoch {state.epoch}). {NONFINITE_REMEDY}"
+                )
 
     def require_finite_weights(self, engine: Engine) -> None:
         """RESUME_POINT, before it is written: weights that are not finite never replace a sound resume point.
@@ -272,8 +319,13 @@ class Session:
         Raises:
             NonFiniteError: on all processes, which have the same weights.
         """
-        tensors = [*self.model.parameters(), *(self.evaluated.parameters() if self.evaluated is not self.model else ())]
-        norms = torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()], torch.inf)
+        tensors = [
+            *self.model.parameters(),
+            *(self.evaluated.parameters() if self.evaluated is not self.model else ()),
+        ]
+        norms = torch._foreach_norm(
+            [tensor.detach() for tensor in tensors if tensor.is_floating_point()], torch.inf
+        )
         if norms and not torch.stack([norm.float().cpu() for norm in norms]).isfinite().all():
             raise NonFiniteError(
                 f"weights are not finite at iteration {self.trainer.state.iteration}; no resume point was written. {NONFINITE_REMEDY}"
@@ -286,7 +338,9 @@ class Session:
             NonFiniteError: on all processes, which have counted the same.
         """
         steps = self.train_stream.plan.windows_per_epoch
-        if self.votes.not_taken >= steps and not self.scaler.is_enabled():  # fp16 finds its scale by steps that are not taken
+        if (
+            self.votes.not_taken >= steps and not self.scaler.is_enabled()
+        ):  # fp16 finds its scale by steps that are not taken
             raise NonFiniteError(
                 f"the loss or the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
                 f"{self.trainer.state.iteration}). {NONFINITE_REMEDY}"
@@ -312,7 +366,11 @@ class Session:
         """The epoch's line, as history.jsonl has it."""
         state, metrics = self.trainer.state, self.evaluator.state.metrics
         clock, best = self.objects["clock"], self.objects.get("best")
-        scalars = {f"val_{name}": value for name, value in metrics.items() if isinstance(value, (int, float))}
+        scalars = {
+            f"val_{name}": value
+            for name, value in metrics.items()
+            if isinstance(value, (int, float))
+        }
         return {
             "epoch": state.epoch,
             "iteration": state.iteration,
@@ -351,7 +409,13 @@ def global_random_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state()
     return {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), [int(key) for key in keys], int(rest[0]), int(rest[1]), float(rest[2])],
+        "numpy": [
+            str(name),
+            [int(key) for key in keys],
+            int(rest[0]),
+            int(rest[1]),
+            float(rest[2]),
+        ],
         "torch": torch.get_rng_state(),
     }
 

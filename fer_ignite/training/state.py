@@ -6,11 +6,17 @@ from typing import Any
 
 import torch
 
-from fer_ignite import faults
+from fer_ignite.checkpoint import failpoints
+from fer_ignite.checkpoint.handler import PlainState
 from fer_ignite.errors import ConfigError
-from fer_ignite.training.saving import PlainState
-from fer_ignite.training.session import Session, global_random_state, restore_global_random_state, versions
-from fer_ignite.training.stopping import StopReason, has_patience_left
+from fer_ignite.training.coordination import StopReason
+from fer_ignite.training.early_stopping import has_patience_left
+from fer_ignite.training.session import (
+    Session,
+    global_random_state,
+    restore_global_random_state,
+    versions,
+)
 
 __all__ = ["evaluation_state", "restore", "resume_state"]
 
@@ -54,7 +60,9 @@ def resume_state(session: Session) -> dict[str, Any]:
         "scheduler": objects["scheduler"],
         "scaler": session.scaler,
         "sums": session.records,
-        "handlers": PlainState(lambda: {name: thing.state_dict() for name, thing in session.kept.items()}),
+        "handlers": PlainState(
+            lambda: {name: thing.state_dict() for name, thing in session.kept.items()}
+        ),
         "rng": PlainState(global_random_state),
         "outcome": PlainState(lambda: session.votes.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
@@ -93,7 +101,9 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     session.model.load_state_dict(checkpoint["model"])
     if "ema" in session.objects:  # where it is new, it starts at the weights
         session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
-    faults.reach("during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"]))
+    failpoints.reach(
+        "during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"])
+    )
     _restore_optimizer(session, checkpoint)
     session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
@@ -110,7 +120,10 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         session.trainer.state.stop_wished = False
     # Stopped early, and killed before its summary; or a signal came while a wish to stop at this epoch's end stood.
     ended = session.trainer.state.stop_wished and iteration % length == 0
-    if ended or (checkpoint["outcome"] == "early_stopped" and not has_patience_left(checkpoint, session.config.patience)):
+    if ended or (
+        checkpoint["outcome"] == "early_stopped"
+        and not has_patience_left(checkpoint, session.config.patience)
+    ):
         session.votes.reason = StopReason.HANDLER
     session.objects["resume_points"].adopt(up_to=iteration)
     if session.rank == 0:
@@ -122,7 +135,10 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
 def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
     """Moments and counts from the checkpoint; what is set (weight decay, betas, ...) as it is set now."""
     optimizer = session.optimizer
-    settings = [{name: value for name, value in group.items() if name not in _NO_SETTINGS} for group in optimizer.param_groups]
+    settings = [
+        {name: value for name, value in group.items() if name not in _NO_SETTINGS}
+        for group in optimizer.param_groups
+    ]
     try:
         if checkpoint["config"]["opt"] != session.config.opt:
             raise ValueError(f"{checkpoint['config']['opt']} is now {session.config.opt}")
@@ -139,7 +155,8 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
     before = {"monitor_mode": "auto", **checkpoint["config"]}
     if any(before[name] != getattr(session.config, name) for name in ("monitor", "monitor_mode")):
         logger.warning(
-            "--monitor was %s: best.pt is chosen anew from here on, and patience is counted anew.", before["monitor"]
+            "--monitor was %s: best.pt is chosen anew from here on, and patience is counted anew.",
+            before["monitor"],
         )
         return
     for name in _OPTIONAL:
@@ -160,5 +177,9 @@ def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
     trainer.state.max_epochs = session.config.epochs
     for name in ("skipped_steps", "grad_norm"):
         value = state[name]  # grad_norm is None where no handler measured it
-        setattr(trainer.state, name, None if value is None else torch.as_tensor(value).to(session.device))
+        setattr(
+            trainer.state,
+            name,
+            None if value is None else torch.as_tensor(value).to(session.device),
+        )
     trainer.inside_epoch = trainer.state.iteration % trainer.state.epoch_length != 0

@@ -17,7 +17,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no augmentation": {"augment": False},
     "of the augmentation only the flip": {"rotate": 0, "scale": 0, "shift": 0},
     "no label smoothing": {"smoothing": 0},
-    "SGD with Nesterov momentum (lr 0.1; weight decay 5e-4)": {"opt": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "SGD with Nesterov momentum (lr 0.1; weight decay 5e-4)": {
+        "opt": "sgd",
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+    },
     "constant learning rate": {"sched": "constant"},
     "mean in place of the maximum over the last map": {"model_args": {"pooling": "avg"}},
     "half the widths": {"model_args": {"width_factor": 0.5}},
@@ -29,8 +33,20 @@ def measure(given: argparse.Namespace, chosen: Sequence[str]) -> list[dict[str, 
     rows = []
     for name in chosen:
         folder = "".join(mark if mark.isalnum() else "-" for mark in name)
-        settings = {"data": given.data, "epochs": given.epochs, "seed": given.seed, "score_test": False, "plots": False}
-        placed = {"out": given.out, "name": folder, "resume": "auto", "tensorboard": False, "quiet": True}
+        settings = {
+            "data": given.data,
+            "epochs": given.epochs,
+            "seed": given.seed,
+            "score_test": False,
+            "plots": False,
+        }
+        placed = {
+            "out": given.out,
+            "name": folder,
+            "resume": "auto",
+            "tensorboard": False,
+            "quiet": True,
+        }
         rows.append(row_of(name, train(Config(**settings, **placed, **VARIANTS[name]))))
         print(line_of(rows[-1], rows[0]), file=sys.stderr)
     return rows
@@ -40,7 +56,11 @@ def row_of(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracies on val in per cent, and seconds."""
     val = summary["val"]
     figures = {"ten": val["accuracy"], "one": val["single_view"]["accuracy"]}
-    return {"name": name, **{view: round(100 * share, 2) for view, share in figures.items()}, "seconds": summary["seconds"]}
+    return {
+        "name": name,
+        **{view: round(100 * share, 2) for view, share in figures.items()},
+        "seconds": summary["seconds"],
+    }
 
 
 def line_of(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
@@ -50,11 +70,15 @@ def line_of(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 def main() -> int:
     """Prints the table and writes the figures."""
-    words = argparse.ArgumentParser(description="The default recipe without one ingredient at a time, judged on val.")
+    words = argparse.ArgumentParser(
+        description="The default recipe without one ingredient at a time, judged on val."
+    )
     words.add_argument("--data", required=True, help="e.g. fer2013.csv")
     words.add_argument("--epochs", type=int, default=16)
     words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--out", default="runs/ablation", help="folder of the runs; the same command goes on in it")
+    words.add_argument(
+        "--out", default="runs/ablation", help="folder of the runs; the same command goes on in it"
+    )
     words.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
     words.add_argument("--json", help="write the figures there")
     given = words.parse_args()
@@ -67,10 +91,14 @@ def main() -> int:
     except FerError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return error.exit_code
-    print("| settings | val, one view, % | difference | val, ten views, % | seconds |\n|---|---|---|---|---|")
+    print(
+        "| settings | val, one view, % | difference | val, ten views, % | seconds |\n|---|---|---|---|---|"
+    )
     print("\n".join(line_of(row, rows[0]) for row in rows))
     if given.json:
-        Path(given.json).write_text(json.dumps({"epochs": given.epochs, "seed": given.seed, "rows": rows}, indent=1) + "\n")
+        Path(given.json).write_text(
+            json.dumps({"epochs": given.epochs, "seed": given.seed, "rows": rows}, indent=1) + "\n"
+        )
     return 0
 
 

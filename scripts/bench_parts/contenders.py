@@ -34,10 +34,17 @@ def network(settings: Settings) -> nn.Module:
 # -- the bare step: one batch that lies in memory
 
 
-def resident(settings: Settings, *, keep: bool = True, compiled: bool = False, precision: str = "auto", last: bool = True) -> None:
+def resident(
+    settings: Settings,
+    *,
+    keep: bool = True,
+    compiled: bool = False,
+    precision: str = "auto",
+    last: bool = True,
+) -> None:
     """The step alone, with every means that our trainer uses."""
-    from fer_ignite.launch.machine import keep_freed_memory
-    from fer_ignite.training.amp import autocast, resolve_precision
+    from fer_ignite.distributed.machine import keep_freed_memory
+    from fer_ignite.training.step import autocast, resolve_precision
 
     torch.set_num_threads(settings["threads"])
     if keep:
@@ -67,12 +74,29 @@ def resident(settings: Settings, *, keep: bool = True, compiled: bool = False, p
 def config_of(settings: Settings, **more: Any) -> Any:
     from fer_ignite import Config
 
-    large = {"image_size": 224, "resize": 256, "normalize": "imagenet", "rotate": 10, "scale": 0.1, "shift": 0.1}
+    large = {
+        "image_size": 224,
+        "resize": 256,
+        "normalize": "imagenet",
+        "rotate": 10,
+        "scale": 0.1,
+        "shift": 0.1,
+    }
     return Config(
-        data=settings["data"], model=settings["model"], batch_size=settings["batch_size"], threads=settings["threads"],
-        channels="gray", out=tempfile.mkdtemp(), quiet=True, epochs=100, save_minutes=1000, tta="none",
-        nproc=settings.get("nproc", 1), **(large if settings["image_px"] == 224 else {}), **more,
-    )  # fmt: skip
+        data=settings["data"],
+        model=settings["model"],
+        batch_size=settings["batch_size"],
+        threads=settings["threads"],
+        channels="gray",
+        out=tempfile.mkdtemp(),
+        quiet=True,
+        epochs=100,
+        save_minutes=1000,
+        tta="none",
+        nproc=settings.get("nproc", 1),
+        **(large if settings["image_px"] == 224 else {}),
+        **more,
+    )
 
 
 def pace(session: Any) -> None:
@@ -104,7 +128,7 @@ def ours(settings: Settings) -> None:
 def ours_evaluating(settings: Settings) -> None:
     """The evaluator that validates during training, over the whole val split."""
     from fer_ignite import build_session
-    from fer_ignite.launch.machine import use_machine
+    from fer_ignite.distributed.machine import use_machine
 
     use_machine(settings["threads"])
     session = build_session(config_of(settings))
@@ -124,12 +148,18 @@ def transforms_of(settings: Settings, *, train: bool) -> Any:
     gray = [T.Grayscale(1)]
     end = [T.ToTensor(), T.Normalize([0.5], [0.25])]
     if side == 48:
-        change = [T.RandomHorizontalFlip(), T.RandomAffine(15, translate=(0.15, 0.15), scale=(0.85, 1.15))]
+        change = [
+            T.RandomHorizontalFlip(),
+            T.RandomAffine(15, translate=(0.15, 0.15), scale=(0.85, 1.15)),
+        ]
         return T.Compose([*gray, *(change if train else []), *end])
     change = [
-        T.Resize((256, 256)), T.RandomCrop(side), T.RandomHorizontalFlip(), T.RandomRotation(10),
+        T.Resize((256, 256)),
+        T.RandomCrop(side),
+        T.RandomHorizontalFlip(),
+        T.RandomRotation(10),
         T.RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1)),
-    ]  # fmt: skip
+    ]
     return T.Compose([*gray, *(change if train else [T.Resize((side, side))]), *end])
 
 
@@ -137,8 +167,15 @@ def loader_of(settings: Settings, split: str) -> Any:
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
-    data = ImageFolder(os.path.join(settings["images"], split), transforms_of(settings, train=split == "train"))
-    return DataLoader(data, batch_size=settings["batch_size"], shuffle=split == "train", num_workers=settings["workers"])
+    data = ImageFolder(
+        os.path.join(settings["images"], split), transforms_of(settings, train=split == "train")
+    )
+    return DataLoader(
+        data,
+        batch_size=settings["batch_size"],
+        shuffle=split == "train",
+        num_workers=settings["workers"],
+    )
 
 
 def endless(loader: Any) -> Iterator[Any]:
@@ -216,9 +253,15 @@ def lightning_parts(settings: Settings) -> tuple[Any, Any, Any]:
     torch.set_num_threads(settings["threads"])
     paced = Paced()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=100, precision=settings.get("precision", "32-true"), callbacks=[paced], logger=False,
-        enable_checkpointing=False, limit_val_batches=1.0 if settings.get("evaluate") else 0, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=100,
+        precision=settings.get("precision", "32-true"),
+        callbacks=[paced],
+        logger=False,
+        enable_checkpointing=False,
+        limit_val_batches=1.0 if settings.get("evaluate") else 0,
+        enable_model_summary=False,
+    )
     return Task(), trainer, paced
 
 

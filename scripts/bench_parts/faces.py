@@ -19,13 +19,13 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 import numpy as np  # noqa: E402
 from scenes import backgrounds, scene, write_video  # noqa: E402
 
-from fer_ignite.photos.detection import Box, open_detector  # noqa: E402
-from fer_ignite.photos.following import overlap  # noqa: E402
-from fer_ignite.photos.looking import look_for_faces  # noqa: E402
-from fer_ignite.photos.opencv import load_opencv  # noqa: E402
-from fer_ignite.photos.reading import PhotoReader  # noqa: E402
-from fer_ignite.photos.saving import Album  # noqa: E402
-from fer_ignite.prediction import open_recogniser  # noqa: E402
+from fer_ignite.apps.faces.analyze import look_for_faces  # noqa: E402
+from fer_ignite.apps.faces.annotated_output import Album  # noqa: E402
+from fer_ignite.apps.faces.detection import Box, open_detector  # noqa: E402
+from fer_ignite.apps.faces.face_reader import PhotoReader  # noqa: E402
+from fer_ignite.apps.faces.opencv import load_opencv  # noqa: E402
+from fer_ignite.apps.faces.tracking import overlap  # noqa: E402
+from fer_ignite.inference.predictor import open_recogniser  # noqa: E402
 from fer_ignite.weights import shipped_checkpoint  # noqa: E402
 
 SIDES_PX = (48, 72, 112, 180)
@@ -36,9 +36,9 @@ class Val:
     """The val faces and their names, in a seeded order."""
 
     def __init__(self, data: str) -> None:
-        from fer_ignite.data.pack import Pack
-        from fer_ignite.data.packing import open_or_build
-        from fer_ignite.data.spec import PackSpec
+        from fer_ignite.data.cache.format import Pack
+        from fer_ignite.data.cache.lookup import open_or_build
+        from fer_ignite.data.cache.spec import PackSpec
 
         self.pack = Pack.open(open_or_build(PackSpec(data=data, channels="gray")))
         self.order = np.random.default_rng(0).permutation(self.pack.indices("val"))
@@ -57,7 +57,12 @@ def haar(name: str, step: float, neighbours: int) -> Callable[..., list[list[Box
 
     def detect(images_HW3: Sequence[Any]) -> list[list[Box]]:
         grays = [cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) for image in images_HW3]
-        found = [cascade.detectMultiScale(gray, scaleFactor=step, minNeighbors=neighbours, minSize=(32, 32)) for gray in grays]
+        found = [
+            cascade.detectMultiScale(
+                gray, scaleFactor=step, minNeighbors=neighbours, minSize=(32, 32)
+            )
+            for gray in grays
+        ]
         return [[Box(*map(float, box)) for box in boxes] for boxes in found]
 
     return detect
@@ -70,7 +75,10 @@ def dlib_hog(larger: int) -> Callable[..., list[list[Box]]]:
     detector = dlib.get_frontal_face_detector()
 
     def detect(images_HW3: Sequence[Any]) -> list[list[Box]]:
-        return [[Box(b.left(), b.top(), b.width(), b.height()) for b in detector(image, larger)] for image in images_HW3]
+        return [
+            [Box(b.left(), b.top(), b.width(), b.height()) for b in detector(image, larger)]
+            for image in images_HW3
+        ]
 
     return detect
 
@@ -78,8 +86,10 @@ def dlib_hog(larger: int) -> Callable[..., list[list[Box]]]:
 def contenders() -> dict[str, Callable[..., list[list[Box]]]]:
     found = {
         "mtcnn": open_detector("mtcnn"),
-        "haar alt2 (1.1, 3)": haar("alt2", 1.1, 3), "haar alt2 (1.2, 3)": haar("alt2", 1.2, 3), "haar alt (1.1, 3)": haar("alt", 1.1, 3),
-    }  # fmt: skip
+        "haar alt2 (1.1, 3)": haar("alt2", 1.1, 3),
+        "haar alt2 (1.2, 3)": haar("alt2", 1.2, 3),
+        "haar alt (1.1, 3)": haar("alt", 1.1, 3),
+    }
     try:
         found |= {"dlib": dlib_hog(0), "dlib, picture doubled": dlib_hog(1)}
     except ModuleNotFoundError:
@@ -92,7 +102,12 @@ def detecting(val: Val, wanted: Any) -> dict[str, Any]:
     grounds = backgrounds()
     shots = {
         side: [
-            scene(grounds[n % len(grounds)], [val.face(2 * n), val.face(2 * n + 1)], side=side, seed=(side, n))
+            scene(
+                grounds[n % len(grounds)],
+                [val.face(2 * n), val.face(2 * n + 1)],
+                side=side,
+                seed=(side, n),
+            )
             for n in range(wanted.pictures)
         ]
         for side in SIDES_PX
@@ -107,20 +122,32 @@ def detecting(val: Val, wanted: Any) -> dict[str, Any]:
             boxes += [values for matched, _ in seen for values in matched]
         frames = wanted.pictures * len(SIDES_PX)
         found[name] = {
-            "found": hits, "false_alarms_per_picture": wrong / frames, "cpu_ms": 1000 * (time.process_time() - start) / frames,
-            "middle_x, middle_y, side of the box in face sides": np.round(np.median(boxes, axis=0), 3).tolist(),
-        }  # fmt: skip
+            "found": hits,
+            "false_alarms_per_picture": wrong / frames,
+            "cpu_ms": 1000 * (time.process_time() - start) / frames,
+            "middle_x, middle_y, side of the box in face sides": np.round(
+                np.median(boxes, axis=0), 3
+            ).tolist(),
+        }
         shares = " | ".join(f"{hits[side]:.2f}" for side in SIDES_PX)
-        print(f"| {name} | {shares} | {wrong / frames:.3f} | {found[name]['cpu_ms']:.0f} |", flush=True)
+        print(
+            f"| {name} | {shares} | {wrong / frames:.3f} | {found[name]['cpu_ms']:.0f} |",
+            flush=True,
+        )
     return found
 
 
-def _matches(boxes: Sequence[Box], places: Sequence[tuple[int, int]], side: int) -> tuple[list[tuple[float, ...]], int]:
+def _matches(
+    boxes: Sequence[Box], places: Sequence[tuple[int, int]], side: int
+) -> tuple[list[tuple[float, ...]], int]:
     matched = []
     for left, top in places:
         best = max(boxes, key=lambda box: overlap(box, Box(left, top, side, side)), default=None)
         if best is not None and overlap(best, Box(left, top, side, side)) > 0.3:
-            middle = ((best.left + best.width / 2 - left) / side, (best.top + best.height / 2 - top) / side)
+            middle = (
+                (best.left + best.width / 2 - left) / side,
+                (best.top + best.height / 2 - top) / side,
+            )
             matched.append((*middle, max(best.width, best.height) / side))
     return matched, len(boxes) - len(matched)
 
@@ -128,10 +155,18 @@ def _matches(boxes: Sequence[Box], places: Sequence[tuple[int, int]], side: int)
 def choosing_margin(val: Val, wanted: Any) -> dict[str, Any]:
     """Accuracy on the faces that are found, by margin; the uncut faces' own accuracy beside it."""
     grounds, side = backgrounds(), 112
-    recogniser, detector = open_recogniser(wanted.checkpoint, device="cpu", tta="none"), open_detector("mtcnn")
+    recogniser, detector = (
+        open_recogniser(wanted.checkpoint, device="cpu", tta="none"),
+        open_detector("mtcnn"),
+    )
     pictures, names, whole = [], [], []
     for n in range(wanted.pictures * 4):
-        picture, places = scene(grounds[n % len(grounds)], [val.face(2 * n), val.face(2 * n + 1)], side=side, seed=(7, n))
+        picture, places = scene(
+            grounds[n % len(grounds)],
+            [val.face(2 * n), val.face(2 * n + 1)],
+            side=side,
+            seed=(7, n),
+        )
         for box in detector([picture])[0]:
             for number, (left, top) in enumerate(places):
                 if overlap(box, Box(left, top, side, side)) > 0.3:
@@ -139,7 +174,10 @@ def choosing_margin(val: Val, wanted: Any) -> dict[str, Any]:
                     names.append(val.name(2 * n + number))
                     whole.append((picture, Box(left, top, side, side)))
     found = {}
-    for what, margin, cut in (*(("margin", margin, pictures) for margin in MARGINS), ("as pasted", 0.0, whole)):
+    for what, margin, cut in (
+        *(("margin", margin, pictures) for margin in MARGINS),
+        ("as pasted", 0.0, whole),
+    ):
         reader = PhotoReader(recogniser, lambda images: [[box] for _, box in cut], margin=margin)  # noqa: B023
         tops = [faces[0].top[0] for faces in reader.read([picture for picture, _ in cut])]
         label = f"{what} {margin:+.2f}" if what == "margin" else what
@@ -153,16 +191,30 @@ def watching(val: Val, wanted: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="fer-ignite-faces-") as folder:
         path = Path(folder) / "two.mp4"
-        reader = PhotoReader(open_recogniser(wanted.checkpoint, device="cpu"), open_detector("mtcnn"))
+        reader = PhotoReader(
+            open_recogniser(wanted.checkpoint, device="cpu"), open_detector("mtcnn")
+        )
         easy = _found_alone(val, reader, 6)
         write_video(path, backgrounds()[1], [easy[:3], easy[3:]], seconds=wanted.seconds)
-        for name, every, album in (("every frame", 1, None), ("every 3rd frame", 3, None), ("every 3rd, saved", 3, Album(folder))):
+        for name, every, album in (
+            ("every frame", 1, None),
+            ("every 3rd frame", 3, None),
+            ("every 3rd, saved", 3, Album(folder)),
+        ):
             start, cpu = time.perf_counter(), _cpu_s()
             rows = list(look_for_faces([str(path)], reader, every=every, album=album))
             wall_s, cpu_s = time.perf_counter() - start, _cpu_s() - cpu
-            found[name] = {"wall_s": wall_s, "cpu_s": cpu_s, "rows": len(rows), "tracks": len({row.track for row in rows})}
+            found[name] = {
+                "wall_s": wall_s,
+                "cpu_s": cpu_s,
+                "rows": len(rows),
+                "tracks": len({row.track for row in rows}),
+            }
             speed = f"{wanted.seconds / wall_s:.2f} x by the clock, {wall_s:.1f} s; {cpu_s:.1f} s of processor time"
-            print(f"| {wanted.seconds:g} s of video, {name} | {speed}; {len(rows)} rows, {found[name]['tracks']} tracks |", flush=True)
+            print(
+                f"| {wanted.seconds:g} s of video, {name} | {speed}; {len(rows)} rows, {found[name]['tracks']} tracks |",
+                flush=True,
+            )
     return found
 
 
@@ -172,7 +224,9 @@ def _found_alone(val: Val, reader: PhotoReader, count: int) -> list[Any]:
     number = 0
     while len(found) < count:
         face = val.face(number)
-        if reader.detector([scene(backgrounds(names=["rocket"])[0], [face], side=150, seed=[number])[0]])[0]:
+        if reader.detector(
+            [scene(backgrounds(names=["rocket"])[0], [face], side=150, seed=[number])[0]]
+        )[0]:
             found.append(face)
         number += 1
     return found
@@ -188,12 +242,25 @@ PARTS = {"detectors": detecting, "margin": choosing_margin, "video": watching}
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench_faces", description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("FER2013_CSV"), help="fer2013.csv (FER2013_CSV)")
-    parser.add_argument("--checkpoint", default=str(shipped_checkpoint()), help="the network asked (the shipped one)")
+    parser.add_argument(
+        "--data", default=os.environ.get("FER2013_CSV"), help="fer2013.csv (FER2013_CSV)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default=str(shipped_checkpoint()),
+        help="the network asked (the shipped one)",
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--pictures", type=int, default=100, help="of each size, with two faces each; the margin takes 4 times that")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=100,
+        help="of each size, with two faces each; the margin takes 4 times that",
+    )
     parser.add_argument("--seconds", type=float, default=60, help="length of the video")
-    parser.add_argument("--json", type=Path, default=Path("bench_faces.json"), help="where to write what was found")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench_faces.json"), help="where to write what was found"
+    )
     wanted = parser.parse_args()
     if not wanted.data:
         parser.error("--data: drawn faces are no faces to a detector; name fer2013.csv")
@@ -201,7 +268,12 @@ def main() -> None:
     for name in wanted.parts.split(","):
         print(f"\n{name}", file=sys.stderr, flush=True)
         found[name] = PARTS[name](val, wanted)
-    wanted.json.write_text(json.dumps({"settings": {**vars(wanted), "json": str(wanted.json)}, "found": found}, indent=1) + "\n")
+    wanted.json.write_text(
+        json.dumps(
+            {"settings": {**vars(wanted), "json": str(wanted.json)}, "found": found}, indent=1
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

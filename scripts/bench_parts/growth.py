@@ -23,10 +23,14 @@ class Noise:
 
     def __init__(self, folder: Path, faces: int) -> None:
         self.path, self.faces = folder / "noise.npy", faces
-        pixels = np.lib.format.open_memmap(self.path, mode="w+", dtype=np.uint8, shape=(faces, SIDE, SIDE, 1))
+        pixels = np.lib.format.open_memmap(
+            self.path, mode="w+", dtype=np.uint8, shape=(faces, SIDE, SIDE, 1)
+        )
         generator = np.random.default_rng(0)
         for start in range(0, faces, 10_000):
-            pixels[start : start + 10_000] = generator.integers(0, 256, (min(10_000, faces - start), SIDE, SIDE, 1), dtype=np.uint8)
+            pixels[start : start + 10_000] = generator.integers(
+                0, 256, (min(10_000, faces - start), SIDE, SIDE, 1), dtype=np.uint8
+            )
 
     def stamp(self) -> bytes:
         return b"noise"
@@ -37,16 +41,18 @@ class Noise:
         splits = np.zeros(self.faces, dtype=np.uint8)
         splits[:2000], splits[2000:4000] = 1, 2
         return Samples(
-            classes=tuple("abcdefg"), ids=[b"%d" % i for i in range(self.faces)],
-            labels_N=np.arange(self.faces, dtype=np.int64) % 7, splits_N=splits,
+            classes=tuple("abcdefg"),
+            ids=[b"%d" % i for i in range(self.faces)],
+            labels_N=np.arange(self.faces, dtype=np.int64) % 7,
+            splits_N=splits,
             pixels_NHWC=np.load(self.path, mmap_mode="r"),
-        )  # fmt: skip
+        )
 
 
 def measure(folder: Path, *, faces: int, threads: int) -> dict[str, Any]:
     """``pack_s``, ``start_s`` (settings to first step), ``grown_mb`` (private memory over ``steps`` steps)."""
-    from fer_ignite.data.building import build_pack
-    from fer_ignite.data.spec import PackSpec
+    from fer_ignite.data.cache.build import build_pack
+    from fer_ignite.data.cache.spec import PackSpec
 
     pack = folder / "million"
     pack.mkdir()
@@ -55,29 +61,45 @@ def measure(folder: Path, *, faces: int, threads: int) -> dict[str, Any]:
     build_pack(PackSpec(data="noise"), source, pack, progress=False)
     pack_s = time.perf_counter() - started
     source.path.unlink()
-    command = [sys.executable, str(Path(__file__)), str(pack), str(folder / "million-runs"), str(threads)]
+    command = [
+        sys.executable,
+        str(Path(__file__)),
+        str(pack),
+        str(folder / "million-runs"),
+        str(threads),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     said = subprocess.run(command, env=environment, capture_output=True, text=True)
     if said.returncode:
         raise SystemExit(said.stderr)
-    return {"faces": faces, "pack_s": pack_s, "steps": STEPS, **json.loads(said.stdout.splitlines()[-1])}
+    return {
+        "faces": faces,
+        "pack_s": pack_s,
+        "steps": STEPS,
+        **json.loads(said.stdout.splitlines()[-1]),
+    }
 
 
 def private_mb() -> float:
     """Memory of this process that no file backs: the map's own pages don't count."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return sum(float(line.split()[1]) for line in status if line.startswith(("RssAnon", "RssShmem"))) / 1024
+    return (
+        sum(float(line.split()[1]) for line in status if line.startswith(("RssAnon", "RssShmem")))
+        / 1024
+    )
 
 
 def train_watched(pack: str, out: str, threads: int) -> None:
     import torch  # noqa: F401  what every program with torch waits for is not this one's start
 
     from fer_ignite import Config, Events, build_session
-    from fer_ignite.launch.machine import use_machine
+    from fer_ignite.distributed.machine import use_machine
 
     use_machine(threads)
     started = time.perf_counter()
-    session = build_session(Config(data=pack, epochs=1, out=out, quiet=True, threads=threads, save_minutes=1000))
+    session = build_session(
+        Config(data=pack, epochs=1, out=out, quiet=True, threads=threads, save_minutes=1000)
+    )
     found: dict[str, float] = {}
 
     @session.trainer.on(Events.ITERATION_COMPLETED)

@@ -37,9 +37,14 @@ class Bench:
 
     def settings(self, model: str, image_px: int, batch_size: int) -> Settings:
         return {
-            "model": model, "image_px": image_px, "batch_size": batch_size, "images": str(self.folder / "images"),
-            "data": self.data, "threads": self.threads, "workers": self.threads,
-        }  # fmt: skip
+            "model": model,
+            "image_px": image_px,
+            "batch_size": batch_size,
+            "images": str(self.folder / "images"),
+            "data": self.data,
+            "threads": self.threads,
+            "workers": self.threads,
+        }
 
     def race(
         self, contenders: Mapping[str, tuple[str, Settings]], *, warm: int, count: int, images: int
@@ -60,20 +65,38 @@ class Bench:
             name: {
                 "images_per_s": spread([count * images / said["seconds"] for said in results]),
                 "rounds": [round(said["seconds"], 4) for said in results],
-                **({"data_share": spread([r["data_s"] / r["seconds"] for r in results])} if "data_s" in results[0] else {}),
+                **(
+                    {"data_share": spread([r["data_s"] / r["seconds"] for r in results])}
+                    if "data_s" in results[0]
+                    else {}
+                ),
                 "start_s": round(started[name].start_s, 2),
             }
             for name, results in rounds.items()
         }
 
-
-    def row(self, what: str, values: Mapping[str, float], target: float, *, least: bool = True, unit: str = "x") -> None:
+    def row(
+        self,
+        what: str,
+        values: Mapping[str, float],
+        target: float,
+        *,
+        least: bool = True,
+        unit: str = "x",
+    ) -> None:
         middle = values["median"]
         holds = middle >= target if least else middle <= target
         scale = 100 if unit == "%" else 1
         shown = [f"{values[name] * scale:.3g}" for name in ("median", "min", "max")]
         limit = f"{'at least' if least else 'at most'} {target * scale:g}{unit if unit == 'x' else ' ' + unit}"
-        self.rows.append((what, f"{shown[0]} {unit} ({shown[1]} to {shown[2]})", limit, "yes" if holds else "**no**"))
+        self.rows.append(
+            (
+                what,
+                f"{shown[0]} {unit} ({shown[1]} to {shown[2]})",
+                limit,
+                "yes" if holds else "**no**",
+            )
+        )
 
 
 def ratio(results: Mapping[str, Any], first: str, second: str) -> dict[str, float]:
@@ -86,7 +109,14 @@ def images_per_s(values: Mapping[str, Any]) -> str:
     return f"{found['median']:.0f} ({found['min']:.0f} to {found['max']:.0f})"
 
 
-def training(bench: Bench, model: str, image_px: int, batch_size: int, count: int, targets: tuple[float, float, float]) -> None:
+def training(
+    bench: Bench,
+    model: str,
+    image_px: int,
+    batch_size: int,
+    count: int,
+    targets: tuple[float, float, float],
+) -> None:
     """End to end, against the bare step, the tutorial's loop and Lightning."""
     settings = bench.settings(model, image_px, batch_size)
     results = bench.race(
@@ -97,8 +127,10 @@ def training(bench: Bench, model: str, image_px: int, batch_size: int, count: in
             "Lightning": ("lightning", settings),
             "Lightning bf16": ("lightning", {**settings, "precision": "bf16-mixed"}),
         },
-        warm=3, count=count, images=batch_size,
-    )  # fmt: skip
+        warm=3,
+        count=count,
+        images=batch_size,
+    )
     name = f"{model} {image_px} px"
     ours = results["fer_ignite"]
     for other in results:
@@ -110,7 +142,9 @@ def training(bench: Bench, model: str, image_px: int, batch_size: int, count: in
     bench.row(f"{name}: end to end, of the bare step's speed", ours["x bare step"], of_step)
     bench.row(f"{name}: training, of the tutorial's loop", ours["x tutorial"], faster)
     if bench.lightning:
-        bench.row(f"{name}: training, of Lightning (fp32, its default)", ours["x Lightning"], faster)
+        bench.row(
+            f"{name}: training, of Lightning (fp32, its default)", ours["x Lightning"], faster
+        )
 
 
 def train48(bench: Bench) -> None:
@@ -132,8 +166,10 @@ def step(bench: Bench) -> None:
             "not channels_last": ("resident_contiguous", settings),
             "torch.compile": ("resident_compiled", settings),
         },
-        warm=3, count=30, images=128,
-    )  # fmt: skip
+        warm=3,
+        count=30,
+        images=128,
+    )
     for name, values in results.items():
         values["of as trained"] = ratio(results, name, "as trained")
     bench.found["step"] = results
@@ -143,7 +179,9 @@ def processes(bench: Bench) -> None:
     """Two processes of one thread, against one of two threads."""
     settings = bench.settings("fer48", 48, 128)
     two = {**settings, "nproc": bench.threads, "threads": 1}
-    results = bench.race({"one": ("ours", settings), "several": ("ours", two)}, warm=3, count=40, images=128)
+    results = bench.race(
+        {"one": ("ours", settings), "several": ("ours", two)}, warm=3, count=40, images=128
+    )
     found = ratio(results, "several", "one")
     bench.found["processes"] = {**results, "several x one": found}
     bench.row(f"{bench.threads} processes of one thread, of one with {bench.threads}", found, 0.9)
@@ -158,8 +196,10 @@ def evaluating(bench: Bench) -> None:
             "tutorial": ("tutorial_evaluating", settings),
             "Lightning": ("lightning_evaluating", settings),
         },
-        warm=0, count=1, images=faces,
-    )  # fmt: skip
+        warm=0,
+        count=1,
+        images=faces,
+    )
     for other in [name for name in results if name != "fer_ignite"]:
         results["fer_ignite"][f"x {other}"] = ratio(results, "fer_ignite", other)
         bench.row(f"evaluation, of {other}'s", results["fer_ignite"][f"x {other}"], 3)
@@ -186,8 +226,8 @@ def packing(bench: Bench) -> None:
     """Class folders into a pack, against what Pillow alone takes to make arrays of the files, on as many cores."""
     from PIL import Image
 
-    from fer_ignite.data.packing import open_or_build
-    from fer_ignite.data.spec import PackSpec
+    from fer_ignite.data.cache.lookup import open_or_build
+    from fer_ignite.data.cache.spec import PackSpec
 
     files = sorted((bench.folder / "images" / "train").rglob("*.png"))
     spec = PackSpec(data=str(bench.folder / "images"))
@@ -206,7 +246,11 @@ def packing(bench: Bench) -> None:
     alone = [len(files) / s * bench.threads for s in seconds["decode"]]
     packed = [everything / s for s in seconds["pack"]]
     found = spread([a / b for a, b in zip(packed, alone, strict=True)])
-    bench.found["pack"] = {"images_per_s": spread(packed), "decoder alone x cores": spread(alone), "of the decoder": found}
+    bench.found["pack"] = {
+        "images_per_s": spread(packed),
+        "decoder alone x cores": spread(alone),
+        "of the decoder": found,
+    }
     bench.row("packing small PNGs, of Pillow's own speed (file to array) times cores", found, 0.8)
 
 
@@ -216,12 +260,16 @@ def predicting(bench: Bench) -> None:
     from PIL import Image
 
     from fer_ignite import Config, train
-    from fer_ignite.network import load_network
-    from fer_ignite.prediction import predict
+    from fer_ignite.inference.loaded_model import load_network
+    from fer_ignite.inference.predictor import predict
 
     files = sorted((bench.folder / "images" / "val").rglob("*.png"))[:2000]
     out = bench.folder / "runs"
-    folder = train(Config(data="demo:256", epochs=1, out=str(out), quiet=True, threads=bench.threads, plots=False))["folder"]
+    folder = train(
+        Config(
+            data="demo:256", epochs=1, out=str(out), quiet=True, threads=bench.threads, plots=False
+        )
+    )["folder"]
     ours = load_network(Path(folder) / "checkpoints" / "best.pt")
     settings = bench.settings("fer48", 48, 128)
     theirs, change = network(settings).eval(), transforms_of(settings, train=False)
@@ -237,9 +285,13 @@ def predicting(bench: Bench) -> None:
     seconds = in_turn(bench.rounds, works)
     found = pairs(seconds["one by one"], seconds["none"])
     bench.found["predict"] = {
-        **{name: {"images_per_s": spread([len(files) / s for s in values])} for name, values in seconds.items()},
-        "one view x one by one": found, "ten views x one by one": pairs(seconds["one by one"], seconds["ten"]),
-    }  # fmt: skip
+        **{
+            name: {"images_per_s": spread([len(files) / s for s in values])}
+            for name, values in seconds.items()
+        },
+        "one view x one by one": found,
+        "ten views x one by one": pairs(seconds["one by one"], seconds["ten"]),
+    }
     bench.row("predict, of one file at a time (one view)", found, 3)
 
 
@@ -247,7 +299,7 @@ def views(bench: Bench) -> None:
     """What averaging over views costs, on one batch of the default network."""
     from contenders import network
 
-    from fer_ignite.training.engines import average_views
+    from fer_ignite.training.trainer import average_views
 
     model = network(bench.settings("fer48", 48, 128)).eval().to(memory_format=torch.channels_last)
     images = torch.randn(512, 1, 48, 48).contiguous(memory_format=torch.channels_last)
@@ -260,7 +312,9 @@ def views(bench: Bench) -> None:
         return work
 
     seconds = in_turn(bench.rounds, {tta: look(tta) for tta in ("none", "flip", "ten", "many")})
-    bench.found["views"] = {tta: {"cost": pairs(values, seconds["none"])} for tta, values in seconds.items()}
+    bench.found["views"] = {
+        tta: {"cost": pairs(values, seconds["none"])} for tta, values in seconds.items()
+    }
 
 
 def starting(bench: Bench) -> None:
@@ -268,7 +322,9 @@ def starting(bench: Bench) -> None:
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 
     def command(*words: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=True)
+        return lambda: subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, check=True
+        )
 
     seconds = in_turn(
         bench.rounds,
@@ -286,24 +342,44 @@ def growing(bench: Bench) -> None:
     """A million faces: how soon it starts, how much memory grows."""
     found = growth.measure(bench.folder, faces=1_000_000, threads=bench.threads)
     bench.found["growth"] = found
-    bench.row("a million faces: from --data PACK to the first step, imports aside", spread([found["start_s"]]), 3, least=False, unit="s")
+    bench.row(
+        "a million faces: from --data PACK to the first step, imports aside",
+        spread([found["start_s"]]),
+        3,
+        least=False,
+        unit="s",
+    )
     grown = spread([found["grown_mb"]])
-    bench.row(f"a million faces: private memory gained over {found['steps']} steps", grown, 50, least=False, unit="MB")
+    bench.row(
+        f"a million faces: private memory gained over {found['steps']} steps",
+        grown,
+        50,
+        least=False,
+        unit="MB",
+    )
 
 
 PARTS = {
-    "step": step, "train48": train48, "train224": train224, "processes": processes, "evaluate": evaluating, "pack": packing,
-    "predict": predicting, "views": views, "start": starting, "growth": growing,
-}  # fmt: skip
+    "step": step,
+    "train48": train48,
+    "train224": train224,
+    "processes": processes,
+    "evaluate": evaluating,
+    "pack": packing,
+    "predict": predicting,
+    "views": views,
+    "start": starting,
+    "growth": growing,
+}
 
 
 def write_images(data: str, folder: Path, *, train_faces: int) -> None:
     """The same faces as files: what a tutorial's ImageFolder reads."""
     from PIL import Image
 
-    from fer_ignite.data.pack import Pack
-    from fer_ignite.data.packing import open_or_build
-    from fer_ignite.data.spec import PackSpec
+    from fer_ignite.data.cache.format import Pack
+    from fer_ignite.data.cache.lookup import open_or_build
+    from fer_ignite.data.cache.spec import PackSpec
 
     pack = Pack.open(open_or_build(PackSpec(data=data, channels="gray")))
     for split, limit in (("train", train_faces), ("val", 10**9)):
@@ -317,17 +393,35 @@ def about(bench: Bench) -> dict[str, Any]:
     import ignite
     import torchvision
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pytorch-ignite": ignite.__version__}
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    )
+    cpu = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+    versions = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pytorch-ignite": ignite.__version__,
+    }
     return {
-        "cpu": cpu, "cores": bench.threads, "python": platform.python_version(), **versions,
-        "lightning": bench.lightning or "absent", "data": Path(bench.data).name, "rounds": bench.rounds,
-    }  # fmt: skip
+        "cpu": cpu,
+        "cores": bench.threads,
+        "python": platform.python_version(),
+        **versions,
+        "lightning": bench.lightning or "absent",
+        "data": Path(bench.data).name,
+        "rounds": bench.rounds,
+    }
 
 
 def lightning_version() -> str:
-    found = subprocess.run([LIGHTNING, "-c", "import lightning; print(lightning.__version__)"], capture_output=True, text=True)
+    found = subprocess.run(
+        [LIGHTNING, "-c", "import lightning; print(lightning.__version__)"],
+        capture_output=True,
+        text=True,
+    )
     return found.stdout.strip()
 
 
@@ -339,7 +433,11 @@ def table(bench: Bench, facts: Mapping[str, Any]) -> Iterator[str]:
     for part, results in bench.found.items():
         for name, values in results.items():
             if isinstance(values, dict) and "images_per_s" in values:
-                times = [f"{key} {found['median']:.2f}" for key, found in values.items() if key.startswith(("x ", "of "))]
+                times = [
+                    f"{key} {found['median']:.2f}"
+                    for key, found in values.items()
+                    if key.startswith(("x ", "of "))
+                ]
                 yield f"| {part}: {name} | {images_per_s(values)} | {', '.join(times)} |"
     yield ""
     yield "| | measured | target | holds |"
@@ -350,14 +448,26 @@ def table(bench: Bench, facts: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("FER2013_CSV", "demo:12000"), help="faces (FER2013_CSV, else drawn ones)")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("FER2013_CSV", "demo:12000"),
+        help="faces (FER2013_CSV, else drawn ones)",
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each measurement")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where to write what was found")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="interleaved rounds of each measurement"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench.json"), help="where to write what was found"
+    )
     wanted = parser.parse_args()
     unknown = [name for name in wanted.parts.split(",") if name not in PARTS]
     if unknown or wanted.rounds < 1:
-        parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}" if unknown else "--rounds: at least 1")
+        parser.error(
+            f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}"
+            if unknown
+            else "--rounds: at least 1"
+        )
     with tempfile.TemporaryDirectory(prefix="fer-ignite-bench-") as folder:
         os.environ.setdefault("FER_IGNITE_CACHE", str(Path(folder) / "cache"))
         data = os.path.abspath(wanted.data) if os.path.exists(wanted.data) else wanted.data
@@ -367,7 +477,9 @@ def main() -> None:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             PARTS[name](bench)
         facts = about(bench)
-        wanted.json.write_text(json.dumps({"about": facts, "found": bench.found, "rows": bench.rows}, indent=1) + "\n")
+        wanted.json.write_text(
+            json.dumps({"about": facts, "found": bench.found, "rows": bench.rows}, indent=1) + "\n"
+        )
         print("\n".join(table(bench, facts)))
 
 

@@ -55,16 +55,28 @@ class Contender:
     """In the conductor: one process; :meth:`round` has it make ``warm + count`` steps and tells what ``count`` took."""
 
     def __init__(
-        self, kind: str, settings: Mapping[str, Any], *, python: str = sys.executable, environment: Mapping[str, str] | None = None
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        *,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         address = tempfile.mktemp(prefix="bench-", suffix=".sock")
         listener = Listener(address, family="AF_UNIX")
         command = [python, str(HERE / "contenders.py"), kind, json.dumps(settings)]
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process lives
         paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
-        everything = {**os.environ, "PYTHONPATH": paths, "BENCH_ADDRESS": address, **(environment or {})}
+        everything = {
+            **os.environ,
+            "PYTHONPATH": paths,
+            "BENCH_ADDRESS": address,
+            **(environment or {}),
+        }
         started = time.perf_counter()
-        self.process = subprocess.Popen(command, env=everything, stdout=self.log, stderr=self.log, cwd=tempfile.mkdtemp())
+        self.process = subprocess.Popen(
+            command, env=everything, stdout=self.log, stderr=self.log, cwd=tempfile.mkdtemp()
+        )
         listener._listener._socket.settimeout(180)  # type: ignore[attr-defined]
         try:
             self.connection = listener.accept()
@@ -93,7 +105,9 @@ class Contender:
             self.process.kill()
 
 
-def interleave(contenders: Mapping[str, Contender], *, rounds: int, warm: int, count: int) -> dict[str, list[dict[str, Any]]]:
+def interleave(
+    contenders: Mapping[str, Contender], *, rounds: int, warm: int, count: int
+) -> dict[str, list[dict[str, Any]]]:
     """``rounds`` rounds of each, in turn; the first round of all is thrown away."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
@@ -106,4 +120,9 @@ def interleave(contenders: Mapping[str, Contender], *, rounds: int, warm: int, c
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, smallest and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }

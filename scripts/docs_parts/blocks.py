@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LANGUAGES", "Block", "as_tested", "blocks_of", "command_lines", "pages", "reason_not_to_run"]
+__all__ = [
+    "LANGUAGES",
+    "Block",
+    "as_tested",
+    "blocks_of",
+    "command_lines",
+    "pages",
+    "reason_not_to_run",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("bash", "python", "yaml")
@@ -64,11 +72,15 @@ def blocks_of(markdown: str) -> list[Block]:
     """The fenced blocks that name a language, in their order."""
     return [
         Block(
-            markdown.count("\n", 0, found.start("language")) + 1, found.end(), found["indent"], found["language"],
-            textwrap.dedent(found["text"]), found["reason"],
+            markdown.count("\n", 0, found.start("language")) + 1,
+            found.end(),
+            found["indent"],
+            found["language"],
+            textwrap.dedent(found["text"]),
+            found["reason"],
         )
         for found in _BLOCK.finditer(markdown)
-    ]  # fmt: skip
+    ]
 
 
 def command_lines(text: str) -> Iterator[str]:
@@ -105,7 +117,13 @@ def as_tested(command: str, *, spare: bool = False) -> str:
             del added["--limit-train"]
     missing = [f"{flag} {value}".strip() for flag, value in added.items() if flag not in words]
     spared = _SPARED if spare and name == "train" and "--resume" not in words else {}
-    return " ".join([plain, *missing, *(f"{flag} {value}".strip() for flag, value in spared.items() if flag not in words)])
+    return " ".join(
+        [
+            plain,
+            *missing,
+            *(f"{flag} {value}".strip() for flag, value in spared.items() if flag not in words),
+        ]
+    )
 
 
 def _changed(command: str, values: dict[str, str]) -> str:

@@ -13,9 +13,7 @@ from fer_ignite.cli.main import program
 __all__ = ["SEARCH_TERMS", "command_names", "command_page", "overview"]
 
 # Terms of the field under which readers search for a flag whose help text does not contain them.
-SEARCH_TERMS = {
-    "--grad-accum-steps": "gradient accumulation",
-}
+SEARCH_TERMS = {"--grad-accum-steps": "gradient accumulation"}
 
 # Range, unit and default stand in brackets behind an option's text; brackets inside the text are part of it.
 _BRACKETS = re.compile(r"(?:\s+\[[^\[\]]*\])+\s*$")
@@ -58,14 +56,22 @@ def command_page(name: str) -> str:
     """Usage, help text and a table of options per topic of one command."""
     command = program.get_command(click.Context(program, info_name="fer-ignite"), name)
     assert command is not None
-    context = click.Context(command, info_name=name, parent=click.Context(program, info_name="fer-ignite"))
+    context = click.Context(
+        command, info_name=name, parent=click.Context(program, info_name="fer-ignite")
+    )
     usage = " ".join(["fer-ignite", name, *command.collect_usage_pieces(context)])
     parts = [f"# fer-ignite {name}", "```text\n" + usage + "\n```", _prose(command.help or "")]
     formatter = _Collector()
     command.format_options(context, formatter)
     for title, rows in formatter.sections.items():
-        lines = [f"| `{flags}` | {_meaning(flags, text)} | {_cell(_facts(text))} |" for flags, text in rows]
-        parts += [f"## {title}", "\n".join(["| option | meaning | allowed, default |", "|---|---|---|", *lines])]
+        lines = [
+            f"| `{flags}` | {_meaning(flags, text)} | {_cell(_facts(text))} |"
+            for flags, text in rows
+        ]
+        parts += [
+            f"## {title}",
+            "\n".join(["| option | meaning | allowed, default |", "|---|---|---|", *lines]),
+        ]
     if command.epilog:
         parts.append(_prose(command.epilog))
     return "\n\n".join(parts) + "\n"
@@ -81,7 +87,9 @@ def _cell(text: str) -> str:
 
 
 def _meaning(flags: str, text: str) -> str:
-    terms = next((terms for flag, terms in SEARCH_TERMS.items() if flag in re.split(r"[\s,/=]+", flags)), "")
+    terms = next(
+        (terms for flag, terms in SEARCH_TERMS.items() if flag in re.split(r"[\s,/=]+", flags)), ""
+    )
     return _cell(_BRACKETS.sub("", text) + (f" ({terms})" if terms else ""))
 
 

@@ -14,7 +14,10 @@ from reference import reference_pages
 __all__ = ["on_config", "on_files", "on_page_markdown"]
 
 _NOTEBOOK = "notebooks/first_run.ipynb"
-_BLOCK_OR_COMMENT = re.compile(r"^(?P<indent>[ ]*)```.*?^(?P=indent)```[ ]*$|(?P<comment>^[ ]*<!--.*?-->[ ]*\n*)", re.MULTILINE | re.DOTALL)
+_BLOCK_OR_COMMENT = re.compile(
+    r"^(?P<indent>[ ]*)```.*?^(?P=indent)```[ ]*$|(?P<comment>^[ ]*<!--.*?-->[ ]*\n*)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def on_config(config: Any) -> Any:
@@ -61,7 +64,9 @@ def _folders(made: dict[str, str], named: set[str]) -> dict[str, list[str]]:
     return inside
 
 
-def _existing(entries: list[Any], docs: Path, made: set[str], stars: dict[str, list[str]]) -> list[Any]:
+def _existing(
+    entries: list[Any], docs: Path, made: set[str], stars: dict[str, list[str]]
+) -> list[Any]:
     kept: list[Any] = []
     for entry in entries:
         title, target = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)

@@ -7,7 +7,9 @@ __all__ = ["literal", "plain_roles"]
 _ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):`~?([^`]+)`")
 _CODE_SPAN = re.compile(r"(`[^`]*`)")
 # Character references and no backslashes: Python-Markdown keeps a backslash before "<", and before any character in a code span.
-_REFERENCES = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "&#124;", "*": "&#42;", "_": "&#95;", "[": "&#91;"})
+_REFERENCES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", "|": "&#124;", "*": "&#42;", "_": "&#95;", "[": "&#91;"}
+)
 
 
 def plain_roles(text: str) -> str:
@@ -18,4 +20,9 @@ def plain_roles(text: str) -> str:
 def literal(text: str) -> str:
     """Escapes Markdown outside of code spans; the result also stands in a table cell."""
     parts = _CODE_SPAN.split(text)
-    return "".join(part if part.startswith("`") and part.endswith("`") and len(part) > 1 else part.translate(_REFERENCES) for part in parts)
+    return "".join(
+        part
+        if part.startswith("`") and part.endswith("`") and len(part) > 1
+        else part.translate(_REFERENCES)
+        for part in parts
+    )

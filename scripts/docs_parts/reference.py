@@ -24,14 +24,22 @@ def reference_pages() -> dict[str, str]:
     """Path within the site -> Markdown, the public names first, then a page per folder of the package."""
     made = {"reference/api.md": _public_names()}
     for folder in (PACKAGE, *sorted(file.parent for file in PACKAGE.glob("*/__init__.py"))):
-        modules = [_module_name(file) for file in sorted(folder.glob("*.py")) if not file.name.startswith("__")]
+        modules = [
+            _module_name(file)
+            for file in sorted(folder.glob("*.py"))
+            if not file.name.startswith("__")
+        ]
         if modules and folder.name != "cli":  # the commands have pages of their own
             made[f"reference/{folder.name}.md"] = _modules_page(folder, modules)
     return made
 
 
 def _public_names() -> str:
-    rows = [f"| [`{name}`][{fer_ignite._HOMES[name]}.{name}] | {_idea(name)} |" for name in fer_ignite.__all__ if name != "Events"]
+    rows = [
+        f"| [`{name}`][{fer_ignite._HOMES[name]}.{name}] | {_idea(name)} |"
+        for name in fer_ignite.__all__
+        if name != "Events"
+    ]
     return _HEAD + "\n".join(["| name | what it is |", "|---|---|", *rows, ""])
 
 

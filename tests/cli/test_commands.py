@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
+from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.images import printable
 
 CELLS = ("precision", "recall", "f1", "support")
@@ -34,16 +34,47 @@ def test_train_writes_the_whole_folder_and_says_what_it_does(cli, tiny_flags):
     ended = cli("train", *tiny_flags)
     assert ended.code == 0, ended.err
     run = ended.folder / "runs" / "run"
-    expected = {"config.yaml", "history.jsonl", "results.csv", "summary.json", "log.txt", "ledger.jsonl", "checkpoints"}
+    expected = {
+        "config.yaml",
+        "history.jsonl",
+        "results.csv",
+        "summary.json",
+        "log.txt",
+        "ledger.jsonl",
+        "checkpoints",
+    }
     assert expected <= {path.name for path in run.iterdir()}
     summary = json.loads((run / "summary.json").read_text())
     assert {
-        "status", "epochs", "iterations", "optimizer_steps", "seconds", "images_per_second", "best", "val", "test",
-        "weights_sha256", "seed", "world_size", "versions", "data",
-    } <= set(summary)  # fmt: skip
+        "status",
+        "epochs",
+        "iterations",
+        "optimizer_steps",
+        "seconds",
+        "images_per_second",
+        "best",
+        "val",
+        "test",
+        "weights_sha256",
+        "seed",
+        "world_size",
+        "versions",
+        "data",
+    } <= set(summary)
     assert summary["status"] == "completed" and summary["iterations"] == 4
-    assert {"n", "loss", "accuracy", "macro_f1", "uar", "tta"} <= set(summary["val"]) & set(summary["test"])
-    for said in ("data ", "7 classes", "model ", "parameters", "optimizer steps", "fp32", "runs/run", "test        accuracy"):
+    assert {"n", "loss", "accuracy", "macro_f1", "uar", "tta"} <= set(summary["val"]) & set(
+        summary["test"]
+    )
+    for said in (
+        "data ",
+        "7 classes",
+        "model ",
+        "parameters",
+        "optimizer steps",
+        "fp32",
+        "runs/run",
+        "test        accuracy",
+    ):
         assert said in ended.err
     assert ended.out == ""
 
@@ -58,7 +89,17 @@ def test_a_finished_run_has_nothing_left_to_do(cli, tiny_flags):
 
 
 def test_a_trial_run_takes_three_batches(cli, tiny_flags):
-    ended = cli("train", *tiny_flags[:2], *tiny_flags[4:], "--epochs", "5", "--eval-batch-size", "4", "--fast-dev-run", "--quiet")
+    ended = cli(
+        "train",
+        *tiny_flags[:2],
+        *tiny_flags[4:],
+        "--epochs",
+        "5",
+        "--eval-batch-size",
+        "4",
+        "--fast-dev-run",
+        "--quiet",
+    )
     assert ended.code == 0, ended.err
     summary = json.loads((ended.folder / "runs" / "run" / "summary.json").read_text())
     assert (summary["epochs"], summary["iterations"], summary["val"]["n"]) == (1, 3, 12)
@@ -84,15 +125,38 @@ def test_faces_under_val_alone_and_in_a_manifest_of_val_are_all_scored(cli, best
         rows.append((f"plain/{DEMO_CLASSES[label]}/{number}.png", DEMO_CLASSES[label], "val"))
     (tmp_path / "group.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     for name, count in {"plain": 3, "group": 28, "group.csv": 28}.items():
-        ended = cli("evaluate", best, "--data", tmp_path / name, "--split", "val", "--tta", "none", "--quiet", "--json", "-")
+        ended = cli(
+            "evaluate",
+            best,
+            "--data",
+            tmp_path / name,
+            "--split",
+            "val",
+            "--tta",
+            "none",
+            "--quiet",
+            "--json",
+            "-",
+        )
         assert json.loads(ended.out)["n"] == count, name
 
 
 def test_the_json_of_evaluate_has_the_names_that_scripts_rely_on(cli, best):
-    ended = cli("evaluate", best, "--json", "out.json", "--plot", "m.png", "--quiet", "--tta", "none")
+    ended = cli(
+        "evaluate", best, "--json", "out.json", "--plot", "m.png", "--quiet", "--tta", "none"
+    )
     assert ended.code == 0 and ended.out == "", ended.err
     found = json.loads((ended.folder / "out.json").read_text())
-    assert {"n", "loss", "accuracy", "uar", "macro_f1", "per_class", "class_names", "confusion_matrix"} <= set(found)
+    assert {
+        "n",
+        "loss",
+        "accuracy",
+        "uar",
+        "macro_f1",
+        "per_class",
+        "class_names",
+        "confusion_matrix",
+    } <= set(found)
     matrix = np.array(found["confusion_matrix"])
     assert matrix.shape == (7, 7) and matrix.sum() == found["n"] == 70
     assert found["accuracy"] == pytest.approx(matrix.trace() / 70)
@@ -102,7 +166,10 @@ def test_the_json_of_evaluate_has_the_names_that_scripts_rely_on(cli, best):
         assert set(row) == set(CELLS) and row["support"] == matrix[k].sum() == 10
         assert row["recall"] == pytest.approx(matrix[k, k] / 10)
     assert (ended.folder / "m.png").read_bytes()[:4] == b"\x89PNG"
-    assert json.loads(cli("evaluate", best, "--json", "-", "--tta", "none").out)["confusion_matrix"] == found["confusion_matrix"]
+    assert (
+        json.loads(cli("evaluate", best, "--json", "-", "--tta", "none").out)["confusion_matrix"]
+        == found["confusion_matrix"]
+    )
 
 
 def test_every_look_at_the_test_split_is_counted(cli, finished_run, tmp_path):
@@ -122,7 +189,9 @@ def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
     for arguments in (["evaluate", best, "--json"], ["evaluate", best, "--plot"], predict, pack):
         for target in ("absent/out", "."):
             ended = cli(*arguments, target)
-            assert ended.code == 2 and arguments[-1] in ended.err and len(ended.err.splitlines()) == 1
+            assert (
+                ended.code == 2 and arguments[-1] in ended.err and len(ended.err.splitlines()) == 1
+            )
 
 
 def test_pictures_of_runs_in_a_folder_are_no_faces(cli, best, faces, tmp_path):
@@ -154,7 +223,11 @@ def test_a_run_without_a_checkpoint_is_told(cli, faces, tmp_path):
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.yaml").touch()
     ended = cli("predict", tmp_path / "begun", faces)
-    assert ended.code == 2 and "holds a run without a checkpoint" in ended.err and len(ended.err.splitlines()) == 1
+    assert (
+        ended.code == 2
+        and "holds a run without a checkpoint" in ended.err
+        and len(ended.err.splitlines()) == 1
+    )
 
 
 def test_a_checkpoint_whose_path_looks_like_a_glob_is_a_checkpoint(cli, best, faces, tmp_path):
@@ -169,29 +242,46 @@ def test_a_checkpoint_whose_path_looks_like_a_glob_is_a_checkpoint(cli, best, fa
 def test_a_network_among_the_sources_is_refused(cli, finished_run, best, faces, first, what):
     word = {"run": finished_run, "checkpoint": best}.get(what, what)
     ended = cli("predict", *([best] if first != "none" else []), faces / "sad.png", word)
-    assert ended.code == 2 and "goes first" in ended.err and len(ended.err.splitlines()) == 1 and ended.out == ""
+    assert (
+        ended.code == 2
+        and "goes first" in ended.err
+        and len(ended.err.splitlines()) == 1
+        and ended.out == ""
+    )
     assert str(word) in ended.err
 
 
 def test_predict_gives_json_lines_with_probabilities_that_add_up(cli, best, faces):
     ended = cli("predict", best, faces, "--format", "jsonl", "--topk", "7")
     found = [json.loads(line) for line in ended.out.splitlines()]
-    assert [os.path.basename(entry["file"]) for entry in found] == sorted(f"{name}.png" for name in DEMO_CLASSES)
+    assert [os.path.basename(entry["file"]) for entry in found] == sorted(
+        f"{name}.png" for name in DEMO_CLASSES
+    )
     for entry in found:
         assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert entry["label"] == max(entry["probabilities"], key=entry["probabilities"].get)
 
 
 def test_predict_gives_csv_for_files_folders_and_globs(cli, best, faces):
-    ended = cli("predict", best, faces / "sad.png", faces / "*y.png", "--format", "csv", "--batch-size", "2")
+    ended = cli(
+        "predict", best, faces / "sad.png", faces / "*y.png", "--format", "csv", "--batch-size", "2"
+    )
     rows = list(csv.reader(io.StringIO(ended.out)))
     assert rows[0] == ["file", "label_1", "p_1", "label_2", "p_2", "label_3", "p_3", "error"]
-    assert [os.path.basename(row[0]) for row in rows[1:]] == ["sad.png", "angry.png", "happy.png"] or len(rows) == 3
-    assert all(row[1] in DEMO_CLASSES and 0 < float(row[2]) <= 1 and row[7] == "" for row in rows[1:])
+    assert [os.path.basename(row[0]) for row in rows[1:]] == [
+        "sad.png",
+        "angry.png",
+        "happy.png",
+    ] or len(rows) == 3
+    assert all(
+        row[1] in DEMO_CLASSES and 0 < float(row[2]) <= 1 and row[7] == "" for row in rows[1:]
+    )
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
-def test_a_file_that_can_t_be_read_is_named_and_does_not_stop_the_rest(cli, best, faces, tmp_path, form):
+def test_a_file_that_can_t_be_read_is_named_and_does_not_stop_the_rest(
+    cli, best, faces, tmp_path, form
+):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     ended = cli("predict", best, broken, faces / "sad.png", "--format", form)
@@ -206,8 +296,20 @@ def test_predict_writes_to_a_file(cli, best, faces):
     assert ended.out == "" and len((ended.folder / "p.csv").read_text().splitlines()) == 8
 
 
-ODD = [b"with space", b"new\nline", b"tab\there", "caf\u00e9".encode(), "cafe\u0301".encode(), "\U0001f600".encode(), "\u202ertl".encode(),
-       b"x" * 251, b"-leading", b"100%s%d", b"bytes\xff\xfe", b"=formula"]  # fmt: skip
+ODD = [
+    b"with space",
+    b"new\nline",
+    b"tab\there",
+    "caf\u00e9".encode(),
+    "cafe\u0301".encode(),
+    "\U0001f600".encode(),
+    "\u202ertl".encode(),
+    b"x" * 251,
+    b"-leading",
+    b"100%s%d",
+    b"bytes\xff\xfe",
+    b"=formula",
+]
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
@@ -222,11 +324,15 @@ def test_odd_file_names_go_through_every_format_on_one_row_each(cli, best, faces
     text = (ended.folder / "p.txt").read_bytes().decode("utf-8")
     assert len(text.splitlines()) == len(ODD) + (form == "csv")
     if form == "jsonl":
-        names = {os.fsencode(os.path.basename(json.loads(line)["file"])) for line in text.splitlines()}
+        names = {
+            os.fsencode(os.path.basename(json.loads(line)["file"])) for line in text.splitlines()
+        }
         assert names == {name + b".png" for name in ODD}
     if form == "csv":
         rows = list(csv.reader(io.StringIO(text)))
-        assert all(len(row) == 8 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:])
+        assert all(
+            len(row) == 8 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:]
+        )
     shown = cli("predict", best, folder, "--format", form)
     assert shown.code == 0 and len(shown.out.splitlines()) == len(ODD) + (form == "csv")
 
@@ -236,7 +342,11 @@ def test_a_file_s_name_is_shown_as_errors_show_it(cli, best, faces, tmp_path):
     odd = tmp_path / "caf\u00e9\\\n.png"
     odd.write_bytes(b"no picture")
     ended = cli("predict", best, odd)
-    assert ended.out == f"{printable(odd)}  -\n" and printable(odd) in ended.err and "caf\u00e9" in ended.out
+    assert (
+        ended.out == f"{printable(odd)}  -\n"
+        and printable(odd) in ended.err
+        and "caf\u00e9" in ended.out
+    )
 
 
 def test_pack_reads_once_and_says_where_and_what(cli):
@@ -272,7 +382,11 @@ def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, b
     checkpoint = json.loads(cli("info", best, "--json").out)
     assert checkpoint["network"] == "fer48" and checkpoint["classes"] == list(DEMO_CLASSES)
     run = json.loads(cli("info", finished_run, "--json").out)
-    assert run["epochs written"] == 8 and "best.pt" in run["checkpoints"] and run["summary"]["status"] == "completed"
+    assert (
+        run["epochs written"] == 8
+        and "best.pt" in run["checkpoints"]
+        and run["summary"]["status"] == "completed"
+    )
     path = cli("pack", "demo:70", "--quiet").out.splitlines()[-1]
     assert json.loads(cli("info", path, "--json").out)["count"] == 70
     for place in (best, finished_run, path):

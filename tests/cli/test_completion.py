@@ -9,10 +9,18 @@ import pytest
 
 def completed(*words):
     environment = {
-        **os.environ, "_FER_IGNITE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["fer-ignite", *words]),
+        **os.environ,
+        "_FER_IGNITE_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["fer-ignite", *words]),
         "COMP_CWORD": str(len(words)),
-    }  # fmt: skip
-    said = subprocess.run([sys.executable, "-m", "fer_ignite"], env=environment, capture_output=True, text=True, check=True)
+    }
+    said = subprocess.run(
+        [sys.executable, "-m", "fer_ignite"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return said.stdout.split()
 
 

@@ -25,14 +25,21 @@ def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
     places = [text.index(f"\n{group}:\n") for group in GROUPS]
     assert places == sorted(places)
     ends = [*places[1:], len(text)]
-    sections = {group: text[start:end] for group, start, end in zip(GROUPS, places, ends, strict=True)}
+    sections = {
+        group: text[start:end] for group, start, end in zip(GROUPS, places, ends, strict=True)
+    }
     for name in Config.model_fields:
         assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
     plain = " ".join(text.split())
     rates = "0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, 1 adadelta"
-    assert f"--lr NUMBER Learning rate; the peak for one-cycle. [default: {rates}] [> 0, <= 1000]" in plain
+    assert (
+        f"--lr NUMBER Learning rate; the peak for one-cycle. [default: {rates}] [> 0, <= 1000]"
+        in plain
+    )
     assert "uniform in +-. [>= 0, <= 180; degrees; default: 5.0]" in plain
-    assert "[>= 1, <= 1.04858e+06; images; default: 128]" in plain or "images; default: 128]" in plain
+    assert (
+        "[>= 1, <= 1.04858e+06; images; default: 128]" in plain or "images; default: 128]" in plain
+    )
     assert "--opt sgd|adam|adamw|rmsprop|adagrad|adadelta" in plain
     assert "--augment / --no-augment" in plain and "default: on" in plain
 
@@ -61,21 +68,52 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe_and_that_over_defa
     file.write_text("lr: 0.02\nepochs: 7\nbatch-size: 64\n")
     recipe = printed(cli("train", "--recipe", "reference", "--print-config"))
     assert recipe["model"] == "emotionnet" and recipe["opt"] == "adam" and recipe["patience"] == 20
-    values = printed(cli("train", "--recipe", "reference", "--config", file, "--lr", "0.3", "--set", "seed=5", "--print-config"))
+    values = printed(
+        cli(
+            "train",
+            "--recipe",
+            "reference",
+            "--config",
+            file,
+            "--lr",
+            "0.3",
+            "--set",
+            "seed=5",
+            "--print-config",
+        )
+    )
     assert (values["lr"], values["epochs"], values["batch_size"], values["seed"]) == (0.3, 7, 64, 5)
     assert values["model"] == "emotionnet" and values["focal_gamma"] == Config().focal_gamma
 
 
 def test_set_takes_yaml_and_dashes(cli):
-    values = printed(cli("train", "--set", "model-args={widths: [8, 8]}", "--set", "time=15m", "--set", "plots=false", "--print-config"))
-    assert (values["model_args"], values["time"], values["plots"]) == ({"widths": [8, 8]}, 900.0, False)
+    values = printed(
+        cli(
+            "train",
+            "--set",
+            "model-args={widths: [8, 8]}",
+            "--set",
+            "time=15m",
+            "--set",
+            "plots=false",
+            "--print-config",
+        )
+    )
+    assert (values["model_args"], values["time"], values["plots"]) == (
+        {"widths": [8, 8]},
+        900.0,
+        False,
+    )
 
 
 def test_the_same_value_given_twice_in_two_ways_is_no_contradiction(cli):
     assert printed(cli("train", "--lr", "0.2", "--set", "lr=0.2", "--print-config"))["lr"] == 0.2
 
 
-@pytest.mark.parametrize(("key", "near"), [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning_rate", "lr"), ("zzzz", None)])
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("epoch", "epochs"), ("batchsize", "batch_size"), ("learning_rate", "lr"), ("zzzz", None)],
+)
 def test_an_unknown_key_is_answered_with_did_you_mean(cli, key, near):
     ended = cli("train", "--set", f"{key}=3")
     assert ended.code == 2 and key in ended.err
@@ -111,7 +149,10 @@ def test_every_recipe_is_whole_and_says_how_it_was_measured(cli):
     for name, text in recipes.items():
         config = check(printed(cli("train", "--recipe", name, "--print-config")))
         for key, value in yaml.safe_load(text).items():
-            assert str(getattr(config, key)) == str(value) or config.model_dump()[key] == value, (name, key)
+            assert str(getattr(config, key)) == str(value) or config.model_dump()[key] == value, (
+                name,
+                key,
+            )
         assert f"fer-ignite train --recipe {name}" in text
         assert "Measured on" in text or "not yet measured" in text.lower() or "reported" in text
 
@@ -123,7 +164,10 @@ def test_every_kind_of_error_has_a_section_that_helps():
     from fer_ignite.errors import HELP_PAGE, FerError
 
     page = (Path(__file__).parents[2] / HELP_PAGE).read_text(encoding="utf-8")
-    sections = {re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^## (.+)$", page, flags=re.MULTILINE)}
+    sections = {
+        re.sub(r"\W+", "-", title.lower())
+        for title in re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
+    }
     assert {kind.topic for kind in (FerError, *FerError.__subclasses__())} == sections
 
 
@@ -134,16 +178,26 @@ def test_a_complaint_ends_with_the_section_that_helps(cli):
 
 def test_train_prints_its_outcome_as_json(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--json")
-    told, written = json.loads(ended.out), json.loads((ended.folder / "runs/run/summary.json").read_text())
+    told, written = (
+        json.loads(ended.out),
+        json.loads((ended.folder / "runs/run/summary.json").read_text()),
+    )
     assert told["exit_code"] == 0 and {name: told[name] for name in written} == written
 
 
 @pytest.mark.parametrize("layers", [(), ("--recipe", "strong"), ("--config",)])
-def test_the_printed_configuration_has_the_optimizer_s_own_rate_and_weight_decay(cli, tmp_path, layers):
+def test_the_printed_configuration_has_the_optimizer_s_own_rate_and_weight_decay(
+    cli, tmp_path, layers
+):
     if layers == ("--config",):
         file = tmp_path / "adamw.yaml"
         file.write_text(cli("train", "--print-config").out)
         layers = ("--config", file)
     values = printed(cli("train", *layers, "--opt", "sgd", "--print-config"))
     assert (values["opt"], values["lr"], values["weight_decay"]) == ("sgd", 0.1, 0.0005)
-    assert printed(cli("train", *layers, "--opt", "sgd", "--weight-decay", "0.01", "--print-config"))["weight_decay"] == 0.01
+    assert (
+        printed(cli("train", *layers, "--opt", "sgd", "--weight-decay", "0.01", "--print-config"))[
+            "weight_decay"
+        ]
+        == 0.01
+    )

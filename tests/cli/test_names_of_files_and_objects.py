@@ -10,12 +10,30 @@ from fer_ignite.config import Config, field_facts
 FILES = {"data", "votes", "exclude", "init_from", "resume"}
 FOLDERS = {"out", "cache"}
 OBJECTS = {"data", "model", "loss", "sample_transform", "batch_transform", "collate_fn", "handlers"}
-OTHERS = {"classes", "class_weights", "name", "monitor", "device", "gpus", "master_addr", "project", "recipe"}
+OTHERS = {
+    "classes",
+    "class_weights",
+    "name",
+    "monitor",
+    "device",
+    "gpus",
+    "master_addr",
+    "project",
+    "recipe",
+}
 
 WRONG_FILES = ["/dev/zero", "pipe", "folder", "absent/file", "bytes", "empty", "deep", "a\nb", "-x"]
 WRONG_OBJECTS = [
-    "os:path", "os:absent", "absent_module:f", "./absent.py:f", "./broken.py:f", "json:JSONDecoder", "sys:maxsize", ":f", "os:",
-]  # fmt: skip
+    "os:path",
+    "os:absent",
+    "absent_module:f",
+    "./absent.py:f",
+    "./broken.py:f",
+    "json:JSONDecoder",
+    "sys:maxsize",
+    ":f",
+    "os:",
+]
 
 
 def text_settings():
@@ -44,7 +62,9 @@ def flag_of(name):
 
 
 def test_every_text_setting_is_in_a_list():
-    assert set(text_settings()) <= FILES | FOLDERS | OBJECTS | OTHERS, set(text_settings()) - (FILES | FOLDERS | OBJECTS | OTHERS)
+    assert set(text_settings()) <= FILES | FOLDERS | OBJECTS | OTHERS, set(text_settings()) - (
+        FILES | FOLDERS | OBJECTS | OTHERS
+    )
     assert all(field_facts(name)["help"] for name in text_settings())
 
 
@@ -54,8 +74,16 @@ def refused(cli, place, tiny_flags, flag, value):
     if flag == "--data":
         flags = flags[2:]
     ended = cli("train", *flags, f"{flag}={value}")
-    said = [line for line in ended.err.strip().splitlines() if "packing:" not in line or "fer-ignite:" in line]  # but the bar
-    assert ended.code == 2 and "fer-ignite: " in said[-1] and "Traceback" not in ended.err, (flag, value, ended.err[-2000:])
+    said = [
+        line
+        for line in ended.err.strip().splitlines()
+        if "packing:" not in line or "fer-ignite:" in line
+    ]  # but the bar
+    assert ended.code == 2 and "fer-ignite: " in said[-1] and "Traceback" not in ended.err, (
+        flag,
+        value,
+        ended.err[-2000:],
+    )
     assert len([line for line in said if line.strip()]) == 1, said
     assert sorted(path.name for path in place.iterdir()) == before
 

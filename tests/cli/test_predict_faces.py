@@ -26,7 +26,11 @@ def photographs(tmp_path_factory):
 def test_a_row_per_face_and_one_for_a_picture_without(cli, photographs):
     ended = cli("predict", "--faces", photographs, "--topk", "2")
     network, complaint = ended.err.splitlines()
-    assert ended.code == 0 and "quick.pt, which ships with the package" in network and "bad.mp4: no video" in complaint
+    assert (
+        ended.code == 0
+        and "quick.pt, which ships with the package" in network
+        and "bad.mp4: no video" in complaint
+    )
     astronaut, bad, coffee = ended.out.splitlines()
     assert "face 1" in astronaut and "happy" in astronaut and astronaut.count("%") == 2
     assert bad.endswith("bad.mp4  -") and coffee.endswith("coffee.jpg  no face")
@@ -35,24 +39,66 @@ def test_a_row_per_face_and_one_for_a_picture_without(cli, photographs):
 def test_json_lines_hold_the_box_and_all_probabilities(cli, photographs):
     ended = cli("predict", "--faces", photographs, "--format", "jsonl", "--topk", "99")
     astronaut, bad, coffee = (json.loads(line) for line in ended.out.splitlines())
-    assert list(astronaut["box"]) == ["left", "top", "width", "height", "score"] and astronaut["face"] == 1
-    assert sum(astronaut["probabilities"].values()) == pytest.approx(1, abs=1e-4) and astronaut["label"] == "happy"
+    assert (
+        list(astronaut["box"]) == ["left", "top", "width", "height", "score"]
+        and astronaut["face"] == 1
+    )
+    assert (
+        sum(astronaut["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        and astronaut["label"] == "happy"
+    )
     assert set(bad) == {"file", "error"} and coffee["face"] == 0 and "box" not in coffee
 
 
 def test_csv_has_as_many_cells_in_every_row_and_harmless_ones(cli, photographs):
     names = [b"=formula.jpg", b"new\nline.jpg", b"bytes\xff.jpg", b"-x.mp4"]
     for name in names:
-        shutil.copy(photographs / ("bad.mp4" if name.endswith(b"mp4") else "coffee.jpg"), os.path.join(os.fsencode(os.getcwd()), name))
-    ended = cli("predict", "--faces", photographs / "astronaut.png", ".", "--format", "csv", "--save", "album")
+        shutil.copy(
+            photographs / ("bad.mp4" if name.endswith(b"mp4") else "coffee.jpg"),
+            os.path.join(os.fsencode(os.getcwd()), name),
+        )
+    ended = cli(
+        "predict",
+        "--faces",
+        photographs / "astronaut.png",
+        ".",
+        "--format",
+        "csv",
+        "--save",
+        "album",
+    )
     rows = list(csv.reader(io.StringIO(ended.out)))
-    head = ["file", "time_s", "track", "face", "left", "top", "width", "height", "score",
-            "label_1", "p_1", "label_2", "p_2", "label_3", "p_3", "error"]  # fmt: skip
+    head = [
+        "file",
+        "time_s",
+        "track",
+        "face",
+        "left",
+        "top",
+        "width",
+        "height",
+        "score",
+        "label_1",
+        "p_1",
+        "label_2",
+        "p_2",
+        "label_3",
+        "p_3",
+        "error",
+    ]
     assert ended.code == 0 and rows[0] == head and len(rows) == 2 + len(names)
-    assert all(len(row) == len(head) and not row[0].startswith(("=", "-")) and not row[-1].startswith("-") for row in rows)
+    assert all(
+        len(row) == len(head) and not row[0].startswith(("=", "-")) and not row[-1].startswith("-")
+        for row in rows
+    )
     assert rows[1][3] == "1" and float(rows[1][10]) > 0.5
     saved = {os.fsencode(path.name) for path in (ended.folder / "album").iterdir()}
-    assert saved == {b"astronaut.faces.png", b"=formula.faces.jpg", b"new\nline.faces.jpg", b"bytes\xff.faces.jpg"}
+    assert saved == {
+        b"astronaut.faces.png",
+        b"=formula.faces.jpg",
+        b"new\nline.faces.jpg",
+        b"bytes\xff.faces.jpg",
+    }
 
 
 def test_nothing_readable_is_an_exit_code(cli, photographs):
@@ -63,12 +109,15 @@ def test_nothing_readable_is_an_exit_code(cli, photographs):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--save", "album", "."), "--save is about finding faces"), (("clip.mp4",), "with --faces"), (("webcam:0",), "with --faces"),
-        (("--faces", "webcam:97"), "no such camera"), (("--faces", "--detector", "yolo", "a.mp4", "a.mp4"), "there is no"),
+        (("--save", "album", "."), "--save is about finding faces"),
+        (("clip.mp4",), "with --faces"),
+        (("webcam:0",), "with --faces"),
+        (("--faces", "webcam:97"), "no such camera"),
+        (("--faces", "--detector", "yolo", "a.mp4", "a.mp4"), "there is no"),
         (("--faces", "absent.mp4"), "there is no file absent.mp4"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_can_t_be_meant_is_told_in_a_sentence(cli, arguments, said):
     ended = cli("predict", *arguments)
     lines = [line for line in ended.err.splitlines() if not line.startswith("network ")]
@@ -85,4 +134,8 @@ def test_a_missing_extra_is_named(photographs, missing):
         f"from fer_ignite.cli.main import main\nmain(['predict', '--faces', {str(photographs)!r}])"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 2 and 'pip install "fer-ignite[faces]"' in ended.stderr and len(ended.stderr.splitlines()) == 1
+    assert (
+        ended.returncode == 2
+        and 'pip install ".[faces]"' in ended.stderr
+        and len(ended.stderr.splitlines()) == 1
+    )

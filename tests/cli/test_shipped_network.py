@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from fer_ignite.data.demo import draw_faces
+from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.weights import shipped_checkpoint
 
 
@@ -16,7 +16,11 @@ def test_predict_without_a_checkpoint_asks_the_shipped_network(cli):
     alone, named = cli("predict", folder), cli("predict", shipped_checkpoint(), folder)
     assert alone.code == 0 and alone.out == named.out
     assert alone.out.count(" %") == 9
-    assert "quick.pt, which ships with the package" in alone.err and len(alone.err.splitlines()) == 1 and named.err == ""
+    assert (
+        "quick.pt, which ships with the package" in alone.err
+        and len(alone.err.splitlines()) == 1
+        and named.err == ""
+    )
 
 
 def test_a_checkpoint_alone_is_nothing_to_look_at(cli):

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-CODE = '''
+CODE = """
 import numpy as np
 import torch
 from PIL import Image
@@ -92,7 +92,7 @@ class Later:
             raise ValueError("in my handler")
 
 later = Later()
-'''
+"""
 
 
 @pytest.fixture
@@ -109,7 +109,10 @@ def trained(cli, tiny_flags):
     def run(*arguments):
         taken = {argument for argument in arguments if argument.startswith("--")}
         kept = []
-        for flag, value in [*zip(tiny_flags[0:14:2], tiny_flags[1:14:2], strict=True), ("--name", "run")]:
+        for flag, value in [
+            *zip(tiny_flags[0:14:2], tiny_flags[1:14:2], strict=True),
+            ("--name", "run"),
+        ]:
             if flag not in taken and not (flag == "--model-args" and "--model" in taken):
                 kept += [flag, value]
         ended = cli("train", *kept, "--no-plots", "--no-tensorboard", "--quiet", *arguments)
@@ -123,7 +126,10 @@ def trained(cli, tiny_flags):
 def test_a_data_set_of_the_user_s_is_trained_on_and_scored(trained, mine, cli):
     ended = trained("--data", mine("Squares"), "--epochs", "4", "--lr", "0.01", "--no-augment")
     assert ended.code == 0, ended.err
-    assert ended.summary["data"]["counts"] == {"train": 40, "val": 10, "test": 10} and ended.summary["test"]["n"] == 10
+    assert (
+        ended.summary["data"]["counts"] == {"train": 40, "val": 10, "test": 10}
+        and ended.summary["test"]["n"] == 10
+    )
     best = ended.folder / "runs" / "run" / "checkpoints" / "best.pt"
     refused = cli("evaluate", best)
     assert refused.code == 2 and f"--data {mine('Squares')}" in refused.err
@@ -133,11 +139,14 @@ def test_a_data_set_of_the_user_s_is_trained_on_and_scored(trained, mine, cli):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--sample-transform", "mirrored"), ("--batch-transform", "brighter"),
+        ("--sample-transform", "mirrored"),
+        ("--batch-transform", "brighter"),
         ("--collate-fn", "stack"),
-        ("--model", "Net"), ("--loss", "squared"), ("--handlers", "setup"),
+        ("--model", "Net"),
+        ("--loss", "squared"),
+        ("--handlers", "setup"),
     ],
-)  # fmt: skip
+)
 def test_a_piece_of_the_user_s_takes_part(trained, mine, flags):
     ended = trained(flags[0], mine(flags[1]))
     assert ended.code == 0, ended.err
@@ -145,14 +154,20 @@ def test_a_piece_of_the_user_s_takes_part(trained, mine, flags):
 
 
 def test_a_transform_gets_the_images_of_a_data_set_without_their_labels(trained, mine):
-    ended = trained("--data", mine("Squares"), "--sample-transform", mine("mirrored"), "--epochs", "1")
+    ended = trained(
+        "--data", mine("Squares"), "--sample-transform", mine("mirrored"), "--epochs", "1"
+    )
     assert ended.code == 0, ended.err
 
 
 def test_a_transform_that_would_pass_by_the_preparation_of_val_is_refused(trained, mine):
     for workers in ("0", "1"):
         ended = trained("--sample-transform", mine("as_tensor"), "--workers", workers)
-        assert ended.code == 2 and "--batch-transform" in ended.err and len(ended.err.splitlines()) == 1
+        assert (
+            ended.code == 2
+            and "--batch-transform" in ended.err
+            and len(ended.err.splitlines()) == 1
+        )
         assert not (ended.folder / "runs" / "run" / "checkpoints").exists()
 
 
@@ -163,7 +178,9 @@ def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine,
     refused = cli("evaluate", best)
     assert refused.code == 2 and f"--collate-fn {mine('dark')}" in refused.err
     absent = cli("evaluate", best, "--collate-fn", "nowhere:f")
-    assert absent.code == 2 and "no module 'nowhere'" in absent.err and "#configuration" in absent.err
+    assert (
+        absent.code == 2 and "no module 'nowhere'" in absent.err and "#configuration" in absent.err
+    )
     scored = cli("evaluate", best, "--collate-fn", mine("dark"), "--json", "-")
     assert json.loads(scored.out)["loss"] == pytest.approx(ended.summary["val"]["loss"], abs=1e-6)
     Image.new("L", (48, 48), 90).save(ended.folder / "face.png")
@@ -172,21 +189,33 @@ def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine,
 
 def test_pieces_work_together_and_a_loss_may_be_one_of_several_terms(trained, mine):
     ended = trained(
-        "--model", mine("Net"), "--model-args", "{width: 8}", "--loss", f"ce+0.5*{mine('squared')}",
-        "--sample-transform", mine("mirrored"),
-        "--batch-transform", mine("brighter"), "--mixup", "0.4",
-    )  # fmt: skip
+        "--model",
+        mine("Net"),
+        "--model-args",
+        "{width: 8}",
+        "--loss",
+        f"ce+0.5*{mine('squared')}",
+        "--sample-transform",
+        mine("mirrored"),
+        "--batch-transform",
+        mine("brighter"),
+        "--mixup",
+        "0.4",
+    )
     assert ended.code == 0, ended.err
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--data", "Nothing"), "gave no data"), (("--data", "absent"), "has no 'absent'"), (("--model", "ones"), "must give logits"),
-        (("--loss", "a_mean"), "one value per image"), (("--handlers", "absent"), "has no 'absent'"),
+        (("--data", "Nothing"), "gave no data"),
+        (("--data", "absent"), "has no 'absent'"),
+        (("--model", "ones"), "must give logits"),
+        (("--loss", "a_mean"), "one value per image"),
+        (("--handlers", "absent"), "has no 'absent'"),
         (("--model", "CODE"), "has no 'CODE'"),
     ],
-)  # fmt: skip
+)
 def test_a_piece_that_doesn_t_fit_is_refused_in_one_line(trained, mine, flags, said):
     ended = trained(flags[0], mine(flags[1]))
     assert ended.code == 2 and said in ended.err, ended.err
@@ -196,10 +225,11 @@ def test_a_piece_that_doesn_t_fit_is_refused_in_one_line(trained, mine, flags, s
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--sample-transform", "fails"), "my own transform"), (("--handlers", "broken_setup"), "in my setup"),
+        (("--sample-transform", "fails"), "my own transform"),
+        (("--handlers", "broken_setup"), "in my setup"),
         (("--handlers", "later"), "my_failing_handler"),
     ],
-)  # fmt: skip
+)
 def test_an_error_in_the_user_s_code_is_shown_with_its_traceback(trained, mine, flags, said):
     ended = trained(flags[0], mine(flags[1]))
     assert ended.code == 1
@@ -211,4 +241,8 @@ def test_weights_are_taken_up_and_parts_frozen_from_the_command_line(trained, fi
     ended = trained("--init-from", best, "--freeze", "head")
     assert ended.code == 0, ended.err
     log = (ended.folder / "runs" / "run" / "log.txt").read_text()
-    assert "loaded" in log and "backbone" in log and "head" not in log.split("group")[-1].split("\n")[0]
+    assert (
+        "loaded" in log
+        and "backbone" in log
+        and "head" not in log.split("group")[-1].split("\n")[0]
+    )

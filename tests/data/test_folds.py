@@ -3,10 +3,10 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from fer_ignite.data.faces import faces_of_dataset, faces_of_pack
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.dataset import faces_of_dataset, faces_of_pack
 from fer_ignite.data.folds import deal, faces_of_fold
-from fer_ignite.data.packing import open_or_build
-from fer_ignite.data.spec import PackSpec
 from fer_ignite.errors import ConfigError
 
 
@@ -34,7 +34,9 @@ def folds_of(faces, count, seed=0):
 def test_each_class_is_dealt_out_evenly():
     labels_N = np.repeat([0, 1, 2], [50, 23, 4])
     fold_N = deal(labels_N, np.arange(77), folds=5, seed=0)
-    counts_KF = np.array([np.bincount(fold_N[labels_N == label], minlength=5) for label in range(3)])
+    counts_KF = np.array(
+        [np.bincount(fold_N[labels_N == label], minlength=5) for label in range(3)]
+    )
     assert (counts_KF.max(axis=1) - counts_KF.min(axis=1) <= 1).all()
     assert np.ptp(counts_KF.sum(axis=0)) <= 3  # one image per class at most
 
@@ -71,7 +73,9 @@ def test_copies_are_never_trained_on_and_judged(twins):
 def test_mean_and_deviation_are_of_the_folds_that_train(twins):
     part = folds_of(twins, 3)[1]
     pixels = part.pack.read(part.indices["train"]) / 255
-    assert part.mean == pytest.approx((pixels.mean(),)) and part.std == pytest.approx((pixels.std(),))
+    assert part.mean == pytest.approx((pixels.mean(),)) and part.std == pytest.approx(
+        (pixels.std(),)
+    )
 
 
 def test_excluded_faces_are_judged_but_not_trained_on(twins, tmp_path):
@@ -89,7 +93,9 @@ def test_excluded_faces_are_judged_but_not_trained_on(twins, tmp_path):
 
 
 def test_more_folds_than_different_images_are_refused(twins):
-    with pytest.raises(ConfigError, match="--folds 29: give 2 to 28"):  # 42 faces, 14 of them copies
+    with pytest.raises(
+        ConfigError, match="--folds 29: give 2 to 28"
+    ):  # 42 faces, 14 of them copies
         folds_of(twins, 29)
 
 
@@ -107,8 +113,16 @@ class Numbers:
 
 
 def test_a_user_s_data_set_is_dealt_sample_by_sample():
-    faces = faces_of_dataset(lambda split: Numbers({"train": 20, "val": 6, "test": 4}[split]), name="my:Data", val_fraction=0.2, seed=0)
+    faces = faces_of_dataset(
+        lambda split: Numbers({"train": 20, "val": 6, "test": 4}[split]),
+        name="my:Data",
+        val_fraction=0.2,
+        seed=0,
+    )
     parts = folds_of(faces, 2)
     assert [len(part.indices["val"]) for part in parts] == [13, 13]
-    assert [part.counts(part.indices["val"]).tolist() for part in parts] in ([[7, 6], [6, 7]], [[6, 7], [7, 6]])
+    assert [part.counts(part.indices["val"]).tolist() for part in parts] in (
+        [[7, 6], [6, 7]],
+        [[6, 7], [7, 6]],
+    )
     assert parts[0].mean == faces.mean

@@ -14,12 +14,22 @@ import pytest
 from PIL import Image
 
 import fer_ignite
-from fer_ignite.data.images import MAX_PIXELS, MISNAMED, fit_image, is_colourless, printable, read_image, read_image_bytes
+from fer_ignite.data.images import (
+    MAX_PIXELS,
+    MISNAMED,
+    fit_image,
+    is_colourless,
+    printable,
+    read_image,
+    read_image_bytes,
+)
 from fer_ignite.errors import DataError
 
 ENV = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
 OLD = int(Image.__version__.split(".")[0]) < 13
-NEW_PILLOW = pytest.mark.skipif(OLD, reason="Pillow 12.3 can't read the YCbCr TIFF that it has written; 13 can")
+NEW_PILLOW = pytest.mark.skipif(
+    OLD, reason="Pillow 12.3 can't read the YCbCr TIFF that it has written; 13 can"
+)
 RAMP = np.linspace(0, 255, 24 * 32).reshape(24, 32).astype(np.uint8)
 
 
@@ -37,7 +47,9 @@ def png_header(width, height):
     """A small PNG that claims any size; its pixel data is never reached."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     rows = zlib.compress(bytes(10_000))
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
@@ -55,7 +67,11 @@ def test_gray_pixels_come_through_unchanged(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bit_gray_is_scaled_not_cut(tmp_path, mode, suffix):
     values = RAMP.astype(np.uint16) * 257
-    image = Image.frombytes("I;16B", (32, 24), values.astype(">u2").tobytes()) if mode == "I;16B" else Image.fromarray(values)
+    image = (
+        Image.frombytes("I;16B", (32, 24), values.astype(">u2").tobytes())
+        if mode == "I;16B"
+        else Image.fromarray(values)
+    )
     read = np.asarray(read_image(save(tmp_path / f"a{suffix}", image)))
     assert np.abs(read.astype(int) - RAMP).mean() <= 1
 
@@ -67,7 +83,9 @@ def test_sixteen_bit_pgm_and_rgb_png_are_scaled(tmp_path):
     assert np.abs(np.asarray(read_image(path)).astype(int) - RAMP).max() <= 1
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     rgb = np.repeat(values.astype(">u2")[:, :, None], 3, axis=2)
     rows = b"".join(b"\0" + row.tobytes() for row in rgb)
@@ -78,16 +96,27 @@ def test_sixteen_bit_pgm_and_rgb_png_are_scaled(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "suffix", "expected"),
-    [("RGB", ".png", "RGB"), ("P", ".png", "RGB"), ("1", ".png", "L"), ("LA", ".png", "L"), ("RGBA", ".png", "RGB"),
-     ("CMYK", ".jpg", "RGB"), ("CMYK", ".tif", "RGB"), pytest.param("YCbCr", ".tif", "RGB", marks=NEW_PILLOW),
-     ("RGB", ".gif", "RGB"), ("L", ".jpg", "L")],
-)  # fmt: skip
+    [
+        ("RGB", ".png", "RGB"),
+        ("P", ".png", "RGB"),
+        ("1", ".png", "L"),
+        ("LA", ".png", "L"),
+        ("RGBA", ".png", "RGB"),
+        ("CMYK", ".jpg", "RGB"),
+        ("CMYK", ".tif", "RGB"),
+        pytest.param("YCbCr", ".tif", "RGB", marks=NEW_PILLOW),
+        ("RGB", ".gif", "RGB"),
+        ("L", ".jpg", "L"),
+    ],
+)
 def test_every_usual_mode_becomes_gray_or_rgb_and_looks_the_same(tmp_path, mode, suffix, expected):
     original = colour(mode)
     read = read_image(save(tmp_path / f"a{suffix}", original))
     assert read.mode == expected and read.size == (32, 24)
     wanted = np.asarray(original.convert(expected), dtype=int)
-    assert np.abs(np.asarray(read, dtype=int) - wanted).mean() < 8  # JPEG and palettes are not exact
+    assert (
+        np.abs(np.asarray(read, dtype=int) - wanted).mean() < 8
+    )  # JPEG and palettes are not exact
 
 
 def test_transparent_places_are_white(tmp_path):
@@ -106,9 +135,15 @@ def test_exif_orientation_is_undone(tmp_path, orientation, suffix):
     upright = Image.fromarray(RAMP)
     # What the camera stores, so that the turn named by the tag brings it upright (EXIF 2.3, tag 0x0112).
     stored = {
-        1: RAMP, 2: RAMP[:, ::-1], 3: RAMP[::-1, ::-1], 4: RAMP[::-1], 5: RAMP.T,
-        6: np.rot90(RAMP), 7: RAMP[::-1, ::-1].T, 8: np.rot90(RAMP, -1),
-    }[orientation]  # fmt: skip
+        1: RAMP,
+        2: RAMP[:, ::-1],
+        3: RAMP[::-1, ::-1],
+        4: RAMP[::-1],
+        5: RAMP.T,
+        6: np.rot90(RAMP),
+        7: RAMP[::-1, ::-1].T,
+        8: np.rot90(RAMP, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / f"a{suffix}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
@@ -127,7 +162,11 @@ def test_the_first_frame_of_a_gif_is_read_and_other_moving_pictures_are_refused(
     frames = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1].copy())]
     gif = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
     assert np.array_equal(np.asarray(read_image(gif).convert("L")), RAMP)
-    for name, reason in (("a.png", "a moving PNG"), ("a.webp", "a moving WEBP"), ("a.tif", "several pages")):
+    for name, reason in (
+        ("a.png", "a moving PNG"),
+        ("a.webp", "a moving WEBP"),
+        ("a.tif", "several pages"),
+    ):
         path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
         with pytest.raises(DataError, match=reason):
             read_image(path)
@@ -135,7 +174,9 @@ def test_the_first_frame_of_a_gif_is_read_and_other_moving_pictures_are_refused(
 
 def test_progressive_jpeg_phone_pairs_and_extreme_shapes_are_read(tmp_path):
     assert read_image(save(tmp_path / "a.jpg", colour(), progressive=True)).size == (32, 24)
-    pair = save(tmp_path / "pair.jpg", colour(), format="MPO", save_all=True, append_images=[colour()])
+    pair = save(
+        tmp_path / "pair.jpg", colour(), format="MPO", save_all=True, append_images=[colour()]
+    )
     assert read_image(pair).size == (32, 24)
     for size in ((1, 1), (1, 10_000), (10_000, 1)):
         image = read_image(save(tmp_path / "b.png", Image.new("L", size, 9)))
@@ -225,7 +266,9 @@ def test_refusals_start_no_program_and_bombs_take_no_memory(tmp_path):
         "    except DataError: pass\n"
         "print(len(paths), peak() - before < 20 * 1024)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=ENV, capture_output=True, text=True
+    )
     assert done.stdout.split() == ["24", "True"], done.stderr
 
 
@@ -240,7 +283,9 @@ def test_a_link_that_leads_outside_is_refused_and_one_inside_is_read(tmp_path):
         read_image(tmp_path / "in" / "out.png", root=tmp_path / "in")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unreadable for root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unreadable for root"
+)
 def test_an_unreadable_file_is_refused(tmp_path):
     path = save(tmp_path / "a.png", colour())
     path.chmod(0)
@@ -254,7 +299,11 @@ def test_squash_letterbox_and_crop_place_a_wide_picture_as_named():
     image = Image.fromarray(pixels)
     assert (fit_image(image, 20, "crop", "gray") == 200).all()
     letterbox = fit_image(image, 20, "letterbox", "gray")[:, :, 0]
-    assert (letterbox[:5] == 0).all() and (letterbox[15:] == 0).all() and (letterbox[5:15, 6:14] == 200).all()
+    assert (
+        (letterbox[:5] == 0).all()
+        and (letterbox[15:] == 0).all()
+        and (letterbox[5:15, 6:14] == 200).all()
+    )
     squash = fit_image(image, 20, "squash", "gray")[:, :, 0]
     assert (squash[:, 7:13] == 200).all() and (squash[:, :4] == 0).all()
 
@@ -269,7 +318,9 @@ def test_gray_kept_as_rgb_is_colourless():
     assert is_colourless(Image.fromarray(RAMP).convert("RGB")) and not is_colourless(colour())
 
 
-@pytest.mark.parametrize("name", [b"a\nb", b"\xff\xfe", "e\u0301 \U0001f600 \u202e".encode(), b"tab\there", b"%s -x"])
+@pytest.mark.parametrize(
+    "name", [b"a\nb", b"\xff\xfe", "e\u0301 \U0001f600 \u202e".encode(), b"tab\there", b"%s -x"]
+)
 def test_any_name_prints_as_one_line_of_ascii_safe_text(name):
     text = printable(name)
     assert text.isprintable() and text.encode("utf-8") and "\n" not in text

@@ -44,8 +44,11 @@ def train(server, data, to: Path, nproc: int, **changed):
 # steps are compared on a network without a maximum, by SGD.
 SMOOTH = {
     "model_args": {"widths": [8], "blocks": [0], "activation": "gelu", "pooling": "avg"},
-    "opt": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
-}  # fmt: skip
+    "opt": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+}
 WAYS = {
     "plain": {"augment": False},
     "augmented": {"reprob": 0.3},
@@ -57,7 +60,12 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_as_one_does(server, faces, tmp_path, way):
-    changed = {"epochs": 29, "save_epochs": 100, **SMOOTH, **WAYS[way]}  # 29 epochs of 7: 203 steps, 29 of them of 9 faces
+    changed = {
+        "epochs": 29,
+        "save_epochs": 100,
+        **SMOOTH,
+        **WAYS[way],
+    }  # 29 epochs of 7: 203 steps, 29 of them of 9 faces
     one, two = (train(server, faces, tmp_path / str(nproc), nproc, **changed) for nproc in (1, 2))
     assert len(one) >= 200
     assert support.greatest_difference(one, two) <= 1e-5
@@ -65,12 +73,17 @@ def test_two_processes_train_as_one_does(server, faces, tmp_path, way):
 
 def test_that_comparison_would_see_gradients_that_are_one_percent_off(server, faces, tmp_path):
     changed = {"epochs": 29, "save_epochs": 100, **SMOOTH}
-    right, wrong = (train(server, faces, tmp_path / str(lr), 1, **{**changed, "lr": lr}) for lr in (0.05, 0.0505))
+    right, wrong = (
+        train(server, faces, tmp_path / str(lr), 1, **{**changed, "lr": lr})
+        for lr in (0.05, 0.0505)
+    )
     assert support.greatest_difference(right, wrong) > 1e-5
 
 
 def test_two_processes_begin_as_one_does_with_the_usual_network(server, faces, tmp_path):
-    one, two = (train(server, faces, tmp_path / str(nproc), nproc, epochs=2, mixup=0.3) for nproc in (1, 2))
+    one, two = (
+        train(server, faces, tmp_path / str(nproc), nproc, epochs=2, mixup=0.3) for nproc in (1, 2)
+    )
     assert support.greatest_difference(one, two) <= 1e-5
 
 
@@ -79,13 +92,19 @@ SLICEWISE = {"batch statistics": {"norm": "batch"}, "dropout": {"dropout": 0.3}}
 
 
 @pytest.mark.parametrize("what", SLICEWISE)
-def test_batch_statistics_and_dropout_differ_between_one_process_and_two_by_this_much(server, faces, tmp_path, what):
+def test_batch_statistics_and_dropout_differ_between_one_process_and_two_by_this_much(
+    server, faces, tmp_path, what
+):
     changed = {"epochs": 8, "save_epochs": 100, **SMOOTH, **SLICEWISE[what]}
     one, two = (train(server, faces, tmp_path / str(nproc), nproc, **changed) for nproc in (1, 2))
     # Measured over these 56 steps: 8e-3 and 7e-3 of a loss of 1.9; without them 3e-8 (docs/reliability.md).
     assert 1e-4 < support.greatest_difference(one, two) < 1e-1
     accuracies = [
-        [json.loads(line)["val_accuracy"] for line in support.history(tmp_path / str(nproc) / "run")] for nproc in (1, 2)
+        [
+            json.loads(line)["val_accuracy"]
+            for line in support.history(tmp_path / str(nproc) / "run")
+        ]
+        for nproc in (1, 2)
     ]
     # Measured: 3 faces of 61 at most.
     assert max(abs(a - b) for a, b in zip(*accuracies, strict=True)) <= 12 / 61
@@ -94,9 +113,14 @@ def test_batch_statistics_and_dropout_differ_between_one_process_and_two_by_this
 def test_batch_statistics_and_dropout_of_two_processes_survive_a_cut(server, faces, tmp_path):
     changed = {"norm": "batch", "dropout": 0.3, "tensorboard": True}
     train(server, faces, tmp_path / "whole", 2, **changed)
-    cut = support.settings(faces, tmp_path, nproc=2, start_method="fork", dist_timeout="30s", **changed)
+    cut = support.settings(
+        faces, tmp_path, nproc=2, start_method="fork", dist_timeout="30s", **changed
+    )
     environment = {"FER_TEST_FOLDER": str(tmp_path), "FER_TEST_SIGNAL": "rank 1:9:SIGTERM"}
-    assert server.run({**cut, "handlers": "handlers:signal_at"}, tmp_path / "log", **environment) == 143
+    assert (
+        server.run({**cut, "handlers": "handlers:signal_at"}, tmp_path / "log", **environment)
+        == 143
+    )
     assert server.run({**cut, "resume": "auto"}, tmp_path / "log") == 0
     assert support.final(tmp_path / "run") == support.final(tmp_path / "whole" / "run")
 
@@ -110,7 +134,9 @@ def test_each_face_is_seen_once_an_epoch_whatever_the_number_of_processes(server
         for rank in range(nproc):
             for line in (tmp_path / str(nproc) / f"losses-{rank}.jsonl").read_text().splitlines():
                 entry = json.loads(line)
-                epochs.setdefault((entry["iteration"] - 1) // support.PER_EPOCH, []).extend(entry["faces"])
+                epochs.setdefault((entry["iteration"] - 1) // support.PER_EPOCH, []).extend(
+                    entry["faces"]
+                )
                 batches.setdefault(entry["iteration"], []).extend(entry["faces"])
         assert all(sorted(faces) == list(range(support.TRAIN)) for faces in epochs.values())
         assert len(epochs) == support.EPOCHS
@@ -124,15 +150,22 @@ def test_every_validation_face_counts_once(server, tmp_path, count):
     matrices = []
     for nproc in (1, 2):
         train(server, data, tmp_path / str(nproc), nproc, epochs=1)
-        matrices += [json.loads((tmp_path / str(nproc) / f"confusion-{rank}.json").read_text()) for rank in range(nproc)]
+        matrices += [
+            json.loads((tmp_path / str(nproc) / f"confusion-{rank}.json").read_text())
+            for rank in range(nproc)
+        ]
     assert matrices[0] == matrices[1] == matrices[2]
     assert sum(map(sum, matrices[0])) == count
 
 
 @pytest.mark.parametrize(("faces_count", "batch_size"), [(2, 32), (1, 1), (5, 512)])
-def test_data_smaller_than_the_processes_wish_for_is_trained_on_all_the_same(server, tmp_path, faces_count, batch_size):
+def test_data_smaller_than_the_processes_wish_for_is_trained_on_all_the_same(
+    server, tmp_path, faces_count, batch_size
+):
     data = support.write_faces(tmp_path / "faces.csv", train=faces_count, val=1, test=1)
-    one, two = (train(server, data, tmp_path / str(n), n, batch_size=batch_size, mixup=0.2) for n in (1, 2))
+    one, two = (
+        train(server, data, tmp_path / str(n), n, batch_size=batch_size, mixup=0.2) for n in (1, 2)
+    )
     assert support.greatest_difference(one, two) <= 1e-5
     assert json.loads((tmp_path / "2" / "run" / "summary.json").read_text())["test"]["n"] == 1
 
@@ -153,14 +186,18 @@ def test_the_launcher_does_not_show_in_the_bits(server, faces, tmp_path, launche
     if launcher == "torchrun":
         code = processes.torchrun(settings, tmp_path / "log", **environment)
     else:
-        code = processes.real_command({**settings, "nproc": 2}, tmp_path / "log", **environment).wait(90)
+        code = processes.real_command(
+            {**settings, "nproc": 2}, tmp_path / "log", **environment
+        ).wait(90)
     assert code == 0, (tmp_path / "log").read_text()
     assert support.final(tmp_path / "run") == support.final(tmp_path / "fork" / "run")
     assert support.loss_of(tmp_path) == support.loss_of(tmp_path / "fork")
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_from_a_checkpoint(server, faces, tmp_path, first, second):
+def test_another_number_of_processes_goes_on_from_a_checkpoint(
+    server, faces, tmp_path, first, second
+):
     whole = train(server, faces, tmp_path / "whole", 1, **SMOOTH)
     train(server, faces, tmp_path / "cut", first, time="0.01s", **SMOOTH)
     cut, rest = support.loss_of(tmp_path / "cut"), tmp_path / "rest"
@@ -192,17 +229,25 @@ def test_runs_that_start_together_beside_occupied_ports_do_not_meet(server, face
         for name in ("a", "b"):
             settings = support.settings(faces, tmp_path, nproc=2, start_method="fork")
             environment = {"MASTER_PORT": "2222", "FER_TEST_FOLDER": str(tmp_path)}
-            started.append(server.start({**settings, "name": name}, tmp_path / f"log-{name}", **environment))
-        assert [command.wait() for command in started] == [0, 0], [command.said for command in started]
+            started.append(
+                server.start({**settings, "name": name}, tmp_path / f"log-{name}", **environment)
+            )
+        assert [command.wait() for command in started] == [0, 0], [
+            command.said for command in started
+        ]
     assert support.final(tmp_path / "a") == support.final(tmp_path / "b")
 
 
 def test_torchrun_restarts_killed_runs_and_they_go_on(server, faces, tmp_path):
     train(server, faces, tmp_path / "whole", 2, save_iterations=5, tensorboard=True)
-    settings = support.settings(faces, tmp_path, save_iterations=5, tensorboard=True, dist_timeout="30s")
+    settings = support.settings(
+        faces, tmp_path, save_iterations=5, tensorboard=True, dist_timeout="30s"
+    )
     faults = "after-dirsync:0:5:0,during-validation:1:7:1,mid-write:0:14:2"
     agent = ("--standalone", "--max-restarts=3")
-    code = processes.torchrun(settings, tmp_path / "log", *agent, FER_FAULT=faults, FER_TEST_FOLDER=str(tmp_path))
+    code = processes.torchrun(
+        settings, tmp_path / "log", *agent, FER_FAULT=faults, FER_TEST_FOLDER=str(tmp_path)
+    )
     assert code == 0, (tmp_path / "log").read_text()
     assert support.final(tmp_path / "run") == support.final(tmp_path / "whole" / "run")
 
@@ -212,10 +257,17 @@ def test_torchrun_does_not_restart_a_run_that_was_told_to_stop(server, faces, tm
     settings = support.settings(faces, tmp_path, tensorboard=True, dist_timeout="30s")
     environment = {"FER_TEST_FOLDER": str(tmp_path), "FER_TEST_SIGNAL": "rank 1:9:SIGTERM"}
     noting = {**settings, "handlers": "handlers:note_losses,handlers:signal_at"}
-    assert processes.torchrun(noting, tmp_path / "log", "--standalone", "--max-restarts=2", **environment) != 0
+    assert (
+        processes.torchrun(
+            noting, tmp_path / "log", "--standalone", "--max-restarts=2", **environment
+        )
+        != 0
+    )
     losses = support.loss_of(tmp_path)
     assert (max(losses), {count for _, count in losses.values()} <= {32, 9}) == (10, True)
     assert support.newest(tmp_path / "run").name == "step-10.pt"
     several = {"nproc": 2, "start_method": "fork", "resume": "auto"}
-    assert server.run({**settings, **several}, tmp_path / "log") == 0, os.linesep + (tmp_path / "log").read_text()
+    assert server.run({**settings, **several}, tmp_path / "log") == 0, (
+        os.linesep + (tmp_path / "log").read_text()
+    )
     assert support.final(tmp_path / "run") == support.final(tmp_path / "whole" / "run")

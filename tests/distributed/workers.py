@@ -11,21 +11,38 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 
+from fer_ignite.distributed import (
+    LaunchSpec,
+    Outcome,
+    SignalFlag,
+    launch,
+    leave,
+    previous_final_outcome,
+    restart_count,
+)
+from fer_ignite.distributed.collectives import agree_on_text, cpu_group
 from fer_ignite.errors import NonFiniteError
-from fer_ignite.launch import LaunchSpec, Outcome, SignalFlag, launch, leave, previous_final_outcome, restart_count
-from fer_ignite.launch.groups import agree_on_text, cpu_group
 
 
 def tell_ranks(local_rank: int, folder: str) -> dict[str, Any]:
     total = idist.all_reduce(torch.tensor(float(idist.get_rank() + 1)))
-    note = {"rank": idist.get_rank(), "world": idist.get_world_size(), "threads": torch.get_num_threads()}
+    note = {
+        "rank": idist.get_rank(),
+        "world": idist.get_world_size(),
+        "threads": torch.get_num_threads(),
+    }
     Path(folder, f"{idist.get_rank()}.txt").write_text(f"{os.getpid()} {os.getppid()}")
     return {**note, "local_rank": local_rank, "sum": float(total), "backend": idist.backend()}
 
 
 def agree(local_rank: int) -> dict[str, Any]:
     first = agree_on_text("rank one, ä" if idist.get_rank() == 1 else None)
-    return {"first": first, "none": agree_on_text(None), "empty": agree_on_text(""), "group": cpu_group() is not None}
+    return {
+        "first": first,
+        "none": agree_on_text(None),
+        "empty": agree_on_text(""),
+        "group": cpu_group() is not None,
+    }
 
 
 def fail(local_rank: int, how: str, rank: int) -> None:
@@ -94,7 +111,9 @@ def main() -> None:
     name, nproc, timeout_s, *args = sys.argv[1:]
     values = [int(text) if text.isdigit() else text for text in args]
     nodes = json.loads(os.environ.get("FER_TEST_NODES", "{}"))
-    spec = LaunchSpec(None if nproc == "-" else int(nproc), device="cpu", dist_timeout_s=float(timeout_s), **nodes)
+    spec = LaunchSpec(
+        None if nproc == "-" else int(nproc), device="cpu", dist_timeout_s=float(timeout_s), **nodes
+    )
     # By its importable name: in a started process __main__ is another module.
     import workers
 

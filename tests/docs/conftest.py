@@ -32,8 +32,19 @@ def run_in_process(command):
 def run_in_shell(command, folder):
     """Exit code and last words of any other command."""
     path = f"{folder / '.bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    said = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    said = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     return said.returncode, said.stdout[-2000:] + said.stderr[-2000:]
 
 
@@ -52,7 +63,9 @@ class Page:
     def _bash(self, text):
         for line in command_lines(text):
             if reason_not_to_run(line) is None:
-                self._command(as_tested(line, spare=True).replace("scripts/fer-ignite", "fer-ignite"))
+                self._command(
+                    as_tested(line, spare=True).replace("scripts/fer-ignite", "fer-ignite")
+                )
 
     def _command(self, command):
         if command.startswith("fer-ignite ") and not _FOR_THE_SHELL & set(command):
@@ -95,8 +108,13 @@ def workshop(tmp_path_factory):
     _write_faces(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert run_in_process(as_tested("fer-ignite train --data fer2013.csv --quiet", spare=True)) == 0
-    (folder / "best.pt").write_bytes((folder / "runs/fer48-fer2013/checkpoints/best.pt").read_bytes())
+        assert (
+            run_in_process(as_tested("fer-ignite train --data fer2013.csv --quiet", spare=True))
+            == 0
+        )
+    (folder / "best.pt").write_bytes(
+        (folder / "runs/fer48-fer2013/checkpoints/best.pt").read_bytes()
+    )
     return folder
 
 
@@ -113,14 +131,18 @@ def page(workshop, tmp_path, monkeypatch):
 
 def _write_programs(folder):
     folder.mkdir()
-    for name, module in {"python": "", "fer-ignite": "-m fer_ignite", "torchrun": "-m torch.distributed.run"}.items():
+    for name, module in {
+        "python": "",
+        "fer-ignite": "-m fer_ignite",
+        "torchrun": "-m torch.distributed.run",
+    }.items():
         program = folder / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
         program.chmod(0o755)
 
 
 def _write_faces(folder):
-    from fer_ignite.data.demo import DEMO_CLASSES, draw_faces
+    from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 
     faces_NHWC, labels_N = draw_faces(490, seed=5)
     names = [DEMO_CLASSES[label] for label in labels_N]
@@ -129,20 +151,28 @@ def _write_faces(folder):
 
 
 def _write_tables(folder, faces_NHWC, names):
-    from fer_ignite.labels import FER2013_CODES, FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+    from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS, FERPLUS_TO_FER2013
 
     usages = ["Training"] * 350 + ["PublicTest"] * 70 + ["PrivateTest"] * 70
     with (folder / "fer2013.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["emotion", "pixels", "Usage"])
         for face_HWC, name, usage in zip(faces_NHWC, names, usages, strict=True):
-            writer.writerow([FER2013_CODES.index(name), " ".join(map(str, face_HWC.ravel())), usage])
+            writer.writerow(
+                [FER2013_CODES.index(name), " ".join(map(str, face_HWC.ravel())), usage]
+            )
     columns = [FERPLUS_TO_FER2013.get(column, column) for column in FERPLUS_COLUMNS]
     with (folder / "fer2013new.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["Usage", "Image name", *FERPLUS_COLUMNS])
         for number, (name, usage) in enumerate(zip(names, usages, strict=True)):
-            writer.writerow([usage, f"fer{number:07}.png", *(7 * (c == name) + 3 * (c == "neutral") for c in columns)])
+            writer.writerow(
+                [
+                    usage,
+                    f"fer{number:07}.png",
+                    *(7 * (c == name) + 3 * (c == "neutral") for c in columns),
+                ]
+            )
 
 
 def _write_images(folder, faces_NHWC, names):

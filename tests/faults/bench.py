@@ -10,7 +10,7 @@ from typing import Any
 import processes
 import support
 
-from fer_ignite.training.checkpoints import load_checkpoint, newest_valid
+from fer_ignite.checkpoint.format import load_checkpoint, newest_valid
 
 EVERY = 5  # iterations between resume points
 LOADER = {"sample_transform": "handlers:shaken", "augment": False}
@@ -35,7 +35,9 @@ class Bench:
     def settings(self, nproc: int, **changed: Any) -> tuple[dict[str, Any], Path]:
         """Those of a new run in a folder of its own; several processes are forked by the server's child."""
         place = self.place()
-        several = {"nproc": nproc, "start_method": "fork", "dist_timeout": "30s"} if nproc > 1 else {}
+        several = (
+            {"nproc": nproc, "start_method": "fork", "dist_timeout": "30s"} if nproc > 1 else {}
+        )
         given = {"save_iterations": EVERY, "tensorboard": True, **several, **changed}
         return support.settings(self.faces, place, **given), place
 
@@ -50,9 +52,13 @@ class Bench:
             self.forget(place)
         return self.known[key]
 
-    def resumes_to_the_same(self, settings: Mapping[str, Any], place: Path, nproc: int, **changed: Any) -> bool:
+    def resumes_to_the_same(
+        self, settings: Mapping[str, Any], place: Path, nproc: int, **changed: Any
+    ) -> bool:
         """Whether the run, resumed as often as it was cut, ends as the uncut one; its folder is then removed."""
-        code = self.server.run({**settings, "resume": "auto"}, place / "log", limit_s=200, FER_TEST_FOLDER=str(place))
+        code = self.server.run(
+            {**settings, "resume": "auto"}, place / "log", limit_s=200, FER_TEST_FOLDER=str(place)
+        )
         same = code == 0 and support.final(place / "run") == self.uncut(nproc, **changed)
         if same:
             self.forget(place)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # handlers are named on command lines, and imported in other processes
+sys.path.insert(
+    0, str(HERE)
+)  # handlers are named on command lines, and imported in other processes
 support = importlib.import_module("support")
 processes = importlib.import_module("processes")
 
@@ -29,7 +31,9 @@ def uncut(faces, server, tmp_path_factory):
 
     def final(nproc: int):
         if nproc not in known:
-            settings = several(support.settings(faces, folder, save_iterations=5, tensorboard=True), nproc)
+            settings = several(
+                support.settings(faces, folder, save_iterations=5, tensorboard=True), nproc
+            )
             settings["name"] = f"uncut-{nproc}"
             code = server.run(settings, folder / f"log-{nproc}")
             assert code == 0, (folder / f"log-{nproc}").read_text()
@@ -40,4 +44,8 @@ def uncut(faces, server, tmp_path_factory):
 
 
 def several(settings, nproc):
-    return settings if nproc == 1 else {**settings, "nproc": nproc, "start_method": "fork", "dist_timeout": "30s"}
+    return (
+        settings
+        if nproc == 1
+        else {**settings, "nproc": nproc, "start_method": "fork", "dist_timeout": "30s"}
+    )

@@ -14,14 +14,18 @@ from fer_ignite.errors import FerError
 def main() -> None:
     faces, out, cycles = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     several = {"nproc": 2, "start_method": "forkserver", "epochs": 1}
-    os.environ["FER_TEST_FAIL"] = "1:ITERATION_COMPLETED:ValueError"  # now: a fork server keeps what it began with
+    os.environ["FER_TEST_FAIL"] = (
+        "1:ITERATION_COMPLETED:ValueError"  # now: a fork server keeps what it began with
+    )
     descriptors = []
     for number in range(2 * cycles):
         crash = number >= cycles
         name, handlers = f"run-{number}", ["handlers:fail_at"] if crash else []
         try:
             train(support.config_of(faces, out, **{**several, "name": name, "handlers": handlers}))
-            evaluate(out / name / "checkpoints" / "best.pt", nproc=2 if number % 2 else None, quiet=True)
+            evaluate(
+                out / name / "checkpoints" / "best.pt", nproc=2 if number % 2 else None, quiet=True
+            )
             assert not crash, "it should have failed"
         except FerError as error:
             assert crash and "the handler's own words" in str(error), error

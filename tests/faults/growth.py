@@ -11,7 +11,9 @@ __all__ = ["children_of", "copied_mb", "leftovers", "resident_mb", "slope_mb"]
 
 def resident_mb(pid: int | str = "self") -> float:
     """Memory of a process that is in the machine's, in MB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return (
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    )
 
 
 def copied_mb(pid: int) -> float:
@@ -42,7 +44,11 @@ def leftovers(temporary: Path) -> set[str]:
     torch's own cache, one folder for all processes of a user, doesn't count.
     """
     shared = {path.name for path in Path("/dev/shm").iterdir()}
-    dead = {name for name in shared if (pid := re.search(r"\d{2,}", name)) is None or not Path("/proc", pid[0]).exists()}
+    dead = {
+        name
+        for name in shared
+        if (pid := re.search(r"\d{2,}", name)) is None or not Path("/proc", pid[0]).exists()
+    }
     below = {path.relative_to(temporary) for path in temporary.rglob("*")}
     files = {str(path) for path in below if not path.parts[0].startswith("torchinductor_")}
     return files | {f"/dev/shm/{name}" for name in dead}

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from fer_ignite.training.amp import attach_gradient_norm
+from fer_ignite.checkpoint.plain import state_digest
 from fer_ignite.training.events import RunEvents, StepEvents
-from fer_ignite.training.plain import state_digest
 from fer_ignite.training.session import Session
+from fer_ignite.training.step import attach_gradient_norm
 
 WHERE = "FER_TEST_FOLDER"  # where handlers leave what the test reads
 
@@ -69,7 +69,8 @@ def keep_diary(session: Session) -> Diary:
     diary = Diary()
     session.trainer.add_event_handler(Events.ITERATION_COMPLETED, diary)
     session.trainer.add_event_handler(
-        Events.ITERATION_COMPLETED(every=3), lambda engine: session.log("diary", diary.total, reduce="last")
+        Events.ITERATION_COMPLETED(every=3),
+        lambda engine: session.log("diary", diary.total, reduce="last"),
     )
     return diary
 
@@ -117,13 +118,21 @@ def kill_at(session: Session) -> None:
         time.sleep(float(delay_ms) / 1000)
         (folder() / "phase.txt").write_text(f"{session.trainer.state.iteration} {phase[0]}")
         me, launcher = os.getpid(), os.getppid()
-        others = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split() if target == "all" else []
-        victims = {"launcher": [launcher], "all": [launcher, *(int(pid) for pid in others if int(pid) != me), me]}
+        others = (
+            Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+            if target == "all"
+            else []
+        )
+        victims = {
+            "launcher": [launcher],
+            "all": [launcher, *(int(pid) for pid in others if int(pid) != me), me],
+        }
         for victim in victims.get(target, [me]):
             os.kill(victim, signal.SIGKILL)
 
     session.trainer.add_event_handler(
-        Events.ITERATION_STARTED(once=int(iteration)), lambda: threading.Thread(target=kill, daemon=True).start()
+        Events.ITERATION_STARTED(once=int(iteration)),
+        lambda: threading.Thread(target=kill, daemon=True).start(),
     )
 
 
@@ -164,14 +173,19 @@ def note_growth(session: Session) -> None:
 
     @session.trainer.on(Events.ITERATION_COMPLETED(every=7))
     def look_at_loaders(engine: Engine) -> None:
-        loaders[0] = max([growth.copied_mb(pid) for pid in growth.children_of(os.getpid())], default=0.0)
+        loaders[0] = max(
+            [growth.copied_mb(pid) for pid in growth.children_of(os.getpid())], default=0.0
+        )
 
     @session.trainer.on(Events.EPOCH_COMPLETED)
     def note(engine: Engine) -> None:
         line = {
-            "resident": growth.resident_mb(), "descriptors": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count(), "children": len(growth.children_of(os.getpid())), "loader": loaders[0],
-        }  # fmt: skip
+            "resident": growth.resident_mb(),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count(),
+            "children": len(growth.children_of(os.getpid())),
+            "loader": loaders[0],
+        }
         with (folder() / "growth.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -207,7 +221,9 @@ def fail_at(session: Session) -> None:
     error = {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[kind]
 
     def handler_that_fails() -> None:
-        if ("ITERATION" not in event and "BATCH" not in event) or session.trainer.state.iteration >= 5:
+        if (
+            "ITERATION" not in event and "BATCH" not in event
+        ) or session.trainer.state.iteration >= 5:
             raise error("the handler's own words")
 
     if rank in ("both", str(session.rank)):
@@ -240,7 +256,9 @@ def spoil(session: Session) -> None:
     if what == "gradients":  # they are equal on all processes when the window closes
         session.handles["gradient_norm"].remove()
         session.trainer.add_event_handler(StepEvents.GRADIENTS_READY, break_gradients)
-        attach_gradient_norm(session.trainer, session.model, optimizer=session.optimizer, scaler=session.scaler)
+        attach_gradient_norm(
+            session.trainer, session.model, optimizer=session.optimizer, scaler=session.scaler
+        )
     session.trainer.add_event_handler(Events.ITERATION_COMPLETED, note_weights)
 
 
@@ -256,7 +274,10 @@ def score(session: Session) -> None:
 
 def kill_a_loader_process(session: Session) -> None:
     def kill(engine: Engine) -> None:
-        workers = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+        workers = [
+            int(pid)
+            for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        ]
         (folder() / "victim.txt").write_text(str(workers[0]))
         os.kill(workers[0], signal.SIGKILL)
 
@@ -272,11 +293,15 @@ def count_collectives(session: Session) -> None:
 
         def stop(_: Engine, name: str = name, profiler: torch.profiler.profile = profiler) -> None:
             profiler.stop()
-            counts[name] = sum(event.name.startswith(("c10d::", "gloo:")) for event in profiler.events())
+            counts[name] = sum(
+                event.name.startswith(("c10d::", "gloo:")) for event in profiler.events()
+            )
             (folder() / f"collectives-{session.rank}.json").write_text(json.dumps(counts))
 
         # Around the process function alone: the votes of the trainer's other handlers are no part of it.
-        engine.add_event_handler(Events.ITERATION_STARTED(once=1), lambda _, profiler=profiler: profiler.start())
+        engine.add_event_handler(
+            Events.ITERATION_STARTED(once=1), lambda _, profiler=profiler: profiler.start()
+        )
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), stop)
 
 

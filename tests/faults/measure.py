@@ -43,7 +43,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
     thoroughly = "random kills in A1, and other rows in proportion [default: 100]"
     parser.add_argument("--trials", type=int, default=100, help=thoroughly)
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"which, of {', '.join(ROWS)} [default: all]")
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help=f"which, of {', '.join(ROWS)} [default: all]"
+    )
     options = parser.parse_args()
     started_s, names = time.monotonic(), options.rows.split(",")
     if unknown := [name for name in names if name not in ROWS]:

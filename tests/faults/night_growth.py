@@ -15,12 +15,12 @@ import support
 import torch
 from bench import LOADER, Bench, Row, progress
 
-from fer_ignite.checks import pack_of
 from fer_ignite.config import check
-from fer_ignite.data.faces import PackedImages
-from fer_ignite.data.feeds import LoaderFeed, Request
-from fer_ignite.data.pack import open_pack
-from fer_ignite.launch.machine import use_machine
+from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.dataset import PackedImages
+from fer_ignite.data.fetchers import LoaderFeed, Request
+from fer_ignite.data.open import pack_of
+from fer_ignite.distributed.machine import use_machine
 
 __all__ = ["log_volume", "long_runs", "many_faces", "many_starts"]
 
@@ -32,11 +32,17 @@ def long_runs(bench: Bench, trials: int) -> Iterator[Row]:
     """G1: 300 epochs out of the pack, and through two loader processes."""
     epochs = 3 * trials
     for name, changed in (("from the pack", {}), ("2 loader processes", {**LOADER, "workers": 2})):
-        settings, place = bench.settings(1, epochs=epochs, save_iterations=None, save_epochs=10, **changed)
+        settings, place = bench.settings(
+            1, epochs=epochs, save_iterations=None, save_epochs=10, **changed
+        )
         progress(f"G1 {name}, {epochs} epochs")
         setup = {"handlers": "handlers:note_growth"}
-        code = bench.server.run({**settings, **setup}, place / "log", limit_s=7200, FER_TEST_FOLDER=str(place))
-        lines = [json.loads(line) for line in (place / "growth.jsonl").read_text().splitlines()][SETTLED - 1 :]
+        code = bench.server.run(
+            {**settings, **setup}, place / "log", limit_s=7200, FER_TEST_FOLDER=str(place)
+        )
+        lines = [json.loads(line) for line in (place / "growth.jsonl").read_text().splitlines()][
+            SETTLED - 1 :
+        ]
         resident = [line["resident"] for line in lines]
         grown = f"{resident[-1] - resident[0]:+.1f} MB (exit {code})"
         yield f"G1 {epochs} epochs, {name}: memory after epoch {SETTLED}", "<= +10 MB", grown
@@ -46,7 +52,11 @@ def long_runs(bench: Bench, trials: int) -> Iterator[Row]:
             yield f"G1 {name}: {what}", "constant", "constant" if len(counts) == 1 else f"{counts}"
         loaders = [line["loader"] for line in lines if line["loader"]]
         if loaders:
-            yield f"G1, G4 {name}: memory of a loader process", "<= +10 MB", f"{loaders[-1] - loaders[0]:+.1f} MB"
+            yield (
+                f"G1, G4 {name}: memory of a loader process",
+                "<= +10 MB",
+                f"{loaders[-1] - loaders[0]:+.1f} MB",
+            )
         bench.forget(place)
 
 
@@ -58,25 +68,50 @@ def many_starts(bench: Bench, trials: int) -> Iterator[Row]:
         (place / name).mkdir()
     before = growth.leftovers(place / "tmp")
     progress(f"G2 {cycles} starts and {cycles} crashes")
-    command = [sys.executable, str(HERE / "cycles.py"), str(bench.faces), str(place / "out"), str(cycles)]
+    command = [
+        sys.executable,
+        str(HERE / "cycles.py"),
+        str(bench.faces),
+        str(place / "out"),
+        str(cycles),
+    ]
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
-    environment = {**os.environ, "TMPDIR": str(place / "tmp"), "PYTHONPATH": paths, "FER_TEST_FOLDER": str(place)}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    environment = {
+        **os.environ,
+        "TMPDIR": str(place / "tmp"),
+        "PYTHONPATH": paths,
+        "FER_TEST_FOLDER": str(place),
+    }
+    told = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     facts = json.loads(told.splitlines()[-1])
     left = sorted(growth.leftovers(place / "tmp") - before)
-    yield f"G2 {cycles} x train and evaluate, {cycles} crashes: files left", "0", f"{len(left)} {left[:3] if left else ''}".strip()
-    yield "G2 descriptors of the process that started them", "+0 after the first", f"{facts['descriptors']:+d}"
+    yield (
+        f"G2 {cycles} x train and evaluate, {cycles} crashes: files left",
+        "0",
+        f"{len(left)} {left[:3] if left else ''}".strip(),
+    )
+    yield (
+        "G2 descriptors of the process that started them",
+        "+0 after the first",
+        f"{facts['descriptors']:+d}",
+    )
 
 
 def log_volume(bench: Bench, trials: int) -> Iterator[Row]:
     """G3: 1000 iterations per trial, 200 an epoch, logged as by default."""
     epochs = 5 * trials
     data = support.write_faces(bench.folder / "log.csv", train=200, val=7, test=0)
-    settings, place = bench.settings(1, epochs=epochs, batch_size=1, save_iterations=None, log_every=50, model_ema=False)
+    settings, place = bench.settings(
+        1, epochs=epochs, batch_size=1, save_iterations=None, log_every=50, model_ema=False
+    )
     progress(f"G3 {200 * epochs} iterations")
     code = bench.server.run({**settings, "data": str(data)}, place / "log", limit_s=7200)
     run = place / "run"
-    sizes = {name: _size(run / name) / 1e6 for name in ("log.txt", "history.jsonl", "results.csv", "tb")}
+    sizes = {
+        name: _size(run / name) / 1e6 for name in ("log.txt", "history.jsonl", "results.csv", "tb")
+    }
     parts = ", ".join(f"{name} {size:.2f}" for name, size in sizes.items())
     total = f"{sum(sizes.values()):.2f} MB ({parts}; exit {code})"
     yield f"G3 {200 * epochs} iterations: files that grow", f"<= {5 * epochs / 500:g} MB", total
@@ -84,7 +119,11 @@ def log_volume(bench: Bench, trials: int) -> Iterator[Row]:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in path.iterdir())
+    )
 
 
 def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
@@ -93,16 +132,34 @@ def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
     pack = _large_pack(bench, count)
     use_machine(1)
     feed = LoaderFeed(
-        PackedImages(open_pack(pack)), seed=0, device=torch.device("cpu"), side_px=4, channels=1, workers=2
+        PackedImages(open_pack(pack)),
+        seed=0,
+        device=torch.device("cpu"),
+        side_px=4,
+        channels=1,
+        workers=2,
     )
     order_N = np.random.default_rng(0).permutation(count)[: count // 10]
-    requests = [Request(order_N[at : at + 64], 0, at // 64, np.arange(len(order_N[at : at + 64]))) for at in range(0, len(order_N), 64)]
+    requests = [
+        Request(order_N[at : at + 64], 0, at // 64, np.arange(len(order_N[at : at + 64])))
+        for at in range(0, len(order_N), 64)
+    ]
     seen: list[list[float]] = []
     for number, _ in enumerate(feed.batches(requests)):
         if number in (20, len(requests) - 20):
-            seen.append([growth.copied_mb(pid) for pid in growth.children_of(os.getpid()) if pid != bench.server.process.pid])
+            seen.append(
+                [
+                    growth.copied_mb(pid)
+                    for pid in growth.children_of(os.getpid())
+                    if pid != bench.server.process.pid
+                ]
+            )
     grown = max(last - first for first, last in zip(*seen, strict=True))
-    yield f"G4 {count} faces, {len(order_N)} read by 2 loader processes: growth of each", "<= +20 MB", f"{grown:+.1f} MB"
+    yield (
+        f"G4 {count} faces, {len(order_N)} read by 2 loader processes: growth of each",
+        "<= +20 MB",
+        f"{grown:+.1f} MB",
+    )
 
 
 def _large_pack(bench: Bench, count: int) -> Path:

@@ -10,7 +10,7 @@ import processes
 import support
 from bench import EVERY, LOADER, Bench, Row, progress, saved_at
 
-from fer_ignite.faults import POINTS
+from fer_ignite.checkpoint.failpoints import POINTS
 
 __all__ = ["every_boundary", "kills_in_a_row", "named_points", "random_kills"]
 
@@ -25,7 +25,9 @@ def random_kills(bench: Bench, trials: int) -> Iterator[Row]:
         settings, place = bench.settings(nproc)
         kill = f"{target}:{draw.randint(1, support.STEPS)}:{draw.uniform(0, 50):.1f}"
         environment = {"FER_TEST_FOLDER": str(place), "FER_TEST_KILL": kill}
-        command = bench.server.start({**settings, "handlers": "handlers:kill_at"}, place / "log", **environment)
+        command = bench.server.start(
+            {**settings, "handlers": "handlers:kill_at"}, place / "log", **environment
+        )
         command.wait()
         gone = processes.all_gone(command.pid)
         if (place / "phase.txt").exists():
@@ -38,7 +40,9 @@ def random_kills(bench: Bench, trials: int) -> Iterator[Row]:
         progress(f"A1 {trial + 1}/{trials}, {same} bit-exact")
     yield "A1 random SIGKILL", f"{trials}/{trials} bit-exact", f"{same}/{trials}"
     yield "A1 iterations lost", f"<= {EVERY} (one more where a save was cut)", f"{lost}"
-    fell = ", ".join(f"{phase} {count}" for phase, count in where.most_common()) + (f", after the end {missed}" if missed else "")
+    fell = ", ".join(f"{phase} {count}" for phase, count in where.most_common()) + (
+        f", after the end {missed}" if missed else ""
+    )
     yield "A1 where they fell", "most in training, some in saves and validation", fell
 
 
@@ -53,7 +57,11 @@ def named_points(bench: Bench, trials: int) -> Iterator[Row]:
             assert bench.server.run(settings, place / "log", FER_FAULT="before-prune:0:10") != 0
             first, iteration = {**settings, "resume": "auto"}, 1
         code = bench.server.run(first, place / "log", FER_FAULT=f"{point}:{rank}:{iteration}")
-        same += code != 0 and saved_at(place / "run") > 0 and bench.resumes_to_the_same(settings, place, 2)
+        same += (
+            code != 0
+            and saved_at(place / "run") > 0
+            and bench.resumes_to_the_same(settings, place, 2)
+        )
         progress(f"A2 {point} rank {rank}, {same} bit-exact")
     yield "A2 named points", f"{len(tried)}/{len(tried)} bit-exact", f"{same}/{len(tried)}"
 
@@ -66,21 +74,40 @@ def every_boundary(bench: Bench, trials: int) -> Iterator[Row]:
             changed = {**LOADER, "workers": workers} if workers else {}
             settings, whole = bench.settings(nproc, save_iterations=1, **changed)
             setup = {"handlers": "handlers:note_losses,handlers:keep_snapshots"}
-            code = bench.server.run({**settings, **setup}, whole / "log", limit_s=300, FER_TEST_FOLDER=str(whole))
+            code = bench.server.run(
+                {**settings, **setup}, whole / "log", limit_s=300, FER_TEST_FOLDER=str(whole)
+            )
             assert code == 0, (whole / "log").read_text()
             uncut, lines = support.final(whole / "run"), _noted(whole, nproc)
             for iteration in range(support.STEPS):
                 place = bench.place()
                 support.as_killed_after(whole / "at", iteration, place)
-                again = {**settings, "out": str(place), "resume": "auto", "handlers": "handlers:note_losses"}
-                code = bench.server.run(again, place / "log", limit_s=120, FER_TEST_FOLDER=str(place))
+                again = {
+                    **settings,
+                    "out": str(place),
+                    "resume": "auto",
+                    "handlers": "handlers:note_losses",
+                }
+                code = bench.server.run(
+                    again, place / "log", limit_s=120, FER_TEST_FOLDER=str(place)
+                )
                 rest = [[line for line in rank if _iteration(line) > iteration] for rank in lines]
-                same += code == 0 and support.final(place / "run") == uncut and _noted(place, nproc) == rest
+                same += (
+                    code == 0
+                    and support.final(place / "run") == uncut
+                    and _noted(place, nproc) == rest
+                )
                 tried += 1
                 shutil.rmtree(place)
-                progress(f"A3 {nproc} processes, {workers} loaders each, iteration {iteration}: {same}/{tried} bit-exact")
+                progress(
+                    f"A3 {nproc} processes, {workers} loaders each, iteration {iteration}: {same}/{tried} bit-exact"
+                )
             bench.forget(whole)
-    yield "A3 every boundary, 1 and 2 processes, 0, 1, 2 loaders", "126/126 bit-exact, same faces in order", f"{same}/{tried}"
+    yield (
+        "A3 every boundary, 1 and 2 processes, 0, 1, 2 loaders",
+        "126/126 bit-exact, same faces in order",
+        f"{same}/{tried}",
+    )
 
 
 def _noted(place: Path, nproc: int) -> list[list[str]]:

@@ -14,7 +14,14 @@ from bench import Bench, Row, progress, signalled_s
 __all__ = ["hung_processes", "restarts", "two_agents"]
 
 RESTARTS = 3
-POINTS = ("before-open", "mid-write", "after-rename", "after-dirsync", "during-validation", "best-after-fsync")
+POINTS = (
+    "before-open",
+    "mid-write",
+    "after-rename",
+    "after-dirsync",
+    "during-validation",
+    "best-after-fsync",
+)
 
 
 def restarts(bench: Bench, trials: int) -> Iterator[Row]:
@@ -22,12 +29,24 @@ def restarts(bench: Bench, trials: int) -> Iterator[Row]:
     runs, same, slowest = max(2, trials // 10), 0, 0.0
     settings, place = _joined(bench)
     started_s = time.monotonic()
-    assert processes.torchrun(settings, place / "log", "--standalone", limit_s=200, **_environment(place)) == 0
+    assert (
+        processes.torchrun(
+            settings, place / "log", "--standalone", limit_s=200, **_environment(place)
+        )
+        == 0
+    )
     undisturbed_s = time.monotonic() - started_s
     for trial in range(runs):
         draw = random.Random(trial)
-        faults = [f"{draw.choice(POINTS)}:{attempt % 2}:{5 + 5 * attempt}:{attempt}" for attempt in range(RESTARTS)]
-        where = ("--standalone",) if trial % 2 == 0 else ("--master-addr=127.0.0.1", f"--master-port={_free_port()}")
+        faults = [
+            f"{draw.choice(POINTS)}:{attempt % 2}:{5 + 5 * attempt}:{attempt}"
+            for attempt in range(RESTARTS)
+        ]
+        where = (
+            ("--standalone",)
+            if trial % 2 == 0
+            else ("--master-addr=127.0.0.1", f"--master-port={_free_port()}")
+        )
         settings, place = _joined(bench)
         environment = {"FER_FAULT": ",".join(faults), **_environment(place)}
         started_s = time.monotonic()
@@ -39,8 +58,16 @@ def restarts(bench: Bench, trials: int) -> Iterator[Row]:
         if right:
             bench.forget(place)
         progress(f"A11 {trial + 1}/{runs}, {same} bit-exact, {slowest:.1f} s per restart")
-    yield f"A11 torchrun --max-restarts, {RESTARTS} SIGKILLs", f"{runs}/{runs} exit 0, bit-exact", f"{same}/{runs}"
-    yield "A11 slowest, per restart", "<= 10 s", f"{slowest:.1f} s, of which a start of Python and torch"
+    yield (
+        f"A11 torchrun --max-restarts, {RESTARTS} SIGKILLs",
+        f"{runs}/{runs} exit 0, bit-exact",
+        f"{same}/{runs}",
+    )
+    yield (
+        "A11 slowest, per restart",
+        "<= 10 s",
+        f"{slowest:.1f} s, of which a start of Python and torch",
+    )
 
 
 def two_agents(bench: Bench, trials: int) -> Iterator[Row]:
@@ -50,9 +77,18 @@ def two_agents(bench: Bench, trials: int) -> Iterator[Row]:
     codes, _ = _two(settings, place)
     same = codes == [0, 0] and support.final(place / "run") == bench.uncut(2)
     alone, single = _joined(bench)
-    assert processes.torchrun(alone, single / "log", "--standalone", limit_s=200, **_environment(single)) == 0
+    assert (
+        processes.torchrun(
+            alone, single / "log", "--standalone", limit_s=200, **_environment(single)
+        )
+        == 0
+    )
     losses = support.loss_of(place) == support.loss_of(single)
-    yield "A12 two torchrun agents", "losses and digest as with one agent", "equal" if same and losses else f"{codes}, {same}, {losses}"
+    yield (
+        "A12 two torchrun agents",
+        "losses and digest as with one agent",
+        "equal" if same and losses else f"{codes}, {same}, {losses}",
+    )
     runs, ended, slowest = 4, 0, 0.0
     for trial in range(runs):
         settings, place = _joined(bench)
@@ -60,8 +96,14 @@ def two_agents(bench: Bench, trials: int) -> Iterator[Row]:
         codes, seconds = _two(settings, place, FER_FAULT=f"{point}:{trial % 2}:5")
         ended += 0 not in codes and seconds <= 40
         slowest = max(slowest, seconds)
-        progress(f"A12 {trial + 1}/{runs}, exit codes {codes}, {slowest:.1f} s from the first end to the second")
-    yield "A12 a process of one agent dies", f"{runs}/{runs} both non-zero in <= 40 s", f"{ended}/{runs}, slowest {slowest:.1f} s"
+        progress(
+            f"A12 {trial + 1}/{runs}, exit codes {codes}, {slowest:.1f} s from the first end to the second"
+        )
+    yield (
+        "A12 a process of one agent dies",
+        f"{runs}/{runs} both non-zero in <= 40 s",
+        f"{ended}/{runs}, slowest {slowest:.1f} s",
+    )
 
 
 def hung_processes(bench: Bench, trials: int) -> Iterator[Row]:
@@ -76,7 +118,11 @@ def hung_processes(bench: Bench, trials: int) -> Iterator[Row]:
             command = bench.server.start(settings, place / "log", **environment)
             code, pid = command.wait(300), command.pid
         else:
-            settings = {name: value for name, value in settings.items() if name not in ("nproc", "start_method")}
+            settings = {
+                name: value
+                for name, value in settings.items()
+                if name not in ("nproc", "start_method")
+            }
             process = processes.start_torchrun(settings, place / "log", **environment)
             code, pid = process.wait(300), process.pid
         seconds = time.time() - signalled_s(place)
@@ -100,10 +146,18 @@ def _environment(place: Path) -> dict[str, str]:
 
 def _two(settings: dict[str, Any], place: Path, **environment: str) -> tuple[list[int], float]:
     """Exit codes of two agents with one process each, and seconds between their ends."""
-    agent = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={_free_port()}")
+    agent = (
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={_free_port()}",
+    )
     environment = {**_environment(place), "GLOO_SOCKET_IFNAME": "lo", **environment}
     agents = [
-        processes.start_torchrun(settings, place / f"log-{node}", *agent, f"--node-rank={node}", **environment) for node in (0, 1)
+        processes.start_torchrun(
+            settings, place / f"log-{node}", *agent, f"--node-rank={node}", **environment
+        )
+        for node in (0, 1)
     ]
     codes: dict[int, int] = {}
     ends: list[float] = []

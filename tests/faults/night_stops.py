@@ -13,7 +13,7 @@ import processes
 import support
 from bench import LOADER, Bench, Row, progress, signalled_s, stopped_in_order, wait_until
 
-from fer_ignite.training.checkpoints import newest_valid
+from fer_ignite.checkpoint.format import newest_valid
 
 __all__ = ["second_signals", "signals", "signals_out_of_turn"]
 
@@ -35,9 +35,15 @@ def signals(bench: Bench, trials: int) -> Iterator[Row]:
             slowest = max(slowest, seconds)
             whole = right and not left and seconds <= 10 and stopped_in_order(place, 2)
             same += whole and bench.resumes_to_the_same(settings, place, 2)
-            progress(f"A7 {launcher} {target} {name} {number + 1}/{len(tried)}, {same} right and bit-exact, {slowest:.1f} s")
+            progress(
+                f"A7 {launcher} {target} {name} {number + 1}/{len(tried)}, {same} right and bit-exact, {slowest:.1f} s"
+            )
         target = "right code, none lost, same iteration, bit-exact"
-        yield f"A7 signals, {launcher}", f"{len(tried)}/{len(tried)} {target}", f"{same}/{len(tried)}"
+        yield (
+            f"A7 signals, {launcher}",
+            f"{len(tried)}/{len(tried)} {target}",
+            f"{same}/{len(tried)}",
+        )
         yield f"A7 slowest end, {launcher}", "<= 10 s", f"{slowest:.1f} s"
 
 
@@ -46,7 +52,9 @@ def _environment(place: Path) -> dict[str, str]:
     return {"FER_TEST_FOLDER": str(place), "TMPDIR": str(place / "tmp")}
 
 
-def _cut(launcher: str, settings: dict[str, Any], place: Path, environment: dict[str, str]) -> tuple[int, float, bool]:
+def _cut(
+    launcher: str, settings: dict[str, Any], place: Path, environment: dict[str, str]
+) -> tuple[int, float, bool]:
     """Exit code of a real start that signals itself, seconds from the signal to the end, whether a process is left."""
     noting = {**settings, "handlers": "handlers:note_losses,handlers:signal_at"}
     if launcher == "torchrun":
@@ -54,7 +62,9 @@ def _cut(launcher: str, settings: dict[str, Any], place: Path, environment: dict
             del noting[name]
         process = processes.start_torchrun(noting, place / "log", **environment)
     else:
-        process = processes.real_command({**noting, "start_method": "spawn"}, place / "log", **environment)
+        process = processes.real_command(
+            {**noting, "start_method": "spawn"}, place / "log", **environment
+        )
     code = process.wait(200)
     ended_s = time.time()
     return code, ended_s - signalled_s(place), not processes.all_gone(process.pid, 2)
@@ -79,9 +89,17 @@ def second_signals(bench: Bench, trials: int) -> Iterator[Row]:
         slowest = max(slowest, seconds)
         found = newest_valid(place / "run" / "checkpoints")
         whole = code != 0 and seconds <= 2 and found is not None and not found.skipped
-        same += whole and processes.all_gone(command.pid, 2) and bench.resumes_to_the_same(settings, place, nproc, **changed)
+        same += (
+            whole
+            and processes.all_gone(command.pid, 2)
+            and bench.resumes_to_the_same(settings, place, nproc, **changed)
+        )
         progress(f"A8 {trial + 1}/{runs}, {same} intact, {fell} in a save, {slowest:.1f} s")
-    yield "A8 second signal while saving", f"{runs}/{runs} previous checkpoint intact, bit-exact", f"{same}/{runs}, {fell} in a save"
+    yield (
+        "A8 second signal while saving",
+        f"{runs}/{runs} previous checkpoint intact, bit-exact",
+        f"{same}/{runs}, {fell} in a save",
+    )
     yield "A8 slowest end", "<= 2 s", f"{slowest:.1f} s"
 
 
@@ -98,14 +116,22 @@ def signals_out_of_turn(bench: Bench, trials: int) -> Iterator[Row]:
         place = bench.place()
         code, seconds = _PHASES[phase](bench, place, signum)
         slowest = max(slowest, seconds)
-        found = newest_valid(place / "run" / "checkpoints") if (place / "run" / "checkpoints").exists() else None
+        found = (
+            newest_valid(place / "run" / "checkpoints")
+            if (place / "run" / "checkpoints").exists()
+            else None
+        )
         named = found is None or (found.path.name.startswith("step-") and not found.skipped)
         right = code != 0 and seconds <= 10 and named
         same += right
         progress(f"A9 {phase} {signum.name}: {code} after {seconds:.1f} s, {same}/{len(tried)}")
         if right:
             bench.forget(place)
-    yield "A9 signals out of turn", f"{len(tried)}/{len(tried)} non-zero, no draft taken for a checkpoint", f"{same}/{len(tried)}"
+    yield (
+        "A9 signals out of turn",
+        f"{len(tried)}/{len(tried)} non-zero, no draft taken for a checkpoint",
+        f"{same}/{len(tried)}",
+    )
     yield "A9 slowest end", "<= 10 s", f"{slowest:.1f} s"
 
 
@@ -119,7 +145,9 @@ def _ended(process: "subprocess.Popen[bytes]", signum: int) -> tuple[int, float]
 
 def _in_scan(bench: Bench, place: Path, signum: int) -> tuple[int, float]:
     data, cache = support.write_faces(place / "many.csv", train=6000), place / "cache"
-    process = processes.real_command(support.settings(data, place), place / "log", FER_IGNITE_CACHE=str(cache))
+    process = processes.real_command(
+        support.settings(data, place), place / "log", FER_IGNITE_CACHE=str(cache)
+    )
     wait_until(lambda: cache.exists() and any(cache.iterdir()))
     return _ended(process, signum)
 
@@ -140,19 +168,27 @@ def _at_loader_start(bench: Bench, place: Path, signum: int) -> tuple[int, float
 
 
 def _in_validation(bench: Bench, place: Path, signum: int) -> tuple[int, float]:
-    settings = support.settings(bench.faces, place, nproc=2, start_method="fork", handlers="handlers:wait_in_validation")
+    settings = support.settings(
+        bench.faces, place, nproc=2, start_method="fork", handlers="handlers:wait_in_validation"
+    )
     process = processes.real_command(settings, place / "log", FER_TEST_FOLDER=str(place))
     wait_until(lambda: (place / "validating").exists())
     return _ended(process, signum)
 
 
 def _in_save(bench: Bench, place: Path, signum: int) -> tuple[int, float]:
-    settings = support.settings(bench.faces, place, save_iterations=5, handlers="handlers:carry_ballast")
+    settings = support.settings(
+        bench.faces, place, save_iterations=5, handlers="handlers:carry_ballast"
+    )
     process = processes.real_command(settings, place / "log", FER_TEST_FOLDER=str(place))
     wait_until(_draft(place))
     return _ended(process, signum)
 
 
 _PHASES = {
-    "scan": _in_scan, "rendezvous": _at_rendezvous, "loaders": _at_loader_start, "validation": _in_validation, "save": _in_save,
-}  # fmt: skip
+    "scan": _in_scan,
+    "rendezvous": _at_rendezvous,
+    "loaders": _at_loader_start,
+    "validation": _in_validation,
+    "save": _in_save,
+}

@@ -51,9 +51,16 @@ class Server:
     """Keeps ``server.py`` running and talks to it."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
+        }
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, str(HERE / "server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
         self.codes: dict[int, int] = {}
         self.buffer = b""
@@ -71,7 +78,9 @@ class Server:
             time.sleep(0.005)
         return Command(started[0], log, self)
 
-    def run(self, settings: Mapping[str, Any], log: Path, *, limit_s: float = 60, **environment: str) -> int:
+    def run(
+        self, settings: Mapping[str, Any], log: Path, *, limit_s: float = 60, **environment: str
+    ) -> int:
         return self.start(settings, log, **environment).wait(limit_s)
 
     def code_of(self, pid: int, limit_s: float) -> int:
@@ -139,7 +148,9 @@ def all_gone(leader: int, limit_s: float = 10) -> bool:
     return True
 
 
-def torchrun(settings: Mapping[str, Any], log: Path, *agent: str, limit_s: float = 90, **environment: str) -> int:
+def torchrun(
+    settings: Mapping[str, Any], log: Path, *agent: str, limit_s: float = 90, **environment: str
+) -> int:
     """A real torchrun of the command with two processes; the exit code."""
     process = start_torchrun(settings, log, *agent, **environment)
     try:
@@ -148,21 +159,36 @@ def torchrun(settings: Mapping[str, Any], log: Path, *agent: str, limit_s: float
         process.kill()
 
 
-def start_torchrun(settings: Mapping[str, Any], log: Path, *agent: str, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *(agent or ("--standalone",))]
+def start_torchrun(
+    settings: Mapping[str, Any], log: Path, *agent: str, **environment: str
+) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        *(agent or ("--standalone",)),
+    ]
     return _started([*command, "-m", "fer_ignite", *flags(settings)], log, environment)
 
 
-def real_command(settings: Mapping[str, Any], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+def real_command(
+    settings: Mapping[str, Any], log: Path, **environment: str
+) -> subprocess.Popen[bytes]:
     """The command in a fresh interpreter, as a user starts it."""
     return _started([sys.executable, "-m", "fer_ignite", *flags(settings)], log, environment)
 
 
-def _started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _started(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
     with log.open("ab") as file:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
-        )  # fmt: skip
-
+        )

@@ -15,7 +15,7 @@ import torch._dynamo  # the optimizers import it
 import torch._inductor  # use_deterministic_algorithms imports it
 import torch.utils.flop_counter  # noqa: F401
 
-from fer_ignite import faults
+from fer_ignite.checkpoint import failpoints
 from fer_ignite.cli.main import main
 
 
@@ -68,7 +68,7 @@ def fork(request: dict) -> list[str] | None:
     for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(source, stream)
     os.environ.update(request["environment"])
-    faults._FAULTS = tuple(faults.parse_faults(os.environ.get("FER_FAULT", ""), attempt=0))
+    failpoints._FAULTS = tuple(failpoints.parse_faults(os.environ.get("FER_FAULT", ""), attempt=0))
     return request["arguments"]
 
 

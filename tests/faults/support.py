@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.plain import state_digest
 from fer_ignite.config import Config, check
-from fer_ignite.data.demo import draw_faces
-from fer_ignite.training.checkpoints import load_checkpoint
-from fer_ignite.training.plain import state_digest
+from fer_ignite.data.drawn_faces import draw_faces
 
 HERE = Path(__file__).parent
 TRAIN, VAL, TEST = 201, 61, 20
@@ -25,7 +25,18 @@ STEPS = PER_EPOCH * EPOCHS
 TIMES = ("seconds", "elapsed", "images_per_second")
 # What a resume must bring back to the bit.
 STATE = (
-    *("model", "ema", "optimizer", "scheduler", "plateau", "scaler", "trainer", "early_stopping", "best", "sums"),
+    *(
+        "model",
+        "ema",
+        "optimizer",
+        "scheduler",
+        "plateau",
+        "scaler",
+        "trainer",
+        "early_stopping",
+        "best",
+        "sums",
+    ),
     *("handlers", "outcome"),
 )
 
@@ -44,12 +55,32 @@ def write_faces(path: Path, *, train: int = TRAIN, val: int = VAL, test: int = T
 def settings(data: Path | str, out: Path, **changed: Any) -> dict[str, Any]:
     """Those of the small run: Adam, warm-up and cosine, an average of the weights, augmentation."""
     values: dict[str, Any] = {
-        "data": str(data), "out": str(out), "name": "run", "epochs": EPOCHS, "batch_size": 32, "seed": 5,
-        "model": "fer48", "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "norm": "group", "opt": "adam",
-        "lr": 0.01, "sched": "cosine", "warmup_epochs": 0.5, "model_ema": True, "model_ema_decay": 0.9, "nesterov": False,
-        "weight_decay": 0.05, "eval_batch_size": 16, "precision": "fp32", "device": "cpu", "threads": 1, "plots": False, "quiet": True,
-        "tensorboard": False, "log_every": 2,
-    }  # fmt: skip
+        "data": str(data),
+        "out": str(out),
+        "name": "run",
+        "epochs": EPOCHS,
+        "batch_size": 32,
+        "seed": 5,
+        "model": "fer48",
+        "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+        "norm": "group",
+        "opt": "adam",
+        "lr": 0.01,
+        "sched": "cosine",
+        "warmup_epochs": 0.5,
+        "model_ema": True,
+        "model_ema_decay": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.05,
+        "eval_batch_size": 16,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "plots": False,
+        "quiet": True,
+        "tensorboard": False,
+        "log_every": 2,
+    }
     return {**values, **changed}
 
 
@@ -87,13 +118,22 @@ def final(run: Path) -> dict[str, Any]:
 
 def without_temperature(checkpoint: Path) -> str:
     """SHA-256 over all of best.pt but what the end of a run adds to it."""
-    return state_digest({name: value for name, value in load_checkpoint(checkpoint).items() if name != "temperature"})
+    return state_digest(
+        {
+            name: value
+            for name, value in load_checkpoint(checkpoint).items()
+            if name != "temperature"
+        }
+    )
 
 
 def history(run: Path) -> list[str]:
     """history.jsonl's lines without the clocks' readings."""
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [json.dumps({name: value for name, value in line.items() if name not in TIMES}) for line in lines]
+    return [
+        json.dumps({name: value for name, value in line.items() if name not in TIMES})
+        for line in lines
+    ]
 
 
 def results(run: Path) -> list[list[str]]:
@@ -125,16 +165,24 @@ def loss_of(path: Path) -> dict[int, tuple[float, float]]:
         for line in file.read_text().splitlines():
             entry = json.loads(line)
             total, count = sums.get(entry["iteration"], (0.0, 0.0))
-            sums[entry["iteration"]] = (total + float.fromhex(entry["loss"]), count + entry["count"])
+            sums[entry["iteration"]] = (
+                total + float.fromhex(entry["loss"]),
+                count + entry["count"],
+            )
     return sums
 
 
 def last_iterations(path: Path) -> list[int]:
     """The last iteration of each process, as ``note_losses`` saw it."""
-    return [json.loads(file.read_text().splitlines()[-1])["iteration"] for file in sorted(path.glob("losses-*.jsonl"))]
+    return [
+        json.loads(file.read_text().splitlines()[-1])["iteration"]
+        for file in sorted(path.glob("losses-*.jsonl"))
+    ]
 
 
-def greatest_difference(one: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]) -> float:
+def greatest_difference(
+    one: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]
+) -> float:
     """Largest distance of two runs' mean losses at any iteration."""
     assert one.keys() == other.keys()
     assert all(one[key][1] == other[key][1] for key in one)
@@ -144,4 +192,3 @@ def greatest_difference(one: Mapping[int, tuple[float, float]], other: Mapping[i
 def as_killed_after(snapshots: Path, iteration: int, to: Path) -> Path:
     """A copy of the run's folder as SIGKILL after ``iteration`` would have left it."""
     return Path(shutil.copytree(snapshots / str(iteration), to / "run"))
-

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from fer_ignite.api import train
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.runs import train
 
 support = importlib.import_module("support")  # conftest.py has put this folder on the path
 
@@ -32,7 +32,11 @@ def stopped(faces, tmp_path):
 def test_a_structural_setting_is_refused_by_name(faces, stopped, name):
     before = (stopped / "run" / "config.yaml").read_bytes()
     with pytest.raises((ConfigError, DataError), match=name):
-        train(support.config_of(faces, stopped, resume="auto", **{"epochs": 2, name: STRUCTURAL[name]}))
+        train(
+            support.config_of(
+                faces, stopped, resume="auto", **{"epochs": 2, name: STRUCTURAL[name]}
+            )
+        )
     assert (stopped / "run" / "config.yaml").read_bytes() == before
 
 
@@ -52,7 +56,12 @@ def test_an_override_allows_what_it_names_and_only_that(faces, stopped):
     changed = {"epochs": 2, "rotate": 25.0, "seed": 6}
     with pytest.raises(ConfigError, match="seed"):
         train(support.config_of(faces, stopped, resume="auto", override=("rotate",), **changed))
-    assert train(support.config_of(faces, stopped, resume="auto", override=("rotate", "seed"), **changed))["epochs"] == 2
+    assert (
+        train(
+            support.config_of(faces, stopped, resume="auto", override=("rotate", "seed"), **changed)
+        )["epochs"]
+        == 2
+    )
 
 
 def test_learning_rate_and_epochs_may_change_and_are_said(faces, stopped, capsys):
@@ -65,6 +74,8 @@ def test_learning_rate_and_epochs_may_change_and_are_said(faces, stopped, capsys
 
 @pytest.mark.slow
 def test_the_number_of_processes_may_change_and_is_said(server, faces, stopped):
-    settings = support.settings(faces, stopped, epochs=2, resume="auto", nproc=2, start_method="fork")
+    settings = support.settings(
+        faces, stopped, epochs=2, resume="auto", nproc=2, start_method="fork"
+    )
     assert server.run(settings, stopped / "log") == 0, (stopped / "log").read_text()
     assert "changed on resume: processes 1 -> 2" in (stopped / "run" / "log.txt").read_text()

@@ -27,9 +27,16 @@ def lines_of(folder):
 def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(server, tmp_path):
     """In a process of its own: what other tests left behind in this one is freed, and taken again, at any time."""
     settings = {
-        "data": "demo:140", "epochs": 50, "batch_size": 32, "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "precision": "fp32",
-        "threads": 1, "out": str(tmp_path), "quiet": True, "handlers": "handlers:note_growth",
-    }  # fmt: skip
+        "data": "demo:140",
+        "epochs": 50,
+        "batch_size": 32,
+        "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+        "precision": "fp32",
+        "threads": 1,
+        "out": str(tmp_path),
+        "quiet": True,
+        "handlers": "handlers:note_growth",
+    }
     started = server.start(settings, tmp_path / "log", FER_TEST_FOLDER=str(tmp_path))
     assert started.wait(240) == 0, started.said
     settled, *_, last = lines_of(tmp_path)[19:]
@@ -39,7 +46,9 @@ def test_fifty_epochs_leave_memory_descriptors_and_threads_as_twenty_did(server,
 
 def test_loader_processes_neither_grow_nor_multiply(server, faces, tmp_path):
     loader = {"sample_transform": "handlers:shaken", "augment": False, "workers": 2}
-    settings = support.settings(faces, tmp_path, epochs=16, **loader, handlers="handlers:note_growth")
+    settings = support.settings(
+        faces, tmp_path, epochs=16, **loader, handlers="handlers:note_growth"
+    )
     started = server.start(settings, tmp_path / "log", FER_TEST_FOLDER=str(tmp_path))
     assert started.wait(120) == 0, started.said
     settled, *_, last = lines_of(tmp_path)[5:]
@@ -52,12 +61,23 @@ def test_loader_processes_neither_grow_nor_multiply(server, faces, tmp_path):
 def test_runs_that_end_and_runs_that_fail_leave_no_files_in_shared_places(server, faces, tmp_path):
     shared = Path(tempfile.mkdtemp())  # with a short name: loader processes make sockets in it
     before = growth.leftovers(shared)
-    several = {"nproc": 2, "start_method": "fork", "epochs": 1, "sample_transform": "handlers:shaken", "augment": False, "workers": 1}
-    for number, handler in enumerate(("handlers:note_losses", "handlers:fail_at", "handlers:kill_a_loader_process")):
+    several = {
+        "nproc": 2,
+        "start_method": "fork",
+        "epochs": 1,
+        "sample_transform": "handlers:shaken",
+        "augment": False,
+        "workers": 1,
+    }
+    for number, handler in enumerate(
+        ("handlers:note_losses", "handlers:fail_at", "handlers:kill_a_loader_process")
+    ):
         settings = support.settings(faces, tmp_path, **several)
         environment = {"FER_TEST_FOLDER": str(tmp_path), "TMPDIR": str(shared)}
         environment["FER_TEST_FAIL"] = "1:ITERATION_COMPLETED:ValueError"
-        started = server.start({**settings, "name": str(number), "handlers": handler}, tmp_path / "log", **environment)
+        started = server.start(
+            {**settings, "name": str(number), "handlers": handler}, tmp_path / "log", **environment
+        )
         assert started.wait(120) == (number > 0), started.said
         assert processes.all_gone(started.pid)
     assert sorted(growth.leftovers(shared) - before) == []
@@ -68,7 +88,9 @@ def test_what_a_run_writes_about_a_hundred_thousand_iterations_is_small(tmp_path
     """Epochs of 200 iterations here; with more in each there are fewer lines."""
     epochs = 3
     data = support.write_faces(tmp_path / "faces.csv", train=200, val=7, test=0)
-    config = support.config_of(data, tmp_path, epochs=epochs, batch_size=1, log_every=50, tensorboard=True, model_ema=False)
+    config = support.config_of(
+        data, tmp_path, epochs=epochs, batch_size=1, log_every=50, tensorboard=True, model_ema=False
+    )
     assert train(config)["iterations"] == 200 * epochs
     run = tmp_path / "run"
     files = [run / "log.txt", run / "history.jsonl", run / "results.csv", *(run / "tb").iterdir()]

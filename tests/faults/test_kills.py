@@ -11,8 +11,8 @@ import pytest
 
 processes = importlib.import_module("processes")
 support = importlib.import_module("support")
-from fer_ignite.faults import POINTS  # noqa: E402
-from fer_ignite.training.checkpoints import load_checkpoint, newest_valid  # noqa: E402
+from fer_ignite.checkpoint.failpoints import POINTS  # noqa: E402
+from fer_ignite.checkpoint.format import load_checkpoint, newest_valid  # noqa: E402
 
 pytestmark = pytest.mark.slow
 EVERY = 5  # iterations between resume points
@@ -20,7 +20,11 @@ EVERY = 5  # iterations between resume points
 
 def small(faces, tmp_path, nproc=2, **changed):
     settings = support.settings(faces, tmp_path, save_iterations=EVERY, tensorboard=True, **changed)
-    return settings if nproc == 1 else {**settings, "nproc": nproc, "start_method": "fork", "dist_timeout": "30s"}
+    return (
+        settings
+        if nproc == 1
+        else {**settings, "nproc": nproc, "start_method": "fork", "dist_timeout": "30s"}
+    )
 
 
 def resume_to_the_end(server, settings, log, **environment):
@@ -29,7 +33,9 @@ def resume_to_the_end(server, settings, log, **environment):
 
 
 @pytest.mark.parametrize("trial", range(20))
-def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(server, faces, uncut, tmp_path, trial):
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(
+    server, faces, uncut, tmp_path, trial
+):
     draw = random.Random(trial)
     nproc = 1 if trial % 5 == 4 else 2
     target = "0" if nproc == 1 else ("launcher", "0", "1", "all")[trial % 5]
@@ -53,14 +59,27 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(server, faces, 
 
 
 @pytest.mark.parametrize(
-    ("point", "rank"), [(point, rank) for point in POINTS for rank in (0, 1) if rank == 0 or not point.startswith("best")]
+    ("point", "rank"),
+    [
+        (point, rank)
+        for point in POINTS
+        for rank in (0, 1)
+        if rank == 0 or not point.startswith("best")
+    ],
 )
-def test_a_run_killed_at_a_named_point_ends_with_the_same_bits(server, faces, uncut, tmp_path, point, rank):
+def test_a_run_killed_at_a_named_point_ends_with_the_same_bits(
+    server, faces, uncut, tmp_path, point, rank
+):
     settings, log, run = small(faces, tmp_path), tmp_path / "log", tmp_path / "run"
     # The third save of each kind; there are keep = 2 resume points by then, so that one is pruned.
     iteration = 7 if point.startswith("best") else 14
     if point == "during-resume":
-        server.run({**settings, "handlers": "handlers:kill_at"}, log, FER_TEST_FOLDER=str(tmp_path), FER_TEST_KILL="0:13:0")
+        server.run(
+            {**settings, "handlers": "handlers:kill_at"},
+            log,
+            FER_TEST_FOLDER=str(tmp_path),
+            FER_TEST_KILL="0:13:0",
+        )
         iteration, settings = 1, {**settings, "resume": "auto"}
     command = server.start(settings, log, FER_FAULT=f"{point}:{rank}:{iteration}")
     assert command.wait() != 0, "nothing was killed"
@@ -75,14 +94,24 @@ def test_a_run_killed_at_a_named_point_ends_with_the_same_bits(server, faces, un
 def test_five_kills_in_a_row_lose_at_most_what_was_not_saved(server, faces, uncut, tmp_path):
     settings, log, run = small(faces, tmp_path), tmp_path / "log", tmp_path / "run"
     saved = 0
-    for number, faults in enumerate(("mid-write:0:5", "during-resume:1:1", "during-validation:1:7", "mid-prune:0:14", "after-rename:0:20")):
+    for number, faults in enumerate(
+        (
+            "mid-write:0:5",
+            "during-resume:1:1",
+            "during-validation:1:7",
+            "mid-prune:0:14",
+            "after-rename:0:20",
+        )
+    ):
         assert server.run({**settings, "resume": "auto"}, log, FER_FAULT=faults) != 0, number
         found = newest_valid(run / "checkpoints")
         at = 0 if found is None else found.mapping["trainer"]["iteration"]
         assert at >= saved
         saved = at
         if number == 0:
-            assert found is None  # killed in its first save: the next attempt starts anew, up to a point to resume
+            assert (
+                found is None
+            )  # killed in its first save: the next attempt starts anew, up to a point to resume
             server.run({**settings, "resume": "auto"}, log, FER_FAULT="before-open:0:8")
             saved = 7
     resume_to_the_end(server, settings, log)
@@ -93,15 +122,21 @@ def test_a_finished_run_is_left_as_it_is(server, faces, tmp_path):
     settings, log = small(faces, tmp_path, 1, epochs=1), tmp_path / "log"
     assert server.run(settings, log) == 0
     last, tb = tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "run" / "tb"
-    before = hashlib.sha256(last.read_bytes()).hexdigest(), sorted(os.listdir(tb)), (tmp_path / "run" / "history.jsonl").read_text()
+    before = (
+        hashlib.sha256(last.read_bytes()).hexdigest(),
+        sorted(os.listdir(tb)),
+        (tmp_path / "run" / "history.jsonl").read_text(),
+    )
     for nproc in (1, 2):
         started_s = time.monotonic()
         assert server.run({**small(faces, tmp_path, nproc, epochs=1), "resume": "auto"}, log) == 0
         assert time.monotonic() - started_s < 25
     assert "the run is complete at epoch 1 of 1; there is nothing left to do" in log.read_text()
     assert before == (
-        hashlib.sha256(last.read_bytes()).hexdigest(), sorted(os.listdir(tb)), (tmp_path / "run" / "history.jsonl").read_text()
-    )  # fmt: skip
+        hashlib.sha256(last.read_bytes()).hexdigest(),
+        sorted(os.listdir(tb)),
+        (tmp_path / "run" / "history.jsonl").read_text(),
+    )
 
 
 def test_an_early_stopped_run_is_left_as_it_is(server, faces, tmp_path):

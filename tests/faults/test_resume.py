@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ignite.engine import Events
 
-from fer_ignite.runs import train
+from fer_ignite.api import train
 
 support = importlib.import_module("support")  # conftest.py has put this folder on the path
 handlers = importlib.import_module("handlers")
@@ -22,12 +22,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "balanced": {"sampler": "balanced"},
     "loader": LOADER,
     "batch_norm_sgd": {"norm": "batch", "opt": "sgd", "lr": 0.05, "clip_grad": 1.0},
-    "dropout_rmsprop": {"dropout": 0.5, "opt": "rmsprop", "lr": 0.001, "sched": "step", "decay_epochs": 1},
+    "dropout_rmsprop": {
+        "dropout": 0.5,
+        "opt": "rmsprop",
+        "lr": 0.001,
+        "sched": "step",
+        "decay_epochs": 1,
+    },
     "fp16": {"precision": "fp16", "nonfinite_patience": 50},
-    "erasing_letterbox": {"reprob": 0.5, "brightness": 0.3, "contrast": 0.3, "loss": "ce+0.5*focal", "sched": "onecycle",
-                          "warmup_epochs": 0},
+    "erasing_letterbox": {
+        "reprob": 0.5,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "loss": "ce+0.5*focal",
+        "sched": "onecycle",
+        "warmup_epochs": 0,
+    },
     "early_stopping": {"patience": 1, "lr": 0.3},
-}  # fmt: skip
+}
 
 
 def snapshots_of(run: Path, to: Path):
@@ -41,7 +53,9 @@ def snapshots_of(run: Path, to: Path):
     return setup
 
 
-def cut_and_resumed(faces: Path, tmp_path: Path, points: list[int], extra=(), **changed: Any) -> None:
+def cut_and_resumed(
+    faces: Path, tmp_path: Path, points: list[int], extra=(), **changed: Any
+) -> None:
     """Asserts that the run, cut after each of ``points`` iterations, ends as it does uncut."""
     changed = {"save_iterations": 1, "tensorboard": True, **changed}
     (tmp_path / "at").mkdir()
@@ -52,9 +66,14 @@ def cut_and_resumed(faces: Path, tmp_path: Path, points: list[int], extra=(), **
         if not (tmp_path / "at" / str(point)).exists():
             continue  # the run has stopped before
         support.as_killed_after(tmp_path / "at", point, tmp_path / f"from-{point}")
-        train(support.config_of(faces, tmp_path / f"from-{point}", **changed, resume="auto"), handlers=extra)
+        train(
+            support.config_of(faces, tmp_path / f"from-{point}", **changed, resume="auto"),
+            handlers=extra,
+        )
         resumed = support.final(tmp_path / f"from-{point}" / "run")
-        assert resumed == uncut, f"cut after iteration {point}: {[key for key in uncut if uncut[key] != resumed[key]]}"
+        assert resumed == uncut, (
+            f"cut after iteration {point}: {[key for key in uncut if uncut[key] != resumed[key]]}"
+        )
 
 
 def test_a_run_cut_within_an_epoch_or_at_its_end_ends_as_the_uncut_one(faces, tmp_path):
@@ -74,7 +93,9 @@ def test_many_ways_to_train_can_be_cut(faces, tmp_path, variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_to_train_can_be_cut_anywhere(faces, tmp_path, variant):
-    points = [1, 6, 7, 8, 13, 17, 20] if variant != "accumulation" else [3, 6, 13, 26, 27, 29, 50, 77]
+    points = (
+        [1, 6, 7, 8, 13, 17, 20] if variant != "accumulation" else [3, 6, 13, 26, 27, 29, 50, 77]
+    )
     cut_and_resumed(faces, tmp_path, points, **VARIANTS[variant])
 
 
@@ -95,34 +116,54 @@ def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twi
     cut_and_resumed(faces, tmp_path, [9], save_iterations=None, save_epochs=2)
 
 
-def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(faces, tmp_path, monkeypatch):
+def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(
+    faces, tmp_path, monkeypatch
+):
     (tmp_path / "at").mkdir()
     monkeypatch.setenv("FER_TEST_SCORES", "[0.2, 0.9, 0.8]")  # the second epoch's is the best
     changed = {"save_iterations": 1, "monitor": "made_up", "monitor_mode": "max"}
     config = support.config_of(faces, tmp_path, **changed)
-    summary = train(config, handlers=[handlers.score, snapshots_of(tmp_path / "run", tmp_path / "at")])
+    summary = train(
+        config, handlers=[handlers.score, snapshots_of(tmp_path / "run", tmp_path / "at")]
+    )
     assert summary["best"]["epoch"] == 2
     run = support.as_killed_after(tmp_path / "at", 15, tmp_path / "resumed")
     before = support.without_temperature(run / "checkpoints" / "best.pt")
-    again = train(support.config_of(faces, tmp_path / "resumed", **changed, resume="auto"), handlers=[handlers.score])
+    again = train(
+        support.config_of(faces, tmp_path / "resumed", **changed, resume="auto"),
+        handlers=[handlers.score],
+    )
     assert again["best"] == summary["best"]
     assert support.without_temperature(run / "checkpoints" / "best.pt") == before
 
 
-def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(faces, tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_TEST_SCORES", "[0.9, 0.8, 0.7]")  # the first epoch's is the best, and its best.pt stays behind
+def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(
+    faces, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(
+        "FER_TEST_SCORES", "[0.9, 0.8, 0.7]"
+    )  # the first epoch's is the best, and its best.pt stays behind
     changed = {"save_iterations": 1, "monitor": "made_up", "monitor_mode": "max"}
     train(support.config_of(faces, tmp_path, **changed), handlers=[handlers.score])
     point = str(support.newest(tmp_path / "run").with_name("step-20.pt"))
-    summary = train(support.config_of(faces, tmp_path / "elsewhere", **changed, resume=point), handlers=[handlers.score])
-    assert (summary["status"], summary["iterations"], summary["best"]["epoch"]) == ("completed", support.STEPS, 1)
+    summary = train(
+        support.config_of(faces, tmp_path / "elsewhere", **changed, resume=point),
+        handlers=[handlers.score],
+    )
+    assert (summary["status"], summary["iterations"], summary["best"]["epoch"]) == (
+        "completed",
+        support.STEPS,
+        1,
+    )
     assert summary["val"]["n"] == support.VAL
     assert "best.pt isn't here" in (tmp_path / "elsewhere" / "run" / "log.txt").read_text()
 
 
 def test_a_handlers_wish_to_stop_survives_a_kill(faces, tmp_path):
     def stop_at_ten(session):
-        session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), lambda: session.stop())
+        session.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=10), lambda: session.stop()
+        )
 
     (tmp_path / "at").mkdir()
     setups = [stop_at_ten, snapshots_of(tmp_path / "run", tmp_path / "at")]
@@ -130,5 +171,8 @@ def test_a_handlers_wish_to_stop_survives_a_kill(faces, tmp_path):
     uncut = support.final(tmp_path / "run")
     assert uncut["file"] == "step-11.pt"
     support.as_killed_after(tmp_path / "at", 10, tmp_path / "resumed")
-    train(support.config_of(faces, tmp_path / "resumed", save_iterations=1, resume="auto"), handlers=[stop_at_ten])
+    train(
+        support.config_of(faces, tmp_path / "resumed", save_iterations=1, resume="auto"),
+        handlers=[stop_at_ten],
+    )
     assert support.final(tmp_path / "resumed" / "run") == uncut

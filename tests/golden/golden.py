@@ -24,7 +24,10 @@ from fer_ignite import evaluate, train  # noqa: E402
 from fer_ignite.config import check  # noqa: E402
 from fer_ignite.training.session import Session  # noqa: E402
 
-SAVED_AT, NEXT = 32, 5  # of 6 iterations an epoch: the five losses stand on both sides of an epoch's end
+SAVED_AT, NEXT = (
+    32,
+    5,
+)  # of 6 iterations an epoch: the five losses stand on both sides of an epoch's end
 SIDE_PX, SPLITS = 48, (("Training", 45), ("PublicTest", 21))
 
 
@@ -35,7 +38,10 @@ def write_faces(path: Path) -> Path:
     for number, usage in enumerate(usages):
         label = number * 5 % 7
         noise = hashlib.shake_256(str(number).encode()).digest(SIDE_PX * SIDE_PX)
-        pixels = [value // 2 + 127 * (place % SIDE_PX // (label + 1) % 2) for place, value in enumerate(noise)]
+        pixels = [
+            value // 2 + 127 * (place % SIDE_PX // (label + 1) % 2)
+            for place, value in enumerate(noise)
+        ]
         lines.append(f"{label},{' '.join(map(str, pixels))},{usage}")
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -44,12 +50,33 @@ def write_faces(path: Path) -> Path:
 def settings(faces: Path, out: Path, **changed: Any) -> dict[str, Any]:
     """As much of a checkpoint's content as one run can have: average, warm-up, patience, augmentation."""
     return {
-        "data": str(faces), "out": str(out), "name": "run", "epochs": 7, "batch_size": 8, "seed": 7, "save_iterations": 4,
-        "model": "fer48", "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "norm": "group", "opt": "adam", "lr": 0.03,
-        "sched": "cosine", "warmup_epochs": 0.5, "model_ema": True, "model_ema_decay": 0.5, "nesterov": False,
-        "monitor": "loss", "patience": 7, "precision": "fp32", "device": "cpu", "threads": 1,
-        "plots": False, "tensorboard": False, "quiet": True, **changed,
-    }  # fmt: skip
+        "data": str(faces),
+        "out": str(out),
+        "name": "run",
+        "epochs": 7,
+        "batch_size": 8,
+        "seed": 7,
+        "save_iterations": 4,
+        "model": "fer48",
+        "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+        "norm": "group",
+        "opt": "adam",
+        "lr": 0.03,
+        "sched": "cosine",
+        "warmup_epochs": 0.5,
+        "model_ema": True,
+        "model_ema_decay": 0.5,
+        "nesterov": False,
+        "monitor": "loss",
+        "patience": 7,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "plots": False,
+        "tensorboard": False,
+        "quiet": True,
+        **changed,
+    }
 
 
 def noted(seen: dict[int, dict[str, Any]]) -> Any:
@@ -60,7 +87,10 @@ def noted(seen: dict[int, dict[str, Any]]) -> Any:
         def note(engine: Engine) -> None:
             output = engine.state.output
             loss = float(output["losses"]["loss"].double().sum()) / output["count"]
-            seen[engine.state.iteration] = {"loss": loss, "faces": engine.state.batch.indices_B.tolist()}
+            seen[engine.state.iteration] = {
+                "loss": loss,
+                "faces": engine.state.batch.indices_B.tolist(),
+            }
 
     return setup
 
@@ -68,7 +98,9 @@ def noted(seen: dict[int, dict[str, Any]]) -> Any:
 def scores(checkpoint: Path, faces: Path) -> dict[str, Any]:
     """What the checkpoint makes of the validation faces."""
     found = evaluate(checkpoint, data=str(faces), quiet=True, device="cpu")
-    return {name: found[name] for name in ("n", "loss", "accuracy", "class_names", "confusion_matrix")}
+    return {
+        name: found[name] for name in ("n", "loss", "accuracy", "class_names", "confusion_matrix")
+    }
 
 
 def resumed(checkpoint: Path, faces: Path, out: Path) -> dict[int, dict[str, Any]]:
@@ -87,7 +119,9 @@ def make(folder: Path) -> None:
 
         def keep(session: Session) -> None:
             point = out / "run" / "checkpoints" / f"step-{SAVED_AT}.pt"
-            after = Events.GET_BATCH_STARTED(event_filter=lambda engine, _: engine.state.iteration == SAVED_AT)
+            after = Events.GET_BATCH_STARTED(
+                event_filter=lambda engine, _: engine.state.iteration == SAVED_AT
+            )
             session.trainer.add_event_handler(after, lambda: shutil.copy(point, folder))
 
         train(check(settings(faces, out)), handlers=[noted(seen), keep])

@@ -2,12 +2,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fer_ignite.models.blocks import AreaAttention, AttentionStage, CspStage, norm_layer, number_of_areas
+from fer_ignite.models.blocks import (
+    AreaAttention,
+    AttentionStage,
+    CspStage,
+    norm_layer,
+    number_of_areas,
+)
 
 
 @pytest.mark.parametrize(
     ("tokens", "wanted", "areas"),
-    [(14 * 14, 4, 4), (3 * 3, 4, 1), (7 * 7, 4, 1), (64, 4, 2), (13 * 13, 4, 1), (40 * 40, 4, 4), (15 * 15, 4, 3)],
+    [
+        (14 * 14, 4, 4),
+        (3 * 3, 4, 1),
+        (7 * 7, 4, 1),
+        (64, 4, 2),
+        (13 * 13, 4, 1),
+        (40 * 40, 4, 4),
+        (15 * 15, 4, 3),
+    ],
 )
 def test_areas_are_equal_and_never_small(tokens, wanted, areas):
     assert number_of_areas(tokens, wanted) == areas
@@ -21,7 +35,10 @@ def test_attention_equals_torch_s_own_within_each_area():
     with torch.no_grad():
         query, key, value_BCHW = layer.qkv(x_BCHW).chunk(3, dim=1)
         # rows 0-3 are the first area of a 16x16 map in 4 areas
-        parts = [p.flatten(2)[:, :, :64].unflatten(1, (2, 32)).transpose(2, 3) for p in (query, key, value_BCHW)]
+        parts = [
+            p.flatten(2)[:, :, :64].unflatten(1, (2, 32)).transpose(2, 3)
+            for p in (query, key, value_BCHW)
+        ]
         mixed = F.scaled_dot_product_attention(*parts).transpose(2, 3).reshape(2, 64, 4, 16)
         expected = layer.out.norm(layer.out.conv(mixed + layer.position(value_BCHW)[:, :, :4]))
         torch.testing.assert_close(layer(x_BCHW)[:, :, :4], expected, rtol=1e-4, atol=1e-5)

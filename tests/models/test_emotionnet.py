@@ -7,7 +7,9 @@ from fer_ignite.models.emotionnet import EmotionNet
 
 def test_seven_classes_take_about_1_77_million_parameters():
     assert sum(p.numel() for p in EmotionNet(7).parameters()) == 1_767_479
-    assert sum(p.numel() for p in EmotionNet(7, 3).parameters()) == 1_767_479 + 2 * 16 * 9  # two more input channels
+    assert (
+        sum(p.numel() for p in EmotionNet(7, 3).parameters()) == 1_767_479 + 2 * 16 * 9
+    )  # two more input channels
 
 
 @pytest.mark.parametrize("side", [32, 48, 65, 224])
@@ -21,7 +23,9 @@ def test_attention_stands_at_strides_16_and_32():
     sides = {}
     model = EmotionNet(7).eval()
     for name in ("stage16", "stage32"):
-        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: sides.update({name: o.shape[-1]}))
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, o, name=name: sides.update({name: o.shape[-1]})
+        )
     with torch.no_grad():
         model(torch.randn(1, 1, 224, 224))
     assert sides == {"stage16": 224 // 16, "stage32": 224 // 32}

@@ -8,7 +8,11 @@ from fer_ignite.models.fer48 import Fer48
 def test_the_default_network_has_its_stated_size():
     convolutions = 9 * (1 * 16 + 16 * 32 + 32 * 64 + 64 * 128 + 2 * (32**2 + 64**2 + 128**2))
     norms = 2 * (16 + 32 + 64 + 128 + 2 * (32 + 64 + 128))
-    assert sum(p.numel() for p in Fer48(7).parameters()) == convolutions + norms + 128 * 7 + 7 == 486_263
+    assert (
+        sum(p.numel() for p in Fer48(7).parameters())
+        == convolutions + norms + 128 * 7 + 7
+        == 486_263
+    )
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg", "avgmax"])

@@ -45,7 +45,9 @@ def build(name, **changes):
 
 def test_own_networks_come_by_name_with_their_arguments():
     assert isinstance(build("emotionnet"), EmotionNet)
-    model = build("fer48", model_args={"widths": [8, 16], "blocks": [0, 1]}, dropout=0.25, norm="group")
+    model = build(
+        "fer48", model_args={"widths": [8, 16], "blocks": [0, 1]}, dropout=0.25, norm="group"
+    )
     assert isinstance(model, Fer48)
     assert model.dropout.p == 0.25
     assert model.training
@@ -118,6 +120,7 @@ def test_the_trial_image_leaves_the_network_as_it_was():
     torch.manual_seed(0)
     untried = build("fer48", image_px=None)
     assert all(
-        torch.equal(a, b) for a, b in zip(tried.state_dict().values(), untried.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(tried.state_dict().values(), untried.state_dict().values(), strict=True)
     )
     assert isinstance(tried, nn.Module) and tried.training

@@ -35,4 +35,6 @@ def test_each_group_is_one_line_with_its_rates():
 
 
 def test_a_group_without_a_name_is_numbered():
-    assert describe_groups(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)).startswith("group 0")
+    assert describe_groups(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)).startswith(
+        "group 0"
+    )

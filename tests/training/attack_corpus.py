@@ -103,10 +103,12 @@ def corpus() -> dict[str, bytes]:
     import subprocess
 
     laughs = b"\x80\x02]q\x00K\x01a" + b"".join(
-        b"]q" + bytes([level]) + b"(" + (b"h" + bytes([level - 1])) * 10 + b"e" for level in range(1, 30)
+        b"]q" + bytes([level]) + b"(" + (b"h" + bytes([level - 1])) * 10 + b"e"
+        for level in range(1, 30)
     )
     evil = {
-        f"os.system, protocol {protocol}": zipped(pickle.dumps(call_system(), protocol)) for protocol in range(6)
+        f"os.system, protocol {protocol}": zipped(pickle.dumps(call_system(), protocol))
+        for protocol in range(6)
     } | {
         "eval": zipped(pickle.dumps(Call(eval, "open('canary', 'w')"), 2)),
         "getattr chain": zipped(
@@ -114,9 +116,12 @@ def corpus() -> dict[str, bytes]:
             + b"X\x0c\x00\x00\x00touch canary\x85R."
         ),
         "subprocess": zipped(pickle.dumps(Call(subprocess.Popen, ["touch", "canary"]), 2)),
-        "torch.hub": zipped(b"\x80\x02ctorch.hub\nload\nX\x01\x00\x00\x00.X\x01\x00\x00\x00x\x86R."),
+        "torch.hub": zipped(
+            b"\x80\x02ctorch.hub\nload\nX\x01\x00\x00\x00.X\x01\x00\x00\x00x\x86R."
+        ),
         "bare pickle": pickle.dumps(call_system(), 2),
-        "legacy magic": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + pickle.dumps(call_system(), 2),
+        "legacy magic": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+        + pickle.dumps(call_system(), 2),
         "legacy tar": legacy_tar(),
     }
     shapes = {
@@ -138,12 +143,18 @@ def corpus() -> dict[str, bytes]:
         "truncated program": zipped(in_dict(tensor())[:-20]),
     }
     containers = {
-        "TorchScript": zipped(in_dict(b"K\x01"), **{"archive/code/__torch__.py": b"", "archive/constants.pkl": b")."}),
+        "TorchScript": zipped(
+            in_dict(b"K\x01"), **{"archive/code/__torch__.py": b"", "archive/constants.pkl": b")."}
+        ),
         "deflate bomb": bomb("archive/data/0"),
         "deflate bomb as program": bomb("archive/data.pkl"),
         "path out of the archive": zipped(in_dict(b"K\x01"), **{"../archive/data/1": b""}),
-        "two archives": zipped(in_dict(b"K\x01"), **{"other/data.pkl": pickle.dumps(call_system(), 2)}),
-        "entries without end": zipped(in_dict(b"K\x01"), **{"archive/data/1": b"PK\x01\x02" * 200_000}),
+        "two archives": zipped(
+            in_dict(b"K\x01"), **{"other/data.pkl": pickle.dumps(call_system(), 2)}
+        ),
+        "entries without end": zipped(
+            in_dict(b"K\x01"), **{"archive/data/1": b"PK\x01\x02" * 200_000}
+        ),
         "no program": zipped(b"").replace(b"data.pkl", b"data/777"),
     }
     return evil | shapes | containers
@@ -157,8 +168,8 @@ def make(folder: Path) -> None:
 
 
 def load(folder: Path) -> None:
+    from fer_ignite.checkpoint.format import load_checkpoint, load_weights_file
     from fer_ignite.errors import CheckpointError
-    from fer_ignite.training.checkpoints import load_checkpoint, load_weights_file
 
     Path("begin").mkdir()  # a mark in the system call trace: importing torch starts ldconfig
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -170,15 +181,24 @@ def load(folder: Path) -> None:
             except CheckpointError as error:
                 answer = f"refused: {error}"
             seconds = time.perf_counter() - start
-            print(json.dumps({"name": path.name, "loader": loader.__name__, "answer": answer, "seconds": seconds}))
+            print(
+                json.dumps(
+                    {
+                        "name": path.name,
+                        "loader": loader.__name__,
+                        "answer": answer,
+                        "seconds": seconds,
+                    }
+                )
+            )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"grown_mb": (peak - before) / 1024}))
 
 
 def fuzz(path: Path, count: int) -> None:
     """Changes bytes of a good checkpoint and seals it anew, so that torch's own reader has to cope."""
+    from fer_ignite.checkpoint.format import load_checkpoint
     from fer_ignite.errors import CheckpointError
-    from fer_ignite.training.checkpoints import load_checkpoint
 
     good, draws = path.read_bytes()[:-82], random.Random(7)
     body = good[:-2] + b"\x00\x00"

@@ -20,11 +20,16 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from fer_ignite import faults
+from fer_ignite.checkpoint import failpoints
+from fer_ignite.checkpoint.atomic_io import clean_temporary
+from fer_ignite.checkpoint.format import SCHEMA, load_checkpoint, newest_valid
+from fer_ignite.checkpoint.handler import (
+    DurableSaver,
+    PlainState,
+    attach_best,
+    attach_resume_points,
+)
 from fer_ignite.errors import StorageError
-from fer_ignite.storage import clean_temporary
-from fer_ignite.training.checkpoints import SCHEMA, load_checkpoint, newest_valid
-from fer_ignite.training.saving import DurableSaver, PlainState, attach_best, attach_resume_points
 
 WIDTH = 100  # about 40 KB of weights
 
@@ -33,17 +38,28 @@ def wire(folder: Path, *, width: int = WIDTH):
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     model = torch.nn.Linear(width, width)
     values = {
-        "kind": "step", "classes": ["a", "b"], "world_size": 1, "outcome": "running", "elapsed": 0.0, "history": "", "temperature": 1.0,
-    }  # fmt: skip
+        "kind": "step",
+        "classes": ["a", "b"],
+        "world_size": 1,
+        "outcome": "running",
+        "elapsed": 0.0,
+        "history": "",
+        "temperature": 1.0,
+    }
     states = {
         name: PlainState({} if dict in entry.types else values[name])
         for name, entry in SCHEMA.items()
         if name != "format"
     }
-    to_save = states | {"model": model, "trainer": PlainState(lambda: {"iteration": trainer.state.iteration})}
+    to_save = states | {
+        "model": model,
+        "trainer": PlainState(lambda: {"iteration": trainer.state.iteration}),
+    }
     saver = DurableSaver(folder)
     points = attach_resume_points(trainer, to_save, saver, event=Events.ITERATION_COMPLETED, keep=2)
-    best = attach_best(evaluator, to_save, saver, score=lambda engine: engine.state.score, trainer=trainer)
+    best = attach_best(
+        evaluator, to_save, saver, score=lambda engine: engine.state.score, trainer=trainer
+    )
     return trainer, evaluator, points, best
 
 
@@ -121,13 +137,13 @@ def fill(folder: Path) -> None:
 
 def kill(folder: Path) -> None:
     found = {}
-    for point in faults.POINTS[:-2]:
+    for point in failpoints.POINTS[:-2]:
         here = folder / point
         here.mkdir()
         child = os.fork()
         if child == 0:
             os.environ["FER_FAULT"] = f"{point}:0:3"
-            importlib.reload(faults)
+            importlib.reload(failpoints)
             save(here, iterations=6)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -156,7 +172,9 @@ def pair(folder: Path) -> None:
 
 
 def one_of_two(folder: Path, rank: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
 
     def agree(text: str | None) -> str | None:
         texts: list[str | None] = [None, None]
@@ -180,11 +198,17 @@ def one_of_two(folder: Path, rank: int) -> None:
         limit_file_bytes(resource.RLIM_INFINITY)
     points(trainer)
     dist.barrier()
-    answer = {"heard": heard, "record": [item.filename for item in points._saved], "files": names(folder / "run")}
+    answer = {
+        "heard": heard,
+        "record": [item.filename for item in points._saved],
+        "files": names(folder / "run"),
+    }
     (folder / f"{rank}.json").write_text(json.dumps(answer))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"save": save, "limit": limit, "fill": fill, "pair": pair, "kill": kill}[sys.argv[1]](Path(sys.argv[2]))
+    {"save": save, "limit": limit, "fill": fill, "pair": pair, "kill": kill}[sys.argv[1]](
+        Path(sys.argv[2])
+    )

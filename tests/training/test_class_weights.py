@@ -28,7 +28,9 @@ def test_effective_follows_the_paper_and_keeps_the_mean():
     expected = (1 - beta**60) / (1 - beta**10)
     assert float(weights_K[0] / weights_K[1]) == pytest.approx(expected)
     assert mean_over_train(weights_K) == pytest.approx(1)
-    torch.testing.assert_close(class_weights("effective", COUNTS_K, CLASSES, beta=0.0), torch.ones(3))
+    torch.testing.assert_close(
+        class_weights("effective", COUNTS_K, CLASSES, beta=0.0), torch.ones(3)
+    )
 
 
 def test_a_class_without_images_weighs_one():
@@ -48,7 +50,9 @@ def test_a_file_is_matched_by_name_and_scaled(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     weights_K = class_weights(str(path), COUNTS_K, CLASSES)
-    torch.testing.assert_close(weights_K, torch.tensor([4.0, 0.5, 1.0]))  # (40 + 30 + 30) / 100 is 1 already
+    torch.testing.assert_close(
+        weights_K, torch.tensor([4.0, 0.5, 1.0])
+    )  # (40 + 30 + 30) / 100 is 1 already
 
 
 @pytest.mark.parametrize(

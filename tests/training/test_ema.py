@@ -16,7 +16,8 @@ def test_the_average_is_the_formula_s_after_each_optimizer_step(steps, batches):
     attach_ema(made.trainer, ema)
     expected = [weights(made.model).clone()]
     made.trainer.add_event_handler(
-        StepEvents.OPTIMIZER_STEPPED, lambda: expected.append(0.9 * expected[-1] + 0.1 * weights(made.model))
+        StepEvents.OPTIMIZER_STEPPED,
+        lambda: expected.append(0.9 * expected[-1] + 0.1 * weights(made.model)),
     )
     halves = [batches(4, window=8, closes=False), batches(4, window=8, opens=False)]
     made.trainer.run(halves * 3, max_epochs=1, epoch_length=6)
@@ -35,7 +36,9 @@ def test_batch_statistics_are_averaged_too_and_share_no_memory(steps, batches, d
     before = model[1].running_mean.clone()
     made.trainer.run([batches(8)], max_epochs=1, epoch_length=1)
     moved = model[1].running_mean
-    assert torch.allclose(ema.ema_model[1].running_mean, decay * before + (1 - decay) * moved, atol=1e-6)
+    assert torch.allclose(
+        ema.ema_model[1].running_mean, decay * before + (1 - decay) * moved, atol=1e-6
+    )
     ema.ema_model[1].running_mean.fill_(7)
     assert not (model[1].running_mean == 7).any()
 

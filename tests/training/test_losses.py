@@ -26,8 +26,13 @@ def test_cross_entropy_equals_torch_s_for_labels_and_for_soft_targets(batch, smo
     logits_BK, labels_B, soft_BK = batch
     loss = build_loss("ce", smoothing=smoothing, weights_K=weights_K)
     options = {"label_smoothing": smoothing, "weight": weights_K, "reduction": "none"}
-    torch.testing.assert_close(loss(logits_BK, F.one_hot(labels_B, K).float()), F.cross_entropy(logits_BK, labels_B, **options))
-    torch.testing.assert_close(loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, **options))
+    torch.testing.assert_close(
+        loss(logits_BK, F.one_hot(labels_B, K).float()),
+        F.cross_entropy(logits_BK, labels_B, **options),
+    )
+    torch.testing.assert_close(
+        loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, **options)
+    )
 
 
 def test_the_weighted_mean_is_over_images_and_torch_s_over_weights(batch):
@@ -42,7 +47,9 @@ def test_sums_over_slices_are_the_sum_over_the_batch(batch):
     logits_BK, _, soft_BK = batch
     loss = build_loss("ce+0.5*focal+bce", smoothing=0.1, weights_K=WEIGHTS_K)
     whole = loss(logits_BK, soft_BK)
-    parts = [loss(logits_BK[part], soft_BK[part]) for part in (slice(0, 1), slice(1, 1), slice(1, B))]
+    parts = [
+        loss(logits_BK[part], soft_BK[part]) for part in (slice(0, 1), slice(1, 1), slice(1, B))
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
@@ -57,29 +64,42 @@ def test_focal_follows_its_formula(batch, gamma):
 
 def test_focal_has_finite_gradients_where_the_network_is_certain():
     logits_BK = torch.tensor([[200.0, 0.0], [-200.0, 0.0]], requires_grad=True)
-    build_loss("focal", focal_gamma=0.5)(logits_BK, F.one_hot(torch.tensor([0, 0]), 2).float()).sum().backward()
+    build_loss("focal", focal_gamma=0.5)(
+        logits_BK, F.one_hot(torch.tensor([0, 0]), 2).float()
+    ).sum().backward()
     assert logits_BK.grad.isfinite().all()
 
 
 def test_soft_is_cross_entropy_against_the_votes_as_they_are(batch):
     logits_BK, _, soft_BK = batch
     loss = build_loss("soft", smoothing=0.3, weights_K=WEIGHTS_K)
-    torch.testing.assert_close(loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, reduction="none"))
+    torch.testing.assert_close(
+        loss(logits_BK, soft_BK), F.cross_entropy(logits_BK, soft_BK, reduction="none")
+    )
 
 
 def test_bce_is_torch_s_mean_over_one_question_per_expression(batch):
     logits_BK, labels_B, _ = batch
     targets_BK = F.one_hot(labels_B, K).float()
-    expected_B = F.binary_cross_entropy_with_logits(logits_BK, targets_BK, weight=WEIGHTS_K, reduction="none").mean(1)
-    torch.testing.assert_close(build_loss("bce", weights_K=WEIGHTS_K)(logits_BK, targets_BK), expected_B)
+    expected_B = F.binary_cross_entropy_with_logits(
+        logits_BK, targets_BK, weight=WEIGHTS_K, reduction="none"
+    ).mean(1)
+    torch.testing.assert_close(
+        build_loss("bce", weights_K=WEIGHTS_K)(logits_BK, targets_BK), expected_B
+    )
     smoothed = build_loss("bce", smoothing=0.2)(torch.zeros(1, K), targets_BK[:1])
-    torch.testing.assert_close(smoothed, torch.tensor([math.log(2)]))  # logit 0 is undecided about any target
+    torch.testing.assert_close(
+        smoothed, torch.tensor([math.log(2)])
+    )  # logit 0 is undecided about any target
 
 
 def test_half_precision_logits_give_float32_losses(batch):
     logits_BK, labels_B, _ = batch
     for name in ("ce", "focal", "soft", "bce"):
-        assert build_loss(name)(logits_BK.bfloat16(), F.one_hot(labels_B, K).float()).dtype == torch.float32
+        assert (
+            build_loss(name)(logits_BK.bfloat16(), F.one_hot(labels_B, K).float()).dtype
+            == torch.float32
+        )
 
 
 def test_a_sum_shows_each_term_before_its_factor(batch):
@@ -103,7 +123,9 @@ def test_a_user_s_function_is_a_term_like_any_other(batch, tmp_path):
     targets_BK = F.one_hot(labels_B, K).float()
     name = f"{path}:margin"
     terms = build_loss(f"ce+2*{name}").terms(logits_BK, targets_BK)
-    torch.testing.assert_close(terms[name], logits_BK.max(dim=1).values - logits_BK[torch.arange(B), labels_B])
+    torch.testing.assert_close(
+        terms[name], logits_BK.max(dim=1).values - logits_BK[torch.arange(B), labels_B]
+    )
     with pytest.raises(ConfigError, match=r"gave \[\] for 6 images.*one value per image"):
         build_loss(f"{path}:mean")(logits_BK, targets_BK)
 

@@ -17,9 +17,13 @@ from fer_ignite.training.optim import (
 )
 
 SETTINGS = {
-    "sgd": {"momentum": 0.9, "nesterov": True}, "adam": {"amsgrad": True}, "adamw": {"betas": (0.8, 0.9)},
-    "adagrad": {"lr_decay": 0.1}, "rmsprop": {"alpha": 0.9, "momentum": 0.5}, "adadelta": {"rho": 0.8},
-}  # fmt: skip
+    "sgd": {"momentum": 0.9, "nesterov": True},
+    "adam": {"amsgrad": True},
+    "adamw": {"betas": (0.8, 0.9)},
+    "adagrad": {"lr_decay": 0.1},
+    "rmsprop": {"alpha": 0.9, "momentum": 0.5},
+    "adadelta": {"rho": 0.8},
+}
 FUSED = ("sgd", "adam", "adamw", "adagrad")
 
 
@@ -51,7 +55,12 @@ def assert_same(before, after):
 def test_norms_and_biases_do_not_decay_and_every_parameter_is_in_one_group():
     for model in (Fer48(7), EmotionNet(7, norm="group")):
         groups = groups_of(model)
-        assert [group["name"] for group in groups] == ["backbone", "backbone_no_decay", "head", "head_no_decay"]
+        assert [group["name"] for group in groups] == [
+            "backbone",
+            "backbone_no_decay",
+            "head",
+            "head_no_decay",
+        ]
         ids = [id(p) for group in groups for p in group["params"]]
         assert sorted(ids) == sorted(id(p) for p in model.parameters())
         names = {id(p): name for name, p in model.named_parameters()}
@@ -66,7 +75,9 @@ def test_norms_and_biases_do_not_decay_and_every_parameter_is_in_one_group():
 
 def test_backbone_and_head_learn_at_their_own_rates_in_the_same_groups():
     model = Fer48(7)
-    rates = {group["name"]: group["lr"] for group in groups_of(model, backbone_lr=0.01, head_lr=1.0)}
+    rates = {
+        group["name"]: group["lr"] for group in groups_of(model, backbone_lr=0.01, head_lr=1.0)
+    }
     assert rates == {"backbone": 0.01, "backbone_no_decay": 0.01, "head": 1.0, "head_no_decay": 1.0}
     assert [group["name"] for group in groups_of(model)] == list(rates)
 
@@ -94,7 +105,9 @@ def test_a_frozen_batch_norm_stays_in_evaluation_mode():
 
 
 def test_freezing_nothing_or_everything_is_refused():
-    with pytest.raises(ConfigError, match=r"'backbon' names no parameter; the network has stages, head"):
+    with pytest.raises(
+        ConfigError, match=r"'backbon' names no parameter; the network has stages, head"
+    ):
         groups_of(Fer48(7), freeze=("backbon",))
     with pytest.raises(ConfigError, match="no parameter is left"):
         groups_of(Fer48(7), freeze=("*",))
@@ -104,8 +117,16 @@ def test_freezing_nothing_or_everything_is_refused():
 def test_each_optimizer_steps_as_torch_s_own(name):
     ours, theirs = small(), small()
     optimizer = build_optimizer(name, groups_of(ours), lr=0.1, **SETTINGS[name])
-    kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
-    torchs = getattr(torch.optim, kinds.get(name, "Adadelta"))(groups_of(theirs), lr=0.1, **SETTINGS[name])
+    kinds = {
+        "sgd": "SGD",
+        "adam": "Adam",
+        "adamw": "AdamW",
+        "adagrad": "Adagrad",
+        "rmsprop": "RMSprop",
+    }
+    torchs = getattr(torch.optim, kinds.get(name, "Adadelta"))(
+        groups_of(theirs), lr=0.1, **SETTINGS[name]
+    )
     for value in (0.5, -1.0, 2.0):
         fill_gradients(ours, value)
         fill_gradients(theirs, value)
@@ -130,7 +151,9 @@ def test_a_step_with_found_inf_set_changes_neither_parameters_nor_state(name, st
     optimizer.step()
     after = snapshot(model, optimizer)
     assert_same(before, after)
-    for state in after[1].values():  # what the skipped step made must be what a fresh optimizer begins with
+    for state in after[
+        1
+    ].values():  # what the skipped step made must be what a fresh optimizer begins with
         assert all(value.isfinite().all() for value in state.values())
 
 
@@ -147,7 +170,9 @@ def test_a_run_whose_first_step_was_skipped_goes_on_as_if_it_had_not_been(name):
         for value in (1.0, -0.5):
             fill_gradients(model, value)
             optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(skipped.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(skipped.parameters(), plain.parameters(), strict=True)
+    )
 
 
 def momentum_after_a_skipped_first_step(make):
@@ -167,8 +192,12 @@ def momentum_after_a_skipped_first_step(make):
 def test_torch_s_fused_sgd_does_not_fill_a_skipped_first_momentum_and_ours_does():
     # When torch fills it, the first line fails and our zeros can go.
     options = {"lr": 0.1, "momentum": 0.9, "fused": True}
-    assert momentum_after_a_skipped_first_step(lambda p: torch.optim.SGD(p, **options)).isnan().all()
-    ours = momentum_after_a_skipped_first_step(lambda p: build_optimizer("sgd", [{"params": p}], **options))
+    assert (
+        momentum_after_a_skipped_first_step(lambda p: torch.optim.SGD(p, **options)).isnan().all()
+    )
+    ours = momentum_after_a_skipped_first_step(
+        lambda p: build_optimizer("sgd", [{"params": p}], **options)
+    )
     assert torch.equal(ours, torch.zeros(3))
 
 
@@ -180,7 +209,9 @@ def test_the_state_is_plain_and_loads_weights_only(tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "o.pt")
     again = build_optimizer("sgd", groups_of(small()), lr=0.1, **SETTINGS["sgd"])
     again.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
-    assert [group["name"] for group in again.param_groups] == [group["name"] for group in optimizer.param_groups]
+    assert [group["name"] for group in again.param_groups] == [
+        group["name"] for group in optimizer.param_groups
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import torch
 from ignite.engine import Events
 
 from fer_ignite import RunEvents, StepEvents, build_session, train
+from fer_ignite.checkpoint.format import newest_valid, state_digest
 from fer_ignite.errors import ConfigError, FolderInUseError, NonFiniteError
-from fer_ignite.training.checkpoints import newest_valid, state_digest
+from fer_ignite.training.coordination import StopReason
 from fer_ignite.training.events import REMOVAL_EFFECTS
 from fer_ignite.training.session import global_random_state, restore_global_random_state, versions
-from fer_ignite.training.stopping import StopReason
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def test_a_session_runs_to_its_last_epoch(made):
     session = made()
     assert session.run() is StopReason.NONE
     assert (session.trainer.state.epoch, session.trainer.state.iteration) == (2, 8)
-    assert session.run() is StopReason.NONE and session.trainer.state.iteration == 8  # nothing left to do
+    assert (
+        session.run() is StopReason.NONE and session.trainer.state.iteration == 8
+    )  # nothing left to do
 
 
 def test_every_built_in_handler_can_be_taken_off_by_name(made):
@@ -51,10 +53,12 @@ def test_every_built_in_handler_can_be_taken_off_by_name(made):
 @pytest.mark.parametrize(
     ("engine", "event"),
     [
-        ("trainer", Events.EPOCH_COMPLETED), ("trainer", RunEvents.VALIDATED), ("evaluator", Events.COMPLETED),
+        ("trainer", Events.EPOCH_COMPLETED),
+        ("trainer", RunEvents.VALIDATED),
+        ("evaluator", Events.COMPLETED),
         ("trainer", Events.ITERATION_COMPLETED),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("on", ["step", "epoch"])
 def test_what_a_user_logs_on_any_event_stands_in_the_same_epoch_s_line(made, engine, event, on):
     session = made()
@@ -70,10 +74,15 @@ def test_what_a_user_logs_on_any_event_stands_in_the_same_epoch_s_line(made, eng
 def test_the_decisions_come_behind_the_user_s_handlers(made):
     session, order = made(patience=5), []
     best = session.folder.checkpoints / "best.pt"
-    session.evaluator.add_event_handler(Events.COMPLETED, lambda: order.append(("metric", best.exists())))
-    session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: order.append(("user", len(history(session)))))
+    session.evaluator.add_event_handler(
+        Events.COMPLETED, lambda: order.append(("metric", best.exists()))
+    )
     session.trainer.add_event_handler(
-        RunEvents.RESUME_POINT, lambda: order.append(("point", len(list(session.folder.checkpoints.glob("step-*.pt")))))
+        Events.EPOCH_COMPLETED, lambda: order.append(("user", len(history(session))))
+    )
+    session.trainer.add_event_handler(
+        RunEvents.RESUME_POINT,
+        lambda: order.append(("point", len(list(session.folder.checkpoints.glob("step-*.pt"))))),
     )
     session.run()
     assert order[:3] == [("metric", False), ("user", 0), ("point", 0)]
@@ -83,7 +92,9 @@ def test_the_decisions_come_behind_the_user_s_handlers(made):
 def test_a_handler_may_replace_an_early_stopping_or_a_best_that_is_still_there(made):
     session, chosen = made(patience=1), []
     session.handles["best"].remove()
-    session.evaluator.add_event_handler(Events.COMPLETED, lambda engine: chosen.append(engine.state.metrics["uar"]))
+    session.evaluator.add_event_handler(
+        Events.COMPLETED, lambda engine: chosen.append(engine.state.metrics["uar"])
+    )
     session.run()
     assert len(chosen) == 2 and not (session.folder.checkpoints / "best.pt").exists()
 
@@ -98,7 +109,9 @@ def test_a_user_may_stop_the_run_and_a_resume_point_is_left(made):
 
 def test_an_error_in_a_user_s_handler_ends_the_run_even_with_a_handler_on_exceptions(made):
     session, heard = made(), []
-    session.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: heard.append(error))
+    session.trainer.add_event_handler(
+        Events.EXCEPTION_RAISED, lambda engine, error: heard.append(error)
+    )
 
     @session.trainer.on(Events.ITERATION_COMPLETED(once=2))
     def fails(engine):
@@ -181,7 +194,9 @@ def test_the_epoch_s_own_columns_can_t_be_logged_over(made, name):
 @pytest.mark.parametrize("method", ["terminate_epoch", "interrupt"])
 def test_ends_that_other_processes_would_wait_at_are_refused(made, method):
     session = made()
-    session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: getattr(engine, method)())
+    session.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda engine: getattr(engine, method)()
+    )
     with pytest.raises(ConfigError, match=r"session\.stop\(\)"):
         session.run()
 
@@ -198,7 +213,10 @@ def test_a_closed_session_gives_its_folder_and_its_log_free(tiny):
     for _ in range(2):  # the second would find the folder locked
         with build_session(tiny(exist_ok=True)) as session:
             session.run()
-    assert not any(isinstance(handler, logging.FileHandler) for handler in logging.getLogger("fer_ignite").handlers)
+    assert not any(
+        isinstance(handler, logging.FileHandler)
+        for handler in logging.getLogger("fer_ignite").handlers
+    )
 
 
 def test_keep_refuses_what_has_no_state(made):
@@ -210,8 +228,12 @@ def test_keep_refuses_what_has_no_state(made):
 
 def test_the_network_s_own_randomness_follows_from_the_iteration(made):
     session, drawn = made(), []
-    session.trainer.add_event_handler(StepEvents.LOSS_READY, lambda: drawn.append(torch.rand(1).item()))
-    session.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.rand(7))  # a user's draw changes nothing
+    session.trainer.add_event_handler(
+        StepEvents.LOSS_READY, lambda: drawn.append(torch.rand(1).item())
+    )
+    session.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: torch.rand(7)
+    )  # a user's draw changes nothing
     session.run()
     expected = []
     for iteration in range(1, 9):
@@ -223,7 +245,11 @@ def test_the_network_s_own_randomness_follows_from_the_iteration(made):
 
 def test_frozen_batch_statistics_stay_as_they_are(made):
     session = made(freeze="*norm*")
-    before = {name: value.clone() for name, value in session.model.state_dict().items() if "running" in name}
+    before = {
+        name: value.clone()
+        for name, value in session.model.state_dict().items()
+        if "running" in name
+    }
     session.run()
     after = session.model.state_dict()
     assert before and all(torch.equal(after[name], value) for name, value in before.items())
@@ -231,9 +257,21 @@ def test_frozen_batch_statistics_stay_as_they_are(made):
 
 def test_the_global_random_states_are_plain_and_can_be_put_back():
     kept = global_random_state()
-    first = (random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(0, 1), np.random.randn())
+    first = (
+        random.random(),
+        np.random.rand(),
+        torch.rand(1).item(),
+        random.gauss(0, 1),
+        np.random.randn(),
+    )
     restore_global_random_state(kept)
-    assert (random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(0, 1), np.random.randn()) == first
+    assert (
+        random.random(),
+        np.random.rand(),
+        torch.rand(1).item(),
+        random.gauss(0, 1),
+        np.random.randn(),
+    ) == first
 
 
 def test_versions_name_what_numbers_depend_on():
@@ -257,19 +295,54 @@ def test_without_the_scheduler_s_handle_the_rate_stays(made):
 
 # What differs from the plain run below when each built-in handler is removed; "refused" and "error" are ConfigErrors.
 REMOVED = {
-    "reseed": {"weights"}, "scheduler": {"weights", "lr"}, "plateau": {"weights", "lr"}, "train_mode": set(), "backward": {"error"},
-    "unscale": set(), "gradient_norm": {"logged"}, "clip": {"weights"}, "optimizer_step": {"weights"}, "sound_statistics": set(),
-    "ema": {"refused"}, "zero_grad": {"weights"}, "clear": {"train"}, "log_step": {"logged"}, "note_batch": {"train"},
-    "flush": set(), "fold": {"refused"}, "validate": {"val", "best", "weights", "lr"}, "history": {"lines", "train", "val", "lr", "logged"},
-    "plots": {"plots"}, "tensorboard_val": set(), "tensorboard_train": set(), "tensorboard_lr": set(), "tensorboard_flush": set(),
-    "best": {"best"}, "early_stopping": set(), "resume_points": {"points"},
-    "report": {"lines", "train", "val", "lr", "logged", "plots"}, "note_step": set(), "votes": set(), "settle": {"points"},
-}  # fmt: skip
+    "reseed": {"weights"},
+    "scheduler": {"weights", "lr"},
+    "plateau": {"weights", "lr"},
+    "train_mode": set(),
+    "backward": {"error"},
+    "unscale": set(),
+    "gradient_norm": {"logged"},
+    "clip": {"weights"},
+    "optimizer_step": {"weights"},
+    "sound_statistics": set(),
+    "ema": {"refused"},
+    "zero_grad": {"weights"},
+    "clear": {"train"},
+    "log_step": {"logged"},
+    "note_batch": {"train"},
+    "flush": set(),
+    "fold": {"refused"},
+    "validate": {"val", "best", "weights", "lr"},
+    "history": {"lines", "train", "val", "lr", "logged"},
+    "plots": {"plots"},
+    "tensorboard_val": set(),
+    "tensorboard_train": set(),
+    "tensorboard_lr": set(),
+    "tensorboard_flush": set(),
+    "best": {"best"},
+    "early_stopping": set(),
+    "resume_points": {"points"},
+    "report": {"lines", "train", "val", "lr", "logged", "plots"},
+    "note_step": set(),
+    "votes": set(),
+    "settle": {"points"},
+}
 FULL = {
-    "clip_grad": 0.5, "model_ema": True, "plots": True, "tensorboard": True, "patience": 5, "log_every": 2, "sched": "plateau",
-    "plateau_patience": 0, "min_delta": 1.0, "decay_rate": 0.5, "limit_train": 64, "epochs": 3,
-    "model_args": {"widths": [8, 8], "blocks": [0, 0]}, "dropout": 0.3,
-}  # fmt: skip
+    "clip_grad": 0.5,
+    "model_ema": True,
+    "plots": True,
+    "tensorboard": True,
+    "patience": 5,
+    "log_every": 2,
+    "sched": "plateau",
+    "plateau_patience": 0,
+    "min_delta": 1.0,
+    "decay_rate": 0.5,
+    "limit_train": 64,
+    "epochs": 3,
+    "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+    "dropout": 0.3,
+}
 
 
 def aspects(session):
@@ -277,15 +350,20 @@ def aspects(session):
     lines, folder = history(session), session.folder
     learned = session.model.state_dict()
     return {
-        "weights": state_digest({name: value for name, value in learned.items() if "running" not in name}),
-        "lines": len(lines), "lr": [line["lr"] for line in lines],
+        "weights": state_digest(
+            {name: value for name, value in learned.items() if "running" not in name}
+        ),
+        "lines": len(lines),
+        "lr": [line["lr"] for line in lines],
         "train": [[line.get("train_loss"), line.get("train_accuracy")] for line in lines],
         "val": ["val_accuracy" in line for line in lines],
         "logged": [["grad_norm" in line, "step_loss" in line] for line in lines],
-        "best": (folder.checkpoints / "best.pt").exists(), "points": len(list(folder.checkpoints.glob("step-*.pt"))),
-        "plots": (folder.plots / "curves.png").exists(), "iterations": session.trainer.state.iteration,
+        "best": (folder.checkpoints / "best.pt").exists(),
+        "points": len(list(folder.checkpoints.glob("step-*.pt"))),
+        "plots": (folder.plots / "curves.png").exists(),
+        "iterations": session.trainer.state.iteration,
         "skipped": int(session.trainer.state.skipped_steps),
-    }  # fmt: skip
+    }
 
 
 def test_every_built_in_handler_states_the_effect_of_its_removal(made):
@@ -298,7 +376,9 @@ def whole_run(tmp_path_factory):
     from fer_ignite.config import check
     from tests.conftest import TINY
 
-    with build_session(check({**TINY, "out": str(tmp_path_factory.mktemp("whole")), **FULL})) as session:
+    with build_session(
+        check({**TINY, "out": str(tmp_path_factory.mktemp("whole")), **FULL})
+    ) as session:
         session.run()
         return aspects(session)
 
@@ -367,12 +447,16 @@ def test_clipping_holds_without_the_norm_s_handler_in_a_run_and_after_a_resume(m
 
         @session.trainer.on(StepEvents.OPTIMIZER_STEP)
         def note(engine):
-            norms.append(torch.nn.utils.get_total_norm([p.grad for p in session.model.parameters()]).item())
+            norms.append(
+                torch.nn.utils.get_total_norm([p.grad for p in session.model.parameters()]).item()
+            )
 
     first = made([measured], clip_grad=0.05, epochs=1)
     first.run()
     first.close()
-    second = made([measured], clip_grad=0.05, epochs=2, resume="auto", override="sched", sched="constant")
+    second = made(
+        [measured], clip_grad=0.05, epochs=2, resume="auto", override="sched", sched="constant"
+    )
     assert second.trainer.state.iteration == 4
     second.run()
     assert len(norms) == 8 and max(norms) <= 0.05 * 1.001 and min(norms) > 0.045
@@ -387,7 +471,9 @@ def test_with_stale_flags_gone_a_step_is_taken_after_the_norm_s_handler_is_remov
         session.handles["gradient_norm"].remove()
 
     taken = []
-    session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, lambda engine: taken.append(bool(engine.state.step_taken)))
+    session.trainer.add_event_handler(
+        StepEvents.OPTIMIZER_STEP, lambda engine: taken.append(bool(engine.state.step_taken))
+    )
     session.run()
     assert taken == [True] * 8
 
@@ -396,11 +482,23 @@ SAID = r"iteration \d+.*Lower --lr, set --clip-grad 1, or try --precision fp32"
 
 
 @pytest.mark.parametrize(
-    "settings", [
-        {}, {"tta": "none"}, {"precision": "bf16"}, {"model_ema": True}, {"momentum": 0.99}, {"tensorboard": True}, {"save_iterations": 1},
-        {"grad_accum_steps": 2}, {"monitor": "loss"}, {"patience": 3}, {"plots": True}, {"epochs": 9},
-    ], ids=str,
-)  # fmt: skip
+    "settings",
+    [
+        {},
+        {"tta": "none"},
+        {"precision": "bf16"},
+        {"model_ema": True},
+        {"momentum": 0.99},
+        {"tensorboard": True},
+        {"save_iterations": 1},
+        {"grad_accum_steps": 2},
+        {"monitor": "loss"},
+        {"patience": 3},
+        {"plots": True},
+        {"epochs": 9},
+    ],
+    ids=str,
+)
 def test_a_run_that_diverges_ends_with_exit_code_3_and_says_where_and_what_to_try(tiny, settings):
     with pytest.raises(NonFiniteError, match=SAID) as ended:
         train(tiny(**{"opt": "sgd", "lr": 1000.0, "weight_decay": 0.1, "epochs": 4, **settings}))
@@ -412,19 +510,27 @@ def never_finite(of):
 
     def setup(session):
         def spoil(engine):
-            engine.state.loss = engine.state.loss * math.nan if of == "gradients" else engine.state.loss + math.nan
+            engine.state.loss = (
+                engine.state.loss * math.nan if of == "gradients" else engine.state.loss + math.nan
+            )
 
         before = session.trainer.add_event_handler(StepEvents.LOSS_READY, spoil)
-        session.trainer._event_handlers[StepEvents.LOSS_READY].reverse()  # ahead of the backward pass
+        session.trainer._event_handlers[
+            StepEvents.LOSS_READY
+        ].reverse()  # ahead of the backward pass
         return before
 
     return setup
 
 
 @pytest.mark.parametrize("of", ["gradients", "loss"])
-@pytest.mark.parametrize("epochs", [1, 2, 5])  # 4, 8 and 20 steps: fewer and more than --nonfinite-patience
+@pytest.mark.parametrize(
+    "epochs", [1, 2, 5]
+)  # 4, 8 and 20 steps: fewer and more than --nonfinite-patience
 def test_a_run_without_one_finite_step_fails_however_short_it_is(tiny, of, epochs):
-    with pytest.raises(NonFiniteError, match="the loss or the gradients were not finite in.*" + SAID):
+    with pytest.raises(
+        NonFiniteError, match="the loss or the gradients were not finite in.*" + SAID
+    ):
         train(tiny(epochs=epochs), handlers=[never_finite(of)])
 
 
@@ -434,7 +540,9 @@ def test_weights_that_are_not_finite_never_reach_a_resume_point(tiny, tmp_path):
         def spoil(engine):
             next(session.model.parameters()).data.view(-1)[0] = math.inf
 
-    with pytest.raises(NonFiniteError, match=r"weights are not finite at iteration 6.*no resume point was written"):
+    with pytest.raises(
+        NonFiniteError, match=r"weights are not finite at iteration 6.*no resume point was written"
+    ):
         train(tiny(save_iterations=1), handlers=[setup])
     newest = newest_valid(tmp_path / "run" / "checkpoints")
     assert newest is not None and newest.path.name == "step-5.pt"

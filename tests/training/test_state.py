@@ -8,12 +8,19 @@ import torch
 from ignite.engine import Events
 
 from fer_ignite import build_session, train
+from fer_ignite.checkpoint.format import load_checkpoint, require_resumable, state_digest
 from fer_ignite.errors import ConfigError, FerError
-from fer_ignite.training.checkpoints import load_checkpoint, require_resumable, state_digest
+from fer_ignite.training.coordination import StopReason
 from fer_ignite.training.state import evaluation_state, restore, resume_state
-from fer_ignite.training.stopping import StopReason
 
-RICH = {"model_ema": True, "patience": 9, "sched": "plateau", "precision": "fp16", "mixup": 0.3, "dropout": 0.1}
+RICH = {
+    "model_ema": True,
+    "patience": 9,
+    "sched": "plateau",
+    "precision": "fp16",
+    "mixup": 0.3,
+    "dropout": 0.1,
+}
 
 
 @pytest.fixture
@@ -31,7 +38,12 @@ def made(tiny):
 
 def digest(session):
     objects = session.objects
-    parts = {"model": session.model, "optimizer": session.optimizer, "scaler": session.scaler, "scheduler": objects["scheduler"]}
+    parts = {
+        "model": session.model,
+        "optimizer": session.optimizer,
+        "scaler": session.scaler,
+        "scheduler": objects["scheduler"],
+    }
     if "ema" in objects:
         parts["ema"] = objects["ema"].ema_model
     return state_digest({name: part.state_dict() for name, part in parts.items()})
@@ -43,7 +55,9 @@ def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
     whole = made(name="whole", **settings)
     whole.run()
     first = made(name="cut", **settings)
-    first.votes.signal_number = lambda: signal.SIGTERM if first.trainer.state.iteration >= cut else 0
+    first.votes.signal_number = lambda: (
+        signal.SIGTERM if first.trainer.state.iteration >= cut else 0
+    )
     first.run()
     stopped = first.trainer.state.iteration
     assert cut <= stopped <= cut + 1
@@ -58,7 +72,9 @@ def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
 def test_a_resume_point_has_the_whole_schema_and_a_best_only_what_evaluation_needs(made):
     session = made(**RICH)
     session.run()
-    point, best = (load_checkpoint(session.folder.checkpoints / name) for name in ("last.pt", "best.pt"))
+    point, best = (
+        load_checkpoint(session.folder.checkpoints / name) for name in ("last.pt", "best.pt")
+    )
     require_resumable(point)
     assert set(resume_state(session)) <= set(point)
     assert set(evaluation_state(session)) <= set(best) and "optimizer" not in best
@@ -113,7 +129,11 @@ def test_going_on_takes_away_the_summary_of_an_end_that_is_none_any_more(tiny):
     with pytest.raises(FerError):
         train(tiny(epochs=2, resume="auto", override=("epochs", "sched")), handlers=[fail])
     assert not (folder / "summary.json").exists()
-    assert train(tiny(epochs=2, resume="auto"))["status"] == json.loads((folder / "summary.json").read_text())["status"] == "completed"
+    assert (
+        train(tiny(epochs=2, resume="auto"))["status"]
+        == json.loads((folder / "summary.json").read_text())["status"]
+        == "completed"
+    )
 
 
 def resumed(made, before, **settings):
@@ -128,23 +148,37 @@ def test_under_another_metric_the_best_is_chosen_anew(made, capfd):
     """An accuracy of 0.65 as best score would keep every loss from being better, for ever."""
     first, second = resumed(made, {"patience": 9}, monitor="loss", epochs=3)
     assert "--monitor was accuracy" in capfd.readouterr().err
-    assert first.objects["best"].best["value"] is not None and second.objects["best"].best["value"] is None
+    assert (
+        first.objects["best"].best["value"] is not None
+        and second.objects["best"].best["value"] is None
+    )
     second.run()
-    assert second.objects["best"].best["epoch"] == 3 and second.objects["early_stopping"].counter == 0
+    assert (
+        second.objects["best"].best["epoch"] == 3 and second.objects["early_stopping"].counter == 0
+    )
 
 
 def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_comes_back(made):
-    first, second = resumed(made, {"opt": "adamw", "weight_decay": 0.1}, weight_decay=0.3, betas=(0.8, 0.999), epochs=3)
+    first, second = resumed(
+        made, {"opt": "adamw", "weight_decay": 0.1}, weight_decay=0.3, betas=(0.8, 0.999), epochs=3
+    )
     groups = second.optimizer.param_groups
-    assert {group["weight_decay"] for group in groups} <= {0.0, 0.3} and any(group["weight_decay"] == 0.3 for group in groups)
+    assert {group["weight_decay"] for group in groups} <= {0.0, 0.3} and any(
+        group["weight_decay"] == 0.3 for group in groups
+    )
     assert all(group["betas"][0] == 0.8 for group in groups)
-    moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in (first.optimizer, second.optimizer)]
+    moments = [
+        optimizer.state_dict()["state"][0]["exp_avg"]
+        for optimizer in (first.optimizer, second.optimizer)
+    ]
     assert torch.equal(*moments) and moments[0].any()
 
 
 def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
     _, second = resumed(made, {"opt": "adamw"}, opt="sgd", epochs=3)
-    assert "the optimizer starts anew, without its moments: adamw is now sgd" in capfd.readouterr().err
+    assert (
+        "the optimizer starts anew, without its moments: adamw is now sgd" in capfd.readouterr().err
+    )
     second.run()
     assert second.trainer.state.iteration == 12
 
@@ -152,7 +186,9 @@ def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
 def test_an_average_that_is_new_starts_at_the_weights(made):
     first, second = resumed(made, {}, model_ema=True, epochs=3)
     average = second.objects["ema"].ema_model.state_dict()
-    assert all(torch.equal(value, average[name]) for name, value in first.model.state_dict().items())
+    assert all(
+        torch.equal(value, average[name]) for name, value in first.model.state_dict().items()
+    )
 
 
 def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
@@ -161,7 +197,9 @@ def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
     def ended(name, number):
         session = made(name=name, epochs=9)
         session.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), session.trainer.terminate)
-        session.votes.signal_number = lambda: number if session.trainer.state.epoch >= 2 and session.trainer.state.stop_wished else 0
+        session.votes.signal_number = lambda: (
+            number if session.trainer.state.epoch >= 2 and session.trainer.state.stop_wished else 0
+        )
         return session, session.run()
 
     whole, reason = ended("whole", 0)
@@ -198,11 +236,17 @@ FALLING = scores_of(0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
 
 def stopped_early(tiny, handler=FALLING, **settings):
     summary = train(tiny(patience=2, epochs=8, **settings), handlers=[handler])
-    assert (summary["status"], summary["epochs"]) == ("early_stopped", 3)  # epoch 1 is the best, 2 and 3 bring nothing
+    assert (summary["status"], summary["epochs"]) == (
+        "early_stopped",
+        3,
+    )  # epoch 1 is the best, 2 and 3 bring nothing
     return summary
 
 
-@pytest.mark.parametrize(("patience", "epochs", "status"), [(4, 5, "early_stopped"), (3, 4, "early_stopped"), (0, 8, "completed")])
+@pytest.mark.parametrize(
+    ("patience", "epochs", "status"),
+    [(4, 5, "early_stopped"), (3, 4, "early_stopped"), (0, 8, "completed")],
+)
 def test_a_run_that_stopped_early_goes_on_under_more_patience(tiny, patience, epochs, status):
     stopped_early(tiny)
     summary = train(tiny(patience=patience, epochs=8, resume="auto"), handlers=[FALLING])
@@ -213,7 +257,10 @@ def test_a_run_that_stopped_early_goes_on_under_more_patience(tiny, patience, ep
 def test_more_patience_gives_the_network_that_it_would_have_given_from_the_start(tiny):
     whole = train(tiny(name="whole", patience=4, epochs=8), handlers=[FALLING])
     stopped_early(tiny)
-    assert train(tiny(patience=4, epochs=8, resume="auto"), handlers=[FALLING])["weights_sha256"] == whole["weights_sha256"]
+    assert (
+        train(tiny(patience=4, epochs=8, resume="auto"), handlers=[FALLING])["weights_sha256"]
+        == whole["weights_sha256"]
+    )
 
 
 @pytest.mark.parametrize("patience", [1, 2])
@@ -226,7 +273,9 @@ def test_no_more_patience_than_was_used_up_leaves_nothing_to_do(tiny, patience):
 
 def test_patience_does_not_revive_a_run_that_its_user_s_handler_stopped(tiny):
     def stop(session):
-        session.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: session.stop())
+        session.trainer.add_event_handler(
+            Events.EPOCH_COMPLETED(once=2), lambda engine: session.stop()
+        )
 
     train(tiny(patience=5, epochs=8), handlers=[stop])
     assert train(tiny(patience=9, epochs=8, resume="auto"))["epochs"] == 2

@@ -1,0 +1,86 @@
+"""Python API: `train`, `build_session`, `evaluate`, `compare`, `predict` and `load_network`."""
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.config import Config, check
+from fer_ignite.errors import ConfigError, error_of
+from fer_ignite.runs.execute import Handlers, launch_training, open_session
+from fer_ignite.runs.prepare import Job, prepare, undo
+from fer_ignite.runs.validate import check_callables, require_config
+from fer_ignite.training.loggers import close_run_logger, run_logger
+from fer_ignite.training.session import Session
+
+__all__ = ["build_session", "train"]
+
+
+# Sessions of this process by their folders, so that a second one can close the first.
+_SESSIONS: dict[Path, tuple[weakref.ref[Session], Job]] = {}
+
+
+def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) -> dict[str, Any]:
+    """Trains in one or several processes and returns the run's summary.
+
+    Args:
+        config: the settings; those given to ``Config(...)`` win over a resumed checkpoint's.
+        nproc: processes on this machine; instead of ``config.nproc``.
+        handlers: functions called with the :class:`Session` on every process, once its engines are wired. With several
+            processes they must be defined at the top level of a module.
+    Returns:
+        What ``summary.json`` holds, and ``folder``; with ``Config(folds=K)`` what :func:`launch_folds` tells of all folds.
+    Raises:
+        FerError: or its kinds, as the command line's exit codes have them.
+    """
+    require_config("train", config)
+    given = config.model_dump(include=config.model_fields_set)
+    if nproc is not None:
+        given["nproc"] = nproc
+        config = check({**config.model_dump(), "nproc": nproc})
+    check_callables(handlers)
+    outcome = launch_training(config, given=given, handlers=handlers)
+    if outcome.exit_code:
+        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
+    return outcome.result or {}
+
+
+def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
+    """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
+
+    The run's folder is made and locked, as by :func:`train`; ``session.close()``, or the end of a ``with`` block, gives it
+    free; so does a second session of this process in the same folder, and a first one that never trained leaves nothing.
+    :func:`fer_ignite.runs.finalize.finish` scores the best network before that, and writes the summary.
+    """
+    require_config("build_session", config)
+    check_callables(handlers)
+    _close_session_in(config)
+    job, lock = prepare(
+        config, config.model_dump(include=config.model_fields_set), handlers=handlers
+    )
+    if job.finished is not None:
+        lock.release()
+        raise ConfigError(job.finished)
+    folder = RunFolder(job.folder)
+    resolved = check(job.config)
+    run_logger(folder, rank=0, quiet=resolved.quiet)
+    try:
+        session = open_session(resolved, job, folder)
+    except BaseException:
+        lock.release()
+        undo(job)
+        raise
+    session.at_close.callback(lock.release)
+    session.at_close.callback(close_run_logger)
+    _SESSIONS[folder.path.resolve()] = weakref.ref(session), job
+    return session
+
+
+def _close_session_in(config: Config) -> None:
+    """Closes an open session of this process in the same folder: a notebook's cell that is run a second time."""
+    if config.name is None or (path := (Path(config.out) / config.name).resolve()) not in _SESSIONS:
+        return
+    reference, job = _SESSIONS.pop(path)
+    if (session := reference()) is not None:
+        session.close()
+        undo(job)

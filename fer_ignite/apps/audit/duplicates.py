@@ -1,0 +1,102 @@
+"""Groups of images that show the same photograph: equal pixels, or rotated, cropped, mirrored, brightened, recompressed copies."""
+
+# Dimensions: N images, D images that differ, S S the side of a small version, P pairs, H W pixels, C channels.
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.apps.audit.near_duplicates import SIDE_PX, near_pairs
+from fer_ignite.data.cache.decode import measure
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.manifest import numbered
+
+__all__ = ["Copies", "find_copies", "small_versions"]
+
+_FLAT = 2.0  # gray levels: standard deviation below which there is nothing to compare
+_PIECE = 1024
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Who is a copy of whom.
+
+    Attributes:
+        exact_N, near_N: int64, equal for copies; near groups hold exact ones. Numbers are the first member's place.
+        mirrored_N: bool, alike to another image of its group only when mirrored.
+        flat_N: bool, (nearly) one gray level, nothing to be seen.
+    """
+
+    exact_N: Numbers
+    near_N: Numbers
+    mirrored_N: NDArray[np.bool_]
+    flat_N: NDArray[np.bool_]
+
+
+def find_copies(pack: Pack) -> Copies:
+    """Compares all images of a pack with all others; the time grows with the square of their number."""
+    digests, small, flat = [], [], []
+    for at in range(0, len(pack), _PIECE):
+        images_BHWC = pack.read(np.arange(at, min(at + _PIECE, len(pack))))
+        digests.append(measure(images_BHWC)[0])
+        gray_BHW = images_BHWC.mean(axis=3, dtype=np.float32)
+        flat.append(gray_BHW.std(axis=(1, 2)) < _FLAT)
+        small.append(small_versions(gray_BHW, SIDE_PX).round().astype(np.uint8))
+    flat_N = np.concatenate(flat)
+    exact_N = _first_members(numbered(np.concatenate(digests)))
+    different = np.flatnonzero((exact_N == np.arange(len(pack))) & ~flat_N)
+    pairs_P2, mirrored_P, _ = near_pairs(np.concatenate(small)[different])
+    near_N = _joined(exact_N, different[pairs_P2])
+    plain_N = _in_pair(len(pack), different[pairs_P2[~mirrored_P]]) | (
+        np.bincount(exact_N, minlength=len(pack))[exact_N] > 1
+    )
+    return Copies(
+        exact_N, near_N, _in_pair(len(pack), different[pairs_P2[mirrored_P]]) & ~plain_N, flat_N
+    )
+
+
+def small_versions(gray_BHW: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """float32 [B, side, side]: averages over equal areas."""
+    rows, columns = (_averaging(length, side) for length in gray_BHW.shape[1:])
+    small_BSS: NDArray[np.float32] = rows @ gray_BHW @ columns.T
+    return small_BSS
+
+
+def _averaging(length: int, side: int) -> NDArray[np.float32]:
+    """[side, length]: each row averages its share of a line, pixels at the border in part."""
+    edges = np.linspace(0, length, side + 1)
+    pixels = np.arange(length)
+    cover = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    cover = np.maximum(cover, 0)
+    return (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _first_members(groups_N: Numbers) -> Numbers:
+    """The groups under another number: the place of each one's first member."""
+    _, first_G, group_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    return first_G[group_N.reshape(-1)].astype(np.int64)
+
+
+def _joined(groups_N: Numbers, pairs_P2: Numbers) -> Numbers:
+    """Groups joined by pairs, under the place of the first member; a chain of pairs makes one group."""
+    above = groups_N.copy()
+
+    def top(place: int) -> int:
+        while above[place] != place:
+            above[place] = above[above[place]]
+            place = int(above[place])
+        return place
+
+    for one, two in pairs_P2.tolist():
+        low, high = sorted((top(one), top(two)))
+        above[high] = low
+    return np.array([top(place) for place in range(len(above))], dtype=np.int64)
+
+
+def _in_pair(count: int, pairs_P2: Numbers) -> NDArray[np.bool_]:
+    found_N = np.zeros(count, dtype=np.bool_)
+    found_N[pairs_P2.reshape(-1)] = True
+    return found_N

@@ -1,0 +1,203 @@
+"""What the audit found, image by image, and which train images it would leave out; as the rows of audit.csv."""
+
+# Dimensions: N images, G groups of copies, K expressions.
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.apps.audit.duplicates import Copies
+from fer_ignite.apps.audit.label_issues import Doubts
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.exclude_list import formula_safe
+from fer_ignite.data.samples import SPLITS
+
+__all__ = ["KINDS", "Finding", "as_csv", "collect", "majority_of_groups"]
+
+# In the order in which the rows stand: what is surest first.
+KINDS = (
+    "broken",
+    "blank",
+    "label",
+    "contradicting",
+    "across_splits",
+    "exact_copy",
+    "near_copy",
+    "mirrored",
+)
+
+Numbers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One image with something to be said about it; the fields are the columns of audit.csv.
+
+    Attributes:
+        kinds: of :data:`KINDS`, with ";" between.
+        score: how doubtful the label is, 0 to 1; empty where it was not judged.
+        suggested: another label; empty where none is suggested.
+        copy_of: id of the group's first image in test, val, train.
+        group: number of its group of copies.
+        seen: yes where the network that judged it was trained on it.
+        drop: yes or no; what ``train --exclude`` obeys. Never yes for val and test.
+        place: in the pack; -1 for a broken image, which is in none. No column.
+    """
+
+    id: str
+    split: str = ""
+    label: str = ""
+    kinds: str = ""
+    score: str = ""
+    suggested: str = ""
+    copy_of: str = ""
+    group: str = ""
+    seen: str = ""
+    drop: str = "no"
+    note: str = ""
+    place: int = -1
+
+
+def collect(
+    pack: Pack, copies: Copies, doubts: Doubts, seen_N: Flags, *, drop_above: float
+) -> list[Finding]:
+    """All findings, the surest kinds first, doubtful labels by falling score.
+
+    Args:
+        seen_N: images that the judging network was trained on.
+        drop_above: score in [0, 1] from which a doubtful train label is advised to be left out.
+    """
+    labels_N, splits_N = np.asarray(pack.labels), np.asarray(pack.splits)
+    grouped_N = np.bincount(copies.near_N, minlength=len(pack))[copies.near_N] > 1
+    grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
+    majority_N = majority_of_groups(copies.near_N, labels_N, len(pack.classes))
+    flags = {
+        "blank": copies.flat_N,
+        "label": doubts.listed_N & ~copies.flat_N,  # a blank has no right label
+        "contradicting": grouped_N & _differs_in(copies.near_N, labels_N),
+        "across_splits": grouped_N & _differs_in(copies.near_N, splits_N),
+        "exact_copy": grouped_N
+        & (np.bincount(copies.exact_N, minlength=len(pack))[copies.exact_N] > 1),
+        "mirrored": grouped_N & copies.mirrored_N,
+    }
+    flags["near_copy"] = grouped_N & ~flags["exact_copy"] & ~flags["mirrored"]
+    drop_N = _advice(copies, flags, labels_N, splits_N, majority_N, doubts, drop_above)
+    first_N = _heads(copies.near_N, splits_N)
+    found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
+    rows = []
+    for place in sorted(found.tolist(), key=lambda place: _rank(place, flags, doubts, copies)):
+        suggested = int(doubts.suggested_N[place]) if flags["label"][place] else -1
+        if suggested < 0 and flags["contradicting"][place]:
+            suggested = int(majority_N[place])
+        score = doubts.score_N[place]
+        rows.append(
+            Finding(
+                id=pack.sample_id(place),
+                split=SPLITS[splits_N[place]],
+                label=pack.classes[labels_N[place]],
+                kinds=";".join(kind for kind in KINDS if kind in flags and flags[kind][place]),
+                score="" if np.isnan(score) else f"{score:.4f}",
+                suggested=pack.classes[suggested]
+                if suggested >= 0 and suggested != labels_N[place]
+                else "",
+                copy_of=pack.sample_id(int(first_N[place]))
+                if grouped_N[place] and first_N[place] != place
+                else "",
+                group=str(int(copies.near_N[place])) if grouped_N[place] else "",
+                seen="" if np.isnan(score) else "yes" if seen_N[place] else "no",
+                drop="yes" if drop_N[place] else "no",
+                place=place,
+            )
+        )
+    return [*_broken(pack), *rows]
+
+
+def _broken(pack: Pack) -> list[Finding]:
+    """Files that can't be read: they are in no pack, so there is nothing to leave out."""
+    parts = [text.partition(": ") for text in pack.manifest["skipped"]]
+    return [Finding(id=name, kinds="broken", note=reason) for name, _, reason in parts]
+
+
+def _advice(
+    copies: Copies,
+    flags: dict[str, Flags],
+    labels_N: Numbers,
+    splits_N: NDArray[np.uint8],
+    majority_N: Numbers,
+    doubts: Doubts,
+    drop_above: float,
+) -> Flags:
+    """Train images that are better left out.
+
+    Blank ones; those that also stand in val or test; of copies with several labels, those that the majority of the
+    copies is against, and all where there is none; all but the first of exact copies; very doubtful labels.
+    """
+    train_N = splits_N == SPLITS.index("train")
+    judged = np.zeros(len(labels_N), dtype=np.bool_)
+    judged[copies.near_N[~train_N]] = True  # by group: whether an image of it selects or judges
+    outvoted_N = flags["contradicting"] & (labels_N != majority_N)
+    doubtful_N = flags["label"] & (np.nan_to_num(doubts.score_N) >= drop_above)
+    drop_N = train_N & (
+        flags["blank"] | (flags["across_splits"] & judged[copies.near_N]) | outvoted_N | doubtful_N
+    )
+    left = np.flatnonzero(train_N & ~drop_N)
+    first = np.zeros(len(labels_N), dtype=np.bool_)
+    first[left[np.unique(copies.exact_N[left], return_index=True)[1]]] = True
+    again_N: Flags = train_N & flags["exact_copy"] & ~first
+    return drop_N | again_N
+
+
+def majority_of_groups(groups_N: Numbers, labels_N: Numbers, num_classes: int) -> Numbers:
+    """int64 [N]: the label that more than half of an image's group has, else -1."""
+    _, group_N = np.unique(groups_N, return_inverse=True)
+    group_N = group_N.reshape(-1)
+    counts_GK = np.zeros((int(group_N.max()) + 1, num_classes), dtype=np.int64)
+    np.add.at(counts_GK, (group_N, labels_N), 1)
+    majority_G = np.where(
+        2 * counts_GK.max(axis=1) > counts_GK.sum(axis=1), counts_GK.argmax(axis=1), -1
+    )
+    majority_N: Numbers = majority_G[group_N]
+    return majority_N
+
+
+def _differs_in(groups_N: Numbers, values_N: NDArray[np.integer]) -> Flags:
+    """Whether the members of an image's group have several values."""
+    low, high = np.full(len(groups_N), np.iinfo(np.int64).max), np.full(len(groups_N), -1)
+    np.minimum.at(low, groups_N, values_N.astype(np.int64))
+    np.maximum.at(high, groups_N, values_N.astype(np.int64))
+    differs_N: Flags = low[groups_N] < high[groups_N]
+    return differs_N
+
+
+def _heads(groups_N: Numbers, splits_N: NDArray[np.uint8]) -> Numbers:
+    """The image of each group that the others are called copies of: of test before val before train, then the first."""
+    order = np.lexsort((np.arange(len(groups_N)), -splits_N.astype(np.int64)))
+    head = np.zeros(len(groups_N), dtype=np.int64)
+    head[groups_N[order[::-1]]] = order[::-1]  # the last to be written is the first in order
+    heads_N: Numbers = head[groups_N]
+    return heads_N
+
+
+def _rank(
+    place: int, flags: dict[str, Flags], doubts: Doubts, copies: Copies
+) -> tuple[int, float, int, int]:
+    kind = next(number for number, kind in enumerate(KINDS) if kind in flags and flags[kind][place])
+    score = -float(doubts.score_N[place]) if KINDS[kind] == "label" else 0.0
+    return kind, score, int(copies.near_N[place]), place
+
+
+def as_csv(findings: Sequence[Finding]) -> str:
+    """audit.csv: a row per image, cells safe in a spreadsheet."""
+    columns = [column.name for column in fields(Finding) if column.name != "place"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(
+        [formula_safe(getattr(finding, column)) for column in columns] for finding in findings
+    )
+    return text.getvalue()

@@ -1,0 +1,115 @@
+"""How doubtful a label is, from the probabilities that a network gives an image it has not seen."""
+
+# Dimensions: N images, K expressions.
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.imports import optional_library
+
+__all__ = ["JUDGES", "Doubts", "auroc", "doubts_of", "score_of"]
+
+JUDGES = ("own", "cleanlab")
+SCORES = ("surprise", "self_confidence", "margin")
+_FLOOR = 1e-6  # bfloat16 networks say 0 where they mean little
+
+Chances = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """What is thought of each label.
+
+    Attributes:
+        score_N: float64 in [0, 1], 1 the most doubtful; NaN for images that were not judged.
+        listed_N: bool, probably wrong.
+        suggested_N: int64, the label that the network would give; -1 where it was not asked.
+    """
+
+    score_N: NDArray[np.float64]
+    listed_N: NDArray[np.bool_]
+    suggested_N: Labels
+
+
+def doubts_of(
+    chances_NK: Chances, labels_N: Labels, judged_N: NDArray[np.bool_], *, judge: str = "own"
+) -> Doubts:
+    """Doubts about the labels of all images that were judged.
+
+    Args:
+        chances_NK: float32 probabilities; rows of images that were not judged are ignored.
+        judge: "own" lists labels that surprise the network more than it expected to be surprised; "cleanlab" leaves
+            both the list and the score to that package.
+    Raises:
+        ConfigError: cleanlab is asked for and not installed.
+    """
+    score_N = np.full(len(labels_N), np.nan)
+    listed_N = np.zeros(len(labels_N), dtype=np.bool_)
+    suggested_N = np.full(len(labels_N), -1, dtype=np.int64)
+    if not judged_N.any():
+        return Doubts(score_N, listed_N, suggested_N)
+    chances_JK, labels_J = chances_NK[judged_N], labels_N[judged_N]
+    suggested_N[judged_N] = chances_JK.argmax(axis=1)
+    if judge == "cleanlab":
+        score_N[judged_N], listed_N[judged_N] = _ask_cleanlab(chances_JK, labels_J)
+    else:
+        score_N[judged_N] = score_of(chances_JK, labels_J)
+        listed_N[judged_N] = score_N[judged_N] > 0.5
+    # A label that the network itself would give is not called wrong.
+    return Doubts(score_N, listed_N & (suggested_N != labels_N), suggested_N)
+
+
+def score_of(
+    chances_NK: Chances, labels_N: Labels, *, kind: str = "surprise"
+) -> NDArray[np.float64]:
+    """How doubtful each label is, in [0, 1].
+
+    Args:
+        kind: "surprise": s / (s + h) with s = -log p(label) and h the entropy, which is the surprise that the network
+            expects: above one half the label surprises more than expected. "self_confidence": 1 - p(label).
+            "margin": (1 + largest other p - p(label)) / 2.
+    Source: the three ideas are those of confident learning (Northcutt, Jiang, Chuang, JAIR 2021, arXiv:1911.00068) and
+        of Kuan and Mueller, "Model-agnostic label quality scoring", 2022; s and h are put together in our own way.
+    """
+    chances_NK = chances_NK.astype(np.float64)
+    rows = np.arange(len(labels_N))
+    own_N = chances_NK[rows, labels_N]
+    if kind == "self_confidence":
+        return np.asarray(1 - own_N)
+    if kind == "margin":
+        others_NK = chances_NK.copy()
+        others_NK[rows, labels_N] = -1
+        return np.asarray((1 + others_NK.max(axis=1) - own_N) / 2)
+    sure_NK = np.clip(chances_NK, _FLOOR, 1)
+    surprise_N = -np.log(sure_NK[rows, labels_N])
+    expected_N = -(sure_NK * np.log(sure_NK)).sum(axis=1)
+    return np.asarray(surprise_N / np.maximum(surprise_N + expected_N, _FLOOR))
+
+
+def auroc(scores_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) -> float:
+    """Probability that a wrong label has a higher score than a right one, ties counted half; NaN where one kind lacks.
+
+    Source: Mann and Whitney, 1947: the mean rank of the wrong ones says it.
+    """
+    wrong, right = int(wrong_N.sum()), int((~wrong_N).sum())
+    if not wrong or not right:
+        return float("nan")
+    _, place_N, count_V = np.unique(scores_N, return_inverse=True, return_counts=True)
+    rank_V = np.cumsum(count_V) - (count_V - 1) / 2
+    return float(
+        (rank_V[place_N.reshape(-1)][wrong_N].sum() - wrong * (wrong + 1) / 2) / (wrong * right)
+    )
+
+
+def _ask_cleanlab(
+    chances_JK: Chances, labels_J: Labels
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    filters = optional_library("cleanlab.filter", extra="audit", purpose="--judge cleanlab")
+    rank = optional_library("cleanlab.rank", extra="audit", purpose="--judge cleanlab")
+    chances_JK = chances_JK / chances_JK.sum(axis=1, keepdims=True)
+    quality_J = rank.get_label_quality_scores(labels_J, chances_JK, method="normalized_margin")
+    listed_J = filters.find_label_issues(labels_J, chances_JK, filter_by="both", n_jobs=1)
+    return 1 - np.asarray(quality_J, dtype=np.float64), np.asarray(listed_J, dtype=np.bool_)

@@ -1,0 +1,326 @@
+"""The audit from end to end: read the data, compare all images, ask a network about the labels, write what was found."""
+
+# Dimensions: N images, K expressions.
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fer_ignite.apps.audit.duplicates import Copies, find_copies
+from fer_ignite.apps.audit.findings import Finding, as_csv, collect
+from fer_ignite.apps.audit.label_issues import doubts_of
+from fer_ignite.apps.audit.out_of_fold import NO_FOLD, chances_of, out_of_fold
+from fer_ignite.apps.audit.page import draw_page
+from fer_ignite.apps.audit.summary import told
+from fer_ignite.apps.audit.vote_validation import ask_voters, voted_labels
+from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
+from fer_ignite.config import Config
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.folds import deal, faces_of_fold
+from fer_ignite.data.open import is_user_dataset, open_faces, pack_of
+from fer_ignite.data.samples import SPLITS
+from fer_ignite.data.splits import joined_units
+from fer_ignite.distributed import LaunchSpec
+from fer_ignite.distributed.machine import this_machine
+from fer_ignite.distributed.resolve import make_plan
+from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.imports import require_library
+from fer_ignite.inference.loaded_model import load_network, run_folder_of
+from fer_ignite.metrics.intervals import accuracy_interval
+
+__all__ = ["AuditRequest", "audit"]
+
+FILES = ("audit.csv", "audit.html", "audit.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What ``audit`` is asked for.
+
+    Args:
+        checkpoint: the network that judges the labels; None trains one per fold.
+        votes: FER+ votes that the doubts are checked against; they change no label.
+        out: folder for audit.csv, audit.html and audit.json.
+        folds, epochs: of the small networks.
+        labels: judge the labels at all.
+        judge: "own" or "cleanlab".
+        drop_above: score from which a doubtful train label is advised to be left out.
+        tta: views averaged when a network judges.
+        model: the checkpoint's own network class again, where it had one.
+    """
+
+    checkpoint: str | None = None
+    votes: str | None = None
+    out: str = "audit"
+    exist_ok: bool = False
+    folds: int = 5
+    epochs: int = 6
+    labels: bool = True
+    judge: str = "own"
+    drop_above: float = 0.7
+    tta: str = "flip"
+    device: str = "auto"
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What networks said: float32 [N, K], which images were asked about, which of them had been trained on."""
+
+    chances_NK: NDArray[np.float32]
+    judged_N: NDArray[np.bool_]
+    seen_N: NDArray[np.bool_]
+    by: str
+    warning: str | None = None
+
+
+def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
+    """Looks at all images of a data set, and writes audit.csv, audit.html and audit.json into a folder.
+
+    Args:
+        config: its data settings say what is read; broken files are skipped and listed.
+    Returns:
+        ``data, n, fingerprint, balance`` {split: {class: count}}, ``copies``, ``blank``, ``broken``, ``kinds``, ``labels``
+        {judged_by, judge, warning, listed, agreement: share of unseen images whose label is the network's own answer, skill: what
+        that is compared with; without ``sufficient`` skill no label is listed},
+        ``voters`` (see :func:`ask_voters`; None without votes), ``drop`` (train images that the list would leave out),
+        ``seconds``, ``files``, and ``sentences``: the same in words.
+    Raises:
+        ConfigError, DataError, CheckpointError: one sentence; nothing was written.
+    """
+    _check(config, request)
+    clock = time.monotonic()
+    faces = open_faces(
+        config, pack_of(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
+    )
+    faces.exclude = None
+    pack = faces.pack
+    assert pack is not None
+    voted_N = None if request.votes is None else voted_labels(request.votes, pack)
+    seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
+    copies = find_copies(pack)
+    seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
+    judged = _judge(faces, copies, request, quiet=config.quiet)
+    seconds["labels"] = time.monotonic() - clock
+    skill = _skill(judged, faces.targets.labels_N, len(faces.classes))
+    if skill is not None and not skill["sufficient"]:
+        judged = replace(judged, judged_N=np.zeros_like(judged.judged_N))
+    doubts = doubts_of(
+        judged.chances_NK, faces.targets.labels_N, judged.judged_N, judge=request.judge
+    )
+    findings = collect(pack, copies, doubts, judged.seen_N, drop_above=request.drop_above)
+    facts = _facts(faces, copies, findings)
+    report = {
+        **facts,
+        "labels": {
+            "judged_by": judged.by,
+            "warning": judged.warning,
+            "judge": request.judge,
+            "listed": facts["kinds"].get("label", 0),
+            "agreement": None if skill is None else skill["agreement"],
+            "skill": skill,
+        },
+        "voters": None
+        if voted_N is None or not judged.judged_N.any()
+        else ask_voters(
+            voted_N,
+            faces.targets.labels_N,
+            np.asarray(pack.splits),
+            doubts,
+            judged.chances_NK,
+            judged.seen_N,
+        ),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    return _write(report, findings, faces, Path(request.out))
+
+
+def _skill(judged: _Judged, labels_N: NDArray[np.int64], num_classes: int) -> dict[str, Any] | None:
+    """Whether the networks recognise expressions well enough to say anything about labels; None without unseen images.
+
+    Returns:
+        ``agreement``: share of unseen images that they give their label, with its ``interval`` (95 %), ``majority``: share
+        of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above both.
+    """
+    asked_N = judged.judged_N & ~judged.seen_N
+    if not asked_N.any():
+        return None
+    hits_n = judged.chances_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
+    majority = float(np.bincount(labels_N[asked_N]).max() / asked_N.sum())
+    low, high = accuracy_interval(hits_n)
+    return {
+        "agreement": float(hits_n.mean()),
+        "interval": [low, high],
+        "majority": majority,
+        "chance": 1 / num_classes,
+        "n": int(asked_N.sum()),
+        "sufficient": low > max(majority, 1 / num_classes),
+    }
+
+
+def _check(config: Config, request: AuditRequest) -> None:
+    """All that is quick to know before the data is read."""
+    if is_user_dataset(config.data):
+        raise ConfigError(
+            f"{config.data} is a user's data set; the audit reads packed data: folders, csv files, a pack."
+        )
+    out = Path(request.out)
+    if any((out / name).exists() for name in FILES) and not request.exist_ok:
+        raise ConfigError(
+            f"--out: {out} holds an audit already, maybe one that was edited; allow it with --exist-ok or name another."
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; name a folder.")
+    if request.votes is not None and not Path(request.votes).is_file():
+        raise ConfigError(f"--votes: there is no file {request.votes}; name fer2013new.csv.")
+    if request.judge == "cleanlab":
+        require_library("cleanlab", extra="audit", purpose="--judge cleanlab")
+
+
+def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) -> _Judged:
+    count = len(faces.targets.labels_N)
+    everyone, nobody = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    if not request.labels:
+        return _Judged(np.zeros((count, len(faces.classes)), np.float32), nobody, nobody, "nobody")
+    if request.checkpoint is not None:
+        return _judge_by_checkpoint(faces, request, request.checkpoint)
+    device = torch.device(make_plan(LaunchSpec(device=request.device), {}, this_machine()).device)  # type: ignore[arg-type]
+    train, units_N = faces.indices["train"], _units(copies, faces)
+    if not len(train):
+        raise DataError(
+            f"{faces.source} has no train images to make judges of; name a --checkpoint, or pass --no-labels."
+        )
+    fold_N = np.full(count, NO_FOLD)
+    fold_N[train] = deal(faces.targets.labels_N[train], units_N[train], folds=request.folds, seed=0)
+    apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
+    with tqdm(total=count, desc="judging", unit="image", disable=quiet, leave=False) as bar:
+        chances_NK = out_of_fold(
+            faces,
+            fold_N,
+            learned_N=apart_N,
+            epochs=request.epochs,
+            seed=0,
+            device=device,
+            tta=request.tta,
+            done=bar.update,
+        )
+    return _Judged(
+        chances_NK,
+        everyone,
+        nobody,
+        f"{request.folds} small networks of {request.epochs} epochs, out of fold",
+    )
+
+
+def _units(copies: Copies, faces: Faces) -> NDArray[np.int64]:
+    """Images that stay in one fold: copies, and the data's own groups; a chain of both makes one unit."""
+    assert faces.pack is not None
+    groups = faces.pack.groups
+    return copies.near_N if groups is None else joined_units(copies.near_N, np.asarray(groups))
+
+
+def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -> _Judged:
+    network = load_network(checkpoint, device=request.device, model=request.model)
+    if faces.channels != network.preparation.channels:
+        raise DataError(
+            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "
+            f"audit it with --channels {'gray' if network.preparation.channels == 1 else 'rgb'}."
+        )
+    everyone = np.arange(len(faces.targets.labels_N))
+    chances_NK = chances_of(network, faces, everyone, tta=request.tta)
+    seen_N = np.zeros(len(everyone), dtype=np.bool_)
+    known = network.checkpoint["data"]["fingerprint"] == faces.fingerprint
+    seen_N[
+        _trained_on(network.checkpoint["config"], faces) if known else faces.indices["train"]
+    ] = True
+    warning = (
+        "the checkpoint was trained on the train images, and may have learned their wrong labels: its doubts about train "
+        "are fewer than they should be; leave --checkpoint out for networks that have not seen what they judge."
+        if known
+        else "the checkpoint was trained on other data or with other data settings: it can't be told which of these images it "
+        "has seen, so all of train count as seen."
+    )
+    folder = run_folder_of(checkpoint)
+    if folder is not None and len(faces.indices["test"]):
+        line = {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "by": "audit",
+            "split": "test",
+            "tta": request.tta,
+        }
+        folder.note_test({**line, "n": len(faces.indices["test"]), "data": faces.source})
+    return _Judged(chances_NK, np.ones(len(everyone), dtype=np.bool_), seen_N, checkpoint, warning)
+
+
+def _trained_on(saved: Mapping[str, Any], faces: Faces) -> NDArray[np.int64]:
+    """Places of the checkpoint's train images in its own data: those of a fold's run lie in train and val."""
+    if saved.get("folds") is None:
+        return faces.indices["train"]
+    return faces_of_fold(
+        faces, folds=saved["folds"], fold=saved["fold"], seed=saved["split_seed"]
+    ).indices["train"]
+
+
+def _facts(faces: Faces, copies: Copies, findings: Sequence[Finding]) -> dict[str, Any]:
+    pack = faces.pack
+    assert pack is not None
+    kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
+    groups = {
+        kind: len({f.group for f in findings if kind in f.kinds.split(";")})
+        for kind in ("contradicting", "across_splits")
+    }
+    return {
+        "data": faces.source,
+        "n": len(pack),
+        "fingerprint": faces.fingerprint,
+        "balance": {
+            split: pack.manifest["counts"][split] for split in SPLITS if len(faces.indices[split])
+        },
+        "copies": {
+            "exact_images": kinds["exact_copy"],
+            "near_images": kinds["near_copy"] + kinds["mirrored"],
+            "groups": len({finding.group for finding in findings if finding.group}),
+            "contradicting_groups": groups["contradicting"],
+            "across_splits_groups": groups["across_splits"],
+            "train_images_also_in_val_or_test": _leaks(copies, pack.splits),
+        },
+        "blank": kinds["blank"],
+        "broken": kinds["broken"],
+        "kinds": dict(kinds),
+        "drop": sum(finding.drop == "yes" for finding in findings),
+    }
+
+
+def _leaks(copies: Copies, splits_N: NDArray[np.uint8]) -> dict[str, int]:
+    """Train images with a copy in val or test, by how alike they are; blank ones don't count."""
+    train_N = (splits_N == 0) & ~copies.flat_N
+    return {
+        name: int(np.isin(groups_N[train_N], groups_N[(splits_N != 0) & ~copies.flat_N]).sum())
+        for name, groups_N in (("exact", copies.exact_N), ("exact_or_near", copies.near_N))
+    }
+
+
+def _write(
+    report: dict[str, Any], findings: Sequence[Finding], faces: Faces, out: Path
+) -> dict[str, Any]:
+    assert faces.pack is not None
+    sentences = told(report, out)
+    contents: dict[str, Callable[[], str]] = {
+        "audit.csv": lambda: as_csv(findings),
+        "audit.html": lambda: draw_page(report, sentences, findings, faces.pack),  # type: ignore[arg-type]
+        "audit.json": lambda: json.dumps({**report, "sentences": sentences}, indent=2) + "\n",
+    }
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_text_durably(out / name, content())
+    return {**report, "sentences": sentences, "files": [str(out / name) for name in FILES]}

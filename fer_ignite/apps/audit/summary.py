@@ -1,0 +1,78 @@
+"""What the audit found, in sentences."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["told"]
+
+
+def told(report: Mapping[str, Any], out: Path) -> list[str]:
+    """One sentence per fact, out of what :func:`fer_ignite.apps.audit.pipeline.audit` found.
+
+    Args:
+        out: the folder that it is written to.
+    """
+    copies, leaks = report["copies"], report["copies"]["train_images_also_in_val_or_test"]
+    splits = ", ".join(
+        f"{split} {sum(counts.values())}" for split, counts in report["balance"].items()
+    )
+    lines = [
+        f"{report['n']} images of {len(next(iter(report['balance'].values())))} classes: {splits}.",
+        *(_balance(split, counts) for split, counts in report["balance"].items()),
+        f"{copies['exact_images']} images are exact copies of others and {copies['near_images']} near ones, in {copies['groups']} groups; "
+        f"{copies['contradicting_groups']} groups contradict themselves in their labels.",
+        f"{leaks['exact']} train images also stand in val or test pixel for pixel, {leaks['exact_or_near']} with near copies "
+        f"({copies['across_splits_groups']} groups).",
+        f"{report['blank']} images are blank, {report['broken']} files can't be read.",
+        *_labels(report),
+        *_voters(report),
+        f"{report['drop']} train images are advised to be left out: "
+        f"fer-ignite train --data {shlex.quote(str(report['data']))} --exclude {shlex.quote(str(out / 'audit.csv'))}",
+    ]
+    return lines
+
+
+def _balance(split: str, counts: Mapping[str, int]) -> str:
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    return f"In {split} the largest class is {most} with {counts[most]}, the smallest {least} with {counts[least]}."
+
+
+def _labels(report: Mapping[str, Any]) -> list[str]:
+    labels = report["labels"]
+    if labels["judged_by"] == "nobody":
+        return []
+    skill = labels["skill"]
+    if skill is not None and not skill["sufficient"]:
+        low, high = (100 * bound for bound in skill["interval"])
+        return [
+            f"No verdict on labels: {labels['judged_by']} give {100 * skill['agreement']:.1f} % of {skill['n']} unseen images their "
+            f"label (95 % interval {low:.1f} to {high:.1f}), which is not clearly more than the largest class "
+            f"({100 * skill['majority']:.1f} %) and chance ({100 * skill['chance']:.1f} %). Use more images, more --epochs, or a "
+            "--checkpoint trained on similar faces."
+        ]
+    share = 100 * labels["listed"] / max(report["n"], 1)
+    agreement = (
+        ""
+        if labels["agreement"] is None
+        else f", which would give {100 * labels['agreement']:.1f} % of unseen images their label"
+    )
+    lines = [
+        f"{labels['listed']} labels ({share:.1f} %) are probably wrong, judged by {labels['judged_by']}{agreement}."
+    ]
+    return lines + ([f"Warning: {labels['warning']}"] if labels["warning"] else [])
+
+
+def _voters(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, found in (report["voters"] or {}).items():
+        differ, precision, recall, right = (
+            100 * found[key] for key in ("differ", "precision", "recall", "suggestion_right")
+        )
+        lines.append(
+            f"FER+ on {name}: AUROC {found['auroc']:.3f} of finding the {differ:.1f} % of {found['n']} images whose majority "
+            f"differs from their label; the list has {precision:.1f} % precision and {recall:.1f} % recall, and suggests "
+            f"what the majority says for {right:.1f} %."
+        )
+    return lines

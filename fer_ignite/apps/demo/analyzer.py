@@ -1,0 +1,134 @@
+"""From the bytes of somebody's picture to an answer: the faces, what the network says of each, and one sentence."""
+
+# Dimensions: H W pixels, 3 channels (RGB).
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from fer_ignite.data.images import fit_image, read_image_bytes
+from fer_ignite.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fer_ignite.apps.faces.detection import Box
+    from fer_ignite.apps.faces.face_reader import PhotoReader
+    from fer_ignite.inference.predictor import Recogniser
+
+__all__ = ["LONGER_SIDE_PX", "Answer", "Answerer", "Face"]
+
+# Photographs are scaled down to this before faces are looked for: a phone's 12 MP cost seconds and show no more faces.
+LONGER_SIDE_PX = 1600
+_NAMED_IN_SENTENCE = 4
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face and the probability of each expression, most probable first.
+
+    Attributes:
+        box: where it is in the answer's picture; None where the whole picture was taken as the face.
+    """
+
+    probabilities: dict[str, float]
+    box: Box | None = None
+
+    @property
+    def top(self) -> tuple[str, float]:
+        """The most probable expression and its probability."""
+        return next(iter(self.probabilities.items()))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said about one picture.
+
+    Attributes:
+        sentence: the whole answer in words, also where there is nothing else.
+        picture_HW3: uint8 RGB, what was looked at; None for a file that is no picture.
+    """
+
+    sentence: str
+    picture_HW3: NDArray[np.uint8] | None = None
+    faces: tuple[Face, ...] = ()
+
+
+class Answerer:
+    """Answers questions about pictures.
+
+    Args:
+        reader: finds and reads the faces in a photograph; None where no detector is installed.
+    """
+
+    def __init__(self, recogniser: Recogniser, reader: PhotoReader | None = None) -> None:
+        self.recogniser, self.reader = recogniser, reader
+
+    def answer(self, data: bytes, *, name: str, one_face: bool) -> Answer:
+        """What the network says about a picture; a sentence also where it is none.
+
+        Args:
+            data: the file as it came.
+            name: of the file, for the sentence.
+            one_face: take the whole picture as one tightly cut face; without a detector that is always done.
+        """
+        try:
+            image = read_image_bytes(data, name=name)
+        except DataError as error:
+            return Answer(str(error))
+        if one_face or self.reader is None:
+            return self._whole(image)
+        return self._photograph(self.reader, image)
+
+    def _whole(self, image: Image.Image) -> Answer:
+        recogniser = self.recogniser
+        channels = "gray" if recogniser.channels == 1 else "rgb"
+        face_HWC = fit_image(image, recogniser.side_px, recogniser.resize_mode, channels)
+        chances_K = recogniser.probabilities(np.stack([face_HWC]))[0]
+        face = Face(_sorted(dict(zip(recogniser.classes, chances_K.tolist(), strict=True))))
+        advice = "." if self.reader is None else "; switch that off to have faces looked for."
+        sentence = f"{_said(*face.top)}. The whole picture was taken as one face{advice}"
+        return Answer(sentence[0].upper() + sentence[1:], _bounded(image), (face,))
+
+    def _photograph(self, reader: PhotoReader, image: Image.Image) -> Answer:
+        picture_HW3 = _bounded(image)
+        faces = tuple(
+            Face(_sorted(found.probabilities), found.box) for found in reader.read([picture_HW3])[0]
+        )
+        if not faces:
+            return Answer(
+                "No face was found. If the picture is one tightly cut face, say so with the switch.",
+                picture_HW3,
+            )
+        return Answer(_counted(faces), picture_HW3, faces)
+
+
+def _bounded(image: Image.Image) -> NDArray[np.uint8]:
+    image = image.convert("RGB")
+    if max(image.size) > LONGER_SIDE_PX:
+        factor = LONGER_SIDE_PX / max(image.size)
+        width, height = (max(1, round(side * factor)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _sorted(probabilities: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(probabilities.items(), key=lambda entry: -entry[1]))
+
+
+def _counted(faces: tuple[Face, ...]) -> str:
+    if len(faces) == 1:
+        return f"One face was found: {_said(*faces[0].top)}."
+    named = [
+        f"{number} {_said(*face.top)}" for number, face in enumerate(faces[:_NAMED_IN_SENTENCE], 1)
+    ]
+    more = "; and so on" if len(faces) > _NAMED_IN_SENTENCE else ""
+    return f"{len(faces)} faces were found: {'; '.join(named)}{more}."
+
+
+def _said(name: str, share: float) -> str:
+    return f"{name}, {100 * share:.0f} %"

@@ -1,0 +1,230 @@
+"""The page itself, made with Gradio: a picture goes in by file, paste, camera or example, an answer comes out."""
+
+# No `from __future__ import annotations` here: Gradio reads the annotations of the functions that it calls.
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.apps.demo.analyzer import Answer, Answerer
+from fer_ignite.apps.demo.examples import Example
+from fer_ignite.apps.demo.html import answer_html, examples_html
+from fer_ignite.apps.demo.request_guard import FOREIGN_FILE, Application, names_foreign_file
+from fer_ignite.data.images import MAX_FILE_BYTES, read_file_bytes
+from fer_ignite.errors import DataError
+
+__all__ = ["build_page"]
+
+_TITLE = "What does this face show?"
+_WELCOME = "Choose a picture, paste one, take one with the camera, or try an example."
+_LOOKING = "Looking at the picture ..."
+_LIMITS = (
+    "A guess about how a face looks, made by a program that errs often; it says nothing certain about what a person feels. "
+    "Pictures stay on the machine that runs this page, and are deleted when it ends."
+)
+_SWITCH = "The picture is one face"
+# Screen readers are told when what stands in it changes.
+_ANNOUNCE = "element.setAttribute('role', 'status')"
+_CHOOSE = """element.addEventListener('click', event => {
+  const button = event.target.closest('button');
+  if (button) trigger('click', {index: Number(button.dataset.index)});
+})"""
+_KEPT_S = (
+    600  # an uploaded file that nobody has looked at for so long is deleted while the page goes on
+)
+# preprocess: Gradio would decode the pictures itself, without this package's limits. show_progress: what it tells screen
+# readers at the end of each event is no sentence; the page's own status says it.
+_PLAINLY: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "preprocess": False,
+}
+
+
+def build_page(
+    answerer: Answerer,
+    examples: Sequence[Example],
+    *,
+    network: str,
+    missing: str | None,
+    folder: Path,
+) -> Application:
+    """The page as an ASGI application.
+
+    Args:
+        examples: shown as buttons.
+        network: its name, to be shown.
+        missing: why no faces can be looked for, in a sentence; None where they can.
+        folder: where Gradio keeps uploads; events may name files there and nowhere else.
+    """
+    import gradio
+
+    with _blocks_class(gradio, folder)(
+        title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)
+    ) as blocks:
+        gradio.HTML(f"<h1>{_TITLE}</h1><p>{_LIMITS}</p>", elem_id="fer-head")
+        with gradio.Row():
+            with gradio.Column(min_width=300):
+                picture = _picture(gradio)
+                switch = _switch(gradio, missing)
+                by_example = gradio.Checkbox(visible=False)
+            with gradio.Column(min_width=300):
+                said = gradio.HTML(_sentence(_WELCOME), elem_id="fer-said", js_on_load=_ANNOUNCE)
+                told = gradio.HTML("", elem_id="fer-told", js_on_load=None)
+        drawn = gradio.HTML(examples_html(examples), elem_id="fer-examples", js_on_load=_CHOOSE)
+        gradio.HTML(f"<p>Network: {escape(network)}</p>", elem_id="fer-foot")
+        asked = _Asked(answerer, examples, always_one=missing is not None, same=gradio.skip())
+        parts = [picture, switch, by_example, said, told]
+        # Not `input`: when a picture is removed, that one still comes with the old picture.
+        picture.upload(asked.picture, [picture, switch, by_example], parts, **_PLAINLY)
+        picture.clear(asked.removal, None, parts, **_PLAINLY)
+        switch.input(asked.switch, [picture, switch], parts, **_PLAINLY)
+
+        def example(event: gradio.EventData) -> Iterator[tuple[Any, ...]]:
+            yield from asked.example(event.index)
+
+        drawn.click(example, None, parts, **_PLAINLY)
+    blocks.queue(max_size=32, api_open=False)
+    return _application(gradio, blocks)
+
+
+def _blocks_class(gradio: Any, folder: Path) -> Any:
+    class UploadedFilesOnly(gradio.Blocks):  # type: ignore[misc]
+        """Checks what Gradio itself has parsed, before it resolves any file: headers can't change what is checked here."""
+
+        async def preprocess_data(
+            self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any
+        ) -> Any:
+            if names_foreign_file(inputs, folder):
+                raise gradio.Error(FOREIGN_FILE, print_exception=False)
+            return await super().preprocess_data(block_fn, inputs, *more, **named)
+
+    return UploadedFilesOnly
+
+
+class _Asked:
+    """What people do on the page; each first says that it looks, then what it saw, as values for the page's parts.
+
+    Args:
+        same: the value that leaves a part as it is.
+    """
+
+    def __init__(
+        self, answerer: Answerer, examples: Sequence[Example], *, always_one: bool, same: Any
+    ) -> None:
+        self.answerer, self.examples, self.always_one, self.same = (
+            answerer,
+            examples,
+            always_one,
+            same,
+        )
+
+    def picture(self, given: Any, one_face: bool, by_example: bool) -> Iterator[tuple[Any, ...]]:
+        # What an example has switched on is not meant for the next picture.
+        one_face = self.always_one or (one_face and not by_example)
+        for kept, *shown in self._answers(given, one_face):
+            yield kept, one_face, False, *shown
+
+    def removal(self) -> tuple[Any, ...]:
+        return self.same, self.same, self.same, _sentence(_WELCOME), ""
+
+    def switch(self, given: Any, one_face: bool) -> Iterator[tuple[Any, ...]]:
+        for kept, *shown in self._answers(given, one_face):
+            yield kept, self.same, False, *shown
+
+    def example(self, index: int) -> Iterator[tuple[Any, ...]]:
+        example = self.examples[index]
+        # The file that Gradio writes for it is deleted like any other, so it is written anew each time.
+        picture: Any = example.image()
+        for _, *shown in self._told(lambda: example.data, f"{example.expression}.png", True):
+            yield picture, True, True, *shown
+            picture = self.same
+
+    def _answers(self, given: Any, one_face: bool) -> Iterator[tuple[Any, str, str]]:
+        if not given or not given.get("path"):
+            yield self.same, _sentence(_WELCOME), ""
+            return
+        name = Path(given.get("orig_name") or given["path"]).name
+        yield from self._told(lambda: read_file_bytes(given["path"]), name, one_face)
+
+    def _told(
+        self, read: Callable[[], bytes], name: str, one_face: bool
+    ) -> Iterator[tuple[Any, str, str]]:
+        yield self.same, _sentence(_LOOKING), ""
+        answer = _guarded(lambda: self.answerer.answer(read(), name=name, one_face=one_face))
+        # What can't be read is taken off the page: a browser would only try to draw it too.
+        kept = self.same if answer.picture_HW3 is not None else None
+        yield kept, _sentence(answer.sentence), answer_html(answer)
+
+
+def _picture(gradio: Any) -> Any:
+    return gradio.Image(
+        label="Picture",
+        sources=["upload", "webcam", "clipboard"],
+        type="filepath",
+        format="png",
+        height=340,
+        elem_id="fer-picture",
+        alt_text="The picture that was given",
+        buttons=["fullscreen"],
+    )
+
+
+def _switch(gradio: Any, missing: str | None) -> Any:
+    info = "Cut tightly, as in FER2013. Off: faces are looked for."
+    if missing is not None:
+        info = f"Only such pictures can be read here: {missing}"
+    return gradio.Checkbox(
+        label=_SWITCH,
+        info=info,
+        value=missing is not None,
+        interactive=missing is None,
+        elem_id="fer-switch",
+    )
+
+
+def _application(gradio: Any, blocks: Any) -> Application:
+    from fastapi import FastAPI
+
+    no_pages = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    fonts = ("system-ui", "sans-serif")  # those of the system: nothing is fetched for them
+    application: Application = gradio.mount_gradio_app(
+        FastAPI(**no_pages),
+        blocks,
+        path="/",
+        app_kwargs=no_pages,
+        max_file_size=MAX_FILE_BYTES,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        css=(files("fer_ignite.apps.demo") / "page.css").read_text(encoding="utf-8"),
+        theme=gradio.themes.Default(
+            primary_hue="teal", font=fonts, font_mono=("ui-monospace", "monospace")
+        ),
+    )
+    # Gradio looks whether a file may be read only where it was launched by itself.
+    blocks.has_launched = blocks.is_running = True
+    return application
+
+
+def _guarded(ask: Callable[[], Answer]) -> Answer:
+    """An answer, whatever a strange picture or a user's detector does: the next visitor wants one too."""
+    try:
+        return ask()
+    except DataError as error:
+        return Answer(str(error))
+    except Exception:
+        traceback.print_exc()
+        return Answer(
+            "This picture could not be looked at; the terminal that runs the page shows the error."
+        )
+
+
+def _sentence(text: str) -> str:
+    return f"<p>{escape(text)}</p>"

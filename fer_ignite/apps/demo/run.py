@@ -1,0 +1,140 @@
+"""The demo from end to end: port, network, detector, page; then it is served until somebody ends it."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_ignite.apps.demo.server import address_of, is_loopback, serve, show, take_port
+from fer_ignite.data.images import printable
+from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import require_library
+
+if TYPE_CHECKING:
+    from fer_ignite.apps.demo.request_guard import Application
+    from fer_ignite.apps.faces.detection import Detector
+
+__all__ = ["run_demo"]
+
+
+def run_demo(
+    checkpoint: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    detector: str | None = None,
+    device: str = "auto",
+    model: str | None = None,
+    tta: str | None = None,
+    browser: bool = True,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Serves the demo page until SIGINT or SIGTERM.
+
+    Args:
+        checkpoint: a checkpoint or an exported ``.onnx`` file; None = the network that ships with the package.
+        port: 0 takes any free one.
+        detector: of faces, as ``open_detector`` takes it; None = its default, and where that is not installed, as
+            with "none", the page reads single faces.
+        model, tta: see :func:`fer_ignite.inference.predictor.open_recogniser`.
+        browser: open a tab, where there is a screen.
+        say: told the page's address, and what is missing, in sentences.
+    Returns:
+        The exit code: 130 or 143.
+    Raises:
+        ConfigError: Gradio is not installed, the port can't be taken, there is no such detector.
+        CheckpointError: the file can't be used.
+    """
+    require_library("gradio", extra="demo", purpose="fer-ignite demo")
+    try:
+        with (
+            raise_on_sigterm(),
+            take_port(host, port) as taken,
+            tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder,
+        ):
+            application, missing = _prepare(
+                checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
+            )
+            address = address_of(taken)
+
+            def on_ready() -> None:
+                for sentence in _opening(address, missing, alone=is_loopback(taken)):
+                    say(sentence)
+                if browser:
+                    show(address)
+
+            return serve(application, taken, folder=Path(folder), on_ready=on_ready)
+    except Terminated:
+        return 128 + signal.SIGTERM
+
+
+def _prepare(
+    checkpoint: str | Path | None,
+    folder: Path,
+    *,
+    detector: str | None,
+    device: str,
+    model: str | None,
+    tta: str | None,
+) -> tuple["Application", str | None]:
+    from fer_ignite.apps.demo.analyzer import Answerer
+    from fer_ignite.apps.demo.examples import draw_examples
+    from fer_ignite.apps.faces.face_reader import PhotoReader
+    from fer_ignite.inference.predictor import open_recogniser
+    from fer_ignite.weights import shipped_checkpoint
+
+    path = shipped_checkpoint() if checkpoint is None else checkpoint
+    recogniser = open_recogniser(path, device=device, model=model, tta=tta)
+    found, missing = _detector(detector)
+    reader = None if found is None else PhotoReader(recogniser, found)
+    _close_gradio(folder)
+    from fer_ignite.apps.demo.page import build_page
+
+    network = (
+        f"{printable(Path(path).name)}{' (ships with the package)' if checkpoint is None else ''}"
+    )
+    return build_page(
+        Answerer(recogniser, reader),
+        draw_examples(),
+        network=network,
+        missing=missing,
+        folder=folder,
+    ), missing
+
+
+def _detector(name: str | None) -> tuple["Detector | None", str | None]:
+    """A detector, or why there is none; one that was asked for by name must be there."""
+    from fer_ignite.apps.faces.detection import open_detector
+
+    if name == "none":
+        return None, "no faces are looked for (--detector none)."
+    if name is not None:
+        return open_detector(name), None
+    try:
+        return open_detector(), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+def _close_gradio(folder: Path) -> None:
+    """Read when Gradio is imported: nothing is reported or asked of the network, and uploads go where they are deleted."""
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+
+
+def _opening(address: str, missing: str | None, *, alone: bool) -> list[str]:
+    sentences = [f"The page is at {address} (Ctrl-C ends it)."]
+    if missing is not None:
+        sentences.append(f"It reads pictures of one face each: {missing}")
+    if not alone:
+        sentences.append(
+            "Whoever reaches this machine can use the page: it has no password. Cameras work only here."
+        )
+    return sentences

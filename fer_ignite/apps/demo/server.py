@@ -1,0 +1,142 @@
+"""A page on a port until somebody ends it: the port is taken first, and Ctrl-C or SIGTERM end it at once."""
+
+import ipaddress
+import logging
+import os
+import shutil
+import signal
+import socket
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+from typing import Any
+
+from fer_ignite.apps.demo.request_guard import Application, Guard
+from fer_ignite.errors import ConfigError
+
+__all__ = ["address_of", "is_loopback", "names_of", "serve", "show", "take_port"]
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+# The page holds a stream open as long as it is looked at: an end that waited for it would never come.
+_PATIENCE_S = 1
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """A listening socket; who calls before the page is ready waits.
+
+    Args:
+        port: 0 takes any free one.
+    Raises:
+        ConfigError: the port is in use or not allowed, or no interface of this machine has the address.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            f"--host {host} is no address of this machine; leave it out for 127.0.0.1."
+        ) from None
+    try:
+        if os.name == "posix":  # elsewhere this would let two programs share the port
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(place)
+        taken.listen(128)
+    except OSError as error:
+        taken.close()
+        reason = (error.strerror or "can't be taken").lower()
+        raise ConfigError(
+            f"port {port} of {host}: {reason}; name another with --port, 0 for any free one."
+        ) from None
+    return taken
+
+
+def address_of(taken: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    host, port = taken.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def is_loopback(taken: socket.socket) -> bool:
+    """Whether only this machine reaches the socket."""
+    return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def names_of(taken: socket.socket) -> frozenset[str]:
+    """The names by which a loopback page is called; empty, any name, for one that others reach."""
+    return (
+        frozenset({"localhost", "127.0.0.1", "::1", taken.getsockname()[0]})
+        if is_loopback(taken)
+        else frozenset()
+    )
+
+
+def serve(
+    application: Application, taken: socket.socket, *, folder: Path, on_ready: Callable[[], None]
+) -> int:
+    """Serves until SIGINT or SIGTERM.
+
+    Args:
+        folder: where uploads lie.
+    Returns:
+        The exit code: 130 or 143.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        ended_by = signal.SIGTERM
+        should_exit: bool
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_ready()
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own raises the signal anew at the end, which would end this process before it has tidied up.
+            previous = {number: signal.signal(number, self.note) for number in _ENDING}
+            try:
+                yield
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+
+        def note(self, number: int, _: FrameType | None) -> None:
+            if self.should_exit:
+                shutil.rmtree(
+                    folder, ignore_errors=True
+                )  # the impatient leave no pictures behind either
+                os._exit(128 + number)
+            self.ended_by, self.should_exit = signal.Signals(number), True
+
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    guard: Any = Guard(application, hosts=names_of(taken), folder=folder)
+    # h11: refuses a repeated Host and conflicting lengths itself.
+    config = uvicorn.Config(
+        guard,
+        http="h11",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=_PATIENCE_S,
+        server_header=False,
+    )
+    server = Server(config)
+    server.run(sockets=[taken])
+    return 128 + server.ended_by
+
+
+def show(address: str) -> None:
+    """Opens a browser's tab where there is a screen; elsewhere ``webbrowser`` would put a text browser into the terminal."""
+    if (
+        os.name == "posix"
+        and os.uname().sysname == "Linux"
+        and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    ):
+        return
+    Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -1,0 +1,265 @@
+"""One call from a checkpoint to a checked file with its card: written beside, checked, and only then given its name."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.apps.export.compare import agreement, answers_of_file, refuse_disagreement
+from fer_ignite.apps.export.graph_formats import onnx_bytes, program_bytes
+from fer_ignite.apps.export.inference_module import Deployed
+from fer_ignite.apps.export.model_card import card_of
+from fer_ignite.apps.export.quantize import quantised
+from fer_ignite.apps.export.reference_images import Reference, reference_faces
+from fer_ignite.apps.export.weight_formats import safetensors_bytes, state_dict_bytes
+from fer_ignite.checkpoint.atomic_io import (
+    shown,
+    storage_errors,
+    sync_folder,
+    write_durably,
+    write_text_durably,
+)
+from fer_ignite.checkpoint.format import state_digest
+from fer_ignite.errors import ConfigError
+from fer_ignite.inference.evaluate import EvaluateRequest
+from fer_ignite.inference.loaded_model import Network, load_network, run_folder_of
+from fer_ignite.inference.metadata import Record
+
+__all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
+
+FORMATS: Mapping[str, str] = {
+    "onnx": ".onnx",
+    "torch-export": ".pt2",
+    "safetensors": ".safetensors",
+    "state-dict": ".weights.pt",
+}
+"""Formats and the endings of their files."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What ``export`` is asked for; None means the checkpoint's own.
+
+    Args:
+        form: onnx, torch-export, safetensors or state-dict.
+        out: the file; None: beside the checkpoint, under its name.
+        half: kernels and matrices stored as fp16.
+        int8: ONNX only: quantised, calibrated on ``calibration_faces`` of the train split.
+        data, votes: validation faces to check on.
+        limit: at most this many of them.
+        model: the user's network class again, where the run had one.
+    """
+
+    checkpoint: str
+    form: str = "onnx"
+    out: str | None = None
+    half: bool = False
+    int8: bool = False
+    tta: str | None = None
+    data: str | None = None
+    votes: str | None = None
+    limit: int = 5000
+    calibration_faces: int = 512
+    model: str | None = None
+    cache: str | None = None
+    exist_ok: bool = False
+    quiet: bool = False
+
+    @property
+    def weights(self) -> str:
+        return "int8" if self.int8 else "fp16" if self.half else "fp32"
+
+
+def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
+    """Writes a checkpoint as one file for use elsewhere, checks that file against the checkpoint, writes its card.
+
+    Args:
+        options: of :class:`ExportRequest`.
+    Returns:
+        ``file, card, format, weights, bytes, sha256, classes, temperature, tta, check`` (see
+        :func:`fer_ignite.apps.export.compare.agreement`), ``notes``.
+    Raises:
+        ConfigError: options that don't go together, a missing library, a file that is there already.
+        CheckpointError, DataError: the checkpoint or the data can't be used.
+        StorageError: writing failed; nothing is left behind.
+        FerError: the file's answers are not the checkpoint's; it is not kept.
+    """
+    request = ExportRequest(str(checkpoint), **options)
+    _check_request(request)
+    # On the CPU in fp32: what the file computes is to be compared with that, not with a device's faster arithmetic.
+    network = load_network(request.checkpoint, device="cpu", model=request.model, precision="fp32")
+    target = _target(request)
+    asked = EvaluateRequest(
+        request.checkpoint,
+        data=request.data,
+        votes=request.votes,
+        cache=request.cache,
+        quiet=request.quiet,
+    )
+    reference = reference_faces(network, asked, limit=request.limit)
+    record = record_of(network, tta=request.tta, weights=request.weights)
+    content = _content(request, network, record, reference)
+    check = _write_checked(target, content, request, network, record, reference)
+    card = card_path(target)
+    summary = _summary_of(network, request.checkpoint)
+    write_text_durably(
+        card,
+        card_of(
+            record,
+            form=request.form,
+            file=target.name,
+            content_bytes=len(content),
+            check=check,
+            config=network.checkpoint["config"],
+            summary=summary,
+            notes=[] if reference.published is None else [reference.published],
+        ),
+    )
+    return {
+        "file": str(target),
+        "card": str(card),
+        "format": request.form,
+        "weights": record.weights,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "classes": list(record.classes),
+        "temperature": record.temperature,
+        "tta": record.tta,
+        "check": check,
+        "notes": [] if reference.note is None else [reference.note],
+    }
+
+
+def card_path(target: Path) -> Path:
+    """Where an export's card lies."""
+    return target.with_name(f"{target.name}.md")
+
+
+def record_of(network: Network, *, tta: str | None = None, weights: str = "fp32") -> Record:
+    """What an exported file is to say about itself."""
+    checkpoint, config = network.checkpoint, network.config
+    data = dict(checkpoint.get("data") or {})
+    if "source" in data:
+        data["source"] = _without_folders(str(data["source"]))
+    record = Record(
+        classes=network.classes,
+        preprocessing=dict(checkpoint["preprocessing"]),
+        temperature=network.temperature,
+        tta=tta or config.tta,
+        weights=weights,
+        network={
+            "model": config.model,
+            "model_args": dict(config.model_args),
+            "norm": config.norm,
+            "dropout": config.dropout,
+        },
+        origin={
+            "kind": checkpoint["kind"],
+            "iteration": (checkpoint.get("trainer") or {}).get("iteration"),
+            "weights_sha256": state_digest(network.model.state_dict()),
+            "data": data,
+            "versions": dict(checkpoint.get("versions") or {}),
+        },
+    )
+    return Record.from_json(record.to_json(), name="the checkpoint")  # as its readers will have it
+
+
+def _without_folders(source: str) -> str:
+    # Where the data lay on the training's machine is nobody's business; its name and fingerprint are.
+    return (
+        source if source.startswith(("demo:", "kaggle:")) else source.rstrip("/").rsplit("/", 1)[-1]
+    )
+
+
+def _check_request(request: ExportRequest) -> None:
+    if request.form not in FORMATS:
+        raise ConfigError(
+            f"--format {request.form!r} is unknown; allowed are {', '.join(FORMATS)}."
+        )
+    if request.int8 and request.form != "onnx":
+        raise ConfigError(
+            f"--int8 is for --format onnx, not {request.form}; --half makes every format half as large."
+        )
+    if request.int8 and request.half:
+        raise ConfigError("--int8 and --half contradict each other; keep one of them.")
+
+
+def _target(request: ExportRequest) -> Path:
+    source = Path(request.checkpoint)
+    mark = "" if request.weights == "fp32" else f"-{request.weights}"
+    beside = source.with_name(f"{source.stem}{mark}{FORMATS[request.form]}")
+    target = beside if request.out is None else Path(request.out)
+    folder = target.absolute().parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"--out: {shown(target)} can't be written: no folder of yours to write; name another file."
+        )
+    if request.form == "onnx" and target.suffix.lower() != ".onnx":
+        raise ConfigError(
+            f"--out: {shown(target)} must end in .onnx, by which `fer-ignite predict` knows it."
+        )
+    if request.form == "torch-export" and target.suffix != ".pt2":
+        raise ConfigError(f"--out: {shown(target)} must end in .pt2, as torch.export asks.")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"--out: {shown(target)} is the checkpoint itself; name another file.")
+    there = [path for path in (target, card_path(target)) if path.exists()]
+    if there and not request.exist_ok:
+        raise ConfigError(
+            f"{shown(there[0])} exists; pass --exist-ok to replace it, or name another file with --out."
+        )
+    return target
+
+
+def _content(
+    request: ExportRequest, network: Network, record: Record, reference: Reference
+) -> bytes:
+    if request.form in ("safetensors", "state-dict"):
+        to_bytes = safetensors_bytes if request.form == "safetensors" else state_dict_bytes
+        return to_bytes(network.model.state_dict(), record, half=request.half)
+    module = Deployed(network.model, record).eval()
+    if request.form == "torch-export":
+        return program_bytes(module, record, half=request.half)
+    if not request.int8:
+        return onnx_bytes(module, record, half=request.half)
+    faces_NHWC = reference.train_faces(request.calibration_faces, seed=network.config.seed)
+    return quantised(
+        onnx_bytes(module, replace(record, weights="fp32"), half=False), faces_NHWC, record
+    )
+
+
+def _write_checked(
+    target: Path,
+    content: bytes,
+    request: ExportRequest,
+    network: Network,
+    record: Record,
+    reference: Reference,
+) -> dict[str, Any]:
+    """The file's check; the file has its name only if it passed."""
+    unchecked = target.with_name(f".unchecked-{target.name}")
+    write_durably(unchecked, content)
+    try:
+        answers, written = answers_of_file(unchecked, request.form, network)
+        assert written == record, "the record inside is not the one that was given"
+        check = agreement(network, answers, reference, tta=record.tta)
+        refuse_disagreement(check, exact=record.weights == "fp32")
+        with storage_errors(target):
+            os.replace(unchecked, target)
+            sync_folder(target.parent)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return check
+
+
+def _summary_of(network: Network, path: str) -> dict[str, Any]:
+    """The run's summary where its figures are this checkpoint's: its best one, in its folder, at its end."""
+    folder = run_folder_of(path)
+    summary = {} if folder is None else folder.read_summary()
+    trainer = network.checkpoint.get("trainer") or {}
+    epoch = trainer.get("iteration", 0) / max(1, trainer.get("epoch_length") or 1)
+    is_it = (
+        network.checkpoint["kind"] == "best" and (summary.get("best") or {}).get("epoch") == epoch
+    )
+    return summary if is_it else {}

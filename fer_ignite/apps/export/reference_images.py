@@ -1,0 +1,131 @@
+"""Faces that an export is checked on: the checkpoint's own validation split, other data, or drawn faces at the worst."""
+
+# Dimensions: N faces in all, B images of a batch, H W pixels, C channels.
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.drawn_faces import draw_faces
+from fer_ignite.data.fetchers import Request
+from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.sampler import generator
+from fer_ignite.errors import DataError, FerError
+from fer_ignite.inference.evaluate import EvaluateRequest, evaluation_config, targets_as_known
+from fer_ignite.inference.loaded_model import Network
+
+__all__ = ["Reference", "reference_faces"]
+
+_DRAWN = 350
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Faces to compare a checkpoint and its export on.
+
+    Attributes:
+        source: what they are, in words.
+        indices_N: places of the validation faces; ``labels_N`` in the checkpoint's numbers, None for drawn faces.
+        note: why these are not the checkpoint's own faces, where they aren't.
+        published: the same for a model card, without the machine's paths.
+    """
+
+    source: str
+    indices_N: NDArray[np.int64]
+    labels_N: NDArray[np.int64] | None
+    channels: int
+    faces: Faces | None = None
+    note: str | None = None
+    published: str | None = None
+
+    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        """uint8 [B, H, W, C], all faces once, in order."""
+        starts = range(0, len(self.indices_N), _BATCH)
+        if self.faces is not None:
+            yield from _read(
+                self.faces, [self.indices_N[start : start + _BATCH] for start in starts]
+            )
+            return
+        for start in starts:
+            pixels_BHWC, _labels = draw_faces(
+                min(_BATCH, len(self.indices_N) - start), seed=1, start=start
+            )
+            yield np.repeat(pixels_BHWC, self.channels, axis=3)
+
+    def train_faces(self, count: int, *, seed: int) -> NDArray[np.uint8]:
+        """uint8 [N, H, W, C]: up to ``count`` faces drawn from the train split.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.faces is None or not len(self.faces.indices["train"]):
+            raise DataError(
+                f"--int8 is calibrated on train faces, and {self.source} has none; name the training's data with --data."
+            )
+        chosen = self.faces.train_indices(drop_leaks=False, limit=count, seed=seed)
+        return np.concatenate(list(_read(self.faces, [chosen])))
+
+
+def reference_faces(network: Network, request: EvaluateRequest, *, limit: int) -> Reference:
+    """The validation faces of ``request.data``, or of the checkpoint's own data where that can still be read.
+
+    Args:
+        limit: how many at most; more are thinned out by a seeded draw.
+    Raises:
+        DataError, ConfigError: ``request.data`` can't be used.
+    """
+    try:
+        return _real_faces(network, request, limit)
+    except FerError as error:
+        if request.data is not None:
+            raise
+        note = f"the checkpoint's own data can't be read ({str(error).rstrip('.')}); name it with --data"
+    count = min(_DRAWN, limit)
+    published = "checked on drawn faces: the checkpoint's own data was not at hand"
+    return Reference(
+        f"{count} drawn faces",
+        np.arange(count),
+        None,
+        network.preparation.channels,
+        note=note,
+        published=published,
+    )
+
+
+def _real_faces(network: Network, request: EvaluateRequest, limit: int) -> Reference:
+    config = evaluation_config(request, network.checkpoint)
+    pack, fingerprint = pack_of(config)
+    faces = open_faces(config, None if pack is None else str(pack))
+    channels = network.preparation.channels
+    if faces.channels != channels:
+        raise DataError(
+            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {channels}; name other data with --data."
+        )
+    indices_N = faces.indices["val"]
+    if not len(indices_N):
+        raise DataError(f"{faces.source} has no faces in val; name data that has, with --data.")
+    if limit < len(indices_N):
+        indices_N = np.sort(generator(config.seed, "limit").permutation(indices_N)[:limit])
+    labels_N = targets_as_known(faces, network.classes).labels_N[indices_N]
+    known = network.checkpoint.get("data", {}).get("fingerprint")
+    changed = request.data is None and fingerprint is not None and fingerprint != known
+    note = f"{faces.source} has changed since the training" if changed else None
+    published = (
+        "the data that it was checked on has changed since the training" if changed else None
+    )
+    return Reference(faces.source, indices_N, labels_N, channels, faces, note, published)
+
+
+def _read(faces: Faces, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+    requests = (Request(indices_B, 0, 0, np.arange(len(indices_B))) for indices_B in parts)
+    for images in faces.feed(torch.device("cpu"), seed=0).batches(requests):
+        if images.is_floating_point():
+            raise DataError(
+                f"{faces.source} gives finished tensors, an export takes 8-bit faces; name other data with --data."
+            )
+        yield images.numpy()

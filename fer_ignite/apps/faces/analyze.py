@@ -1,0 +1,154 @@
+"""Looking for faces in pictures, videos and webcams, one after the other: a row per face."""
+
+# Dimensions: H W pixels, 3 channels (RGB).
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.apps.faces.annotated_output import Album, VideoFile
+from fer_ignite.apps.faces.drawing import draw_readings
+from fer_ignite.apps.faces.face_reader import FaceReading, PhotoReader
+from fer_ignite.apps.faces.video import Watched, watch
+from fer_ignite.apps.faces.video_source import Footage, is_video, is_webcam, open_footage
+from fer_ignite.data.images import fit_image, printable, read_image
+from fer_ignite.errors import DataError
+
+__all__ = ["Sighting", "look_for_faces"]
+
+Picture = NDArray[np.uint8]
+
+_BATCH_BYTES = 64 << 20
+_MOST_PICTURES = 16
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A row.
+
+    Attributes:
+        face: number of the face in its picture or frame, from 1, from left to right; 0: no face was found.
+        time_s, track: of videos and webcams: seconds from the start, and the number that a face keeps over time.
+        error: why there is nothing, or no more.
+    """
+
+    file: str
+    face: int = 0
+    reading: FaceReading | None = None
+    time_s: float | None = None
+    track: int | None = None
+    error: str | None = None
+
+
+def look_for_faces(
+    sources: Iterable[str],
+    reader: PhotoReader,
+    *,
+    every: int = 1,
+    smooth_s: float = 0.5,
+    album: Album | None = None,
+) -> Iterator[Sighting]:
+    """The faces in each source, in the sources' order.
+
+    Args:
+        sources: image files, video files, ``webcam:N``.
+        every, smooth_s: of videos and webcams, see :func:`fer_ignite.apps.faces.video.watch`.
+        album: where annotated pictures and videos go.
+    Yields:
+        A row per face; one with ``face`` 0 for a picture, or a whole video, without any; one with ``error`` for what
+        can't be read, which doesn't stop the rest.
+    Raises:
+        ConfigError: there is no such camera.
+        StorageError: the album can't be written.
+    """
+    waiting: list[tuple[str, Picture | DataError]] = []
+    for source in sources:
+        if is_webcam(source) or is_video(source):
+            yield from _read_pictures(waiting, reader, album)
+            waiting = []
+            yield from _video(source, reader, every, smooth_s, album)
+            continue
+        waiting.append((source, _picture(source)))
+        pixels = sum(picture.nbytes for _, picture in waiting if not isinstance(picture, DataError))
+        if len(waiting) == _MOST_PICTURES or pixels > _BATCH_BYTES:
+            yield from _read_pictures(waiting, reader, album)
+            waiting = []
+    yield from _read_pictures(waiting, reader, album)
+
+
+def _picture(source: str) -> Picture | DataError:
+    try:
+        return fit_image(read_image(source), None, "squash", "rgb")
+    except DataError as error:
+        return error
+
+
+def _read_pictures(
+    pictures: list[tuple[str, Picture | DataError]], reader: PhotoReader, album: Album | None
+) -> Iterator[Sighting]:
+    sound = [picture for _, picture in pictures if not isinstance(picture, DataError)]
+    readings = iter(reader.read(sound) if sound else ())
+    for source, picture in pictures:
+        if isinstance(picture, DataError):
+            yield Sighting(source, error=str(picture))
+            continue
+        faces = next(readings)
+        if album is not None:
+            album.write_picture(source, draw_readings(picture, faces))
+        if not faces:
+            yield Sighting(source)
+        for number, reading in enumerate(faces, 1):
+            yield Sighting(source, number, reading)
+
+
+def _video(
+    source: str, reader: PhotoReader, every: int, smooth_s: float, album: Album | None
+) -> Iterator[Sighting]:
+    try:
+        footage = open_footage(source)
+    except DataError as error:
+        yield Sighting(source, error=str(error))
+        return
+    watched = watch(footage, reader, every=every, smooth_s=smooth_s, all_pixels=album is not None)
+    if album is None:
+        yield from _rows(footage, watched)
+    else:
+        with album.begin_video(footage) as file:
+            yield from _rows(footage, _drawn(watched, file))
+
+
+def _drawn(watched: Iterable[Watched], file: VideoFile) -> Iterator[Watched]:
+    for seen in watched:
+        if seen.frame.image_HW3 is not None:
+            readings, tracks = (
+                [face.reading for face in seen.faces],
+                [face.track for face in seen.faces],
+            )
+            file.write(draw_readings(seen.frame.image_HW3, readings, tracks))
+        yield seen
+
+
+def _rows(footage: Footage, watched: Iterable[Watched]) -> Iterator[Sighting]:
+    frames, found, last_s = 0, False, 0.0
+    for seen in watched:
+        frames, last_s = frames + 1, seen.frame.time_s
+        for number, face in enumerate(seen.faces if seen.looked else (), 1):
+            found = True
+            yield Sighting(footage.name, number, face.reading, last_s, face.track)
+    error = _cut_off(footage, frames, last_s)
+    if error is not None or not found:
+        yield Sighting(footage.name, error=error)
+
+
+def _cut_off(footage: Footage, frames: int, last_s: float) -> str | None:
+    """What to say about a file that ends early; containers that guess their length are believed to a tenth."""
+    name = printable(footage.name)
+    if frames == 0:
+        return f"{name}: broken; no frame of it can be read."
+    if not footage.live and frames < 0.9 * footage.count:
+        return f"{name}: broken after {last_s:.1f} s; {frames} of {footage.count} frames could be read."
+    return None

@@ -1,0 +1,126 @@
+"""Annotated pictures and videos in a folder, under names that are never the source's."""
+
+# Dimensions: H W pixels, 3 channels (RGB).
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fer_ignite.apps.faces.opencv import load_opencv
+from fer_ignite.apps.faces.video_source import Footage
+from fer_ignite.checkpoint.atomic_io import shown, storage_errors
+from fer_ignite.errors import ConfigError, StorageError
+
+__all__ = ["Album", "VideoFile"]
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+_LONGEST_STEM_BYTES = 200  # file systems end at 255
+
+
+class Album:
+    """A folder for annotated pictures and videos: ``a.jpg`` becomes ``a.faces.jpg``, a second ``a.jpg`` ``a.faces-2.jpg``.
+
+    Raises:
+        ConfigError: the folder can't be made or written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--save: {shown(folder)} can't be made ({error.strerror}); name a folder."
+            ) from None
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"--save: {shown(folder)} is not yours to write; name another folder."
+            )
+        self._given: set[str] = set()
+
+    def write_picture(self, source: str, image_HW3: NDArray[np.uint8]) -> Path:
+        """A JPEG where the source is one, else a PNG; replaces an earlier one of the same name.
+
+        Raises:
+            StorageError: it can't be written.
+        """
+        jpeg = os.path.splitext(source)[1].lower() in _JPEG
+        path = self._place(source, ".jpg" if jpeg else ".png")
+        with storage_errors(path):
+            Image.fromarray(image_HW3).save(
+                path, quality=92
+            )  # PNG knows no quality and takes no notice
+        return path
+
+    def begin_video(self, footage: Footage) -> VideoFile:
+        """An MP4 file (MPEG-4 part 2, which needs no other codec) with the source's size and mean frame rate.
+
+        Raises:
+            StorageError: it can't be written.
+        """
+        return VideoFile(self._place(footage.name.replace(":", "-"), ".mp4"), footage)
+
+    def _place(self, source: str, suffix: str) -> Path:
+        stem = os.fsdecode(os.fsencode(Path(source).stem)[:_LONGEST_STEM_BYTES]) + ".faces"
+        number, name = 1, stem + suffix
+        while name in self._given or _is_same(self.folder / name, source):
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        self._given.add(name)
+        return self.folder / name
+
+
+class VideoFile:
+    """A video that is written frame by frame; a context manager, so that what was written is playable after an error.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+
+    def __init__(self, path: Path, footage: Footage) -> None:
+        self.path, self.size = path, (footage.width, footage.height)
+        self._cv2 = cv2 = load_opencv()
+        with storage_errors(path):
+            path.touch()
+        try:
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer: Any = cv2.VideoWriter(
+                str(path), cv2.CAP_FFMPEG, code, footage.fps, self.size
+            )
+        except (UnicodeEncodeError, cv2.error):
+            self._writer = None
+        if self._writer is None or not self._writer.isOpened():
+            path.unlink(missing_ok=True)
+            raise StorageError(
+                f"{shown(path)} can't be written: no video of {self.size[0]} x {self.size[1]} pixels can be made there."
+            )
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def write(self, image_HW3: NDArray[np.uint8]) -> None:
+        """The next frame."""
+        if image_HW3.shape[1::-1] != self.size:
+            image_HW3 = self._cv2.resize(image_HW3, self.size)
+        self._writer.write(np.ascontiguousarray(image_HW3[..., ::-1]))
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self._writer.release()
+        if kind is None and not self.path.stat().st_size:
+            # OpenCV tells nobody about a full disk; the header it writes at the end is missing then.
+            raise StorageError(
+                f"{shown(self.path)} can't be written: the disk is full, or the folder takes no more."
+            )
+
+
+def _is_same(path: Path, source: str) -> bool:
+    try:
+        return os.path.samefile(path, source)
+    except OSError:
+        return False

@@ -1,0 +1,32 @@
+"""Cutting a face out of a picture as the training's faces were cut: a square with the face filling it."""
+
+# Dimensions: H W pixels of the picture, S side of the square, 3 channels (RGB).
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.apps.faces.detection import Box
+
+__all__ = ["cut_face"]
+
+
+def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArray[np.uint8]:
+    """The square around a box's middle; where it reaches over the picture's border, the border's pixels go on.
+
+    Args:
+        image_HW3: uint8.
+        margin: added on each side, as a share of the box's longer side; below 0 it is cut closer.
+    Returns:
+        uint8 [S, S, 3], S at least 1 and at most twice the picture's longer side.
+    """
+    height, width = image_HW3.shape[:2]
+    side = round(max(box.width, box.height) * (1 + 2 * margin))
+    side = max(1, min(side, 2 * max(height, width)))
+    rows = _places(box.top + box.height / 2, side, height)
+    columns = _places(box.left + box.width / 2, side, width)
+    return image_HW3[rows[:, None], columns[None, :]]
+
+
+def _places(middle: float, side: int, length: int) -> NDArray[np.int64]:
+    start = round(min(max(middle, 0.0), float(length)) - side / 2)
+    return np.clip(np.arange(start, start + side), 0, length - 1)

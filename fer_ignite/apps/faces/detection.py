@@ -1,0 +1,103 @@
+"""What a face detector is: a function from pictures to boxes, built in or the user's own."""
+
+# Dimensions: H W pixels, 3 channels (RGB).
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import is_object_name, load_object
+
+__all__ = ["DETECTORS", "Box", "Detector", "open_detector"]
+
+DETECTORS = ("mtcnn",)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a face is.
+
+    Attributes:
+        left, top, width, height: pixels, from the picture's upper left corner; may reach over its borders.
+        score: how sure the detector is, on its own scale; higher is surer.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    score: float = 1.0
+
+
+Detector = Callable[[Sequence[NDArray[np.uint8]]], list[list[Box]]]
+
+
+def open_detector(name: str = "mtcnn") -> Detector:
+    """A detector that is ready to be called with uint8 [H, W, 3] RGB pictures; it answers one list of boxes for each.
+
+    Args:
+        name: a built-in's (see ``DETECTORS``), or ``package.module:function`` of the user's own, which answers with
+            boxes or with (left, top, width, height[, score]). Where it has an attribute ``margin``, faces are cut with it.
+    Raises:
+        ConfigError: there is no such detector, or its library is not installed.
+    """
+    if is_object_name(name):
+        found = load_object(name, setting="--detector")
+        if not callable(found):
+            raise ConfigError(
+                f"--detector {name} is no function; name one that takes pictures and answers a list of boxes for each."
+            )
+        return _Checked(found, name)
+    if name not in DETECTORS:
+        raise ConfigError(
+            f"there is no detector {name!r}; there are {', '.join(DETECTORS)} and your own as package.module:function."
+        )
+    from fer_ignite.apps.faces.mtcnn import Mtcnn
+
+    return Mtcnn()
+
+
+class _Checked:
+    """A user's detector whose answers are what they should be, or an error says what they are."""
+
+    def __init__(self, function: Callable[[Sequence[NDArray[np.uint8]]], Any], name: str) -> None:
+        self.function, self.name = function, name
+        self.margin = float(getattr(function, "margin", 0.0))
+
+    def __call__(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
+        try:
+            answers = list(self.function(images_HW3))
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # inside the user's function, or in what it gave back while it was walked through
+            raise ConfigError(
+                f"--detector {self.name}: {error}; it should take pictures and answer a list of boxes for each."
+            ) from None
+        if len(answers) != len(images_HW3):
+            raise ConfigError(
+                f"--detector {self.name} answered {len(answers)} lists for {len(images_HW3)} pictures; one for each is needed."
+            )
+        return [[self._box(box) for box in boxes] for boxes in answers]
+
+    def _box(self, answer: Any) -> Box:
+        try:
+            box = answer if isinstance(answer, Box) else Box(*(float(value) for value in answer))
+            sound = all(
+                math.isfinite(value)
+                for value in (box.left, box.top, box.width, box.height, box.score)
+            )
+        except (TypeError, ValueError):
+            sound = False
+        if not sound or box.width <= 0 or box.height <= 0:
+            raise ConfigError(
+                f"--detector {self.name} answered {str(answer)[:80]!r} for a box; it is (left, top, width, height[, score]) "
+                "in pixels, with a width and height above 0."
+            )
+        return box

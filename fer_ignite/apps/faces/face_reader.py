@@ -1,0 +1,96 @@
+"""Reading the faces in pictures: found by a detector, cut out like the training's, named by the network in one batch."""
+
+# Dimensions: B faces of a batch, K expressions, H W pixels, 3 channels (RGB).
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fer_ignite.apps.faces.crops import cut_face
+from fer_ignite.apps.faces.detection import Box, Detector
+from fer_ignite.data.images import fit_image
+from fer_ignite.inference.predictor import Recogniser
+
+__all__ = ["FaceReading", "PhotoReader"]
+
+
+@dataclass(frozen=True)
+class FaceReading:
+    """A face and what the network says about it.
+
+    Attributes:
+        probabilities: of each expression, in the network's order of classes.
+    """
+
+    box: Box
+    probabilities: dict[str, float]
+
+    @property
+    def top(self) -> tuple[str, float]:
+        """The most probable expression and its probability."""
+        name = max(self.probabilities, key=self.probabilities.__getitem__)
+        return name, self.probabilities[name]
+
+
+class PhotoReader:
+    """Finds and reads faces.
+
+    Args:
+        margin: what is added to the detector's box on each side, as a share of its longer side; None = the detector's
+            own ``margin``, 0 where it has none.
+        batch_size: faces that go through the network at once.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        detector: Detector,
+        *,
+        margin: float | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        self.recogniser, self.detector, self.batch_size = recogniser, detector, batch_size
+        self.margin: float = getattr(detector, "margin", 0.0) if margin is None else margin
+
+    def read(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[FaceReading]]:
+        """The faces of each picture, from left to right; none where none was found.
+
+        Args:
+            images_HW3: uint8 RGB pictures of any sizes.
+        """
+        found = [
+            sorted(boxes, key=lambda box: (box.left, box.top))
+            for boxes in self.detector(images_HW3)
+        ]
+        crops = [
+            self._crop(image, box)
+            for image, boxes in zip(images_HW3, found, strict=True)
+            for box in boxes
+        ]
+        chances = iter(self._chances(crops))
+        classes = self.recogniser.classes
+        return [
+            [FaceReading(box, dict(zip(classes, next(chances), strict=True))) for box in boxes]
+            for boxes in found
+        ]
+
+    def _crop(self, image_HW3: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+        face = Image.fromarray(cut_face(image_HW3, box, margin=self.margin))
+        return fit_image(
+            face,
+            self.recogniser.side_px,
+            "squash",
+            "gray" if self.recogniser.channels == 1 else "rgb",
+        )
+
+    def _chances(self, crops: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
+        chances: list[list[float]] = []
+        for start in range(0, len(crops), self.batch_size):
+            faces_BHWC = np.stack(crops[start : start + self.batch_size])
+            chances += self.recogniser.probabilities(faces_BHWC).tolist()
+        return chances

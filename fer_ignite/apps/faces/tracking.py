@@ -1,0 +1,97 @@
+"""The same face from frame to frame: boxes that overlap make a track, and a track's probabilities are smoothed over time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fer_ignite.apps.faces.detection import Box
+from fer_ignite.apps.faces.face_reader import FaceReading
+
+__all__ = ["FaceTracker", "TrackedFace", "overlap"]
+
+
+@dataclass(frozen=True)
+class TrackedFace:
+    """A face of a frame: its track's number, from 1, and its reading, smoothed."""
+
+    track: int
+    reading: FaceReading
+
+
+@dataclass
+class _Track:
+    number: int
+    seen_s: float
+    reading: FaceReading
+
+
+class FaceTracker:
+    """Follows faces.
+
+    With x the network's probabilities at time t and p' the track's smoothed ones at its last sighting t', the smoothed
+    probabilities are p = a p' + (1 - a) x with a = exp(-(t - t') / smooth_s); p = x where a track begins. So a change is
+    63 % told after ``smooth_s`` seconds, however many frames are looked at.
+
+    Args:
+        smooth_s: seconds; 0 = no smoothing.
+        least_overlap: share of their common area (intersection over union) from which two boxes are one face.
+        patience_s: a face that is away for longer gets a new number.
+    """
+
+    def __init__(
+        self, *, smooth_s: float = 0.5, least_overlap: float = 0.3, patience_s: float = 1.0
+    ) -> None:
+        self.smooth_s, self.least_overlap, self.patience_s = smooth_s, least_overlap, patience_s
+        self._tracks: list[_Track] = []
+        self._begun = 0
+
+    def update(self, time_s: float, readings: Sequence[FaceReading]) -> list[TrackedFace]:
+        """The readings of one frame with their tracks, in the readings' order.
+
+        Args:
+            time_s: the frame's; never less than the one before.
+        """
+        self._tracks = [track for track in self._tracks if time_s - track.seen_s <= self.patience_s]
+        track_of = self._matched(readings)
+        return [
+            self._seen(track_of.get(place), time_s, reading)
+            for place, reading in enumerate(readings)
+        ]
+
+    def _matched(self, readings: Sequence[FaceReading]) -> dict[int, _Track]:
+        """Place of a reading -> its track: the pairs that overlap most come first."""
+        pairs = [
+            (overlap(track.reading.box, reading.box), place, track)
+            for place, reading in enumerate(readings)
+            for track in self._tracks
+        ]
+        found: dict[int, _Track] = {}
+        taken: set[int] = set()
+        for shared, place, track in sorted(pairs, key=lambda pair: -pair[0]):
+            if shared >= self.least_overlap and place not in found and track.number not in taken:
+                found[place] = track
+                taken.add(track.number)
+        return found
+
+    def _seen(self, track: _Track | None, time_s: float, reading: FaceReading) -> TrackedFace:
+        if track is None:
+            self._begun += 1
+            track = _Track(self._begun, time_s, reading)
+            self._tracks.append(track)
+        else:
+            kept = math.exp(-(time_s - track.seen_s) / self.smooth_s) if self.smooth_s > 0 else 0.0
+            before = track.reading.probabilities
+            mixed = {
+                name: kept * before[name] + (1 - kept) * p
+                for name, p in reading.probabilities.items()
+            }
+            track.seen_s, track.reading = time_s, FaceReading(reading.box, mixed)
+        return TrackedFace(track.number, track.reading)
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    width = min(first.left + first.width, second.left + second.width) - max(first.left, second.left)
+    height = min(first.top + first.height, second.top + second.height) - max(first.top, second.top)
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / (first.width * first.height + second.width * second.height - shared)

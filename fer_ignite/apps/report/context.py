@@ -1,0 +1,235 @@
+"""Everything that the page of one run shows, gathered into plain values and pictures."""
+
+# Dimensions: N faces of the split, K expressions.
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fer_ignite.apps.report.charts import Svg, reliability_chart, share_chart
+from fer_ignite.apps.report.curves import history_charts
+from fer_ignite.apps.report.duplicate_groups import duplicate_groups
+from fer_ignite.apps.report.evaluation import Look, Options, look
+from fer_ignite.apps.report.explanations import Explainer, explainer_of
+from fer_ignite.apps.report.gallery import confident_mistakes, confusion_cells, describe_faces
+from fer_ignite.apps.report.sentences import outcome_sentences
+from fer_ignite.apps.report.settings import setting_rows
+from fer_ignite.apps.report.subject import Subject
+from fer_ignite.metrics.calibration import calibration_of
+from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
+from fer_ignite.training.session import versions
+
+__all__ = ["facts_of", "read_ledger"]
+
+MISTAKES = 24
+
+
+def facts_of(subject: Subject, options: Options) -> dict[str, Any]:
+    """The page of one network as values for its template.
+
+    Raises:
+        FerError: as ``evaluate`` does.
+    """
+    seen = look(subject, options)
+    result, checkpoint = seen.result, seen.network.checkpoint
+    summary = {} if subject.folder is None else subject.folder.read_summary()
+    ledger = read_ledger(subject)
+    explainer = explainer_of(seen)
+    config = dict(checkpoint["config"])
+    return {
+        "title": subject.name,
+        "subject": {
+            "checkpoint": str(subject.checkpoint),
+            "run": None if subject.folder is None else str(subject.folder.path),
+        },
+        "sentences": outcome_sentences(
+            result, summary, network=str(config.get("model", "?")), looks=len(ledger)
+        ),
+        "result": result,
+        "summary": summary,
+        "ledger": ledger,
+        "curves": []
+        if subject.folder is None
+        else history_charts(list(subject.folder.read_history())),
+        "classes": class_rows(result),
+        "class_chart": class_chart(result),
+        "matrix": matrix_rows(result),
+        "cells": cell_faces(seen),
+        "calibration": calibration_facts(seen),
+        "mistakes": mistakes_of(seen, explainer),
+        "attention": attention_facts(explainer),
+        "data": data_facts(seen, options.split),
+        "settings": setting_rows(config),
+        "network": network_facts(seen),
+        "environment": environment_rows(checkpoint, summary, device=str(seen.network.device)),
+    }
+
+
+def read_ledger(subject: Subject) -> list[dict[str, Any]]:
+    """Every look at test with the run's networks."""
+    return [] if subject.folder is None else subject.folder.read_ledger()
+
+
+def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each expression with 95 % intervals: Wilson's for shares, bootstrap for F1."""
+    matrix_KK = np.array(result["confusion_matrix"], dtype=np.int64)
+    f1_K2 = f1_intervals(matrix_KK)
+    rows = []
+    for k, name in enumerate(result["class_names"]):
+        hits, support, named = (
+            int(matrix_KK[k, k]),
+            int(matrix_KK[k].sum()),
+            int(matrix_KK[:, k].sum()),
+        )
+        row = result["per_class"][name]
+        rows.append(
+            {
+                "name": name,
+                "support": support,
+                "named": named,
+                "precision": (row["precision"], *wilson_interval(hits, named)),
+                "recall": (row["recall"], *wilson_interval(hits, support)),
+                "f1": (row["f1"], float(f1_K2[k, 0]), float(f1_K2[k, 1])),
+            }
+        )
+    return rows
+
+
+def class_chart(result: Mapping[str, Any]) -> Svg:
+    """Recall and precision of each expression beside each other."""
+    rows = [(row["name"], [row["recall"], row["precision"]]) for row in class_rows(result)]
+    return share_chart("per-class", "Recall and precision of each expression", rows)
+
+
+def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The confusion matrix with each count's share of its row, and that share as one of eleven shades."""
+    rows = []
+    for i, (name, counts) in enumerate(
+        zip(result["class_names"], result["confusion_matrix"], strict=True)
+    ):
+        total = sum(counts)
+        cells = [
+            {
+                "count": count,
+                "share": count / max(total, 1),
+                "shade": round(10 * count / max(total, 1)),
+                "right": i == j,
+            }
+            for j, count in enumerate(counts)
+        ]
+        rows.append({"name": name, "total": total, "cells": cells})
+    return rows
+
+
+def cell_faces(seen: Look) -> dict[str, list[dict[str, Any]]]:
+    """The faces of each cell of the matrix under "true-predicted", as the page's script reads them."""
+    cells = confusion_cells(seen.logits_NK, seen.labels_N, temperature=seen.network.temperature)
+    described = describe_faces(seen, [row for rows in cells.values() for row in rows])
+    return {f"{i}-{j}": [described[row] for row in rows] for (i, j), rows in cells.items()}
+
+
+def calibration_facts(seen: Look) -> dict[str, Any]:
+    """Reliability as trained, and at the stored temperature where there is one that can be used."""
+    temperature = seen.network.temperature
+    before = calibration_of(seen.logits_NK, seen.labels_N, temperature=1.0)
+    after = None
+    if seen.network.calibrated:
+        after = calibration_of(seen.logits_NK, seen.labels_N, temperature=temperature)
+    return {
+        "before": before,
+        "after": after,
+        "svg": reliability_chart("reliability", before, after),
+    }
+
+
+def mistakes_of(seen: Look, explainer: Explainer | str) -> list[dict[str, Any]]:
+    """The surest mistakes, each with what spoke for the name it got and for the one it should have got."""
+    rows = confident_mistakes(
+        seen.logits_NK, seen.labels_N, temperature=seen.network.temperature, count=MISTAKES
+    )
+    described = describe_faces(seen, rows)
+    if isinstance(explainer, Explainer) and rows:
+        predicted = [int(seen.logits_NK[row].argmax()) for row in rows]
+        wanted = [int(seen.labels_N[row]) for row in rows]
+        for kind, targets in (("for_named", predicted), ("for_true", wanted)):
+            for row, picture in zip(rows, explainer.overlays(rows, targets), strict=True):
+                described[row][kind] = picture
+    return [described[row] for row in rows]
+
+
+def attention_facts(explainer: Explainer | str) -> dict[str, Any]:
+    """Grad-CAM's pictures and the check of them, or the reason why there are none."""
+    if isinstance(explainer, str):
+        return {"reason": explainer}
+    return {
+        "layer": explainer.layer,
+        "expressions": explainer.expressions(),
+        "belief": explainer.belief(),
+    }
+
+
+def data_facts(seen: Look, split: str) -> dict[str, Any]:
+    """Counts by split and expression, what the pack says of itself, and duplicates in pictures."""
+    faces, facts = seen.faces, dict(seen.faces.facts)
+    counts = {name: faces.counts(indices).tolist() for name, indices in faces.indices.items()}
+    return {
+        "source": faces.source,
+        "fingerprint": faces.fingerprint,
+        "classes": list(faces.classes),
+        "counts": counts,
+        "facts": facts,
+        "size": f"{faces.side_px} x {faces.side_px} px, {'gray' if faces.channels == 1 else 'RGB'}",
+        "duplicates": [] if faces.pack is None else duplicate_groups(faces.pack, split),
+        "votes": seen.votes,
+    }
+
+
+def network_facts(seen: Look) -> list[tuple[str, str]]:
+    """The network in a few rows."""
+    network = seen.network
+    trained_on = network.checkpoint.get("data", {})
+    parameters: list[Tensor] = list(network.model.parameters())
+    return [
+        ("network", str(network.config.model)),
+        ("parameters", f"{sum(tensor.numel() for tensor in parameters):,}"),
+        ("input", f"{network.preparation.image_px} px, {network.preparation.channels} channel(s)"),
+        ("weights", "running average (EMA)" if network.checkpoint.get("ema") else "as trained"),
+        ("views averaged here", str(seen.result["tta"])),
+        (
+            "temperature",
+            f"{network.temperature:.3f}" if network.calibrated else "1 (not calibrated)",
+        ),
+        ("trained on", str(trained_on.get("source", "?"))),
+    ]
+
+
+def environment_rows(
+    checkpoint: Mapping[str, Any], summary: Mapping[str, Any], *, device: str
+) -> list[tuple[str, str, str]]:
+    """What the run and this page were made with: (what, run, page)."""
+    here, there = versions(), summary.get("versions") or checkpoint.get("versions") or {}
+    rows = [
+        (name, str(there.get(name, "?")), str(here.get(name, "-")))
+        for name in dict.fromkeys([*there, *here])
+    ]
+    rows += [
+        ("device", str(summary.get("device", "?")), device),
+        ("precision", str(summary.get("precision", "?")), "-"),
+        ("processes", str(summary.get("world_size", checkpoint.get("world_size", "?"))), "1"),
+        ("seed", str(summary.get("seed", checkpoint["config"].get("seed", "?"))), "-"),
+        ("seconds of training", f"{summary['seconds']:,.0f}" if "seconds" in summary else "?", "-"),
+        (
+            "images per second",
+            f"{summary['images_per_second']:,.0f}" if "images_per_second" in summary else "?",
+            "-",
+        ),
+        ("weights SHA-256", str(summary.get("weights_sha256", "?")), "-"),
+        ("finished", str(summary.get("finished", "?")), time.strftime("%Y-%m-%dT%H:%M:%S%z")),
+        ("system", "-", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"),
+    ]
+    return rows

@@ -1,0 +1,70 @@
+"""Equal pictures under different labels or in different roles: what no network can get right, or gets for nothing."""
+
+# Dimensions: N images in the pack, H W pixels, C channels.
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_ignite.apps.report.thumbnails import thumbnail_uri
+from fer_ignite.data.cache.decode import measure
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.manifest import numbered
+from fer_ignite.data.samples import SPLITS
+
+__all__ = ["duplicate_groups"]
+
+MOST_GROUPS = 24
+MOST_IMAGES = 200_000  # reading and hashing more takes minutes; their number stands in the pack's facts all the same
+_PIECE = 1024
+
+
+def duplicate_groups(pack: Pack, split: str) -> list[dict[str, Any]]:
+    """Groups of equal pictures that touch a split, most contradicting first, up to 24.
+
+    Returns:
+        ``image`` (data URI), ``copies`` [{id, split, label}], ``contradicts``; empty for a pack of more than 200,000
+        images.
+    """
+    if len(pack) > MOST_IMAGES:
+        return []
+    pieces = [np.arange(at, min(at + _PIECE, len(pack))) for at in range(0, len(pack), _PIECE)]
+    copies_N = numbered(np.concatenate([measure(pack.read(piece))[0] for piece in pieces]))
+    groups = _worth_showing(copies_N, pack, SPLITS.index(split))
+    return [_described(pack, group) for group in groups[:MOST_GROUPS]]
+
+
+def _worth_showing(copies_N: NDArray[np.int64], pack: Pack, split: int) -> list[NDArray[np.int64]]:
+    """Groups with a member in the split and another label or role beside it; more labels first, then more roles."""
+    touched = np.unique(copies_N[pack.splits == split])
+    sizes = np.bincount(copies_N)
+    order_N = np.argsort(copies_N, kind="stable")
+    ends = np.cumsum(sizes)
+    ranked = []
+    for group in touched[sizes[touched] > 1].tolist():
+        members = order_N[ends[group] - sizes[group] : ends[group]]
+        labels, roles = (
+            len(set(pack.labels[members].tolist())),
+            len(set(pack.splits[members].tolist())),
+        )
+        if labels > 1 or roles > 1:
+            ranked.append((-labels, -roles, int(members[0]), members))
+    return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+
+
+def _described(pack: Pack, members: NDArray[np.int64]) -> dict[str, Any]:
+    copies = [
+        {
+            "id": pack.sample_id(place),
+            "split": SPLITS[int(pack.splits[place])],
+            "label": pack.classes[int(pack.labels[place])],
+        }
+        for place in members.tolist()
+    ]
+    contradicts = len({copy["label"] for copy in copies}) > 1
+    return {
+        "image": thumbnail_uri(pack.read(members[:1])[0]),
+        "copies": copies,
+        "contradicts": contradicts,
+    }

@@ -1,0 +1,108 @@
+"""One look at a split: what ``evaluate`` finds, and beside it every face's scores, with the network at hand."""
+
+# Dimensions: N faces of the split, K expressions.
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fer_ignite.apps.report.subject import Subject
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.inference.evaluate import EvaluateRequest, evaluate, evaluation_config
+from fer_ignite.inference.loaded_model import Network, code_again, load_network
+
+__all__ = ["Look", "Options", "look", "result_of"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a report reads; None means the run's own.
+
+    Args:
+        votes: FER+ votes to show beside faces; with ``data``, for a run on FER+ labels, also where its labels come from.
+    """
+
+    split: str = "val"
+    data: str | None = None
+    votes: str | None = None
+    tta: str | None = None
+    device: str = "auto"
+    model: str | None = None
+    collate_fn: str | None = None
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A split as one network sees it.
+
+    Attributes:
+        result: see :func:`fer_ignite.evaluate`.
+        logits_NK: float32, the mean view's logarithms; with ``labels_N`` (the checkpoint's numbers) and ``places_N``
+            (places in the data) in one order.
+        in_train_N: which faces occur in train too; None where that can't be told.
+        votes: the votes file that belongs to the faces, if any.
+    """
+
+    network: Network
+    faces: Faces
+    result: dict[str, Any]
+    logits_NK: Tensor
+    labels_N: Tensor
+    places_N: NDArray[np.int64]
+    in_train_N: NDArray[np.bool_] | None
+    votes: str | None
+
+
+def result_of(subject: Subject, options: Options) -> dict[str, Any]:
+    """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's ledger.
+
+    Raises:
+        FerError: as ``evaluate`` does.
+    """
+    given = {**vars(_request(subject, options)), "with_faces": True}
+    return evaluate(given.pop("checkpoint"), **given)
+
+
+def look(subject: Subject, options: Options) -> Look:
+    """Scores a checkpoint on a split once; see :func:`result_of`."""
+    result = result_of(subject, options)
+    seen = result.pop("faces")
+    request = _request(subject, options)
+    network = load_network(subject.checkpoint, device=options.device, model=request.model)
+    config = evaluation_config(request, network.checkpoint)
+    faces = open_faces(config, pack_of(config)[0])
+    shown = options.votes or (config.votes if options.data is None else None)
+    return Look(
+        network,
+        faces,
+        result,
+        torch.tensor(seen["logits"]),
+        torch.tensor(seen["labels"]),
+        np.array(seen["places"]),
+        faces.in_train(options.split, drop_leaks=config.drop_leaks),
+        shown,
+    )
+
+
+def _request(subject: Subject, options: Options) -> EvaluateRequest:
+    """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
+    config = load_checkpoint(subject.checkpoint)["config"]
+    return EvaluateRequest(
+        str(subject.checkpoint),
+        data=options.data,
+        split=options.split,
+        tta=options.tta,
+        cache=options.cache,
+        quiet=True,
+        device=options.device,
+        votes=options.votes if config.get("votes") else None,
+        model=code_again(config, "model", options.model),
+        collate_fn=code_again(config, "collate_fn", options.collate_fn),
+    )

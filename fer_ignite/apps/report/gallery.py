@@ -1,0 +1,76 @@
+"""Which faces a report shows: the most confident mistakes, and some of every cell of the confusion matrix."""
+
+# Dimensions: N faces of the split, K expressions.
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fer_ignite.apps.report.evaluation import Look
+from fer_ignite.apps.report.thumbnails import pixels_of, thumbnail_uri
+from fer_ignite.apps.report.vote_text import ballots_of
+
+__all__ = ["chances_of", "confident_mistakes", "confusion_cells", "describe_faces"]
+
+MOST_FACES = 1500  # on one page; at 48 px about 2 MB
+MOST_PER_CELL = 30
+
+
+def chances_of(look: Look) -> Tensor:
+    """float64 [N, K] at the stored temperature."""
+    return (look.logits_NK.double() / look.network.temperature).softmax(dim=1)
+
+
+def confident_mistakes(
+    logits_NK: Tensor, labels_N: Tensor, *, temperature: float, count: int
+) -> list[int]:
+    """Rows of the faces that were named wrongly, surest first; the temperature changes their order only."""
+    confidence_N, predicted_N = _decisions(logits_NK, temperature)
+    wrong = torch.nonzero(predicted_N != labels_N)[:, 0]
+    order = confidence_N[wrong].argsort(descending=True, stable=True)
+    return [int(row) for row in wrong[order][:count]]
+
+
+def _decisions(logits_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Confidence [N] at a temperature, and labels [N], which come from the logits."""
+    return (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1), logits_NK.argmax(dim=1)
+
+
+def confusion_cells(
+    logits_NK: Tensor, labels_N: Tensor, *, temperature: float
+) -> dict[tuple[int, int], list[int]]:
+    """(true, predicted) -> rows to show, surest first: up to 30 of each cell, fewer where cells are many.
+
+    Fullest cells come first where even one face of each is too much for a page.
+    """
+    confidence_N, predicted_N = _decisions(logits_NK, temperature)
+    members: dict[tuple[int, int], list[int]] = {}
+    for row in confidence_N.argsort(descending=True, stable=True).tolist():
+        members.setdefault((int(labels_N[row]), int(predicted_N[row])), []).append(row)
+    limit = max(1, min(MOST_PER_CELL, MOST_FACES // max(len(members), 1)))
+    fullest = sorted(members, key=lambda cell: -len(members[cell]))[:MOST_FACES]
+    return {cell: members[cell][:limit] for cell in sorted(fullest)}
+
+
+def describe_faces(look: Look, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What the page says about single faces, by row: picture, name, label, the three best guesses, votes."""
+    places = [int(look.places_N[row]) for row in rows]
+    chances_NK, classes = chances_of(look), look.network.classes
+    ballots = {} if look.votes is None else ballots_of(look.votes, look.faces.pack, places)
+    described = {}
+    for row, place, face_HWC in zip(rows, places, pixels_of(look.faces, places), strict=True):
+        best = look.logits_NK[row].topk(min(3, len(classes))).indices
+        described[row] = {
+            "id": look.faces.pack.sample_id(place)
+            if look.faces.pack is not None
+            else f"sample {place}",
+            "image": thumbnail_uri(face_HWC),
+            "true": classes[int(look.labels_N[row])],
+            "guesses": [(classes[int(k)], float(chances_NK[row, k])) for k in best],
+            "chance_of_true": float(chances_NK[row, look.labels_N[row]]),
+            "votes": ballots.get(place),
+            "in_train": bool(look.in_train_N is not None and look.in_train_N[row]),
+        }
+    return described

@@ -1,0 +1,77 @@
+"""Faces as small pictures that stand in the page itself: data URIs, with or without what the network looks at."""
+
+# Dimensions: B faces, H W pixels, C channels.
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.fetchers import sample_pixels
+
+__all__ = ["overlay_uri", "pixels_of", "thumbnail_uri"]
+
+Pixels = NDArray[np.uint8]
+THUMBNAIL_PX = 64
+OVERLAY_PX = 96
+_QUALITY = 85
+
+
+def pixels_of(faces: Faces, places: Sequence[int]) -> Pixels:
+    """The stored faces, uint8 [B, H, W, C]; finished tensors of a user's data set are stretched to 0..255."""
+    if faces.pack is not None:
+        return faces.pack.read(np.array(places, dtype=np.int64))
+    assert faces.fetch is not None
+    return (
+        np.stack([_pixels(faces.fetch(place), faces) for place in places])
+        if len(places)
+        else np.zeros((0, 1, 1, 1), np.uint8)
+    )
+
+
+def _pixels(sample: object, faces: Faces) -> Pixels:
+    image = sample[0] if isinstance(sample, tuple) else sample
+    if isinstance(image, torch.Tensor) and image.is_floating_point():
+        image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()
+        low, high = float(image_HWC.min()), float(image_HWC.max())
+        return ((image_HWC - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    return np.asarray(sample_pixels(image, faces.side_px or 48, faces.channels))
+
+
+def thumbnail_uri(face_HWC: Pixels, *, side_px: int = THUMBNAIL_PX) -> str:
+    """A face as a JPEG data URI, made smaller where it is larger than ``side_px``, never larger."""
+    picture = _picture(face_HWC)
+    if max(picture.size) > side_px:
+        picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return _uri(picture)
+
+
+def overlay_uri(face_HWC: Pixels, map_HW: NDArray[np.float32]) -> str:
+    """A face under a map in [0, 1], as a JPEG data URI of 96 px: nothing over dark places, yellow over the brightest."""
+    from matplotlib import colormaps
+
+    size = (OVERLAY_PX, OVERLAY_PX)
+    face = np.asarray(
+        _picture(face_HWC).convert("RGB").resize(size, Image.Resampling.BILINEAR), dtype=np.float32
+    )
+    strength = np.asarray(
+        Image.fromarray(map_HW.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    ).clip(0, 1)
+    heat = colormaps["inferno"](strength)[..., :3] * 255
+    weight = 0.65 * strength[..., None]
+    return _uri(Image.fromarray(((1 - weight) * face + weight * heat).astype(np.uint8)))
+
+
+def _picture(face_HWC: Pixels) -> Image.Image:
+    return Image.fromarray(face_HWC[:, :, 0] if face_HWC.shape[2] == 1 else face_HWC)
+
+
+def _uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,55 @@
+"""What ten people said about a face: the FER+ votes of single faces, in words."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.data.readers.csv_files import rows_of
+from fer_ignite.data.readers.ferplus import read_votes
+from fer_ignite.errors import DataError
+
+__all__ = ["ballots_of"]
+
+_ROW = re.compile(r"row (\d+)")
+
+
+def ballots_of(votes: str, pack: Pack | None, places: Sequence[int]) -> dict[int, str]:
+    """The votes of the faces at ``places``, most first, such as "fear 5, surprise 4, neutral 1".
+
+    Args:
+        votes: path of fer2013new.csv, whose rows are those of the csv that the pack was made from.
+    Raises:
+        DataError: the faces don't come from fer2013.csv's rows, or the votes file has fewer rows.
+    """
+    numbers = {place: _row_number(pack, place) for place in places}
+    if pack is None or any(number is None for number in numbers.values()):
+        raise DataError(
+            f"--votes: {votes} goes with the rows of fer2013.csv; the faces come from elsewhere. Leave it out."
+        )
+    counts_NV = read_votes(Path(votes), rows_of(Path(votes))).counts_NV
+    ballots = {}
+    for place, number in numbers.items():
+        index = (number or 0) - 2  # a row's number is a spreadsheet's: the header is row 1
+        if not 0 <= index < len(counts_NV):
+            raise DataError(
+                f"--votes: {votes} has {len(counts_NV)} rows, the data has a row {number}; name its own votes."
+            )
+        pairs = [
+            (int(count), name)
+            for name, count in zip(FERPLUS_COLUMNS, counts_NV[index], strict=True)
+            if count
+        ]
+        pairs.sort(key=lambda pair: -pair[0])
+        ballots[place] = ", ".join(f"{_plain(name)} {count}" for count, name in pairs) or "no votes"
+    return ballots
+
+
+def _plain(column: str) -> str:
+    return "not a face" if column == "NF" else FERPLUS_TO_FER2013.get(column, column)
+
+
+def _row_number(pack: Pack | None, place: int) -> int | None:
+    found = None if pack is None else _ROW.fullmatch(pack.sample_id(place))
+    return int(found[1]) if found else None

@@ -1,0 +1,178 @@
+"""Trackers on a run's events: steps and rates every few iterations, the epoch's line, the outcome with its files."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from fer_ignite.apps.trackers.registry import tracker_class
+from fer_ignite.apps.trackers.run_ids import Register
+from fer_ignite.apps.trackers.tracker import Tracker
+from fer_ignite.apps.trackers.upload_queue import Point
+from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.running_metrics import Records
+
+__all__ = ["Trackers", "attach_trackers"]
+
+logger = logging.getLogger("fer_ignite")
+
+_TAGS = ("train", "val", "epoch")
+_ENDS = {
+    "completed": "finished",
+    "early_stopped": "finished",
+    "time_limit": "stopped",
+    "interrupted": "stopped",
+}
+
+
+class Trackers:
+    """All trackers of a run.
+
+    Args:
+        settings: gives the configuration and what else describes the run, flat, by name.
+        checkpoint: whether best.pt is sent at the end.
+    """
+
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        folder: RunFolder,
+        settings: Callable[[], Mapping[str, Any]],
+        *,
+        checkpoint: bool,
+    ) -> None:
+        self.each = tuple(trackers)
+        self._folder, self._settings, self._checkpoint = folder, settings, checkpoint
+        self._opened: list[Tracker] = []
+
+    def open(self) -> None:
+        """Opens the run's records, or those of its earlier start.
+
+        Raises:
+            ConfigError: one can't be opened.
+        """
+        for tracker in self.each:
+            if tracker not in self._opened:
+                place = tracker.open(self._settings())
+                self._opened.append(tracker)
+                logger.info("tracked in  %s: %s", tracker.title, place)
+                # Epochs that the run has and the record lacks: a kill lost them, the server was away, or nobody tracked then.
+                for line in self._folder.read_history():
+                    tracker.note(_named(line), int(line["iteration"]))
+
+    def settle(self) -> None:
+        """Waits until what was logged has been sent, at most two minutes, and not for a server that is away."""
+        for tracker in self._opened:
+            tracker.settle()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Sends the outcome's figures, pictures, files and best.pt, and ends the records."""
+        scores = Point(_scores(summary), int(summary["iterations"]))
+        files = [
+            path
+            for path in (self._folder.config, self._folder.summary, self._folder.results)
+            if path.exists()
+        ]
+        pictures = sorted(self._folder.plots.glob("*.png"))
+        best = self._folder.checkpoints / "best.pt"
+        checkpoint = best if self._checkpoint and best.exists() else None
+        for tracker in self._opened:
+            tracker.post.put(
+                functools.partial(tracker.deliver_results, scores, files, pictures, checkpoint)
+            )
+        self.close(_ENDS.get(str(summary["status"]), "failed"))
+
+    def close(self, status: str = "failed") -> None:
+        """Ends the records that are still open."""
+        for tracker in self._opened:
+            tracker.end(status)
+
+
+def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of the outcome: best/value, final/val_accuracy, final/test_accuracy, ..."""
+    scores = {
+        "best/epoch": summary["best"]["epoch"],
+        "best/value": summary["best"]["value"],
+        "final/seconds": summary["seconds"],
+    }
+    for split in ("val", "test"):
+        scores |= {f"final/{split}_{name}": value for name, value in summary.get(split, {}).items()}
+    return {name: float(value) for name, value in scores.items() if isinstance(value, (int, float))}
+
+
+def attach_trackers(
+    names: Sequence[str],
+    trainer: Engine,
+    optimizer: Any,
+    folder: RunFolder,
+    *,
+    records: Records,
+    line: Callable[[], Mapping[str, Any]],
+    settings: Callable[[], Mapping[str, Any]],
+    project: str | None,
+    checkpoint: bool,
+    every: int,
+) -> Trackers:
+    """Attaches trackers through Ignite's loggers; every step is the trainer's iteration. To be opened before the run.
+
+    Args:
+        names: of ``mlflow``, ``wandb``, ``clearml``.
+        line: the epoch's line, as history.jsonl has it.
+        every: iterations between logged learning rates.
+    """
+    register = Register(folder.trackers)
+    trackers = []
+    for name in names:
+        made = tracker_class(name)
+        tracker = made.__new__(made)  # Ignite's constructors open the record, which is for later
+        tracker.prepare(
+            run=Path(folder.path).resolve().name,
+            project=project,
+            register=register,
+            folder=folder.path,
+        )
+        _attach(tracker, trainer, optimizer, records, line, every)
+        trackers.append(tracker)
+    return Trackers(trackers, folder, settings, checkpoint=checkpoint)
+
+
+def _attach(
+    tracker: Any,
+    trainer: Engine,
+    optimizer: Any,
+    records: Records,
+    line: Callable[[], Mapping[str, Any]],
+    every: int,
+) -> None:
+    tracker.attach_opt_params_handler(trainer, Events.ITERATION_COMPLETED(every=every), optimizer)
+    for tag in _TAGS:
+        tracker.attach_output_handler(
+            trainer,
+            RunEvents.REPORT,
+            tag=tag,
+            output_transform=lambda _, tag=tag: _part(line(), tag),
+            global_step_transform=lambda *_: int(trainer.state.iteration),
+        )
+    records.on_flush.append(
+        lambda values, step: tracker.note(
+            {f"step/{name}": value for name, value in values.items()}, step
+        )
+    )
+
+
+def _named(line: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{tag}/{name}": value for tag in _TAGS for name, value in _part(line, tag).items()}
+
+
+def _part(line: Mapping[str, Any], tag: str) -> dict[str, float]:
+    """The values of an epoch's line that belong under a tag; ``epoch`` has those that are neither train's nor val's."""
+    parts: dict[str, dict[str, float]] = {"train": {}, "val": {}, "epoch": {}}
+    for name, value in line.items():
+        side, _, rest = name.partition("_")
+        place, key = (side, rest) if side in ("train", "val") and rest else ("epoch", name)
+        parts[place][key] = float(value)
+    return parts[tag]

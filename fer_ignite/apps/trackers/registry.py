@@ -1,0 +1,36 @@
+"""Trackers by name, and what can be known of them before a run starts: packages, keys, servers that answer."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer_ignite.apps.trackers.run_ids import Register
+from fer_ignite.apps.trackers.tracker import Tracker
+
+__all__ = ["check_trackers", "tracker_class"]
+
+_CLASSES = {
+    "mlflow": ("fer_ignite.apps.trackers.mlflow_tracker", "MLflowTracker"),
+    "wandb": ("fer_ignite.apps.trackers.wandb_tracker", "WandbTracker"),
+    "clearml": ("fer_ignite.apps.trackers.clearml_tracker", "ClearmlTracker"),
+}
+
+
+def tracker_class(name: str) -> type[Tracker]:
+    """The class of the tracker that ``--track`` calls ``name``; its package is not imported yet."""
+    module, attribute = _CLASSES[name]
+    found: type[Tracker] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def check_trackers(names: Sequence[str], register: Path) -> None:
+    """Fails early, within seconds, where a tracker can't be used.
+
+    Args:
+        register: the run's trackers.json, which need not exist.
+    Raises:
+        ConfigError: the package, the key or the server is missing; one sentence with the remedy.
+    """
+    known = Register(register)
+    for name in names:
+        tracker_class(name).check(known.entry(name))

@@ -1,0 +1,191 @@
+"""A thread that carries a run's points and files to a tracker, so that no training waits for a server or ends with it."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+__all__ = ["Point", "Post"]
+
+logger = logging.getLogger("fer_ignite")
+
+_MOST_WAITING = 100_000
+_VALUES_PER_LETTER = 500  # MLflow takes 1000 in a request
+_RETRY_S = 2.0
+_BUSY_TRIALS = 10  # of a delivery that fails while the server answers, before it is left out
+_GRACE_S = 5.0  # at the end, for a trial that is under way while the server is away
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of one iteration, by name.
+
+    Attributes:
+        time_ms: Unix time in milliseconds when the point was made; equal in every trial, so that a repetition can be
+            told from a second point.
+    """
+
+    values: Mapping[str, float]
+    step: int
+    time_ms: int = field(default_factory=lambda: int(1000 * time.time()), compare=False)
+
+
+class Post:
+    """Delivers in order, one letter after the other, in a thread of its own.
+
+    A delivery that fails is tried again until the server answers; one that a server refuses is left out. Either is said
+    once in a run.
+
+    Args:
+        title: the tracker's name for people.
+        deliver: sends points.
+        away: why the tracker's server does not answer, or None where it does.
+        refused: whether an error is final; otherwise it may be a time limit or an overload, and is tried again. A delivery
+            that failed may have arrived all the same: ``deliver`` is called again with the same points.
+        settled: called when nothing waits any more.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        deliver: Callable[[Sequence[Point]], Any],
+        *,
+        away: Callable[[], str | None],
+        settled: Callable[[], Any] = lambda: None,
+        refused: Callable[[Exception], bool] = lambda error: True,
+    ) -> None:
+        self.title = title
+        self._deliver, self._away, self._settled, self._refused = deliver, away, settled, refused
+        self._letters: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
+        self._said: set[str] = set()
+        self._leaving = threading.Event()
+        self._hurry = threading.Event()  # somebody waits: the next trial is due at once
+        self._failing, self._failures = False, 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, letter: Point | Callable[[], Any]) -> None:
+        """Takes a point, or a function that sends something else; never waits."""
+        if self._leaving.is_set():
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._carry, name=f"fer-ignite-{self.title}", daemon=True
+            )
+            self._thread.start()
+        try:
+            self._letters.put_nowait(letter)
+        except queue.Full:
+            self._say(
+                "full",
+                "more than %d points wait for %s; later ones are left out",
+                _MOST_WAITING,
+                self.title,
+            )
+
+    def drain(self, *, within_s: float) -> bool:
+        """Waits until all is delivered; gives up after ``within_s``, or as soon as the server is seen to be away still."""
+        if self._thread is None or self._leaving.is_set():
+            return True  # nothing was put, or nothing will be sent any more
+        arrived, begun, failures = threading.Event(), time.monotonic(), self._failures
+        self.put(arrived.set)
+        self._hurry.set()
+        try:
+            while not arrived.wait(0.02):
+                waited = time.monotonic() - begun
+                seen = (
+                    self._failures >= failures + 2
+                )  # the first of the two may have begun before the server came back
+                if waited > within_s or seen or (self._failing and waited > _GRACE_S):
+                    return False
+            return True
+        finally:
+            self._hurry.clear()
+
+    def close(self, *, within_s: float) -> bool:
+        """Delivers what waits, as :meth:`drain`; what comes later is dropped."""
+        done = self.drain(within_s=within_s)
+        self._leaving.set()
+        self._hurry.set()  # who waits for the next trial leaves
+        if not done:
+            self._say(
+                "lost", "%s did not get all of this run; the run's own files have it", self.title
+            )
+        return done
+
+    def _carry(self) -> None:
+        held: Callable[[], Any] | None = None
+        while True:
+            points: list[Point] = []
+            letter = held or self._letters.get()
+            while isinstance(letter, Point):
+                points.append(letter)
+                if (
+                    self._letters.empty()
+                    or sum(len(point.values) for point in points) >= _VALUES_PER_LETTER
+                ):
+                    break
+                letter = self._letters.get()
+            held = letter if points and not isinstance(letter, Point) else None
+            send = (
+                letter
+                if not isinstance(letter, Point) and not points
+                else partial(self._deliver, points)
+            )
+            if not self._insist(send):
+                return
+            if held is None and self._letters.empty():
+                self._settled()
+
+    def _insist(self, send: Callable[[], Any]) -> bool:
+        failed = 0  # trials in a row that failed while the server answered
+        while True:
+            try:
+                send()
+            except Exception as error:  # whatever a tracker's package raises: the training goes on
+                reason = self._away()
+                if reason is None and not failed:
+                    failed = (
+                        1  # it may have come back between the trial and the question: once more
+                    )
+                    continue
+                if reason is None and failed < _BUSY_TRIALS and not self._refused(error):
+                    failed += 1
+                    if self._leaving.wait(_RETRY_S):
+                        return False
+                    continue
+                if reason is None:
+                    self._say(
+                        "refused",
+                        "%s refused a part of the record (%s); the training goes on",
+                        self.title,
+                        _first_line(error),
+                    )
+                    break
+                failed = 0
+                self._failing, self._failures = True, self._failures + 1
+                self._say(
+                    "away",
+                    "%s; the training goes on, and what is missing is sent when it answers again",
+                    reason,
+                )
+                self._hurry.wait(_RETRY_S)
+                if self._leaving.is_set():
+                    return False
+            else:
+                break
+        self._failing = False
+        return True
+
+    def _say(self, kind: str, text: str, *values: Any) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            logger.warning(text, *values)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

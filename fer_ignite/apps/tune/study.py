@@ -1,0 +1,160 @@
+"""The study behind a search: Optuna's sqlite storage in the search's folder, shared by workers, outliving all of them."""
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_ignite.checkpoint.run_lock import LOCK_NAME, hold_folder, lock_folder
+from fer_ignite.errors import ConfigError, FerError, FolderInUseError
+from fer_ignite.imports import optional_library
+
+__all__ = ["at_work", "counted", "open_study", "require_optuna", "sampler_of", "try_again"]
+
+STORAGE = "study.db"
+NAME = "fer_ignite"
+_WORKERS = "workers"
+_PATIENCE_S = 60.0
+_UNSIGNED_S = (
+    120.0  # a trial that no worker has signed for so long was killed at its very beginning
+)
+
+
+def require_optuna() -> Any:
+    """The module, with its own log off.
+
+    Raises:
+        ConfigError: it isn't installed.
+    """
+    optuna = optional_library("optuna", extra="tune", purpose="fer-ignite tune")
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    return optuna
+
+
+def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, Any]) -> Any:
+    """The study in a folder, made where there is none; trials whose worker has died are waiting to be run again.
+
+    Args:
+        what: plain values that say what is searched; a study of something else is refused.
+    Raises:
+        ConfigError: the folder holds the study of another search.
+    """
+    optuna = require_optuna()
+    url = f"sqlite:///{(folder / STORAGE).absolute()}"
+    with _alone(folder):  # two workers that make the tables at once would trip over each other
+        storage = optuna.storages.RDBStorage(
+            url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
+        )
+        study = optuna.create_study(
+            storage=storage,
+            study_name=NAME,
+            load_if_exists=True,
+            pruner=pruner,
+            direction="minimize" if minimize else "maximize",
+        )
+        _require_same(study, folder, what)
+        _take_back_dead(study, folder)
+    return study
+
+
+def sampler_of(seed: int, number: int) -> Any:
+    """The sampler of one trial: what it draws is a function of the seed, the trial's number and the trials before it."""
+    return require_optuna().samplers.TPESampler(
+        seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    )
+
+
+def counted(study: Any) -> int:
+    """Trials that are over or being run; those that were cut short and wait for their second try don't count."""
+    return sum(
+        trial.state.name != "WAITING" and "again" not in trial.user_attrs
+        for trial in study.get_trials(deepcopy=False)
+    )
+
+
+def try_again(study: Any, trial: Any) -> None:
+    """Has the trial's settings run once more, in the same folder, where its run goes on."""
+    trial.set_user_attr("again", True)
+    folder = trial.user_attrs.get("folder")
+    study.enqueue_trial(trial.params, user_attrs={} if folder is None else {"folder": folder})
+
+
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[str]:
+    """A worker's name, by which the others know that it lives: the kernel drops the lock on it when the process dies."""
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    place = folder / _WORKERS / name
+    place.mkdir(parents=True)
+    try:
+        with hold_folder(place):
+            yield name
+    finally:
+        _sweep(place)
+
+
+def _sweep(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        (place / LOCK_NAME).unlink(missing_ok=True)
+        place.rmdir()
+        place.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            lock = lock_folder(folder)
+            break
+        except FolderInUseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _require_same(study: Any, folder: Path, what: Mapping[str, Any]) -> None:
+    known = study.user_attrs.get("what")
+    if known is None:
+        study.set_user_attr("what", dict(what))
+        return
+    changed = [name for name in {**known, **what} if known.get(name) != what.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another search, which differs in {', '.join(sorted(changed))}; "
+            "repeat that command to go on with it, or choose another --name."
+        )
+
+
+def _take_back_dead(study: Any, folder: Path) -> None:
+    optuna = require_optuna()
+    for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if _is_dead(frozen, folder):
+            try_again(study, optuna.trial.Trial(study, frozen._trial_id))
+            study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
+
+
+def _is_dead(trial: Any, folder: Path) -> bool:
+    worker = trial.user_attrs.get("worker")
+    if worker is None:
+        return (datetime.now() - trial.datetime_start).total_seconds() > _UNSIGNED_S
+    place = folder / _WORKERS / worker
+    if not place.exists():
+        return True
+    try:
+        lock = lock_folder(place)
+    except FerError:
+        return False
+    lock.release()
+    if lock.warning is None:
+        _sweep(place)
+    return lock.warning is None  # where nothing can be locked, nobody can be called dead

@@ -1,0 +1,146 @@
+"""One trial: an ordinary run in a folder of its own, watched by a handler that reports to the study and stops it early."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from fer_ignite.apps.tune.space import Dimension
+from fer_ignite.apps.tune.study import require_optuna, sampler_of, try_again
+from fer_ignite.config import check, merged
+from fer_ignite.distributed import Outcome
+from fer_ignite.distributed.signals import SIGNAL_CODES
+from fer_ignite.errors import ConfigError, FerError, error_of
+from fer_ignite.runs.execute import launch_training
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.session import Session
+
+__all__ = ["InterruptedTrial", "ReportToStudy", "UnfitTrial", "run_trial"]
+
+# A trial's final figures are of val only, from one view: what is compared is the validation that chose its best epoch.
+_OF_TRIALS = {"tta": "none", "tensorboard": False, "plots": False, "quiet": True}
+
+
+class UnfitTrial(Exception):
+    """These settings can't be run together, or not here; the search goes on without them."""
+
+
+class InterruptedTrial(Exception):
+    """A signal has stopped the run; it waits in its folder for the next worker.
+
+    Attributes:
+        exit_code: of the program.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"interrupted, exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class ReportToStudy:
+    """A handler's setup that reports each validation to a trial, and stops the run when the study has seen enough of it.
+
+    Args:
+        trial: Optuna's.
+        monitor: name of the validation metric.
+        prune: ask the study's pruner; the last epoch is never cut.
+    """
+
+    def __init__(self, trial: Any, *, monitor: str, prune: bool) -> None:
+        self.trial, self.monitor, self.prune = trial, monitor, prune
+
+    def __call__(self, session: Session) -> None:
+        """Attaches to the session; the main process reports, and its wish to stop is heard by all."""
+        if session.rank != 0:
+            return
+        trainer = session.trainer
+
+        @trainer.on(Events.STARTED)
+        def report_what_was(engine: Engine) -> None:
+            for line in session.folder.read_history():
+                self.report(line.get(f"val_{self.monitor}"), line["epoch"])
+
+        @trainer.on(RunEvents.VALIDATED)
+        def report(engine: Engine) -> None:
+            epoch = engine.state.epoch
+            self.report(session.evaluator.state.metrics.get(self.monitor), epoch)
+            if self.prune and epoch < session.config.epochs and self.trial.should_prune():
+                self.trial.set_user_attr("pruned_at", epoch)
+                session.stop()
+
+    def report(self, value: Any, epoch: int) -> None:
+        """Tells the study; what isn't finite is left out, and the study hears of the end instead."""
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            self.trial.report(float(value), epoch)
+
+
+def run_trial(
+    trial: Any,
+    *,
+    space: Sequence[Dimension],
+    given: Mapping[str, Any],
+    folder: Path,
+    worker: str,
+    seed: int,
+    monitor: str,
+    prune: bool,
+) -> float:
+    """Draws the settings, trains with them, and returns the best validation's figure.
+
+    Raises:
+        optuna.TrialPruned: cut by the pruner, or its gradients stayed non-finite.
+        UnfitTrial, InterruptedTrial: see there.
+        FerError: what would meet every other trial too.
+    """
+    optuna = require_optuna()
+    trial.set_user_attr("worker", worker)
+    name = trial.user_attrs.get("folder") or f"trial-{trial.number:04d}"
+    trial.set_user_attr("folder", name)
+    trial.study.sampler = sampler_of(seed, trial.number)
+    drawn = {dimension.name: dimension.suggest(trial) for dimension in space}
+    trial.set_user_attr("settings", drawn)
+    chosen = {
+        **_OF_TRIALS,
+        **merged(given, drawn),
+        "out": str(folder),
+        "name": name,
+        "resume": "auto",
+        "score_test": False,
+    }
+    try:
+        config = check(chosen)
+        report = ReportToStudy(trial, monitor=monitor, prune=prune)
+        outcome = launch_training(config, given=chosen, handlers=[report])
+    except ConfigError as error:
+        raise _unfit(trial, str(error)) from None
+    except KeyboardInterrupt:
+        try_again(trial.study, trial)
+        raise
+    return _figure(optuna, trial, outcome)
+
+
+def _figure(optuna: Any, trial: Any, outcome: Outcome) -> float:
+    code, message = outcome.exit_code, outcome.message or outcome.status
+    if code in SIGNAL_CODES:
+        try_again(trial.study, trial)
+        raise InterruptedTrial(code)
+    if code == 3:
+        raise optuna.TrialPruned(message)
+    if code == FerError.exit_code:
+        raise _unfit(trial, message)
+    if code:
+        raise error_of(code)(message)
+    # The run may have been in another process: the storage knows what its handler noted.
+    noted = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
+    best = (outcome.result or {}).get("best", {})
+    trial.set_user_attr("best_epoch", best.get("epoch"))
+    if "pruned_at" in noted or best.get("value") is None:
+        raise optuna.TrialPruned
+    return float(best["value"])
+
+
+def _unfit(trial: Any, reason: str) -> UnfitTrial:
+    trial.set_user_attr("reason", reason)
+    return UnfitTrial(reason)

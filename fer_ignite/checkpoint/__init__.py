@@ -1,0 +1,1 @@
+"""Checkpoint files: format, archive, saving, the run folder and atomic writes."""

@@ -1,0 +1,183 @@
+"""Files that are either the old one or the new one, whatever happens in between.
+
+The new content goes to a temporary file in the same folder, is synced, renamed over the old, and the folder is synced:
+a crash or a full disk at any moment leaves the old file or the new one, and at worst a temporary file, which
+``clean_temporary`` removes at the next start.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fer_ignite.errors import StorageError
+
+__all__ = [
+    "clean_temporary",
+    "is_storage_failure",
+    "publish_alias",
+    "shown",
+    "storage_errors",
+    "sync_folder",
+    "write_durably",
+    "write_json_durably",
+    "write_text_durably",
+]
+
+_TEMPORARY = re.compile(r"\.fer-[0-9a-f]{8}\.tmp")
+_BUFFER_BYTES = 1 << 20
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+Reached = Callable[[str], None]
+
+_DEVICE_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "ENOSPC", "EROFS", "EDQUOT", "EFBIG", "ENODEV", "ENXIO", "ESTALE")
+    if hasattr(errno, name)
+)
+
+
+def is_storage_failure(error: OSError) -> bool:
+    """Whether an OSError says that a disk is full, read-only, over its quota, gone or broken."""
+    return error.errno in _DEVICE_ERRORS
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as one printable line, also where its name holds newlines or bytes that are no text."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError with the path and the system's own words."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{shown(path)} can't be written: {error.strerror or error}. "
+            "What was there before is unchanged; make room or mend the folder, then continue with --resume auto."
+        ) from error
+
+
+def write_durably(
+    path: str | os.PathLike[str],
+    content: bytes | Callable[[BinaryIO], object],
+    *,
+    reached: Reached = lambda _: None,
+) -> None:
+    """Replace the file, or create it, in one step that survives a crash.
+
+    Args:
+        path: in a folder that exists; the new file's mode follows the umask.
+        content: the bytes, or a function that writes them to the open file it is given.
+        reached: told the name of each point passed (``fer_ignite.checkpoint.failpoints.SAVE_POINTS``).
+    Raises:
+        StorageError: the system refused; the temporary file is removed and the old file stays.
+    """
+    path = Path(path)
+    with storage_errors(path):
+        _refuse_special_file(path)
+        reached("before-open")
+        with _temporary_beside(path) as temporary:
+            # 0o666 less the umask, as for any file that a program creates; O_EXCL follows no link that waits there.
+            with os.fdopen(
+                os.open(temporary, _CREATE, 0o666), "wb", buffering=_BUFFER_BYTES
+            ) as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                reached("after-write")
+                os.fsync(file.fileno())
+            reached("after-fsync")
+            os.replace(temporary, path)
+        reached("after-rename")
+        sync_folder(path.parent)
+        reached("after-dirsync")
+
+
+def write_text_durably(path: str | os.PathLike[str], text: str) -> None:
+    """``write_durably`` for text, as UTF-8; bytes that a path's name smuggled in are written as they came."""
+    write_durably(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json_durably(path: str | os.PathLike[str], value: Any) -> None:
+    """``write_durably`` for a value as indented JSON; ASCII only, so that odd names survive any reader."""
+    write_durably(path, (json.dumps(value, indent=2) + "\n").encode("ascii"))
+
+
+def publish_alias(source: Path, alias: Path) -> None:
+    """Give a durable file a second name, replacing that name's old file in one step.
+
+    A hard link costs no space; where the file system has none, the bytes are copied as durably.
+    """
+    with storage_errors(alias), _temporary_beside(alias) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            with source.open("rb") as content:
+                write_durably(alias, lambda file: shutil.copyfileobj(content, file, _BUFFER_BYTES))
+        else:
+            os.replace(temporary, alias)
+            sync_folder(alias.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable; where a system syncs no folders (Windows, some network drives) do nothing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def clean_temporary(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what an interrupted write left behind; to be called while the folder's lock is held.
+
+    Returns:
+        The removed files; empty where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    with storage_errors(folder):
+        stale = sorted(entry for entry in folder.iterdir() if _TEMPORARY.fullmatch(entry.name))
+        for entry in stale:
+            entry.unlink(missing_ok=True)
+    return stale
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A name that nobody else uses, and nothing left under it. Random: two writers must never meet in one file."""
+    temporary = path.parent / f".fer-{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+    finally:
+        # Also after success: renaming onto a link of the same file does nothing and leaves both names (POSIX).
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _refuse_special_file(path: Path) -> None:
+    # Renaming over /dev/stdout would replace the device by a file.
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        is_folder = path.is_dir()
+        raise OSError(
+            errno.EISDIR if is_folder else errno.EINVAL,
+            "Is a directory" if is_folder else "Is not a file",
+        )

@@ -1,0 +1,294 @@
+"""Ignite's Checkpoint made durable: the new file is safe before the old one goes, and a failed save changes nothing.
+
+Ignite 0.5.5 removes the old file before it writes the new, and has changed its record by then (handlers/checkpoint.py,
+511-523). So the saver below only notes removals and carries them out after the new file is durable, and the handlers
+put the record back when a save failed. Every process learns of a failure: they all raise, or none does.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.engine.events import CallableEventWithFilter, EventsList
+from ignite.handlers import Checkpoint
+from ignite.handlers.checkpoint import BaseSaveHandler
+
+from fer_ignite.checkpoint import failpoints
+from fer_ignite.checkpoint.atomic_io import publish_alias, write_durably
+from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, step_files, write_checkpoint
+from fer_ignite.errors import ConfigError, FerError, error_of
+
+__all__ = [
+    "BestCheckpoint",
+    "DurableSaver",
+    "PlainState",
+    "ResumePoints",
+    "attach_best",
+    "attach_resume_points",
+]
+
+Agree = Callable[[str | None], str | None]
+
+
+class PlainState:
+    """A plain value in the place of an object with ``state_dict``, for Ignite's ``to_save``.
+
+    Args:
+        value: the value, or a function that gives it at the moment of saving.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def state_dict(self) -> Any:
+        return self._value() if callable(self._value) else self._value
+
+    def load_state_dict(self, state: Any) -> None:
+        """Nothing to do: whoever resumes reads the value itself."""
+
+
+class DurableSaver(BaseSaveHandler):
+    """Writes checkpoints to a folder, durably; ``step-*.pt`` also appears as ``last.pt``.
+
+    Args:
+        dirname: an existing folder.
+        agree: shares an error's text: called on every process after each save with its own text or None, it returns the
+            same text on all, or None where all went well. A single process needs none.
+    Attributes:
+        iteration: the trainer's, told by the handlers before each save; only the fault points ask for it.
+        pending: names of files that go once the next one is durable.
+        written: number of saves that became durable.
+    """
+
+    def __init__(self, dirname: str | Path, *, agree: Agree = lambda text: text) -> None:
+        self.dirname = Path(dirname)
+        self.agree = agree
+        self.iteration = 0
+        self.pending: list[str] = []
+        self.written = 0
+
+    def __call__(
+        self,
+        checkpoint: Mapping[str, Any],
+        filename: str,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write on rank 0; raise on all processes where that failed.
+
+        Raises:
+            StorageError: the folder's file system refused; the old files are as they were.
+            CheckpointError: the content is no plain data.
+        """
+        rank = idist.get_rank()
+        prefix = "best-" if filename == BEST_NAME else ""
+        reached = failpoints.reaching(rank=rank, iteration=self.iteration, prefix=prefix)
+        error: Exception | None = None
+        if rank == 0:
+            error = self._write(checkpoint, filename, reached)
+        else:
+            _pass_by(reached)
+        code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
+        text = self.agree(None if error is None else f"{code} {str(error) or type(error).__name__}")
+        if isinstance(error, TypeError):
+            # Ignite would take it for a handler of two arguments and save once more (checkpoint.py, 522-525).
+            raise RuntimeError(f"saving {filename} failed: {error}") from error
+        if error is not None:
+            raise error
+        if text is not None:  # of the same kind on all processes, whichever of them is heard first
+            code_there, _, said = text.partition(" ")
+            raise error_of(int(code_there))(said)
+        self.written += 1
+        self._prune(filename, reached)
+
+    def remove(self, filename: str) -> None:
+        """Note a file that goes once the next one is durable."""
+        if filename not in self.pending:
+            self.pending.append(filename)
+
+    def _write(
+        self, checkpoint: Mapping[str, Any], filename: str, reached: Callable[[str], None]
+    ) -> Exception | None:
+        path = self.dirname / filename
+        try:
+            write_durably(
+                path,
+                lambda file: write_checkpoint(checkpoint, file, reached=reached),
+                reached=reached,
+            )
+            if filename.startswith("step-"):
+                publish_alias(path, self.dirname / LAST_NAME)
+        except Exception as error:  # whatever it is, the other processes wait to be told
+            return error
+        return None
+
+    def _prune(self, filename: str, reached: Callable[[str], None]) -> None:
+        reached("before-prune")
+        names, self.pending = [name for name in self.pending if name != filename], []
+        for name in names if idist.get_rank() == 0 else ():
+            try:
+                (self.dirname / name).unlink(missing_ok=True)
+            except OSError:
+                self.pending.append(
+                    name
+                )  # the new file is safe; the old one is tried again after the next save
+            reached("mid-prune")
+        if idist.get_rank() != 0:
+            reached("mid-prune")
+
+
+class _SafeCheckpoint(Checkpoint):
+    """Ignite's handler, whose record of saved files stays true when a save failed."""
+
+    _saved: list[Any]
+
+    def __init__(
+        self, to_save: Mapping[str, Any], saver: DurableSaver, *, trainer: Engine, **arguments: Any
+    ) -> None:
+        if len(to_save) < 2:
+            # Ignite writes a single object as its bare state, without its name (checkpoint.py, 481-484).
+            raise ConfigError(
+                f"to_save has the entries {list(to_save)}; a checkpoint needs at least two."
+            )
+        # The explicit transform: the default takes the last event's name, which other checkpoints change.
+        super().__init__(
+            to_save, saver, global_step_transform=lambda *_: trainer.state.iteration, **arguments
+        )
+        self.saver = saver
+        self._trainer = trainer
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest file's path, or the best's."""
+        return self.saver.dirname / self._saved[-1].filename if self._saved else None
+
+    def __call__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        saver = self.saver
+        saver.iteration = self._trainer.state.iteration
+        record, pending, written = list(self._saved), list(saver.pending), saver.written
+        try:
+            super().__call__(engine)
+        finally:
+            if saver.written == written:
+                self._saved, saver.pending = record, pending
+
+
+class ResumePoints(_SafeCheckpoint):
+    """The newest ``keep`` resume points, named by iteration."""
+
+    def adopt(self, *, up_to: int) -> None:
+        """Take over the files that the folder holds already, so that they are pruned like the run's own.
+
+        Args:
+            up_to: the iteration that the run goes on from, 0 for a new run. Newer files are of a future that won't be,
+                or damaged; they go once the next resume point is durable.
+        """
+        files = step_files(self.saver.dirname)
+        assert self.n_saved is not None
+        kept = [(step, path.name) for step, path in files if step <= up_to][: self.n_saved]
+        self._saved = [Checkpoint.Item(step, name) for step, name in reversed(kept)]
+        for _, path in files:
+            if path.name not in {name for _, name in kept}:
+                self.saver.remove(path.name)
+
+
+class BestCheckpoint(_SafeCheckpoint):
+    """The checkpoint with the highest score; a score that is not finite never counts.
+
+    Attributes:
+        best: ``{"value", "iteration", "epoch"}``, with None as value before the first finite score.
+    """
+
+    def __init__(
+        self,
+        to_save: Mapping[str, Any],
+        saver: DurableSaver,
+        *,
+        trainer: Engine,
+        score: Callable[[Engine], float],
+    ):
+        super().__init__(
+            to_save,
+            saver,
+            trainer=trainer,
+            score_function=score,
+            n_saved=1,
+            filename_pattern=BEST_NAME,
+        )
+        self.best: dict[str, Any] = {"value": None, "iteration": 0, "epoch": 0}
+
+    def __call__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        assert self.score_function is not None
+        value = float(self.score_function(engine))
+        # NaN as the first score would block every later one: nothing is greater than NaN (checkpoint.py, 453-457).
+        if not math.isfinite(value) or (
+            self.best["value"] is not None and value <= self.best["value"]
+        ):
+            return
+        before, written = self.best, self.saver.written
+        state = self._trainer.state
+        # Set before saving, so that best.pt knows itself and a run that goes on from it can't take a lower score.
+        self.best = {"value": value, "iteration": state.iteration, "epoch": state.epoch}
+        try:
+            super().__call__(engine)
+        finally:
+            if self.saver.written == written:
+                self.best = before
+
+    def state_dict(self) -> Any:
+        return dict(self.best)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.best = {name: state_dict[name] for name in self.best}
+        known = self.best["value"] is not None
+        self._saved = [Checkpoint.Item(self.best["value"], BEST_NAME)] if known else []
+
+
+def attach_resume_points(
+    trainer: Engine,
+    to_save: Mapping[str, Any],
+    saver: DurableSaver,
+    *,
+    event: Events | CallableEventWithFilter | EventsList,
+    keep: int = 2,
+) -> ResumePoints:
+    """Save ``step-<iteration>.pt`` and ``last.pt`` on an event of the trainer.
+
+    Args:
+        to_save: objects with ``state_dict`` by the names of ``SCHEMA``; ``PlainState`` for plain values.
+        keep: number of files, at least 2, so that damage to the newest costs one interval, not the run.
+    """
+    if keep < 2:
+        raise ConfigError(f"keep is {keep}; at least 2 resume points are kept.")
+    points = ResumePoints(
+        to_save, saver, trainer=trainer, n_saved=keep, filename_pattern="step-{global_step}.pt"
+    )
+    trainer.add_event_handler(event, points)
+    return points
+
+
+def attach_best(
+    evaluator: Engine,
+    to_save: Mapping[str, Any],
+    saver: DurableSaver,
+    *,
+    score: Callable[[Engine], float],
+    trainer: Engine,
+) -> BestCheckpoint:
+    """Save ``best.pt`` when an evaluation ends with the highest score so far.
+
+    Args:
+        score: of the evaluator after a run; higher is better, non-finite never counts.
+        trainer: whose iteration and epoch the best is remembered with.
+    """
+    best = BestCheckpoint(to_save, saver, trainer=trainer, score=score)
+    evaluator.add_event_handler(Events.COMPLETED, best)
+    return best
+
+
+def _pass_by(reached: Callable[[str], None]) -> None:
+    """A process that writes nothing passes the same points, so that a test can kill it there."""
+    for point in failpoints.SAVE_POINTS[: failpoints.SAVE_POINTS.index("before-prune")]:
+        reached(point)

@@ -1,0 +1,1 @@
+"""Batch augmentation: parameters, geometry, color, mixup and test-time views."""

@@ -1,0 +1,121 @@
+"""A raw batch becomes an augmented one: geometry in one sampling call, then light and gaps, each image its own."""
+
+# Dimensions: B images, C channels, H W pixels, P numbers per image that travel to the device together.
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fer_ignite.data.augment.color import (
+    adjust_brightness_,
+    adjust_contrast_,
+    erase_,
+    erase_boxes,
+    normalise,
+)
+from fer_ignite.data.augment.geometry import (
+    matrices,
+    pick,
+    prepare,
+    resize,
+    resized_hw,
+    to_device,
+    warp,
+)
+from fer_ignite.data.augment.mixup import mix
+from fer_ignite.data.augment.params import AugmentSpec, Draws, draw, partners
+from fer_ignite.data.augment.tta import views
+
+__all__ = [
+    "AugmentSpec",
+    "Draws",
+    "augment",
+    "draw",
+    "matrices",
+    "mix",
+    "normalise",
+    "partners",
+    "prepare",
+    "views",
+    "warp",
+]
+
+Size = tuple[int, int]
+
+
+def augment(
+    images_BHWC: Tensor,
+    draws: Draws,
+    spec: AugmentSpec,
+    *,
+    out_px: int,
+    resize_px: int | None = None,
+    fill: float = 0.0,
+) -> Tensor:
+    """Apply what was drawn; everything but mixing.
+
+    An image's result doesn't depend on the batch that it is processed in.
+
+    Args:
+        images_BHWC: uint8.
+        draws: of these B images, made from `spec`.
+        out_px: side of the result.
+        resize_px: shorter side before the crop; None: see `resized_hw`.
+        fill: gray of erased rectangles, 0..1.
+    Returns:
+        float32 [B, C, H, W] in 0..1; a tensor of its own.
+    """
+    in_hw, out_hw = (images_BHWC.shape[1], images_BHWC.shape[2]), (out_px, out_px)
+    if not len(images_BHWC):
+        return torch.empty((0, images_BHWC.shape[3], *out_hw), device=images_BHWC.device)
+    resized = resized_hw(in_hw, out_hw, resize_px)
+    if (
+        spec.resamples and resized[0] < in_hw[0]
+    ):  # shrinking needs antialiasing, which sampling has not
+        images_BHWC, in_hw = resize(images_BHWC, resized), resized
+    numbers_BP = _numbers(draws, spec, in_hw, out_hw, resized, images_BHWC.device)
+    if spec.resamples:
+        fades = spec.padding == "zeros" and resized[0] > in_hw[0]
+        matrices_B23 = numbers_BP[:, :6].view(-1, 2, 3)
+        images_BCHW = warp(
+            images_BHWC, matrices_B23, out_hw, padding=spec.padding, margin_px=int(fades)
+        )
+    else:
+        images_BCHW = _moved(images_BHWC, draws, spec, resized, out_hw).permute(0, 3, 1, 2).float()
+    return _light(images_BCHW.div_(255.0), numbers_BP, spec, fill)
+
+
+def _moved(
+    images_BHWC: Tensor, draws: Draws, spec: AugmentSpec, resized: Size, out_hw: Size
+) -> Tensor:
+    """Resized, cropped and flipped; where nothing is cropped the flip comes first, as it then moves fewer pixels."""
+    if resized == out_hw:
+        return resize(
+            pick(images_BHWC, draws, (images_BHWC.shape[1], images_BHWC.shape[2])), out_hw
+        )
+    return pick(resize(images_BHWC, resized), draws, out_hw, random_crop=spec.crop)
+
+
+def _numbers(
+    draws: Draws, spec: AugmentSpec, in_hw: Size, out_hw: Size, resized: Size, device: torch.device
+) -> Tensor:
+    """Matrix, rectangle, brightness and contrast of each image, float32 [B, 12], in one copy to the device."""
+    numbers_BP = np.empty((len(draws), 12), np.float32)
+    if spec.resamples:
+        numbers_BP[:, :6] = matrices(
+            draws, in_hw, out_hw, min(resized), random_crop=spec.crop
+        ).reshape(-1, 6)
+    if spec.reprob:
+        numbers_BP[:, 6:10] = erase_boxes(draws, out_hw)
+    numbers_BP[:, 10], numbers_BP[:, 11] = draws.brightness, draws.contrast
+    return to_device(numbers_BP, device)
+
+
+def _light(images_BCHW: Tensor, numbers_BP: Tensor, spec: AugmentSpec, fill: float) -> Tensor:
+    if spec.brightness:
+        adjust_brightness_(images_BCHW, numbers_BP[:, 10])
+    if spec.contrast:
+        adjust_contrast_(images_BCHW, numbers_BP[:, 11])
+    if spec.reprob:
+        erase_(images_BCHW, numbers_BP[:, 6:10], fill=fill)
+    return images_BCHW

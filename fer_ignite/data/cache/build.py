@@ -1,0 +1,236 @@
+"""From samples to a pack's files: decoded piece by piece, so that no more than one piece of pixels is in memory."""
+
+# Dimensions: N images, H W pixels, C channels, K classes.
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from fer_ignite.data.cache.decode import (
+    Decoded,
+    Fit,
+    Misfit,
+    choose_fit,
+    decode_all,
+    measure,
+    refit,
+)
+from fer_ignite.data.cache.manifest import ImageFacts, numbered, write_facts
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.images import printable
+from fer_ignite.data.samples import Samples, Source, choose_classes
+from fer_ignite.data.splits import decide_roles, joined_units
+from fer_ignite.errors import DataError
+
+__all__ = ["build_pack"]
+
+_NPY_HEADER_BYTES = (
+    128  # room for the header of pixels.npy, which is written last: skipped images change its shape
+)
+_SHOWN = 20
+_PIECE = 1024
+
+logger = logging.getLogger("fer_ignite")
+
+
+class _Facts:
+    """What the pieces said about their images, gathered."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Decoded] = []
+
+    def add(self, decoded: Decoded) -> None:
+        # The pixels themselves are on disk by now.
+        self.pieces.append(
+            Decoded(
+                decoded.good_B,
+                decoded.images_BHWC[:0],
+                [],
+                decoded.digests_B16,
+                decoded.sums_B2C,
+                decoded.blank_B,
+                decoded.bad,
+                decoded.misnamed,
+            )
+        )
+
+    def all(self, name: str) -> Any:
+        return np.concatenate([getattr(piece, name) for piece in self.pieces])
+
+    @property
+    def bad(self) -> list[str]:
+        return [reason for piece in self.pieces for reason in piece.bad]
+
+    @property
+    def misnamed(self) -> list[str]:
+        return [path for piece in self.pieces for path in piece.misnamed]
+
+
+def build_pack(spec: PackSpec, source: Source, folder: Path, *, progress: bool) -> str:
+    """Writes a whole pack into an empty folder.
+
+    Returns:
+        The content's key, hexadecimal: equal for equal packs, wherever their source lay.
+    Raises:
+        DataError: the source, or under `bad_images` "stop" any image of it, can't be read.
+    """
+    samples = choose_classes(source.samples(), spec.classes)
+    if not len(samples) and not samples.refused:
+        raise DataError(
+            f"{printable(source.where)}: no images are left to pack; see --classes and --votes."
+        )
+    fit, raw, facts = _write_images(spec, samples, folder, progress=progress)
+    skipped = [f"{printable(name)}: {reason}." for name, reason in samples.refused] + facts.bad
+    _refuse_bad(spec, source, skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0)
+    samples = samples.take(facts.all("good_B"))
+    if misnamed := facts.misnamed:
+        logger.warning(
+            "%d files hold another image format than their names say (first: %s); they were read by what they hold.",
+            len(misnamed),
+            printable(misnamed[0]),
+        )
+    splits_N, roles = _roles(spec, source, samples, facts.all("digests_B16"))
+    facts_of_images = ImageFacts(
+        *(facts.all(name) for name in ("digests_B16", "sums_B2C", "blank_B"))
+    )
+    described = {
+        "source_kind": source.kind,
+        "source": os.path.abspath(source.where) if os.path.exists(source.where) else source.where,
+        "storage": "raw" if raw else "encoded",
+        "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
+        "roles": roles,
+        "skipped": [text.replace(str(samples.root) + os.sep, "") for text in skipped],
+    }
+    shape = (fit.side_px, fit.side_px, fit.depth)
+    return write_facts(
+        folder,
+        replace(samples, splits_N=splits_N),
+        facts_of_images,
+        shape=shape,
+        described=described,
+    )
+
+
+def _write_images(
+    spec: PackSpec, samples: Samples, folder: Path, *, progress: bool
+) -> tuple[Fit, bool, _Facts]:
+    facts = _Facts()
+    with tqdm(
+        total=len(samples), desc="packing", unit="image", disable=not progress, leave=False
+    ) as bar:
+        if samples.pixels_NHWC is not None:
+            fit = _fit_of_pixels(spec, samples.pixels_NHWC)
+            _write_raw(folder, fit, _pieces_of_pixels(samples.pixels_NHWC, fit, bar.update), facts)
+            return fit, True, facts
+        root = str(samples.root)
+        paths = [os.path.join(root, os.fsdecode(name)) for name in samples.ids]
+        for every in (False, True):
+            fit, seconds_each = choose_fit(
+                paths,
+                side_px=spec.side_px,
+                mode=spec.resize_mode,
+                channels=spec.channels,
+                every=every,
+            )
+            raw = len(paths) * fit.side_px**2 * fit.depth <= spec.raw_limit_bytes
+            pieces = decode_all(
+                paths,
+                fit,
+                any_colour=spec.channels != "auto",
+                keep_bytes=not raw,
+                seconds_each=seconds_each,
+                done=bar.update,
+            )
+            try:
+                (_write_raw if raw else _write_encoded)(folder, fit, pieces, facts)
+                return fit, raw, facts
+            except (
+                Misfit
+            ):  # the sample didn't show it all; with every file looked at this can't come again
+                facts = _Facts()
+                bar.reset()
+    raise DataError("the image files changed while they were read; try again.")
+
+
+def _fit_of_pixels(spec: PackSpec, pixels_NHWC: npt.NDArray[np.uint8]) -> Fit:
+    own = pixels_NHWC.shape[1]
+    channels = (
+        {1: "gray", 3: "rgb"}[pixels_NHWC.shape[3]] if spec.channels == "auto" else spec.channels
+    )
+    side = own if spec.side_px is None else min(own, spec.side_px)
+    return Fit(side_px=side, mode=spec.resize_mode, channels=channels, native=side == own)
+
+
+def _pieces_of_pixels(
+    pixels_NHWC: npt.NDArray[np.uint8], fit: Fit, done: Callable[[int], Any]
+) -> Iterator[Decoded]:
+    for at in range(0, len(pixels_NHWC), _PIECE):
+        images_BHWC = refit(np.asarray(pixels_NHWC[at : at + _PIECE]), fit)
+        done(len(images_BHWC))
+        yield Decoded(
+            np.ones(len(images_BHWC), dtype=np.bool_), images_BHWC, [], *measure(images_BHWC), []
+        )
+
+
+def _write_raw(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Facts) -> None:
+    with (folder / "pixels.npy").open("wb") as file:
+        file.seek(_NPY_HEADER_BYTES)
+        count = 0
+        for decoded in pieces:
+            file.write(np.ascontiguousarray(decoded.images_BHWC).data)
+            count += len(decoded.images_BHWC)
+            facts.add(decoded)
+        header = io.BytesIO()
+        shape = (count, fit.side_px, fit.side_px, fit.depth)
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        assert len(header.getvalue()) == _NPY_HEADER_BYTES
+        file.seek(0)
+        file.write(header.getvalue())
+
+
+def _write_encoded(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Facts) -> None:
+    ends: list[int] = []
+    with (folder / "images.bin").open("wb") as file:
+        for decoded in pieces:
+            for blob in decoded.blobs:
+                file.write(blob)
+                ends.append(file.tell())
+            facts.add(decoded)
+    np.save(folder / "image_ends.npy", np.array(ends, dtype=np.int64))
+
+
+def _refuse_bad(spec: PackSpec, source: Source, bad: list[str], *, left: int) -> None:
+    if bad and (spec.bad_images == "stop" or not left):
+        shown = "; ".join(text.rstrip(".") for text in bad[:_SHOWN])
+        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        remedy = (
+            "repair or remove them, or pass --bad-images skip" if left else "none is left to pack"
+        )
+        raise DataError(
+            f"{printable(source.where)}: {len(bad)} of the images or rows can't be used ({shown}{more}); {remedy}."
+        )
+
+
+def _roles(
+    spec: PackSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.uint8], str]:
+    copies_N = numbered(digests_N16)
+    return decide_roles(
+        samples.labels_N,
+        samples.splits_N,
+        copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),
+        split=spec.split,
+        val_fraction=spec.val_fraction,
+        seed=spec.split_seed,
+        grouped=samples.groups_N is not None,
+    )

@@ -1,0 +1,274 @@
+"""A pack: all images of a data set, decoded once, in arrays that every process maps and none copies.
+
+    manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, roles, what was left out
+    pixels.npy      uint8 [N, H, W, C]; or, where that would be too large,
+    images.bin      the files' own bytes, with image_ends.npy int64 [N]
+    digests.npy uint8 [N, 16], a hash of each image's pixels
+    labels.npy int64, splits.npy uint8, leaks.npy bool; soft.npy float32 [N, K], groups.npy int64 where there are any
+    ids.bin         the images' names one after another, with id_ends.npy int64 [N]
+
+A pack is complete or isn't there: it is built in a folder of another name and renamed.
+"""
+
+# Dimensions: N images in the pack, B images asked for, H W pixels, C channels, K classes.
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_ignite.data.images import fit_image, printable, read_image_bytes
+from fer_ignite.data.samples import SPLITS
+from fer_ignite.errors import DataError
+
+__all__ = ["PACK_FORMAT", "PACK_VERSION", "Pack", "describe", "is_pack", "map_array", "open_pack"]
+
+PACK_FORMAT = "fer_ignite pack"
+PACK_VERSION = 2
+_NEEDED = (
+    "classes",
+    "height",
+    "width",
+    "channels",
+    "count",
+    "mean",
+    "std",
+    "fingerprint",
+    "files",
+    "counts",
+    "duplicates",
+    "blank",
+    "left_out",
+    "skipped",
+    "roles",
+    "source",
+    "source_kind",
+    "storage",
+    "fit",
+    "checksums",
+    "checksum",
+)
+
+
+class Pack:
+    """An opened pack; pickled, it is its path."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.height: int = manifest["height"]
+        self.width: int = manifest["width"]
+        self.channels: int = manifest["channels"]
+        self.mean: tuple[float, ...] = tuple(manifest["mean"])
+        self.std: tuple[float, ...] = tuple(manifest["std"])
+        self.fingerprint: str = manifest["fingerprint"]
+        self.labels: npt.NDArray[np.int64] = self._map("labels")
+        self.splits: npt.NDArray[np.uint8] = self._map("splits")
+        self.leaks: npt.NDArray[np.bool_] = self._map("leaks")
+        self.soft: npt.NDArray[np.float32] | None = (
+            self._map("soft") if "soft.npy" in manifest["files"] else None
+        )
+        self.groups: npt.NDArray[np.int64] | None = (
+            self._map("groups") if "groups.npy" in manifest["files"] else None
+        )
+        self.is_memmap: bool = manifest["storage"] == "raw"
+        self._pixels_NHWC: npt.NDArray[np.uint8] | None = (
+            self._map("pixels") if self.is_memmap else None
+        )
+        self._images = None if self.is_memmap else _Blobs(path, "images.bin", "image_ends.npy")
+        self._ids = _Blobs(path, "ids.bin", "id_ends.npy")
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Pack":
+        """The pack in a folder, as `open_pack` gives it."""
+        return open_pack(path)
+
+    def __len__(self) -> int:
+        return int(self.manifest["count"])
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return open_pack, (self.path,)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """uint8 [N, H, W, C], mapped copy-on-write; only for a pack that `is_memmap`."""
+        if self._pixels_NHWC is None:
+            raise DataError(
+                f"{self.path} keeps encoded images, not pixels; read them with read(indices)."
+            )
+        return self._pixels_NHWC
+
+    def indices(self, split: str) -> npt.NDArray[np.int64]:
+        """Positions of the images of "train", "val" or "test", in the pack's order."""
+        return np.flatnonzero(self.splits == SPLITS.index(split))
+
+    def id_bytes(self, index: int) -> bytes:
+        """The image's name, byte by byte as its source has it."""
+        return self._ids[index]
+
+    def sample_id(self, index: int) -> str:
+        """The image's name as one line of printable text."""
+        return printable(self._ids[index])
+
+    def read(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """The images at int64 [B] `indices`, as a new uint8 array [B, H, W, C]."""
+        indices_B = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if self._pixels_NHWC is not None:
+            return np.asarray(self._pixels_NHWC[indices_B])
+        images_BHWC = np.empty(
+            (len(indices_B), self.height, self.width, self.channels), dtype=np.uint8
+        )
+        for place, index in enumerate(indices_B.tolist()):
+            images_BHWC[place] = self._decode(index)
+        return images_BHWC
+
+    def _decode(self, index: int) -> npt.NDArray[np.uint8]:
+        assert self._images is not None
+        fit = self.manifest["fit"]
+        image = read_image_bytes(self._images[index], name=self.sample_id(index))
+        return fit_image(image, fit["side_px"], fit["mode"], fit["channels"])
+
+    def _map(self, name: str) -> Any:
+        return map_array(self.path / f"{name}.npy")
+
+
+def map_array(file: Path) -> Any:
+    """The array in a .npy file, mapped copy-on-write; read-only where that would be more than the machine's memory and swap."""
+    try:
+        # torch.from_numpy warns about arrays that can't be written, and copy-on-write can't change the file.
+        return np.load(file, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+class _Blobs:
+    """Byte strings of any length, one after another in a mapped file: nothing per string lives in memory."""
+
+    def __init__(self, folder: Path, data: str, ends: str) -> None:
+        self._ends_N = np.load(folder / ends, mmap_mode="r", allow_pickle=False)
+        self._data = np.memmap(folder / data, dtype=np.uint8, mode="r")
+
+    def __getitem__(self, index: int) -> bytes:
+        index = range(len(self._ends_N))[index]
+        start = int(self._ends_N[index - 1]) if index else 0
+        return self._data[start : int(self._ends_N[index])].tobytes()
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a folder calls itself a pack; `open_pack` says whether it is a sound one."""
+    manifest = path / "manifest.json"
+    try:
+        with manifest.open("rb") as file:
+            return PACK_FORMAT.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def open_pack(path: Path | str) -> Pack:
+    """A pack folder, mapped.
+
+    Raises:
+        DataError: it is none, was made by another version, or a file of it is missing or cut off.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{printable(path)}: no pack ({printable(str(error))}); build it with fer-ignite pack."
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != PACK_FORMAT:
+        raise DataError(
+            f"{printable(path)}: its manifest.json is not a pack's; build one with fer-ignite pack."
+        )
+    if manifest.get("version") != PACK_VERSION:
+        came = manifest.get("version")
+        raise DataError(
+            f"{printable(path)}: pack version {came!r}; this program reads {PACK_VERSION}. Build it again."
+        )
+    absent = [name for name in _NEEDED if name not in manifest]
+    if absent:
+        raise DataError(
+            f"{printable(path)}: the manifest lacks {', '.join(absent)}; build the pack again."
+        )
+    for name, size in manifest["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if Path(name).name != name or found != size:
+            raise DataError(
+                f"{printable(file)}: {found} bytes, the manifest says {size}; build the pack again."
+            )
+    try:
+        return Pack(path.resolve(), manifest)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{printable(path)}: damaged ({error}); build the pack again.") from None
+
+
+def announced_source(pack: Pack, data: str) -> str:
+    """What a run says that its data is: the path that was given, where an equal file elsewhere was packed first.
+
+    Args:
+        data: the setting; names that are no path (demo, kaggle:...) and packs keep the manifest's source.
+    """
+    path = Path(data)
+    return (
+        os.path.abspath(path)
+        if path.exists() and not is_pack(path)
+        else str(pack.manifest["source"])
+    )
+
+
+def describe(pack: Pack, *, source: str | None = None) -> str:
+    """A pack's facts as lines for people: counts, roles, duplicates, what was left out; `source` in place of its own."""
+    manifest = pack.manifest
+    kind = {1: "gray", 3: "RGB"}[pack.channels]
+    lines = [
+        f"{len(pack)} images, {pack.width} x {pack.height} {kind}, {len(pack.classes)} classes, "
+        f"from {manifest['source_kind']} {printable(source or manifest['source'])}",
+        f"fingerprint {pack.fingerprint[:16]}, pack {printable(pack.path)}",
+        *_table(pack),
+        f"roles: {manifest['roles']}",
+        *_duplicates(manifest["duplicates"]),
+    ]
+    if manifest["blank"]:
+        lines.append(f"blank images: {manifest['blank']}")
+    lines += [
+        f"left out: {count} ({reason})" for reason, count in manifest["left_out"].items() if count
+    ]
+    if skipped := manifest["skipped"]:
+        lines.append(f"skipped: {len(skipped)} that can't be read, such as {skipped[0]}")
+    return "\n".join(lines)
+
+
+def _table(pack: Pack) -> list[str]:
+    counts: dict[str, dict[str, int]] = pack.manifest["counts"]
+    width = max(len("total"), *(len(name) for name in pack.classes))
+    rows = [f"{'':{width}} " + "".join(f"{split:>9}" for split in SPLITS)]
+    for name in pack.classes:
+        rows.append(f"{name:{width}} " + "".join(f"{counts[split][name]:>9}" for split in SPLITS))
+    totals = [sum(counts[split].values()) for split in SPLITS]
+    return [*rows, f"{'total':{width}} " + "".join(f"{total:>9}" for total in totals)]
+
+
+def _duplicates(report: dict[str, int]) -> list[str]:
+    if not report["groups"]:
+        return ["exact duplicates: none"]
+    lines = [
+        f"exact duplicates: {report['groups']} groups with {report['images']} images; "
+        f"{report['contradicting_groups']} groups contradict themselves in their labels"
+    ]
+    pairs = (("val", "train"), ("test", "train"), ("test", "val"))
+    counted = [(report[f"{one}_in_{other}"], one, other) for one, other in pairs]
+    across = [f"{count} {one} images also in {other}" for count, one, other in counted if count]
+    return (
+        [*lines, f"across roles: {', '.join(across)} (--drop-leaks leaves them out of train)"]
+        if across
+        else lines
+    )

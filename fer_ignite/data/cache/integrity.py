@@ -1,0 +1,78 @@
+"""Checksums of a pack's files: written when it is built, checked once per start, in full on request.
+
+Files are hashed in blocks, so that a large pixel file can be checked by a sample of its blocks.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.data.images import printable
+from fer_ignite.errors import DataError
+
+__all__ = ["CHECKED_BYTES", "checksums_of", "manifest_checksum", "verify_files"]
+
+BLOCK_BYTES = 1 << 24
+# Checked at each start; SHA-256 takes about half a second for it on processors with SHA instructions.
+CHECKED_BYTES = 1 << 30
+
+
+def checksums_of(folder: Path) -> dict[str, list[str]]:
+    """SHA-256 of each block of `BLOCK_BYTES` of each file in a folder, hexadecimal."""
+    return {
+        file.name: [_hash(file, place) for place in range(_blocks(file))]
+        for file in sorted(folder.iterdir())
+    }
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's entries without the checksum itself, hexadecimal."""
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def verify_files(
+    folder: Path, manifest: dict[str, Any], *, limit_bytes: int | None = CHECKED_BYTES
+) -> None:
+    """Compares a pack's manifest and files with their checksums.
+
+    Args:
+        limit_bytes: of each file at most so much is read, in blocks chosen anew at each call; None reads everything.
+    Raises:
+        DataError: naming the file that differs.
+    """
+    if manifest_checksum(manifest) != manifest["checksum"]:
+        raise DataError(
+            f"{printable(folder / 'manifest.json')}: damaged, its checksum differs; build the pack again."
+        )
+    for name, wanted in manifest["checksums"].items():
+        places = list(range(len(wanted)))
+        if limit_bytes is not None and len(wanted) * BLOCK_BYTES > limit_bytes:
+            places = sorted(
+                secrets.SystemRandom().sample(places, max(1, limit_bytes // BLOCK_BYTES))
+            )
+        for place in places:
+            try:
+                found = _hash(folder / name, place)
+            except OSError as error:
+                raise DataError(
+                    f"{printable(folder / name)}: can't be read ({error.strerror}); build the pack again."
+                ) from None
+            if found != wanted[place]:
+                raise DataError(
+                    f"{printable(folder / name)}: damaged between bytes {place * BLOCK_BYTES:,} and {(place + 1) * BLOCK_BYTES:,}; "
+                    "build the pack again."
+                )
+
+
+def _blocks(file: Path) -> int:
+    return max(1, -(-file.stat().st_size // BLOCK_BYTES))
+
+
+def _hash(file: Path, place: int) -> str:
+    with file.open("rb") as handle:
+        handle.seek(place * BLOCK_BYTES, os.SEEK_SET)
+        return hashlib.sha256(handle.read(BLOCK_BYTES)).hexdigest()

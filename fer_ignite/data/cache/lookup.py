@@ -1,0 +1,176 @@
+"""Finding a pack in the cache, or building it there: the files' stamps lead to the content's key, the key to the pack.
+
+    <cache>/stamps/<hash of spec and stamps>     holds the content's key
+    <cache>/packs/<content's key>/               the pack
+
+A pack is built in a hidden folder beside the others and renamed: two processes may build at once, a killed one leaves
+nothing that looks like a pack.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fer_ignite.data.cache.build import build_pack
+from fer_ignite.data.cache.format import PACK_VERSION, open_pack
+from fer_ignite.data.cache.integrity import verify_files
+from fer_ignite.data.cache.manifest import verify_pack
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.images import printable
+from fer_ignite.data.readers.find import PackSource, find_source
+from fer_ignite.data.samples import Source
+from fer_ignite.errors import ConfigError, DataError, StorageError
+
+__all__ = ["PackSpec", "cache_folder", "open_or_build", "verify_pack"]
+
+_STALE_S = 24 * 3600.0
+
+logger = logging.getLogger("fer_ignite")
+
+
+def cache_folder() -> Path:
+    """Where packs are kept: $FER_IGNITE_CACHE, else fer_ignite in the user's own cache folder."""
+    if named := os.environ.get("FER_IGNITE_CACHE"):
+        return Path(named)
+    if os.path.isabs(shared := os.environ.get("XDG_CACHE_HOME", "")):
+        return Path(shared) / "fer_ignite"
+    try:
+        return Path.home() / ".cache" / "fer_ignite"
+    except RuntimeError:
+        raise ConfigError(
+            "there is no home folder to keep packs in; set FER_IGNITE_CACHE to a folder."
+        ) from None
+
+
+def open_or_build(spec: PackSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
+    """The folder of the pack that a spec describes.
+
+    A pack as `data` is used as it is: of all wishes, only other `classes` make a new one.
+
+    Args:
+        cache: where packs are kept; None for `cache_folder()`.
+        progress: show a bar while building.
+    Raises:
+        DataError: the source can't be read.
+        ConfigError: the cache can't be written.
+        StorageError: writing failed half-way.
+    """
+    source = find_source(
+        spec.data, votes=spec.votes, vote_mode=spec.vote_mode, any_classes=spec.classes is not None
+    )
+    if isinstance(source, PackSource) and spec.classes is None and spec.split is None:
+        return _sound(source.path)
+    cache = cache_folder() if cache is None else cache
+    stamp = cache / "stamps" / _stamp_name(spec, source)
+    return _known(cache, stamp) or _build(spec, source, cache, stamp, progress=progress)
+
+
+def _stamp_name(spec: PackSpec, source: Source) -> str:
+    wishes = {
+        name: value
+        for name, value in dataclasses.asdict(spec).items()
+        if name not in ("data", "votes")
+    }
+    facts = json.dumps([PACK_VERSION, source.kind, wishes], sort_keys=True).encode()
+    return hashlib.sha256(facts + source.stamp()).hexdigest()
+
+
+def _known(cache: Path, stamp: Path) -> Path | None:
+    try:
+        key = stamp.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None  # never built, or cleared
+    try:
+        return _sound(cache / "packs" / key)
+    except DataError as error:
+        if (cache / "packs" / key).exists():
+            logger.warning("the cached pack is built again: %s", error)
+        return None
+
+
+def _sound(folder: Path) -> Path:
+    """The folder of a pack whose files have their checksums; of a very large one a sample is checked."""
+    pack = open_pack(folder)
+    verify_files(pack.path, pack.manifest)
+    return pack.path
+
+
+def _build(spec: PackSpec, source: Source, cache: Path, stamp: Path, *, progress: bool) -> Path:
+    packs = cache / "packs"
+    try:
+        packs.mkdir(parents=True, exist_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
+        _clear_stale(packs)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
+        ) from None
+    try:
+        with _hidden(packs) as folder:
+            key = build_pack(spec, source, folder, progress=progress)
+            _flush(folder)
+            _publish(folder, packs / key)
+            _write_text(stamp, key)
+    except OSError as error:
+        raise StorageError(
+            f"the pack can't be written to {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
+        ) from None
+    return open_pack(packs / key).path
+
+
+@contextlib.contextmanager
+def _hidden(packs: Path) -> Iterator[Path]:
+    folder = packs / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Renames a finished pack into its place; one that is there already and sound stays."""
+    for _ in range(3):
+        try:
+            os.rename(folder, target)
+            return
+        except OSError:
+            if not target.exists():
+                raise
+        with contextlib.suppress(DataError):
+            _sound(target)
+            return
+        # Damaged: moved aside in one step, so that nobody ever sees half of it removed.
+        aside = target.parent / f".damaged-{secrets.token_hex(4)}"
+        with contextlib.suppress(OSError):
+            os.rename(target, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Everything on disk before the name says so."""
+    for file in folder.iterdir():
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary.write_text(text, encoding="ascii")
+    os.replace(temporary, path)
+
+
+def _clear_stale(packs: Path) -> None:
+    """Removes what killed builds left behind; a day is longer than any build takes."""
+    for folder in (*packs.glob(".building-*"), *packs.glob(".damaged-*")):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""What a pack is made from, as plain values: two equal specs over the same files give the same pack."""
+
+import math
+from dataclasses import dataclass
+
+from fer_ignite.errors import ConfigError
+
+__all__ = ["PackSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSpec:
+    """What to pack, and how.
+
+    Args:
+        data: class folders, fer2013.csv, icml_face_data.csv, a csv manifest, a pack, demo, demo:N or kaggle:owner/name.
+        votes: fer2013new.csv, the FER+ votes for the rows of `data`.
+        vote_mode: "majority" or "distribution".
+        classes: names in order, renamed or merged: "angry,happy,calm=neutral+sad"; None keeps the source's.
+        side_px: the largest side to store; images are never enlarged for it. None: the images' own size.
+        resize_mode: "squash", "letterbox" or "crop".
+        channels: "auto", "gray" or "rgb".
+        split: shares of train, val and test for a source that has no roles of its own.
+        val_fraction: share of train that becomes val where the source has none.
+        bad_images: "stop" or "skip".
+        raw_limit_bytes: packs larger than this keep the files' own bytes in place of pixels.
+    """
+
+    data: str
+    votes: str | None = None
+    vote_mode: str = "majority"
+    classes: str | None = None
+    side_px: int | None = None
+    resize_mode: str = "squash"
+    channels: str = "auto"
+    split: tuple[float, float, float] | None = None
+    split_seed: int = 0
+    val_fraction: float = 0.1
+    bad_images: str = "stop"
+    raw_limit_bytes: int = 8 << 30
+
+    def __post_init__(self) -> None:
+        _one_of("vote_mode", self.vote_mode, ("majority", "distribution"))
+        _one_of("resize_mode", self.resize_mode, ("squash", "letterbox", "crop"))
+        _one_of("channels", self.channels, ("auto", "gray", "rgb"))
+        _one_of("bad_images", self.bad_images, ("stop", "skip"))
+        if self.side_px is not None and not 1 <= self.side_px <= 4096:
+            raise ConfigError(f"side_px is {self.side_px}; give 1 to 4096 pixels.")
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(
+                f"val_fraction is {self.val_fraction}; give a share from 0 up to, but not, 1."
+            )
+        if self.split is not None:
+            _check_split(self.split)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}.")
+
+
+def _check_split(split: tuple[float, float, float]) -> None:
+    sound = len(split) == 3 and all(0 <= share <= 1 for share in split) and split[0] > 0
+    if not sound or not math.isclose(sum(split), 1, abs_tol=1e-6):
+        raise ConfigError(
+            f"split is {split}; give three shares of train, val and test with sum 1, such as 0.8,0.1,0.1."
+        )

@@ -1,0 +1,295 @@
+"""The faces of a run, whatever they came from: classes, labels, roles, statistics, and a feed of raw pixels."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer_ignite.data.cache.format import Pack, open_pack
+from fer_ignite.data.exclude_list import read_exclusion
+from fer_ignite.data.fetchers import Feed, LoaderFeed, PackFeed, sample_image, sample_pixels
+from fer_ignite.data.loader import Targets
+from fer_ignite.data.sampler import generator
+from fer_ignite.errors import DataError
+
+__all__ = ["Faces", "faces_of_dataset", "faces_of_pack"]
+
+SPLITS = ("train", "val", "test")
+_STATISTICS_SAMPLES = 2000
+_GRAY = ("1", "L", "LA", "I", "I;16", "F")
+
+
+@dataclass
+class Faces:
+    """Labelled faces in roles.
+
+    Attributes:
+        indices: split -> int64 places in the data.
+        side_px: side of the stored faces; 0 where samples come as finished tensors.
+        mean, std: per channel of the train split, in [0, 1].
+        fingerprint: of the content; equal where the same data lies elsewhere.
+        leaks: bool [N] or None: train faces that occur in val or test too.
+        pack: where the pixels are, if packed.
+        fetch: sample by place, if not packed.
+        exclude: the list of images that training leaves out; read when the train split is asked for.
+    """
+
+    classes: tuple[str, ...]
+    targets: Targets
+    indices: dict[str, NDArray[np.int64]]
+    side_px: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    source: str
+    leaks: NDArray[np.bool_] | None = None
+    pack: Pack | None = None
+    fetch: Callable[[int], Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    exclude: str | None = None
+
+    def train_indices(self, *, drop_leaks: bool, limit: int | None, seed: int) -> NDArray[np.int64]:
+        """The train split without excluded faces, without leaked ones where asked; the first ``limit`` of a seeded order."""
+        indices = self.indices["train"]
+        if drop_leaks and self.leaks is not None:
+            indices = indices[~self.leaks[indices]]
+        if self.exclude is not None and self.pack is not None:
+            indices = np.setdiff1d(indices, read_exclusion(self.exclude).places(self.pack))
+        if limit is not None and limit < len(indices):
+            indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
+        return indices
+
+    def shortened(self, most: int) -> "Faces":
+        """The same with at most ``most`` faces in val and in test."""
+        return replace(
+            self,
+            indices={
+                split: places if split == "train" else places[:most]
+                for split, places in self.indices.items()
+            },
+        )
+
+    def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [K]: how often each class occurs among ``indices``."""
+        return np.bincount(self.targets.labels_N[indices], minlength=len(self.classes))
+
+    def split_fingerprint(self, split: str) -> str | None:
+        """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
+        if self.pack is None:
+            return None
+        return hashlib.sha256(b"".join(sorted(self._digests(self.pack, split)))).hexdigest()
+
+    def in_train(self, split: str, *, drop_leaks: bool = False) -> NDArray[np.bool_] | None:
+        """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes.
+
+        Args:
+            drop_leaks: training left out those that do, so that none does.
+        """
+        if self.pack is None or split == "train":
+            return None
+        if drop_leaks and self.leaks is not None:
+            return np.zeros(len(self.indices[split]), dtype=bool)
+        train = set(self._digests(self.pack, "train"))
+        return np.array([digest in train for digest in self._digests(self.pack, split)], dtype=bool)
+
+    def _digests(self, pack: Pack, split: str) -> list[bytes]:
+        digests = []
+        for start in range(0, len(self.indices[split]), 1024):
+            images = pack.read(self.indices[split][start : start + 1024])
+            digests += [hashlib.sha256(image.tobytes()).digest() for image in images]
+        return digests
+
+    def feed(
+        self,
+        device: torch.device,
+        *,
+        seed: int,
+        transform: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        workers: int = 0,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> Feed:
+        """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
+        if self.pack is not None and transform is None and collate_fn is None:
+            return PackFeed(self.pack, device)
+        fetch = self.fetch if self.fetch is not None else PackedImages(self.pack)
+        return LoaderFeed(
+            fetch,
+            seed=seed,
+            device=device,
+            side_px=self.side_px or 48,
+            channels=self.channels,
+            transform=transform,
+            collate_fn=collate_fn,
+            workers=workers,
+            worker_init=worker_init,
+        )
+
+
+class PackedImages:
+    """A pack's faces one by one, as PIL images; what a per-sample transform expects. Pickles as the pack's path."""
+
+    def __init__(self, pack: Pack | None) -> None:
+        assert pack is not None
+        self.pack = pack
+
+    def __call__(self, index: int) -> Any:
+        from PIL import Image
+
+        pixels_HWC = self.pack.read(np.array([index]))[0]
+        return Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+
+
+def faces_of_pack(path: str | Path) -> Faces:
+    """A pack as the faces of a run."""
+    pack = open_pack(path)
+    return Faces(
+        classes=pack.classes,
+        targets=Targets(pack.labels, len(pack.classes), pack.soft),
+        indices={split: pack.indices(split) for split in SPLITS},
+        side_px=pack.height,
+        channels=pack.channels,
+        mean=pack.mean,
+        std=pack.std,
+        fingerprint=pack.fingerprint,
+        source=str(pack.manifest.get("source", path)),
+        leaks=pack.leaks,
+        pack=pack,
+        facts=pack.manifest,
+    )
+
+
+class _Joined:
+    """Several map-style data sets as one, by place."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __call__(self, index: int) -> Any:
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.parts[part][index - int(self.starts[part])]
+
+
+def faces_of_dataset(
+    make: Callable[..., Any], *, name: str, val_fraction: float, seed: int
+) -> Faces:
+    """A user's data set as the faces of a run.
+
+    Args:
+        make: called as ``make(split="train")``, "val" and "test"; returns a map-style data set of (image, label) with
+            ``classes`` (names in label order) and, so that labels need no reading of images, ``targets``; None where
+            there is no such split. Images are PIL images, uint8 pixels, or finished float tensors [C, H, W].
+    Raises:
+        DataError: no train split, no class names, or labels outside of them.
+    """
+    _require_factory(make, name)
+    parts = {split: make(split=split) for split in SPLITS}
+    for split, part in parts.items():
+        if part is not None and not (
+            hasattr(part, "__len__") and (not len(part) or hasattr(part, "__getitem__"))
+        ):
+            raise DataError(
+                f"{name}(split={split!r}) returned {type(part).__name__}; it must return a map-style data set "
+                "(with __len__ and __getitem__) or None."
+            )
+    if parts["train"] is None or not len(parts["train"]):
+        raise DataError(
+            f"{name}(split='train') gave no data; it must return a data set with at least one sample."
+        )
+    classes = tuple(str(label) for label in getattr(parts["train"], "classes", ()))
+    if len(classes) < 2:
+        raise DataError(
+            f"{name} has the classes {list(classes)}; give the data set an attribute `classes` with two names or more."
+        )
+    present = {split: part for split, part in parts.items() if part is not None and len(part)}
+    labels = np.concatenate([_labels(part) for part in present.values()])
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DataError(
+            f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}."
+        )
+    fetch = _Joined(list(present.values()))
+    indices = {split: np.arange(0) for split in SPLITS}
+    for place, split in enumerate(present):
+        indices[split] = np.arange(fetch.starts[place], fetch.starts[place + 1])
+    if "val" not in present:
+        indices["val"], indices["train"] = _take_share(indices["train"], labels, val_fraction, seed)
+    side_px, channels, mean, std = _statistics(fetch, indices["train"], seed)
+    return Faces(
+        classes,
+        Targets(labels, len(classes)),
+        indices,
+        side_px,
+        channels,
+        mean,
+        std,
+        fingerprint=f"dataset:{name}:{len(labels)}",
+        source=name,
+        fetch=fetch,
+    )
+
+
+def _require_factory(make: Any, name: str) -> None:
+    """Refuses, before it is called, what can't be called as ``make(split="train")``."""
+    try:
+        inspect.signature(make).bind(split="train")
+    except TypeError:
+        raise DataError(
+            f"{name} is no data set: it can't be called as {name.split(':')[-1]}(split='train'); name a class or a function "
+            "that takes split and returns a data set of (image, label)."
+        ) from None
+    except ValueError:  # a builtin without a signature
+        if not callable(make):
+            raise
+
+
+def _labels(part: Any) -> NDArray[np.int64]:
+    known = getattr(part, "targets", None)
+    if known is None:
+        known = [part[index][1] for index in range(len(part))]
+    return np.asarray(known, dtype=np.int64)
+
+
+def _take_share(
+    indices: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A stratified, seeded share of ``indices``, and the rest."""
+    draw = generator(seed, "split")
+    taken = []
+    for label in np.unique(labels[indices]):
+        members = draw.permutation(indices[labels[indices] == label])
+        taken.append(members[: max(1, round(share * len(members)))])
+    first = np.sort(np.concatenate(taken))
+    return first, np.setdiff1d(indices, first)
+
+
+def _statistics(
+    fetch: Callable[[int], Any], indices: NDArray[np.int64], seed: int
+) -> tuple[int, int, tuple[float, ...], tuple[float, ...]]:
+    """Side, channels, mean and std of up to 2000 train samples; a finished tensor is taken as normalised already."""
+    chosen = generator(seed, "limit").permutation(indices)[:_STATISTICS_SAMPLES]
+    first = fetch(int(chosen[0]))[0]
+    if isinstance(first, torch.Tensor) and first.is_floating_point():
+        return (
+            int(first.shape[-1]),
+            int(first.shape[0]),
+            (0.0,) * int(first.shape[0]),
+            (1.0,) * int(first.shape[0]),
+        )
+    image = sample_image(first)
+    channels, side = 1 if image.mode in _GRAY else 3, min(image.size)
+    pixels = (
+        np.stack([sample_pixels(fetch(int(index))[0], side, channels) for index in chosen]).astype(
+            np.float64
+        )
+        / 255
+    )
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    return side, channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())

@@ -1,0 +1,288 @@
+"""Where a batch's raw faces come from: the pack, by slice, or a ``DataLoader`` over what can't be packed.
+
+Both answer the same request - "these places, in this order, for each coming batch" - so that order, slices and
+mix-up partners are decided in one place, the plan.
+"""
+
+# Dimensions: B faces of a request, H W pixels, C channels, K expressions.
+
+import errno
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.images import fit_image
+from fer_ignite.data.sampler import generator
+from fer_ignite.errors import NO_SHARED_MEMORY, DataError, FerError
+
+__all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Places in the data, and the counters that seed each one's per-sample transform: (epoch, window, position)."""
+
+    indices_B: NDArray[np.int64]
+    epoch: int
+    window: int
+    positions_B: NDArray[np.int64]
+
+
+class Feed(Protocol):
+    """Raw faces for a series of requests: uint8 [B, H, W, C], or float [B, C, H, W] that is taken as it is."""
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        """One tensor per request, on the feed's device."""
+
+
+class PackFeed:
+    """Faces out of a pack; the whole pack lies on the device where it fits.
+
+    Args:
+        pack: where the pixels are.
+        device: where batches are wanted.
+        resident_bytes: largest pack that is moved to an accelerator whole.
+    """
+
+    def __init__(self, pack: Pack, device: torch.device, *, resident_bytes: int = 4 << 30) -> None:
+        self.pack, self.device = pack, device
+        self.resident: Tensor | None = None
+        if pack.is_memmap:
+            with (
+                warnings.catch_warnings()
+            ):  # a pack larger than memory is mapped read-only; nothing writes to it
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                pixels_NHWC = torch.from_numpy(pack.pixels)
+            if device.type == "cpu":
+                self.resident = pixels_NHWC
+            elif pixels_NHWC.nbytes <= resident_bytes:
+                self.resident = pixels_NHWC.to(device)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        for request in requests:
+            if self.resident is not None:
+                indices_B = torch.from_numpy(request.indices_B)
+                if self.device.type == "cuda":
+                    indices_B = indices_B.pin_memory().to(self.device, non_blocking=True)
+                yield self.resident.index_select(0, indices_B.to(self.device))
+            else:
+                images_BHWC = torch.from_numpy(self.pack.read(request.indices_B))
+                if self.device.type == "cuda":
+                    images_BHWC = images_BHWC.pin_memory()
+                yield images_BHWC.to(self.device, non_blocking=True)
+
+
+class _SeededSamples(Dataset[Any]):
+    """A map-style data set whose every sample is drawn with random numbers of its own."""
+
+    def __init__(
+        self, fetch: Callable[[int], Any], transform: Callable[[Any], Any] | None, seed: int
+    ) -> None:
+        self.fetch, self.transform, self.seed = fetch, transform, seed
+
+    def __getitem__(self, key: tuple[int, int, int, int]) -> Any:
+        index, *counters = key
+        saved = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+        entropy = int(generator(self.seed, "sample", *counters).integers(2**31))
+        torch.manual_seed(entropy)
+        random.seed(entropy)
+        np.random.seed(entropy)
+        try:
+            sample = self.fetch(index)
+            if self.transform is None:
+                return sample
+            image, *label = sample if isinstance(sample, (tuple, list)) else (sample,)
+            made = self.transform(image)
+            if _is_finished(made) and not _is_finished(image):
+                raise DataError(
+                    "--sample-transform turned an image into a float tensor, which would pass by the augmentation and the "
+                    "normalisation that val and test have; return a PIL image or uint8 pixels (leave ToTensor and Normalize out), or "
+                    "work on batches with --batch-transform."
+                )
+            return (made, *label) if label else made
+        finally:
+            torch.set_rng_state(saved[0])
+            random.setstate(saved[1])
+            np.random.set_state(saved[2])
+
+
+def _is_finished(image: Any) -> bool:
+    return isinstance(image, Tensor) and image.is_floating_point()
+
+
+class _Keys:
+    """Batches of sample keys for the loader's ``batch_sampler``, endless when the requests are."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
+        for request in self.requests:
+            yield [
+                (int(index), request.epoch, request.window, int(position))
+                for index, position in zip(request.indices_B, request.positions_B, strict=True)
+            ]
+
+
+class LoaderFeed:
+    """Faces through a ``torch.utils.data.DataLoader``: a user's data set, or a user's transform per sample.
+
+    Args:
+        fetch: sample by place.
+        transform: applied to each sample's image, seeded per sample; images stay images (PIL or uint8).
+        collate_fn: makes a tensor out of a list of samples; the default stacks them.
+        side_px, channels: shape for samples that come as images.
+        worker_init: called first in every worker process.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[int], Any],
+        *,
+        seed: int,
+        device: torch.device,
+        side_px: int,
+        channels: int,
+        transform: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        workers: int = 0,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        self.samples = _SeededSamples(fetch, transform, seed)
+        self.device, self.workers, self.worker_init = device, workers, worker_init
+        self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(side_px, channels)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+        loader: DataLoader[Any] = DataLoader(
+            self.samples,
+            batch_sampler=_Keys(requests),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_Shared(self.collate) if self.workers else self.collate,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=self.worker_init,
+            generator=torch.Generator().manual_seed(
+                0
+            ),  # else the loader draws its base seed from the global state
+        )
+        for images in _told_of_dead_workers(_started(loader)):
+            images = images[0] if isinstance(images, (tuple, list)) else images
+            yield images.to(self.device, non_blocking=True)
+
+
+class _Shared:
+    """A collate function whose tensors lie in shared memory when it returns.
+
+    Otherwise the worker's sending thread moves them there, and where there is no room its error is only printed: the main
+    process would wait for the batch for ever.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        batch = self._collate(samples)
+        for part in batch if isinstance(batch, (tuple, list)) else (batch,):
+            if isinstance(part, Tensor):
+                part.share_memory_()
+        return batch
+
+
+def _started(loader: DataLoader[Any]) -> Any:
+    """The loader's iterator.
+
+    Raises:
+        FerError: its processes find no room in shared memory.
+    """
+    try:
+        return iter(loader)
+    except OSError as error:  # a semaphore needs a page of /dev/shm
+        if loader.num_workers == 0 or error.errno not in (errno.ENOSPC, errno.ENOMEM):
+            raise
+        raise FerError(NO_SHARED_MEMORY) from None
+
+
+def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
+    """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere, an error of ours by its sentence.
+
+    Most often torch names the worker. But a batch that was under way arrives as a broken connection instead.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except FerError as error:
+            text = str(error)
+            if not text.startswith("Caught "):
+                raise
+            # From a worker: torch puts the traceback in front, whose last line is "fer_ignite.errors.DataError: the sentence".
+            raise type(error)(text.strip().splitlines()[-1].partition("Error: ")[2]) from None
+        except (OSError, EOFError) as error:
+            dead = _dead_worker(getattr(batches, "_workers", ()))
+            if dead is None:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid {dead}) died: {error}") from error
+        yield batch
+
+
+def _dead_worker(workers: Sequence[Any], *, wait_s: float = 2.0) -> int | None:
+    """The pid of a worker that has died, or does so in a moment: its connections break before it can be waited for."""
+    until = time.monotonic() + wait_s
+    while workers and time.monotonic() < until:
+        for worker in workers:
+            if not worker.is_alive():
+                return int(worker.pid)
+        time.sleep(0.02)
+    return None
+
+
+class _Stack:
+    """Stacks samples: images and uint8 arrays to [B, H, W, C], float tensors [C, H, W] to [B, C, H, W]."""
+
+    def __init__(self, side_px: int, channels: int) -> None:
+        self.side_px, self.channels = side_px, channels
+
+    def __call__(self, samples: Sequence[Any]) -> Tensor:
+        return torch.stack([self.pixels(sample) for sample in samples])
+
+    def pixels(self, sample: Any) -> Tensor:
+        image = sample[0] if isinstance(sample, tuple) else sample
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return image
+        return torch.from_numpy(sample_pixels(image, self.side_px, self.channels))
+
+
+def sample_image(sample: Any) -> Image.Image:
+    """A PIL image out of itself, of uint8 pixels [H, W] or [H, W, C], or of a uint8 tensor [H, W] or [C, H, W]."""
+    if isinstance(sample, Tensor):
+        sample = sample.permute(1, 2, 0).numpy() if sample.ndim == 3 else sample.numpy()
+    if isinstance(sample, np.ndarray):
+        return Image.fromarray(
+            np.ascontiguousarray(
+                sample[:, :, 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample
+            )
+        )
+    if not isinstance(sample, Image.Image):
+        raise DataError(
+            f"a sample's image is a {type(sample).__name__}; it must be a PIL image, uint8 pixels [H, W] or [H, W, C], "
+            "or a tensor, in a pair (image, label)."
+        )
+    return sample
+
+
+def sample_pixels(sample: Any, side_px: int, channels: int) -> NDArray[np.uint8]:
+    """uint8 [side_px, side_px, C], a copy of its own, of whatever :func:`sample_image` takes."""
+    return np.array(
+        fit_image(sample_image(sample), side_px, "squash", "gray" if channels == 1 else "rgb")
+    )

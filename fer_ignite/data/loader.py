@@ -1,0 +1,319 @@
+"""From places in the plan to batches on the device: slice, augment, normalise, mix.
+
+A stream begins at any iteration at no cost, because nothing in it is state: batch i is a function of (seed, i). A
+process augments its own slice only; a mix-up partner that lies in another process's slice is read and augmented here
+as it is there.
+"""
+
+# Dimensions: N faces of a split, B faces of this process's slice, C channels, H W pixels, K expressions.
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fer_ignite.data.augment.geometry import to_device
+from fer_ignite.data.augment.mixup import shares
+from fer_ignite.data.augment.pipeline import (
+    AugmentSpec,
+    Draws,
+    augment,
+    draw,
+    mix,
+    normalise,
+    partners,
+    prepare,
+)
+from fer_ignite.data.fetchers import Feed, Request
+from fer_ignite.data.sampler import MicroBatch, Plan, generator
+
+__all__ = ["Batch", "EvalBatch", "EvalStream", "Preparation", "Targets", "TrainStream"]
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How stored faces become the network's input; travels in every checkpoint.
+
+    Args:
+        image_px: side of the input.
+        resize_px: side to which faces are resized before the crop to ``image_px``.
+        stored_px: side at which single faces are stored; they are never enlarged for it.
+        mean, std: per channel, in [0, 1].
+    """
+
+    image_px: int
+    resize_px: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stored_px: int = 0
+    resize_mode: str = "squash"
+
+    def plain(self, images: Tensor, *, channels_last: bool = True) -> Tensor:
+        """float32 [B, C, image_px, image_px], normalised and not augmented, out of uint8 [B, H, W, C] or float faces."""
+        if images.is_floating_point():
+            return images
+        images_BCHW = prepare(images, self.image_px, self.resize_px)
+        return self.finish(images_BCHW, channels_last=channels_last)
+
+    def finish(self, images_BCHW: Tensor, *, channels_last: bool = True) -> Tensor:
+        """Normalised; gray becomes as many channels as the network wants."""
+        images_BCHW = normalise(images_BCHW, self.mean, self.std, self.channels)
+        return (
+            images_BCHW.contiguous(memory_format=torch.channels_last)
+            if channels_last
+            else images_BCHW
+        )
+
+
+@dataclass
+class Batch:
+    """A process's slice of one micro-batch.
+
+    An empty slice carries two stand-in faces of weight 0, so that every process takes part in the backward pass.
+
+    Attributes:
+        images_BCHW: float32, normalised.
+        targets_BK: float32 distributions over the expressions.
+        labels_B: int64; a mixed image has the label of its larger part.
+        weights_B: float32, 1 for a face and 0 for a stand-in.
+        count: faces in it, stand-ins not counted.
+        micro_count: faces of the micro-batch, over all processes.
+        window_count: faces of the whole optimizer step, over all processes.
+        opens, closes: whether the optimizer step begins, ends with it.
+        indices_B: places in the data.
+    """
+
+    images_BCHW: Tensor
+    targets_BK: Tensor
+    weights_B: Tensor
+    count: int
+    micro_count: int
+    window_count: int
+    opens: bool
+    closes: bool
+    indices_B: Indices
+    labels_B: Tensor
+
+
+@dataclass
+class EvalBatch:
+    """A process's share of an evaluation; B may be 0. ``labels_B`` int64, ``targets_BK`` float32."""
+
+    images_BCHW: Tensor
+    labels_B: Tensor
+    targets_BK: Tensor
+    indices_B: Tensor
+
+
+@dataclass
+class Targets:
+    """Labels of all faces, as distributions on demand.
+
+    Args:
+        labels_N: int64, positions in the class list.
+        soft_NK: float32 distributions where the data has votes, else None.
+    """
+
+    labels_N: Indices
+    num_classes: int
+    soft_NK: NDArray[np.float32] | None = None
+
+    def labels(self, indices_B: Indices, device: torch.device) -> Tensor:
+        return torch.from_numpy(self.labels_N[indices_B]).to(device, non_blocking=True)
+
+    def distributions(self, indices_B: Indices, device: torch.device) -> Tensor:
+        """float32 [B, K]."""
+        if self.soft_NK is not None:
+            return torch.from_numpy(self.soft_NK[indices_B]).to(device, non_blocking=True)
+        one_hot_BK = np.zeros((len(indices_B), self.num_classes), dtype=np.float32)
+        one_hot_BK[np.arange(len(indices_B)), self.labels_N[indices_B]] = 1
+        return torch.from_numpy(one_hot_BK).to(device, non_blocking=True)
+
+
+@dataclass
+class TrainStream:
+    """Endless batches from wherever the engine stands; ``len()`` is an epoch's.
+
+    Args:
+        iteration: () -> iterations done so far, asked when iteration begins.
+        spec: augmentation, or None.
+        batch_transform: a user's (images_BCHW, numpy generator) -> images_BCHW, after augmentation, before mixing.
+    """
+
+    feed: Feed
+    plan: Plan
+    targets: Targets
+    preparation: Preparation
+    device: torch.device
+    spec: AugmentSpec | None = None
+    rank: int = 0
+    world: int = 1
+    iteration: Callable[[], int] = lambda: 0
+    batch_transform: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+    channels_last: bool = True
+
+    def __len__(self) -> int:
+        return self.plan.iterations_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The loader asks for requests ahead of the batches, so each part waits in a list until its faces come.
+        waiting: list[_Part] = []
+
+        def requests() -> Iterator[Request]:
+            iteration = self.iteration()
+            while True:
+                part = self._part(self.plan.micro_batch(iteration))
+                waiting.append(part)
+                yield part.request
+                iteration += 1
+
+        for images in self.feed.batches(requests()):
+            yield self._batch(waiting.pop(0), images)
+
+    def _part(self, micro: MicroBatch) -> "_Part":
+        positions = micro.positions(self.rank, self.world)
+        count = len(positions)
+        if not count:
+            positions = np.array([micro.start, micro.start], dtype=np.int64)
+        drawn = None
+        needed = positions
+        if self.spec is not None:
+            drawn = draw(
+                self.spec,
+                generator(self.plan.seed, "augment", micro.epoch, micro.window),
+                len(micro.indices_W),
+            )
+            if self.spec.mixes:
+                needed = np.concatenate(
+                    [positions, np.setdiff1d(partners(drawn)[positions], positions)]
+                )
+        request = Request(micro.indices_W[needed], micro.epoch, micro.window, needed)
+        return _Part(micro, positions, count, needed, drawn, request)
+
+    def _batch(self, part: "_Part", images: Tensor) -> Batch:
+        micro, drawn = part.micro, part.drawn
+        targets_BK = self.targets.distributions(micro.indices_W[part.needed], self.device)
+        labels_W = self.targets.labels_N[micro.indices_W]
+        labels_B = labels_W[part.positions]
+        if images.is_floating_point():
+            images_BCHW = images
+        elif drawn is None or self.spec is None:
+            images_BCHW = self.preparation.plain(images, channels_last=self.channels_last)
+        else:
+            preparation = self.preparation
+            images_BCHW = augment(
+                images,
+                drawn.take(part.needed),
+                self.spec,
+                out_px=preparation.image_px,
+                resize_px=preparation.resize_px,
+            )
+            images_BCHW = preparation.finish(images_BCHW, channels_last=self.channels_last)
+        if self.batch_transform is not None:
+            draws = generator(
+                self.plan.seed, "batch", micro.epoch, micro.window, micro.start, self.rank
+            )
+            images_BCHW = self.batch_transform(images_BCHW, draws)
+        if drawn is not None and self.spec is not None and self.spec.mixes:
+            own = len(part.positions)
+            places = {int(position): place for place, position in enumerate(part.needed)}
+            others = to_device(
+                np.array([places[int(p)] for p in partners(drawn)[part.positions]]), self.device
+            )
+            own_draws = drawn.take(part.positions)
+            images_BCHW, targets_BK = mix(
+                images_BCHW[:own],
+                images_BCHW[others],
+                targets_BK[:own],
+                targets_BK[others],
+                own_draws,
+            )
+            partner_is_larger_B = (
+                shares(own_draws, (images_BCHW.shape[2], images_BCHW.shape[3])) > 0.5
+            )
+            labels_B = np.where(partner_is_larger_B, labels_W[partners(own_draws)], labels_B)
+        weights_B = torch.full((len(part.positions),), float(part.count > 0), device=self.device)
+        return Batch(
+            images_BCHW,
+            targets_BK,
+            weights_B,
+            part.count,
+            micro.stop - micro.start,
+            len(micro.indices_W),
+            micro.opens,
+            micro.closes,
+            micro.indices_W[part.positions][: part.count],
+            to_device(labels_B, self.device),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was asked for one batch: own positions first, then partners that lie elsewhere."""
+
+    micro: MicroBatch
+    positions: Indices
+    count: int
+    needed: Indices
+    drawn: Draws | None
+    request: Request
+
+
+@dataclass
+class EvalStream:
+    """Every face of a split once, over all processes.
+
+    The split is cut into the same batches for any number of processes, which are dealt out in turn: a face's logits
+    do not depend on who computes them. Every process makes the same number of rounds; the last may be empty for some.
+    """
+
+    feed: Feed
+    indices_N: Indices
+    targets: Targets
+    preparation: Preparation
+    device: torch.device
+    batch_size: int = 512
+    rank: int = 0
+    world: int = 1
+    channels_last: bool = True
+
+    def __len__(self) -> int:
+        batches = -(-len(self.indices_N) // self.batch_size)
+        return -(-batches // self.world)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        mine = self._places()
+        full = [indices for indices in mine if len(indices)]
+        requests = (Request(indices, 0, 0, np.arange(len(indices))) for indices in full)
+        images = self.feed.batches(requests)
+        for indices in mine:
+            yield self._batch(indices, next(images) if len(indices) else None)
+
+    def _places(self) -> Sequence[Indices]:
+        starts = [(turn * self.world + self.rank) * self.batch_size for turn in range(len(self))]
+        return [self.indices_N[start : start + self.batch_size] for start in starts]
+
+    def _batch(self, indices_B: Indices, images: Any) -> EvalBatch:
+        if images is None:
+            shape = (
+                0,
+                self.preparation.channels,
+                self.preparation.image_px,
+                self.preparation.image_px,
+            )
+            images_BCHW = torch.zeros(shape, device=self.device)
+        else:
+            images_BCHW = self.preparation.plain(images, channels_last=self.channels_last)
+        return EvalBatch(
+            images_BCHW,
+            self.targets.labels(indices_B, self.device),
+            self.targets.distributions(indices_B, self.device),
+            torch.from_numpy(np.asarray(indices_B, dtype=np.int64)).to(self.device),
+        )

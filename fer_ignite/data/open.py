@@ -1,0 +1,90 @@
+"""Datasets from the data settings of a configuration."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fer_ignite.config import Config
+from fer_ignite.data.cache.format import announced_source, open_pack
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.dataset import Faces, faces_of_dataset, faces_of_pack
+from fer_ignite.data.exclude_list import read_exclusion
+from fer_ignite.data.folds import faces_of_fold
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import is_object_name, load_object
+
+__all__ = ["is_user_dataset", "open_faces", "pack_of", "pack_spec", "pin_exclusion"]
+
+
+def is_user_dataset(data: str) -> bool:
+    """Whether ``--data`` names a user's class; ``demo:100`` and ``kaggle:a/b`` don't."""
+    return (
+        is_object_name(data)
+        and not data.startswith(("demo:", "kaggle:"))
+        and not Path(data).exists()
+    )
+
+
+def pack_spec(config: Config) -> PackSpec:
+    """What the data settings ask the packer for."""
+    return PackSpec(
+        data=config.data,
+        votes=config.votes,
+        vote_mode=config.vote_mode,
+        classes=config.classes,
+        side_px=config.resize or config.image_size,
+        resize_mode=config.resize_mode,
+        channels=config.channels,
+        split=config.split,  # type: ignore[arg-type]
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+        bad_images=config.bad_images,
+    )
+
+
+def pack_of(config: Config) -> tuple[Path | None, str | None]:
+    """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
+    if is_user_dataset(config.data):
+        load_object(config.data, setting="--data")
+        return None, None
+    cache = None if config.cache is None else Path(config.cache)
+    path = open_or_build(pack_spec(config), cache=cache, progress=not config.quiet)
+    return path, open_pack(path).fingerprint
+
+
+def open_faces(config: Config, pack: str | Path | None) -> Faces:
+    """The faces of a pack, or of the user's data set that ``--data`` names; in the roles of a fold, where one is asked for."""
+    if pack is not None:
+        faces = faces_of_pack(pack)
+        faces = replace(
+            faces, exclude=config.exclude, source=announced_source(open_pack(pack), config.data)
+        )
+    else:
+        make = load_object(config.data, setting="--data")
+        faces = faces_of_dataset(
+            make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed
+        )
+    if config.folds is None:
+        return faces
+    if config.fold is None:
+        raise ConfigError(
+            f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
+        )
+    return faces_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+
+
+def pin_exclusion(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
+    """The configuration with the digest of its list of excluded images, and what is to be said about the list.
+
+    Raises:
+        ConfigError, DataError: the list can't be read, has changed, or doesn't fit the data.
+    """
+    if config.exclude is None:
+        return config, []
+    from fer_ignite.data.cache.format import open_pack
+
+    assert pack is not None  # check_names refuses it otherwise
+    exclusion = read_exclusion(config.exclude)
+    return config.model_copy(update={"exclude": exclusion.pinned}), [
+        exclusion.describe(open_pack(pack))
+    ]

@@ -1,0 +1,78 @@
+"""One batch ahead on CUDA: the next batch is copied and augmented on a side stream while the step runs."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["one_ahead", "side_by_side"]
+
+Item = TypeVar("Item")
+
+
+def side_by_side(batches: Iterable[Item], device: torch.device) -> Iterable[Item]:
+    """The same batches; on CUDA each is prepared while the one before it is worked on.
+
+    On CPUs the step and the preparation would share the same cores, so nothing is prepared ahead.
+    """
+    if device.type != "cuda":
+        return batches
+    side = torch.cuda.Stream(device)
+
+    def aside() -> contextlib.AbstractContextManager[Any]:
+        side.wait_stream(
+            torch.cuda.current_stream(device)
+        )  # what the batch is made from may just have been written
+        return torch.cuda.stream(side)
+
+    def hand_over(batch: Item) -> None:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for value in vars(batch).values():
+            if isinstance(value, Tensor) and value.is_cuda:
+                value.record_stream(
+                    current
+                )  # else its memory could be given away while the step still reads it
+
+    return _Ahead(batches, aside, hand_over)
+
+
+class _Ahead(Iterable[Item]):
+    """Iterable anew, as an engine may ask for."""
+
+    def __init__(
+        self,
+        batches: Iterable[Item],
+        aside: Callable[[], contextlib.AbstractContextManager[Any]],
+        hand_over: Callable[[Item], None],
+    ) -> None:
+        self.batches, self.aside, self.hand_over = batches, aside, hand_over
+
+    def __iter__(self) -> Iterator[Item]:
+        return one_ahead(iter(self.batches), self.aside, self.hand_over)
+
+
+def one_ahead(
+    batches: Iterator[Item],
+    aside: Callable[[], contextlib.AbstractContextManager[Any]],
+    hand_over: Callable[[Item], None],
+) -> Iterator[Item]:
+    """The items in order; the next one is asked for, inside ``aside()``, before the one at hand is given out.
+
+    Args:
+        hand_over: told each item just before it is given out.
+    """
+
+    def ask() -> list[Item]:
+        with aside():
+            return list(itertools.islice(batches, 1))
+
+    coming = ask()
+    while coming:
+        (item,) = coming
+        hand_over(item)
+        coming = ask()
+        yield item

@@ -1,0 +1,1 @@
+"""Readers of data sources: csv files, class folders, FER+ votes, drawn faces."""

@@ -1,0 +1,326 @@
+"""Csv files: fer2013.csv and icml_face_data.csv, whose rows are the images, and manifests, whose rows name them.
+
+Row numbers in errors are a spreadsheet's: the header is row 1.
+"""
+
+# Dimensions: N images, H W pixels, C channels (1), K classes.
+
+import csv
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_ignite.data.expressions import FER2013_CODES, FER2013_WORDS
+from fer_ignite.data.images import printable
+from fer_ignite.data.readers.ferplus import Votes, apply_votes, read_votes
+from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files
+from fer_ignite.errors import DataError
+
+__all__ = ["FerCsvSource", "ManifestSource", "columns_of", "file_stamp", "rows_of"]
+
+SIDE_PX = 48
+_FIELD_LIMIT = 1 << 17  # characters; 2304 pixels need 9216
+# A dictionary is both the fastest reader and the strictest: only the 256 plain spellings are in it.
+_PIXEL = {str(value): value for value in range(256)}
+_EMOTION = {str(code): code for code in range(len(FER2013_CODES))}
+_EMOTION |= {name: code for code, name in enumerate(FER2013_CODES)}
+_EMOTION |= {word: FER2013_CODES.index(name) for word, name in FER2013_WORDS.items()}
+_GZIP = b"\x1f\x8b"
+
+
+class FerCsvSource:
+    """fer2013.csv (emotion, pixels, Usage) or icml_face_data.csv (the same, other order), with FER+ votes if given."""
+
+    kind = "fer2013 csv"
+
+    def __init__(
+        self, path: Path, *, votes: Path | None = None, vote_mode: str = "majority"
+    ) -> None:
+        self.where = str(path)
+        self._path, self._votes, self._vote_mode = path, votes, vote_mode
+
+    def stamp(self) -> bytes:
+        return file_stamp(self._path) + (b"" if self._votes is None else file_stamp(self._votes))
+
+    def samples(self) -> Samples:
+        # The votes are read first: they are small, and what is wrong with them is known before the long part.
+        votes = None if self._votes is None else read_votes(self._votes, rows_of(self._votes))
+        samples = _read_faces(self._path)
+        return samples if votes is None else self._with_votes(samples, votes)
+
+    def _with_votes(self, samples: Samples, votes: Votes) -> Samples:
+        return apply_votes(samples, votes, mode=self._vote_mode)
+
+
+class ManifestSource:
+    """A csv with the columns path and label, and maybe split and group.
+
+    Paths count from the csv's own folder and may lead anywhere: the list is the user's word on which files are meant.
+    """
+
+    kind = "csv manifest"
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self._path = path
+        self._found: tuple[Samples, bytes] | None = None
+
+    def stamp(self) -> bytes:
+        return self._look()[1]
+
+    def samples(self) -> Samples:
+        return self._look()[0]
+
+    def _look(self) -> tuple[Samples, bytes]:
+        if self._found is None:
+            self._found = _read_manifest(self._path)
+        return self._found
+
+
+def columns_of(path: Path) -> dict[str, int]:
+    """The column names of a csv, in lower case and without blanks, with their positions."""
+    for _, row in rows_of(path):
+        return {name.strip().lower(): position for position, name in enumerate(row)}
+    raise DataError(f"{printable(path)}: empty; its first row must name the columns.")
+
+
+def rows_of(
+    path: Path, *, broken: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves.
+
+    Args:
+        path: text, or text compressed by gzip.
+        broken: called with the number and the reason of a row that is no csv; None: such a row is an error.
+    """
+    number = 0
+    with _field_limit(), _opened(path) as file:
+        rows = csv.reader(file, strict=True)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if broken is None:
+                    raise DataError(
+                        f"{printable(path)}, row {number + 1}: broken csv ({error})."
+                    ) from None
+                number += 1
+                broken(number, f"broken csv ({error})")
+                continue
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(
+                    f"{printable(path)}, after row {number}: can't be read ({error})."
+                ) from None
+            number += 1
+            if row:
+                yield number, row
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterator[str]]:
+    try:
+        if not path.is_file():
+            raise DataError(f"{printable(path)}: there is no such file.")
+        with path.open("rb") as raw:
+            head = raw.read(4096)
+        if not head.startswith(_GZIP) and b"\0" in head:
+            raise DataError(
+                f"{printable(path)}: no text; a csv, or a csv compressed by gzip, is read."
+            )
+        opening: Callable[..., Any] = gzip.open if head.startswith(_GZIP) else open
+        file = opening(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{printable(path)}: can't be opened ({error}).") from None
+    with file:
+        yield file
+
+
+@contextmanager
+def _field_limit() -> Iterator[None]:
+    before = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def file_stamp(path: Path) -> bytes:
+    """Real path, inode, size and times of a file, as one value that changes when it may have changed.
+
+    The change time can't be set by programs, so a file of equal size whose modification time was put back is noticed.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{printable(path)}: can't be looked at ({error}).") from None
+    facts = (
+        os.fsencode(os.path.realpath(path)),
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    return hashlib.sha256(repr(facts).encode()).digest()
+
+
+def _read_faces(path: Path) -> Samples:
+    name = printable(path)
+    refused: list[tuple[bytes, str]] = []
+    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
+    places = _places(name, next(rows, (1, []))[1], ("emotion", "pixels"))
+    emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
+    width = max(places.values()) + 1
+    pixels, labels, splits, numbers = bytearray(), bytearray(), bytearray(), []
+    for number, row in rows:
+        try:
+            if len(row) != width:
+                raise DataError(f"{name}, row {number}: {len(row)} fields; the header has {width}.")
+            label = _one_of(
+                _EMOTION,
+                row[emotion_at],
+                name,
+                number,
+                "emotion",
+                "0 to 6 or the expressions' names",
+            )
+            usage = UNDECIDED if usage_at is None else _usage(row[usage_at], name, number)
+            values = _pixels(row[pixels_at], name, number)
+        except DataError as error:
+            refused.append(_refusal(number, error))
+            continue
+        labels.append(label)
+        splits.append(usage)
+        pixels += values
+        numbers.append(number)
+    if not numbers and not refused:
+        raise DataError(f"{name}: no rows below the header.")
+    return Samples(
+        classes=FER2013_CODES,
+        ids=[b"row %d" % number for number in numbers],
+        labels_N=np.frombuffer(labels, dtype=np.uint8).astype(np.int64),
+        splits_N=np.frombuffer(splits, dtype=np.uint8),
+        pixels_NHWC=np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX, 1),
+        refused=tuple(refused),
+    )
+
+
+def _refusal(number: int, error: DataError) -> tuple[bytes, str]:
+    """A row's number and the reason without the file's name, as :class:`Samples` lists what is refused."""
+    return b"row %d" % number, str(error).partition(f"row {number}: ")[2].removesuffix(".")
+
+
+def _places(name: str, header: list[str], needed: tuple[str, ...]) -> dict[str, int]:
+    places = {column.strip().lower(): position for position, column in enumerate(header)}
+    missing = [column for column in needed if column not in places]
+    if missing:
+        raise DataError(
+            f"{name}, row 1: no column {', '.join(missing)}; it has {', '.join(map(printable, places))}."
+        )
+    return places
+
+
+def _pixels(text: str, name: str, number: int) -> bytes:
+    try:
+        values = bytes(map(_PIXEL.__getitem__, text.split()))
+    except KeyError as error:
+        came = printable(str(error.args[0])[:20])
+        raise DataError(
+            f"{name}, row {number}: {came!r} among the pixels; each is a whole number 0 to 255."
+        ) from None
+    if len(values) != SIDE_PX * SIDE_PX:
+        raise DataError(
+            f"{name}, row {number}: {len(values)} pixels; a face has {SIDE_PX * SIDE_PX}."
+        )
+    return values
+
+
+def _one_of(
+    table: dict[str, int], text: str, name: str, number: int, column: str, allowed: str
+) -> int:
+    value = table.get(text.strip().lower())
+    if value is None:
+        raise DataError(
+            f"{name}, row {number}: {column} is {printable(text[:40])!r}; allowed are {allowed}."
+        )
+    return value
+
+
+def _usage(text: str, name: str, number: int) -> int:
+    return _one_of(
+        SPLIT_OF_NAME, text, name, number, "the role", "train, val and test in their usual names"
+    )
+
+
+def _read_manifest(path: Path) -> tuple[Samples, bytes]:
+    name = printable(path)
+    refused: list[tuple[bytes, str]] = []
+    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
+    header = next(rows, (1, []))[1]
+    places = _places(name, header, ("path", "label"))
+    has_split, has_group = "split" in places, "group" in places
+    ids, labels, splits, groups = [], [], [], []
+    number_of: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            if len(row) != len(header):
+                raise DataError(
+                    f"{name}, row {number}: {len(row)} fields; the header has {len(header)}."
+                )
+            for column in ("path", "label", *(["group"] if has_group else [])):
+                if not row[places[column]].strip() or "\0" in row[places[column]]:
+                    raise DataError(
+                        f"{name}, row {number}: {column} is empty or holds a zero byte."
+                    )
+            split = _usage(row[places["split"]], name, number) if has_split else UNDECIDED
+        except DataError as error:
+            refused.append(_refusal(number, error))
+            continue
+        ids.append(os.fsencode(row[places["path"]]))
+        labels.append(printable(row[places["label"]].strip()))
+        splits.append(split)
+        if has_group:
+            groups.append(number_of.setdefault(row[places["group"]].strip(), len(number_of)))
+    classes, labels_N = np.unique(np.array(labels, dtype=str), return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(
+            f"{name}: {len(classes)} classes in column label; two or more can be told apart."
+        )
+    samples = Samples(
+        classes=tuple(classes.tolist()),
+        ids=ids,
+        labels_N=labels_N.astype(np.int64),
+        splits_N=np.array(splits, dtype=np.uint8),
+        root=path.resolve().parent,
+        groups_N=np.array(groups, dtype=np.int64) if has_group else None,
+        refused=tuple(refused),
+    )
+    facts_N5 = _facts(samples)
+    stamp = hashlib.sha256(file_stamp(path) + facts_N5[:, 1:].tobytes()).digest()
+    return drop_same_files(samples, facts_N5[:, :2]), stamp
+
+
+def _facts(samples: Samples) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
+    facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
+    for index, name in enumerate(samples.ids):
+        try:
+            status = os.stat(os.path.join(samples.root or "", os.fsdecode(name)))
+        except (OSError, ValueError):
+            continue
+        facts_N5[index] = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns % 2**63,
+            status.st_ctime_ns % 2**63,
+        )
+    return facts_N5

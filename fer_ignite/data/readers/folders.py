@@ -1,0 +1,252 @@
+"""Images in class folders, in every arrangement that people keep them in, walked without being led astray by links."""
+
+# Dimensions: N images.
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fer_ignite.data.classes import class_difference
+from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
+from fer_ignite.data.samples import SPLIT_OF_NAME, SPLITS, UNDECIDED, Samples, drop_same_files
+from fer_ignite.errors import DataError
+
+__all__ = ["FolderSource", "visible"]
+
+_SUFFIXES = tuple(os.fsencode(suffix) for suffix in FORMAT_OF_SUFFIX)
+_OUTSIDE = "leads outside the data folder; list it in a csv manifest"
+_IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
+
+
+@dataclass
+class _Walk:
+    """What one walk over all class folders found; ids are bytes relative to `root`."""
+
+    root: bytes
+    ids: list[bytes] = field(default_factory=list)
+    inodes: list[tuple[int, int]] = field(default_factory=list)
+    refused: list[tuple[bytes, str]] = field(default_factory=list)
+    stray: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def add(self, entry: "os.DirEntry[bytes]") -> None:
+        name = entry.path[len(self.root) + 1 :]
+        if entry.is_symlink() and not _inside(os.path.realpath(entry.path), self.root):
+            self.refused.append((name, _OUTSIDE))
+            return
+        try:
+            status = entry.stat()
+            facts = (
+                status.st_dev,
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+            )
+        except OSError:  # a link that leads nowhere, or into itself; reading it will say so
+            facts = (0, 0, 0, 0, 0)
+        self.ids.append(name)
+        self.inodes.append(facts[:2])
+        self.digest.update(b"%d %d %d %d %d " % (len(name), *facts[1:]) + name)
+
+
+class FolderSource:
+    """One folder of classes, or of train/, val/ and test/ with classes in them.
+
+    Args:
+        root: the folder.
+        any_classes: roles may differ in their classes and class folders may be empty, because the user
+            names the classes.
+    """
+
+    kind = "folders"
+
+    def __init__(self, root: Path, *, any_classes: bool = False) -> None:
+        self.where = str(root)
+        self._root = Path(os.path.realpath(root))
+        self._any_classes = any_classes
+        self._found: tuple[Samples, bytes] | None = None
+
+    def stamp(self) -> bytes:
+        return self._look()[1]
+
+    def samples(self) -> Samples:
+        return self._look()[0]
+
+    def _look(self) -> tuple[Samples, bytes]:
+        if self._found is None:
+            self._found = _collect(self._root, any_classes=self._any_classes)
+        return self._found
+
+
+def visible(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the other entries in a folder, sorted; hidden ones and system litter left out."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if _is_meant(entry.name)]
+    except OSError as error:
+        raise DataError(
+            f"{printable(folder)}: can't be listed ({error.strerror}); check its permissions."
+        ) from None
+    return sorted(n for n, folder in found if folder), sorted(
+        n for n, folder in found if not folder
+    )
+
+
+def _is_meant(name: str) -> bool:
+    return not name.startswith(".") and name not in _IGNORED_FOLDERS
+
+
+def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
+    parts, ignored = _layout(root)
+    names_of = {folder: visible(folder)[0] for _, folder in parts}
+    classes = tuple(sorted({name for names in names_of.values() for name in names}))
+    if len(classes) < 2:
+        raise DataError(_too_few(root, classes))
+    walk = _Walk(os.fsencode(root))
+    labels: list[int] = []
+    splits: list[int] = []
+    empty = []
+    for split, folder in parts:
+        for name in names_of[folder]:
+            before = len(walk.ids) + len(walk.refused)
+            _walk_class(walk, os.fsencode(folder / name))
+            if len(walk.ids) + len(walk.refused) == before:
+                empty.append(printable((folder / name).relative_to(root)))
+            added = len(walk.ids) - len(labels)
+            labels += [classes.index(name)] * added
+            splits += [split] * added
+    if not walk.ids and not walk.refused:
+        raise DataError(
+            f"{printable(root)}: no images in the class folders {_listed(empty)}; allowed are {_suffixes()}."
+        )
+    if not any_classes:
+        _refuse_differences(
+            root, {SPLITS[split]: names_of[f] for split, f in parts if split != UNDECIDED}, empty
+        )
+    counted = {"no image by name": walk.stray, "folders beside the roles": ignored}
+    samples = Samples(
+        classes=tuple(printable(name) for name in classes),
+        ids=walk.ids,
+        labels_N=np.array(labels, dtype=np.int64),
+        splits_N=np.array(splits, dtype=np.uint8),
+        root=root,
+        refused=tuple(walk.refused),
+        left_out={reason: count for reason, count in counted.items() if count},
+    )
+    walk.digest.update(
+        repr((os.fsencode(root), classes, labels[-1:], len(labels), empty, walk.refused)).encode()
+    )
+    inodes_N2 = np.array(walk.inodes, dtype=np.uint64).reshape(-1, 2)
+    return drop_same_files(samples, inodes_N2), walk.digest.digest()
+
+
+def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
+    """The folders that hold class folders, with their roles, and how many folders beside them are ignored."""
+    for _ in range(4):  # an unpacked archive often is a folder in a folder
+        folders, files = visible(root)
+        if (
+            len(folders) != 1
+            or _role(folders[0]) is not None
+            or not visible(root / folders[0])[0]
+            or _images(files)
+        ):
+            break
+        root = root / folders[0]
+    roles = [(role, root / name) for name in folders if (role := _role(name)) is not None]
+    if not roles:
+        return [(UNDECIDED, root)], 0
+    parts = [(role, _inner(folder, role)) for role, folder in roles]
+    if len({role for role, _ in parts}) < len(parts):
+        names = ", ".join(printable(folder.name) for _, folder in roles)
+        raise DataError(
+            f"{printable(root)}: several folders have the same role ({names}); keep one of each."
+        )
+    return sorted(parts), len(folders) - len(roles)
+
+
+def _inner(folder: Path, role: int) -> Path:
+    """The folder of classes: Kaggle's upload nests train/train and test/test."""
+    while len(names := visible(folder)[0]) == 1 and _role(names[0]) == role:
+        folder = folder / names[0]
+    return folder
+
+
+def _role(name: str) -> int | None:
+    return SPLIT_OF_NAME.get(name.lower().replace("_", "").replace("-", ""))
+
+
+def _images(names: list[str]) -> list[str]:
+    return [name for name in names if Path(name).suffix.lower() in FORMAT_OF_SUFFIX]
+
+
+def _walk_class(walk: _Walk, folder: bytes) -> None:
+    """Adds every image under a class folder. Links to folders are followed inside the root, never back up."""
+    stack: list[tuple[bytes, tuple[bytes, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while stack:
+        path, above = stack.pop()
+        if not _inside(above[-1], walk.root):
+            walk.refused.append((path[len(walk.root) + 1 :], _OUTSIDE))
+            continue
+        for entry in _entries(path):
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if not any(_inside(seen, real) for seen in above):
+                    stack.append((entry.path, (*above, real)))
+            elif entry.name.lower().endswith(_SUFFIXES):
+                walk.add(entry)
+            else:
+                walk.stray += 1
+
+
+def _entries(path: bytes) -> Iterator["os.DirEntry[bytes]"]:
+    try:
+        with os.scandir(path) as entries:
+            yield from sorted(
+                (e for e in entries if not e.name.startswith(b".")), key=lambda entry: entry.name
+            )
+    except OSError as error:
+        raise DataError(
+            f"{printable(path)}: can't be listed ({error.strerror}); check its permissions."
+        ) from None
+
+
+def _inside(path: bytes, top: bytes) -> bool:
+    return path == top or path.startswith(top + os.fsencode(os.sep))
+
+
+def _refuse_differences(root: Path, names_of_split: dict[str, list[str]], empty: list[str]) -> None:
+    if empty:
+        raise DataError(
+            f"{printable(root)}: no images in the class folders {_listed(empty)}; add some, remove the folders, "
+            "or name the classes that are meant with --classes."
+        )
+    splits = list(names_of_split)
+    for other in splits[1:]:
+        difference = class_difference(names_of_split[splits[0]], names_of_split[other])
+        if difference:
+            raise DataError(
+                f"{printable(root)}: the classes of {other} differ from those of {splits[0]}: {difference}; "
+                "rename the folders, or name the classes that are meant with --classes."
+            )
+
+
+def _too_few(root: Path, classes: tuple[str, ...]) -> str:
+    folders, files = visible(root)
+    found = _listed([printable(name) for name in (*folders, *files)])
+    what = f"only one class ({printable(classes[0])})" if classes else "no class folders"
+    return f"{printable(root)}: {what}; it holds {found}. Give a folder with one folder of images per class."
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "nothing"
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(FORMAT_OF_SUFFIX))

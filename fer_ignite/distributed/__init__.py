@@ -1,0 +1,23 @@
+"""Starting a function in one or several processes, and ending all of them together with one outcome."""
+
+from fer_ignite.distributed.launcher import launch, leave
+from fer_ignite.distributed.outcome import Outcome
+from fer_ignite.distributed.resolve import LaunchSpec
+from fer_ignite.distributed.signals import SignalFlag, reset_signals
+from fer_ignite.distributed.torchrun import (
+    final_outcome_marker,
+    previous_final_outcome,
+    restart_count,
+)
+
+__all__ = [
+    "LaunchSpec",
+    "Outcome",
+    "SignalFlag",
+    "final_outcome_marker",
+    "launch",
+    "leave",
+    "previous_final_outcome",
+    "reset_signals",
+    "restart_count",
+]

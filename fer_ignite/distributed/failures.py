@@ -1,0 +1,117 @@
+"""From the ends of all processes of a node to one outcome: whose failure came first, and what to call it."""
+
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fer_ignite.distributed.outcome import Outcome, Record, is_lost_peer, root_cause
+
+__all__ = ["Ending", "describe_exit", "verdict"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended, as its parent saw it.
+
+    Args:
+        exitcode: minus the signal's number where a signal ended it.
+        seen_s: monotonic time.
+        killed: by us, because it didn't leave in time.
+    """
+
+    exitcode: int
+    seen_s: float
+    killed: bool
+
+
+def verdict(
+    endings: Mapping[int, Ending],
+    records: Mapping[int, Record],
+    *,
+    signals: Sequence[int],
+    timeout_s: float,
+    start_error: str | None = None,
+) -> Outcome:
+    """The outcome of the whole job.
+
+    Args:
+        endings: by global rank, of the processes on this node.
+        records: what the processes said themselves, by global rank.
+        signals: that the launcher received.
+        timeout_s: of the collective operations.
+        start_error: why a process failed before it could say anything.
+    """
+    # A record counts more than a crash after it: the work and the common barrier were done.
+    failures = [record for record in records.values() if not record.ok]
+    silent = [rank for rank, ending in endings.items() if rank not in records and ending.killed]
+    died = {
+        rank: ending
+        for rank, ending in endings.items()
+        if rank not in records and not ending.killed
+    }
+    failures += [
+        _death(rank, ending, start_error, after_signal=bool(signals))
+        for rank, ending in died.items()
+    ]
+    if len(signals) > 1 and (silent or failures):
+        return Outcome(128 + signals[0], "interrupted", "Stopped at once by a second signal.")
+    known = [record for record in failures if not record.lost_peer]
+    if known:
+        return _blamed(known, failures)
+    if signals and (silent or failures):
+        text = (
+            f"Rank {silent[0]} didn't stop in time and was killed; the last checkpoint stands."
+            if silent
+            else None
+        )
+        return Outcome(128 + signals[0], "interrupted", text)
+    if silent:
+        waited = (
+            f"the others waited {timeout_s:g} s for it (--dist-timeout)"
+            if failures
+            else "and was killed"
+        )
+        return Outcome(1, "failed", f"Rank {silent[0]} failed: it stopped answering, {waited}.")
+    if failures:
+        return _blamed(failures, failures)
+    return _agreed(records)
+
+
+def describe_exit(exitcode: int) -> str:
+    """A sentence's end for a process that said nothing itself."""
+    if exitcode >= 0:
+        return f"it left with exit code {exitcode} without an error message"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = "; if nobody did that, memory may have run out" if name == "SIGKILL" else ""
+    return f"it was killed by {name}{hint}"
+
+
+def _death(rank: int, ending: Ending, start_error: str | None, *, after_signal: bool) -> Record:
+    said = start_error if ending.exitcode == 1 else None
+    # After a signal that was passed on, a death is its consequence.
+    consequence = after_signal or (said is not None and is_lost_peer(said))
+    outcome = Outcome(1, "failed", said or describe_exit(ending.exitcode))
+    return Record(rank, outcome, ok=False, lost_peer=consequence, monotonic_s=ending.seen_s)
+
+
+def _blamed(candidates: Sequence[Record], failures: Sequence[Record]) -> Outcome:
+    cause = root_cause(candidates)
+    outcome = cause.outcome
+    if outcome.status == "interrupted":
+        return outcome
+    if cause.trace:
+        sys.stderr.write(cause.trace)
+    if outcome.exit_code != 1 and all(record.outcome == outcome for record in failures):
+        return outcome
+    return replace(outcome, message=f"Rank {cause.rank} failed: {outcome.message}")
+
+
+def _agreed(records: Mapping[int, Record]) -> Outcome:
+    if not records:
+        return Outcome(1, "failed", "No process got as far as starting its work.")
+    outcomes = [records[rank].outcome for rank in sorted(records)]
+    return next((outcome for outcome in outcomes if outcome.exit_code), outcomes[0])

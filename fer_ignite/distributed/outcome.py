@@ -1,0 +1,162 @@
+"""How a process ended, as a file that the others can read, and which of several ends was the cause of the rest."""
+
+import json
+import os
+import re
+import signal
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.distributed.signals import SIGNAL_CODES
+from fer_ignite.errors import NO_SHARED_MEMORY, FerError
+
+__all__ = [
+    "FINAL_CODES",
+    "Outcome",
+    "Record",
+    "as_outcome",
+    "is_lost_peer",
+    "read_records",
+    "record_of",
+    "root_cause",
+    "write_json",
+    "write_record",
+]
+
+# Stopped by a signal, non-finite, wrong from the start: starting the same again would be wrong.
+FINAL_CODES = frozenset({2, 3, 5}) | SIGNAL_CODES
+
+# What a healthy process meets when another one is gone or silent: the consequence of a failure, not its cause.
+_LOST_PEER = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out (waiting|after)|wait timeout|pair closure|"
+    r"process ?group|tcpstore|rendezvous|barrier",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        exit_code: of the whole program, as in the table of exit codes.
+        status: completed, early_stopped, time_limit, interrupted or failed.
+        message: one sentence for people, where something went wrong.
+        result: plain values for the caller (JSON).
+    """
+
+    exit_code: int = 0
+    status: str = "completed"
+    message: str | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One process's outcome with what is needed to tell cause from consequence.
+
+    Args:
+        monotonic_s: the machine's clock, comparable between the processes of one node.
+        lost_peer: the error says only that another process stopped answering.
+    """
+
+    rank: int
+    outcome: Outcome
+    ok: bool
+    lost_peer: bool = False
+    trace: str | None = None
+    monotonic_s: float = field(default_factory=time.monotonic)
+    wall_s: float = field(default_factory=time.time)
+
+
+def as_outcome(value: object) -> Outcome:
+    """A worker's return value as an Outcome: None, a mapping, an Outcome, or anything with its attributes."""
+    if value is None:
+        return Outcome()
+    if isinstance(value, Outcome):
+        return value
+    if isinstance(value, Mapping):
+        return Outcome(result=dict(value))
+    names = ("exit_code", "status", "message", "result")
+    if not hasattr(value, "exit_code"):
+        raise TypeError(
+            f"the function returned {type(value).__name__}; it must return None, a mapping or an Outcome"
+        )
+    return Outcome(**{name: getattr(value, name) for name in names if hasattr(value, name)})
+
+
+def record_of(error: BaseException, *, rank: int) -> Record:
+    """What an exception that left the worker function says about the run."""
+    if isinstance(error, FerError):
+        return Record(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
+    if isinstance(error, KeyboardInterrupt):
+        signum = getattr(error, "signum", 2)
+        name = signal.Signals(signum).name
+        return Record(
+            rank, Outcome(128 + signum, "interrupted", f"Interrupted by {name}."), ok=False
+        )
+    if isinstance(error, SystemExit):
+        text = f"the code called sys.exit({error.code!r}) in the middle of the run"
+        return Record(rank, Outcome(1, "failed", text), ok=False)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        if any(
+            words in str(error)
+            for words in ("shared memory", "Bus error", "unable to write to file </torch")
+        ):
+            return Record(rank, Outcome(1, "failed", NO_SHARED_MEMORY), ok=False)
+        # Here, where everything ends: torch raises it from a signal handler, anywhere, and again for every other worker.
+        text = (
+            f"{str(error).strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
+            "try fewer --workers or a smaller --batch-size."
+        )
+        return Record(rank, Outcome(1, "failed", text), ok=False)
+    text = "".join(traceback.format_exception_only(error)).strip()
+    trace = "".join(traceback.format_exception(error))
+    return Record(
+        rank,
+        Outcome(1, "failed", text),
+        ok=False,
+        lost_peer=_is_from_a_collective(error) and is_lost_peer(text),
+        trace=trace,
+    )
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Publish a record as ``outcome-<rank>.json``; a reader sees all of it or nothing."""
+    write_json(folder / f"outcome-{record.rank}.json", asdict(record))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write plain values so that a reader sees all of the file or none of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, default=str), encoding="utf-8", errors="backslashreplace")
+    draft.replace(path)
+
+
+def read_records(folder: Path) -> dict[int, Record]:
+    """All records published in ``folder``, by rank."""
+    records: dict[int, Record] = {}
+    for path in folder.glob("outcome-*.json"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        value["outcome"] = Outcome(**value["outcome"])
+        records[value["rank"]] = Record(**value)
+    return records
+
+
+def root_cause(records: Sequence[Record]) -> Record:
+    """The first failure; one that only says that another process was lost comes after all others."""
+    failures = [record for record in records if not record.ok]
+    return min(failures, key=lambda record: (record.lost_peer, record.monotonic_s))
+
+
+def is_lost_peer(text: str) -> bool:
+    """Whether an error's text is what torch says when another process is gone or silent."""
+    return bool(_LOST_PEER.search(text))
+
+
+def _is_from_a_collective(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError | ConnectionError)

@@ -1,0 +1,116 @@
+"""One process of a run, from its first moment to its recorded end."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fer_ignite.distributed.machine import use_machine
+from fer_ignite.distributed.outcome import Record, as_outcome, record_of, write_record
+from fer_ignite.distributed.signals import die_with_parent, raise_on_sigterm
+
+__all__ = ["ChildSetup", "child_main", "end_at_once", "run_function"]
+
+
+@dataclass(frozen=True)
+class ChildSetup:
+    """What a child does before anything else, as plain values.
+
+    Unpickling it applies it: a child unpickles its arguments before Ignite joins the process group, and a fork server's
+    children don't inherit the launcher's environment.
+    """
+
+    folder: str
+    environment: tuple[tuple[str, str], ...]
+    removed: tuple[str, ...]
+    threads: int
+    launcher_pid: int
+    start_method: str
+    timeout_s: float
+
+    def __reduce__(self) -> tuple[Callable[..., "ChildSetup"], tuple[Any, ...]]:
+        return _applied, astuple(self)
+
+    def apply(self) -> None:
+        """Take over the environment, leave the terminal's process group, and tie this life to the launcher's."""
+        for name in self.removed:
+            os.environ.pop(name, None)
+        os.environ.update(self.environment)
+        # Ctrl-C reaches a whole process group: with the launcher's copy it would count as a second signal.
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpgid(0, 0)
+        if self.start_method == "forkserver":
+            with contextlib.suppress(PermissionError):
+                _end_if_gone(self.launcher_pid)
+            die_with_parent(os.getppid())
+        else:
+            die_with_parent(self.launcher_pid)
+
+
+def child_main(
+    local_rank: int, setup: ChildSetup, function: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    """Run ``function`` in a child that has joined its group, and leave its end in the launcher's folder."""
+    import ignite.distributed as idist
+
+    from fer_ignite.distributed.collectives import cpu_group
+
+    setup.apply()  # once more: torch has asked for SIGINT on the launcher's death meanwhile (multiprocessing/spawn.py)
+    use_machine(setup.threads)
+    cpu_group(timeout_s=setup.timeout_s)
+    record = run_function(function, local_rank, args, rank=idist.get_rank())
+    write_record(Path(setup.folder), record)
+    if not record.ok:
+        # Not by returning: leaving the group in order can wait for ever for processes that are gone.
+        end_at_once(record.outcome.exit_code)
+
+
+def run_function(
+    function: Callable[..., object], local_rank: int, args: tuple[Any, ...], *, rank: int
+) -> Record:
+    """Call ``function(local_rank, *args)`` and wait for the other processes; whatever happens becomes a record."""
+    from fer_ignite.distributed.collectives import wait_for_all
+
+    try:
+        with raise_on_sigterm():
+            outcome = as_outcome(function(local_rank, *args))
+            wait_for_all()
+    except BaseException as error:
+        forget_loading_processes()
+        return record_of(error, rank=rank)
+    return Record(rank, outcome, ok=True)
+
+
+def forget_loading_processes() -> None:
+    """Stop hearing of loading processes that end: torch raises an error for each, wherever Python happens to be."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Leave without waiting for anybody, but with everything said, and with no data-loading worker left."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _applied(*fields: Any) -> ChildSetup:
+    setup = ChildSetup(*fields)
+    setup.apply()
+    return setup
+
+
+def _end_if_gone(pid: int) -> None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        os._exit(128 + 9)

@@ -1,0 +1,1 @@
+"""Loaded models, prediction from image files and evaluation."""

@@ -1,0 +1,196 @@
+"""A checkpoint, ready to use: the network, its classes and its preparation, wherever the file was copied to."""
+
+# Dimensions: B images of a batch, K expressions, C channels, H W pixels.
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.config import Config, check
+from fer_ignite.data.images import require_faces, require_path
+from fer_ignite.data.loader import Preparation
+from fer_ignite.distributed import LaunchSpec
+from fer_ignite.distributed.machine import this_machine
+from fer_ignite.distributed.resolve import make_plan
+from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, NonFiniteError
+from fer_ignite.imports import is_object_name
+from fer_ignite.metrics.temperature import usable_temperature
+from fer_ignite.models.registry import build_model
+from fer_ignite.training.step import resolve_precision
+from fer_ignite.training.trainer import average_views
+
+__all__ = ["Network", "code_again", "load_network", "probabilities_of", "run_folder_of"]
+
+logger = logging.getLogger("fer_ignite")
+
+
+@dataclass
+class Network:
+    """A checkpoint, ready to use.
+
+    Attributes:
+        model: in evaluation mode, on ``device``; the EMA weights where the run kept an average.
+        config: the run's settings, with what was changed for this use.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    preparation: Preparation
+    config: Config
+    checkpoint: Mapping[str, Any]
+    device: torch.device
+    precision: str
+
+    @property
+    def temperature(self) -> float:
+        """Fitted on val at the end of the run; 1 where the checkpoint has none that can be used."""
+        return float(self.checkpoint["temperature"]) if self.calibrated else 1.0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.metrics.temperature.TEMPERATURES`."""
+        return usable_temperature(self.checkpoint.get("temperature"))
+
+    def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
+        """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's.
+
+        Raises:
+            DataError: another type, dtype, shape or number of channels.
+            ConfigError: an unknown ``tta``.
+            NonFiniteError: the network's outputs are not finite.
+        """
+        require_faces(images_BHWC, channels=self.preparation.channels, kind="tensor")
+        images_BCHW = self.preparation.plain(
+            images_BHWC.to(self.device), channels_last=self.config.channels_last
+        )
+        with torch.inference_mode():
+            scores_BK = average_views(
+                self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta
+            )
+            chances_BK = probabilities_of(scores_BK, self.temperature).cpu()
+        if not chances_BK.isfinite().all():
+            raise NonFiniteError(NONFINITE_OUTPUTS)
+        return chances_BK
+
+
+def probabilities_of(logits_BK: Tensor, temperature: float) -> Tensor:
+    """float32 softmax of logits / temperature, with the largest probability where the largest logit is.
+
+    Rounding to float32 can make two probabilities equal; the label would then be the first of them.
+    """
+    chances_BK = (logits_BK.double() / temperature).softmax(dim=1).float()
+    top_B1 = logits_BK.argmax(dim=1, keepdim=True)
+    most_B1 = chances_BK.amax(dim=1, keepdim=True)
+    tied_B1 = chances_BK.argmax(dim=1, keepdim=True) != top_B1
+    return chances_BK.scatter(
+        1, top_B1, torch.where(tied_B1, most_B1.nextafter(torch.ones_like(most_B1)), most_B1)
+    )
+
+
+def load_network(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    model: str | None = None,
+    precision: str | None = None,
+    collated: bool = False,
+) -> Network:
+    """A network out of a checkpoint, wherever the file was copied to.
+
+    Args:
+        model: the user's ``module:Class`` again, where the run used one; a file's word is not enough to import code.
+        precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
+        collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
+    Raises:
+        CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
+    """
+    require_path("load_network", path)
+    checkpoint = load_checkpoint(path)
+    known = {
+        name: value for name, value in checkpoint["config"].items() if name in Config.model_fields
+    }
+    for name in ("handlers", "init_from", "resume"):
+        known.pop(name, None)
+    if known.get("collate_fn") and not collated:
+        logger.warning(
+            "%s: its run made batches by %s, which has no part in this; if it prepared faces in its own way, answers will be wrong.",
+            path,
+            known["collate_fn"],
+        )
+    config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
+    if is_object_name(config.model) and model is None:
+        raise CheckpointError(
+            f"{path} was trained with the user's network {config.model}, which is never imported on a file's word; "
+            f"give it again: --model {config.model}"
+        )
+    place = (
+        device
+        if isinstance(device, torch.device)
+        else torch.device(
+            make_plan(LaunchSpec(device=device), {}, this_machine()).device  # type: ignore[arg-type]
+        )
+    )
+    fields = checkpoint["preprocessing"]
+    preparation = Preparation(
+        **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
+    )
+    network = _with_weights(path, checkpoint, config, preparation).to(place).eval()
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
+    return Network(
+        network,
+        tuple(checkpoint["classes"]),
+        preparation,
+        config,
+        checkpoint,
+        place,
+        resolve_precision(wanted, place),
+    )
+
+
+def _with_weights(
+    path: str | Path, checkpoint: Mapping[str, Any], config: Config, preparation: Preparation
+) -> nn.Module:
+    model = build_model(
+        config.model,
+        num_classes=len(checkpoint["classes"]),
+        in_channels=preparation.channels,
+        image_px=preparation.image_px,
+        model_args=config.model_args,
+        norm=config.norm,
+        dropout=config.dropout,
+    )
+    try:
+        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: the weights don't fit the network {config.model}: {reason}"
+        ) from None
+    return model
+
+
+def code_again(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
+    """The user's ``module:name`` for a run that had one, None for the others: several runs may be asked with one name.
+
+    Args:
+        saved: a checkpoint's configuration.
+        setting: ``model`` or ``collate_fn``.
+    """
+    return given if is_object_name(str(saved.get(setting) or "")) else None
+
+
+def run_folder_of(path: str | Path) -> RunFolder | None:
+    """The run that a checkpoint lies in; None for one that was copied out of it."""
+    folder = Path(path).resolve().parent
+    if folder.name == "checkpoints" and (folder.parent / "config.yaml").exists():
+        return RunFolder(folder.parent)
+    return None

@@ -1,0 +1,148 @@
+"""Scoring a network on a split: once over every face, over all processes, with the predictions at hand."""
+
+# Dimensions: N faces of the split, K expressions; confusion_KK has true rows and predicted columns.
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.handlers.stores import EpochOutputStore
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fer_ignite.data.loader import EvalStream
+from fer_ignite.metrics.calibration import calibration_error
+from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class
+from fer_ignite.metrics.intervals import accuracy_interval
+from fer_ignite.training.trainer import create_evaluator
+
+__all__ = ["Scored", "report_of", "score_split"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: loss, accuracy, uar, macro_f1, weighted_f1, and ``confusion_matrix`` as int64 [K, K].
+        logits_NK: float32, the mean view's; with ``labels_N`` and ``indices_N`` (places in the data) in one order.
+        seconds: of the whole pass.
+    """
+
+    metrics: Mapping[str, Any]
+    logits_NK: Tensor
+    labels_N: Tensor
+    indices_N: Tensor
+    tta: str
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all logits are finite numbers; the same on all processes."""
+        return math.isfinite(self.metrics["loss"]) and bool(self.logits_NK.isfinite().all())
+
+
+def score_split(
+    model: nn.Module,
+    terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+    stream: EvalStream,
+    *,
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    tta: str,
+    group: Any = None,
+    handlers: Sequence[Callable[[Any], Any]] = (),
+) -> Scored:
+    """Runs an evaluator over the stream; all processes call it and get the same result."""
+    evaluator = create_evaluator(model, terms, device=device, precision=precision, tta=tta)
+    attach_metrics(evaluator, num_classes=num_classes, device=device)
+    store = EpochOutputStore(lambda out: (out["y_pred"], out["y"], out["indices"]))
+    store.attach(evaluator)
+    for attach in handlers:
+        attach(evaluator)
+    state = evaluator.run(stream, epoch_length=len(stream))
+    columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
+    logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
+    order_N = indices_N.argsort()
+    return Scored(
+        dict(state.metrics),
+        logits_NK[order_N],
+        labels_N[order_N],
+        indices_N[order_N],
+        tta,
+        state.times["COMPLETED"],
+    )
+
+
+def _gathered(rows: Tensor, group: Any) -> Tensor:
+    """All processes' rows, the same on each; numbers of rows may differ."""
+    if group is None:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts, torch.tensor([len(rows)]), group=group)
+    most = max(int(count) for count in counts)
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def report_of(
+    scored: Scored,
+    classes: Sequence[str],
+    *,
+    temperature: float | None = None,
+    in_train_N: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    """The evaluation's result as plain values; the names are an interface.
+
+    Args:
+        temperature: fitted on val; what dividing by it does to the calibration is told beside the raw one. None: not calibrated.
+        in_train_N: which of the split's faces occur in train too, in the split's order.
+    Returns:
+        ``n, loss, accuracy, accuracy_interval`` (95 %, bootstrap), ``uar, macro_f1, weighted_f1, tta, ece,
+        ece_calibrated, temperature, calibrated, without_train_duplicates {n, accuracy}, per_class {name: {precision, recall, f1,
+        support}}, class_names, confusion_matrix`` (counts, rows true).
+    """
+    confusion_KK = scored.metrics["confusion_matrix"]
+    table = per_class(confusion_KK)
+    return {
+        "n": int(confusion_KK.sum()),
+        "loss": scored.metrics["loss"],
+        **{name: scored.metrics[name] for name in SCORES},
+        "tta": scored.tta,
+        **_certainty(scored, temperature, in_train_N),
+        "per_class": {
+            name: {column: values_K[k].item() for column, values_K in table.items()}
+            for k, name in enumerate(classes)
+        },
+        "class_names": list(classes),
+        "confusion_matrix": confusion_KK.tolist(),
+    }
+
+
+def _certainty(
+    scored: Scored, temperature: float | None, in_train_N: NDArray[np.bool_] | None
+) -> dict[str, Any]:
+    hits_N = (scored.logits_NK.argmax(dim=1) == scored.labels_N).numpy()
+    values: dict[str, Any] = {
+        "accuracy_interval": accuracy_interval(hits_N),
+        "ece": calibration_error(scored.logits_NK, scored.labels_N),
+        "ece_calibrated": calibration_error(
+            scored.logits_NK, scored.labels_N, temperature=temperature or 1.0
+        ),
+        "temperature": temperature or 1.0,
+        "calibrated": temperature is not None,
+    }
+    if in_train_N is not None:
+        fresh_N = ~in_train_N
+        values["without_train_duplicates"] = {
+            "n": int(fresh_N.sum()),
+            "accuracy": float(hits_N[fresh_N].mean()) if fresh_N.any() else float("nan"),
+        }
+    return values

@@ -1,0 +1,186 @@
+"""torchvision's classifiers fitted to faces: a classifier of K expressions and, for gray images, one input channel.
+
+torchvision is imported inside the functions: the default network doesn't need it, and it takes a second.
+"""
+
+# Dimensions: K expressions.
+
+import inspect
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer_ignite.errors import ConfigError
+from fer_ignite.models.heads import head_prefixes
+
+__all__ = ["DropoutLinear", "build_zoo_model", "zoo_names"]
+
+
+class DropoutLinear(nn.Linear):
+    """A linear layer behind dropout that keeps its parameters' names, so that weights load with and without dropout."""
+
+    rate = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(F.dropout(input, self.rate, self.training), self.weight, self.bias)
+
+
+def zoo_names() -> list[str]:
+    """Names of torchvision's classification networks."""
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def build_zoo_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_px: int | None,
+    pretrained: bool,
+    dropout: float | None,
+    arguments: dict[str, Any],
+) -> nn.Module:
+    """A torchvision classifier; see :func:`fer_ignite.models.registry.build_model` for the arguments."""
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name)
+    options = {**_needed_options(builder, image_px, pretrained), **arguments}
+    try:
+        model: nn.Module = builder(weights=None, num_classes=num_classes, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"--model: torchvision's {name} refuses its arguments ({reason}); change --model-args or --image-size."
+        ) from None
+    if pretrained:
+        _load_published(model, name, image_px)
+    if in_channels != 3:
+        _sum_first_convolution(model, in_channels)
+    if dropout is not None:
+        _set_dropout(model, dropout)
+    return model
+
+
+def _needed_options(builder: Any, image_px: int | None, pretrained: bool) -> dict[str, Any]:
+    """Arguments that some of torchvision's networks need so as to give one plain output for our images."""
+    module = inspect.getmodule(builder).__name__.rsplit(".", 1)[-1]  # type: ignore[union-attr]
+    if module in (
+        "googlenet",
+        "inception",
+    ):  # their auxiliary classifiers make the training output a tuple
+        return {"aux_logits": False, "init_weights": not pretrained}
+    if module == "vision_transformer" and image_px is not None:
+        return {"image_size": image_px}
+    if module == "maxvit" and image_px is not None:
+        return {"input_size": (image_px, image_px)}
+    return {}
+
+
+def _load_published(model: nn.Module, name: str, image_px: int | None) -> None:
+    """Loads the best published ImageNet weights into everything but the classifier."""
+    import torchvision
+
+    choices = list(torchvision.models.get_model_weights(name))
+    if not choices:
+        raise ConfigError(
+            f"--pretrained: torchvision publishes no weights for {name}; leave it out or take another."
+        )
+    state = _fetch(torchvision.models.get_model_weights(name).DEFAULT, name)
+    head = tuple(f"{prefix}." for prefix in head_prefixes(model))
+    known = model.state_dict().keys()
+    for key in list(
+        state
+    ):  # in place: the mapping carries version numbers that load_state_dict reads
+        # Published DenseNets are older than today's parameter names.
+        modern = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
+        value = state.pop(key)
+        if not modern.startswith(head) and modern in known:
+            state[modern] = value
+    if "encoder.pos_embedding" in state and image_px is not None:
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        state = interpolate_embeddings(
+            image_px,
+            model.get_submodule("conv_proj").kernel_size[0],  # type: ignore[index]
+            state,
+        )
+    try:
+        gaps = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--pretrained: the weights don't fit {name}: {' '.join(str(error).split())}"
+        ) from None
+    gaps = [
+        key for key in gaps if not key.startswith(head) and not key.endswith("num_batches_tracked")
+    ]
+    if gaps:
+        raise ConfigError(
+            f"--pretrained: the file of {name} lacks {len(gaps)} entries, first {gaps[0]}; remove it."
+        )
+
+
+def _fetch(weights: Any, name: str) -> dict[str, Any]:
+    """The published state: from torch hub's folder, or downloaded into it."""
+    try:
+        state: dict[str, Any] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # network, disk, hash and zip errors have no common base
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"--pretrained: the weights of {name} can't be had from {weights.url} ({reason}); download that file "
+            f"elsewhere and put it into {torch.hub.get_dir()}/checkpoints, or train without --pretrained."
+        ) from None
+    return state
+
+
+def _sum_first_convolution(model: nn.Module, in_channels: int) -> None:
+    """Makes a network for RGB one for gray: the same output as for the gray image repeated three times."""
+    path, old = next(
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    )
+    if in_channels != 1:
+        raise ConfigError(
+            f"--model: torchvision's networks take 1 or 3 channels, the data has {in_channels}."
+        )
+    new = nn.Conv2d(
+        1,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        dilation=old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        new.weight.copy_(old.weight.sum(dim=1, keepdim=True))
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    _replace(model, path, new)
+    if getattr(model, "transform_input", False):
+        model.transform_input = False  # type: ignore[assignment]
+
+
+def _set_dropout(model: nn.Module, rate: float) -> None:
+    """The classifier's own dropout layers get the rate; where it has none, its linear layer gets one in front."""
+    path = head_prefixes(model)[0]
+    parent = model.get_submodule(path.rpartition(".")[0])
+    layers = [child for child in parent.children() if isinstance(child, nn.Dropout)]
+    for layer in layers:
+        layer.p = rate
+    head = model.get_submodule(path)
+    if not layers and isinstance(head, nn.Linear):
+        wrapped = DropoutLinear(head.in_features, head.out_features, bias=head.bias is not None)
+        wrapped.weight, wrapped.bias, wrapped.rate = head.weight, head.bias, rate
+        _replace(model, path, wrapped)
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, new)

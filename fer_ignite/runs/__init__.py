@@ -1,0 +1,1 @@
+"""A run from validated settings to its summary."""

@@ -1,0 +1,141 @@
+"""What a run tells people at its start and at its end."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_ignite.data.augment.tta import count_views
+from fer_ignite.imports import is_object_name
+from fer_ignite.models.summary import describe_groups, flops, parameter_count
+from fer_ignite.runs.prepare import USER_CODE, Job
+from fer_ignite.checkpoint.format import step_files
+from fer_ignite.metrics.classification import SCORES
+from fer_ignite.training.session import Session
+
+__all__ = ["result_lines", "say_what_was_done", "say_what_will_be_done"]
+
+logger = logging.getLogger("fer_ignite")
+
+
+def say_what_will_be_done(session: Session, job: Job) -> None:
+    """Data, network, parameter groups, steps, device, folder, and what was changed on resume."""
+    config, faces, plan = session.config, session.faces, session.train_stream.plan
+    counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
+    if len(plan.indices_N) < len(faces.indices["train"]):  # --limit-train, --drop-leaks, --exclude
+        counts = counts.replace("train ", f"train {len(plan.indices_N)} of ", 1)
+    most = min(config.batch_size, len(plan.indices_N))
+    side = session.preparation.image_px
+    cost = flops(session.model, (1, session.preparation.channels, side, side))
+    state = session.trainer.state
+    lines = [
+        f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
+        f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
+        f"{side}x{side} image",
+        *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
+        f"steps       {config.epochs} epochs x {plan.windows_per_epoch} optimizer steps of at most {most} images"
+        + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
+        f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
+        f"writes to   {session.folder.path}",
+        *job.notes,
+    ]
+    if job.resume is not None:
+        lines.append(f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}")
+        if session.resumed is not None and session.resumed["world_size"] != session.world:
+            lines.append(f"changed on resume: processes {session.resumed['world_size']} -> {session.world}")
+    for line in lines:
+        logger.info(line)
+    for line in job.warnings:
+        logger.warning(line)
+
+
+def say_what_was_done(session: Session, summary: Mapping[str, Any], job: Job) -> None:
+    """The outcome, the scores, and what to look at or type next; on the main process."""
+    if session.rank != 0:
+        return
+    path = session.folder.path
+    lines = result_lines(summary)
+    if summary["status"] in ("time_limit", "interrupted"):
+        lines.append(f"continue    {_continue(session, job)}")
+    else:
+        lines += [f"look at     {file}" for file in _to_look_at(path)]
+        if (path / "checkpoints" / "best.pt").is_file() and "val" in summary:
+            lines.append(f"next        {_evaluate(session)}")
+        if session.config.data.startswith("demo"):
+            lines.append("note        these faces are drawn; the scores say nothing about real ones (give --data a data set)")
+    for line in lines:
+        logger.info(line)
+
+
+def result_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How a run ended and its scores: shares in per cent, with split, number of faces and views of each.
+
+    Args:
+        summary: what ``summary.json`` holds.
+    """
+    lines = [f"{summary['status'].replace('_', ' ')} after {summary['epochs']} epochs, {summary['seconds']:.0f} s"]
+    best = summary["best"]
+    if best["value"] is not None:
+        # Validation during training looks at one view of each face.
+        lines.append(f"best        {_score(best['metric'], best['value'])} on val with 1 view, epoch {best['epoch']}")
+    for split in ("val", "test"):
+        if split in summary:
+            scored = summary[split]
+            scores = ", ".join(_score(name, scored[name]) for name in ("accuracy", "uar", "macro_f1"))
+            lines.append(f"{split:<11} {scores} on {scored['n']} faces with {_views(scored['tta'])}")
+    return lines
+
+
+_TITLES = {"uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
+
+
+def _score(name: str, value: float) -> str:
+    title = _TITLES.get(name, name)
+    return f"{title} {100 * value:.2f} %" if name in SCORES else f"{title} {value:.4f}"
+
+
+def _views(tta: str) -> str:
+    count = count_views(tta)
+    return "1 view" if count == 1 else f"{count} views"
+
+
+def _to_look_at(path: Path) -> list[Path]:
+    files = (path / "plots" / "curves.png", path / "results.csv")
+    return [file for file in files if file.is_file()][:1]
+
+
+def _evaluate(session: Session) -> str:
+    words = ["fer-ignite", "evaluate", str(session.folder.path / "checkpoints" / "best.pt")]
+    for name in ("data", "model", "collate_fn"):
+        words += _flag_of_code(session, name)
+    return shlex.join(words + _cache(session))
+
+
+def _continue(session: Session, job: Job) -> str:
+    config, path = session.config, session.folder.path
+    if not step_files(path / "checkpoints"):
+        return "not possible: the run ended before its first resume point; start it again with --exist-ok"
+    if job.handlers:
+        return f"from Python, with the same handlers: train(Config(name={path.name!r}, out={str(path.parent)!r}, resume='auto'), ...)"
+    words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
+    if str(path.parent) != "runs":
+        words += ["--out", str(path.parent)]
+    for name in USER_CODE:
+        words += _flag_of_code(session, name)
+    for name in config.handlers:
+        words += ["--handlers", name]
+    return shlex.join(words + _cache(session))
+
+
+def _flag_of_code(session: Session, name: str) -> list[str]:
+    """The flag of a setting that names a user's code: no checkpoint brings it back."""
+    value = str(getattr(session.config, name) or "")
+    named = is_object_name(value)
+    return [f"--{name.replace('_', '-')}", value] if named else []
+
+
+def _cache(session: Session) -> list[str]:
+    return [] if session.config.cache is None else ["--cache", session.config.cache]

@@ -1,0 +1,215 @@
+"""The end of a run: the best network scored on val, on test once, and the summary that scripts read."""
+
+import copy
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.loader import EvalStream
+from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
+from fer_ignite.distributed.collectives import cpu_group, take_over
+from fer_ignite.training.plots import draw_confusion
+from fer_ignite.metrics.calibration import fit_temperature
+from fer_ignite.checkpoint.atomic_io import write_durably
+from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, load_checkpoint, state_digest, write_checkpoint
+from fer_ignite.training.loggers import pictures_may_fail
+from fer_ignite.inference.scoring import Scored, report_of, score_split
+from fer_ignite.training.session import Session, versions
+from fer_ignite.training.coordination import STATUS, StopReason
+from fer_ignite.training.early_stopping import lower_is_better
+
+__all__ = ["THRESHOLDS", "best_network", "finish"]
+
+logger = logging.getLogger("fer_ignite")
+
+# Accuracies on val whose first passing every run records: the tutorial's 58.3 and round numbers around it.
+THRESHOLDS = (0.50, 0.55, 0.583, 0.60, 0.65, 0.70)
+
+
+def finish(session: Session, reason: StopReason) -> dict[str, Any]:
+    """Scores and summarises; writes ``summary.json`` and the ledger on the main process.
+
+    The test split is looked at only when the run is over: one that a signal or a time limit has cut will go on. Nor is it
+    with ``score_test`` off.
+    """
+    status = STATUS[reason]
+    if status == "completed":
+        session.require_a_step_taken()
+    summary = _facts(session, status)
+    if status in ("completed", "early_stopped"):
+        model, path = best_network(session)
+        temperature: float | None = None
+        for split in ("val", "test"):
+            if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
+                scored = _scored(session, model, split, session.config.tta)
+                if split == "val":
+                    temperature = fit_temperature(scored.logits_NK, scored.labels_N)
+                summary[split] = _report(session, model, split, scored, temperature)
+        if path is not None:
+            _store_temperature(path, temperature)
+        if "test" in summary:
+            _note_look(session, summary["test"])
+    if session.rank == 0:
+        session.folder.write_summary(summary)
+        if "trackers" in session.objects:
+            session.objects["trackers"].finish(summary)
+    return summary
+
+
+def _store_temperature(path: Path, temperature: float | None) -> None:
+    """Writes the temperature into a checkpoint; None removes one that an earlier end of the run has written."""
+    content = load_checkpoint(path)
+    if content.pop("temperature", None) != temperature:
+        added = {} if temperature is None else {"temperature": temperature}
+        write_durably(path, lambda file: write_checkpoint({**content, **added}, file))
+
+
+def _facts(session: Session, status: str) -> dict[str, Any]:
+    state, best = session.trainer.state, session.objects["best"].best
+    history = list(session.folder.read_history()) if session.rank == 0 else []
+    return {
+        "status": status,
+        "epochs": state.iteration // len(session.train_stream),
+        "iterations": state.iteration,
+        "optimizer_steps": state.optimizer_steps,
+        "skipped_steps": int(state.skipped_steps),
+        "seconds": round(session.elapsed_s, 2),
+        "images_per_second": _mean([line["images_per_second"] for line in history if "images_per_second" in line]),
+        "best": {"metric": session.config.monitor, "value": _natural(best["value"], session), "epoch": best["epoch"]},
+        "time_to_accuracy": time_to_accuracy(history),
+        "weights_sha256": weights_digest(session),
+        "seed": session.config.seed,
+        "world_size": session.world,
+        "precision": session.precision,
+        "device": str(session.device),
+        "versions": versions(),
+        "data": {
+            "source": session.faces.source,
+            "fingerprint": session.faces.fingerprint,
+            "counts": {split: len(indices) for split, indices in session.faces.indices.items()},
+            "trained_on": len(session.train_stream.plan.indices_N),
+        },
+        "tta": session.config.tta,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _natural(score: float | None, session: Session) -> float | None:
+    falls = lower_is_better(session.config.monitor, session.config.monitor_mode)
+    return -score if falls and score is not None else score
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 1) if values else 0.0
+
+
+def time_to_accuracy(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Per threshold: epoch and seconds (training and validation, from the start) at which val first passed it."""
+    passed: dict[str, dict[str, float]] = {}
+    for threshold in THRESHOLDS:
+        first = next((line for line in history if line.get("val_accuracy", 0.0) >= threshold), None)
+        if first is not None:
+            passed[f"{100 * threshold:g}"] = {"epoch": first["epoch"], "seconds": first["elapsed"]}
+    return passed
+
+
+def weights_digest(session: Session) -> str:
+    """SHA-256 over the final network's and its average's tensors; equal weights have equal digests."""
+    ema = session.objects["ema"].ema_model.state_dict() if "ema" in session.objects else {}
+    text = state_digest(session.model.state_dict()) + (state_digest(ema) if ema else "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def best_network(session: Session) -> tuple[nn.Module, Path | None]:
+    """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best.
+
+    A run that goes on from a checkpoint of another folder, and finds no better network, has no best.pt of its own.
+
+    Returns:
+        The network, and on the main process the file that its weights were read from, None where there is none.
+    """
+    model, used = copy.deepcopy(session.evaluated), None
+    path = session.objects["best"].last_checkpoint
+    if path is None:
+        if session.rank == 0:
+            logger.warning("there is no %s; the last network is scored, %s.", BEST_NAME, session.folder.checkpoints / LAST_NAME)
+        return model, None
+    if session.rank == 0:
+        best, problem = _best_weights(session, path)
+        if problem is not None:
+            logger.warning("%s %s; the last network is scored, %s.", path, problem, path.with_name(LAST_NAME))
+        else:
+            model, used = best, Path(path)
+    take_over(model.state_dict().values())  # the other processes may not see this disk
+    return model, used
+
+
+def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
+    """A copy of the evaluated network with a file's weights, and why that can't be used, if so."""
+    model = copy.deepcopy(session.evaluated)
+    if not os.path.lexists(path):
+        return model, "isn't here: the best epoch lies before the resume, in another folder"
+    try:
+        checkpoint = load_checkpoint(path)
+        model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
+    except (CheckpointError, RuntimeError) as error:  # RuntimeError: a checkpoint of another network
+        return model, f"can't be used ({' '.join(str(error).split())[:300].rstrip('.')})"
+    if (found := checkpoint["trainer"]["iteration"]) != session.objects["best"].best["iteration"]:
+        return model, f"is of iteration {found}, which this run went back behind"
+    return model, None
+
+
+def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float | None) -> dict[str, Any]:
+    config, classes = session.config, session.faces.classes
+    in_train_N = session.faces.in_train(split, drop_leaks=config.drop_leaks)
+    report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
+    if config.tta != "none":
+        single = _totals(_scored(session, model, split, "none"), classes, temperature=temperature)
+        report["single_view"] = _without(("per_class",), single)
+    if split == "test" and session.rank == 0 and config.plots:
+        matrix = scored.metrics["confusion_matrix"].tolist()
+        with pictures_may_fail("of test"):
+            draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
+    return report
+
+
+def _totals(scored: Scored, classes: Sequence[str], **options: Any) -> dict[str, Any]:
+    return _without(("class_names", "confusion_matrix"), report_of(scored, classes, **options))
+
+
+def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name not in names}
+
+
+def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
+    scored = score_split(
+        model, session.scoring_terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
+        device=session.device, precision=session.precision, tta=tta, group=cpu_group(),
+    )
+    if not scored.finite:
+        iteration = session.trainer.state.iteration
+        raise NonFiniteError(f"the outputs on {split} are not finite at the end of the run (iteration {iteration}). {NONFINITE_REMEDY}")
+    return scored
+
+
+def split_stream(faces: Faces, split: str, like: EvalStream) -> EvalStream:
+    """The stream of another split, prepared as ``like`` is."""
+    return EvalStream(
+        like.feed, faces.indices[split], like.targets, like.preparation, like.device, like.batch_size, like.rank,
+        like.world, like.channels_last,
+    )
+
+
+def _note_look(session: Session, test: Mapping[str, Any]) -> None:
+    if session.rank == 0:
+        line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "train", "split": "test", **_without(("per_class",), test)}
+        session.folder.note_test(line)
+
+

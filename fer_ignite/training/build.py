@@ -1,0 +1,219 @@
+"""Settings become objects, and objects become a session with every built-in handler attached, then the user's."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from ignite.utils import manual_seed
+from torch import nn
+
+from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.config import Config
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.fetchers import PackFeed
+from fer_ignite.data.loader import EvalStream, Preparation, TrainStream
+from fer_ignite.data.sampler import Plan
+from fer_ignite.distributed import reset_signals
+from fer_ignite.distributed.collectives import cpu_group
+from fer_ignite.imports import load_object
+from fer_ignite.metrics.classification import attach_metrics
+from fer_ignite.training import step
+from fer_ignite.training.components import (
+    DEV_BATCHES,
+    augmentation_of,
+    build_network,
+    loss_of,
+    loss_terms,
+    optimizer_of,
+    plan_of,
+    preparation_of,
+)
+from fer_ignite.training.coordination import Votes
+from fer_ignite.training.ema import make_ema
+from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
+from fer_ignite.training.loggers import attach_handlers_profiler
+from fer_ignite.training.losses import build_loss
+from fer_ignite.training.running_metrics import Records
+from fer_ignite.training.session import Session
+from fer_ignite.training.trainer import create_evaluator, create_trainer
+
+__all__ = ["wire"]
+
+
+def wire(
+    config: Config,
+    faces: Faces,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    handlers: Sequence[Callable[[Session], Any]] = (),
+    signal_number: Callable[[], int] = lambda: 0,
+    time_limit_s: float | None = None,
+) -> Session:
+    """A session with every built-in handler attached, then the user's; not yet resumed, not yet run."""
+    session = _bare_session(config, faces, folder, device, signal_number, time_limit_s)
+    attach_step(session)
+    attach_run(session)
+    if session.rank == 0:
+        attach_reports(session)
+    attach_decisions(session)
+    for setup in handlers:
+        _set_up(session, setup)
+    if config.profile == "handlers" and session.rank == 0:
+        session.objects["profiler"] = attach_handlers_profiler(session.trainer)
+    return session
+
+
+def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
+    made = setup(session)
+    name = (
+        f"{getattr(setup, '__module__', '')}:{getattr(setup, '__qualname__', type(setup).__name__)}"
+    )
+    for thing in made if isinstance(made, (list, tuple)) else (made,):
+        if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+            number = sum(key.rpartition("#")[0] == name for key in session.kept)
+            session.keep(f"{name}#{number}", thing)
+
+
+def _bare_session(
+    config: Config,
+    faces: Faces,
+    folder: RunFolder,
+    device: torch.device,
+    signal_number: Callable[[], int],
+    time_limit_s: float | None,
+) -> Session:
+    rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
+    _set_determinism(config)
+    if config.fast_dev_run:
+        faces = faces.shortened(DEV_BATCHES * config.eval_batch_size)
+    preparation, precision = (
+        preparation_of(config, faces),
+        step.resolve_precision(config.precision, device),
+    )
+    model = build_network(config, faces, preparation, device)
+    optimizer = optimizer_of(config, model)
+    plan = plan_of(config, faces)
+    terms = loss_terms(loss_of(config, faces, plan).to(device))
+    wrapped = _wrapped(model, config, world)
+    trainer = create_trainer(wrapped, terms, device=device, precision=precision, world=world)
+    objects: dict[str, Any] = {}
+    evaluated = model
+    if config.model_ema:
+        objects["ema"] = make_ema(model, decay=config.model_ema_decay)
+        evaluated = objects["ema"].ema_model
+    # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
+    # One view while training goes on; the run's view averaging is for the final figures.
+    plain = loss_terms(build_loss("ce"))
+    evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
+    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
+    train_stream, val_stream = _streams(
+        config, faces, plan, preparation, device, trainer, rank, world
+    )
+    votes = Votes(
+        trainer,
+        group=group,
+        signal_number=signal_number,
+        time_limit_s=time_limit_s,
+        save_every_s=60 * config.save_minutes,
+        save_epochs=config.save_epochs,
+        save_iterations=config.save_iterations,
+        nonfinite_patience=config.nonfinite_patience,
+    )
+    scaler = step.make_scaler(device, precision)
+    records = Records(group=group, device=device)
+    return Session(
+        config,
+        faces,
+        folder,
+        device,
+        precision,
+        preparation,
+        model,
+        evaluated,
+        optimizer,
+        scaler,
+        plain,
+        trainer,
+        evaluator,
+        train_stream,
+        val_stream,
+        records,
+        votes,
+        rank,
+        world,
+        metrics=metrics,
+        objects=objects,
+    )
+
+
+def _set_determinism(config: Config) -> None:
+    manual_seed(
+        config.seed
+    )  # for user code; what is ours draws from generators of its own, but for the network's first weights
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+
+
+def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
+    if config.compile:
+        model.compile()
+    if world == 1:  # auto_model would wrap nn.DataParallel on a machine with several GPUs
+        return model
+    logging.getLogger(
+        "ignite.distributed.auto.auto_model"
+    ).disabled = True  # it announces what was asked for
+    return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
+
+
+def _streams(
+    config: Config,
+    faces: Faces,
+    plan: Plan,
+    preparation: Preparation,
+    device: torch.device,
+    trainer: Engine,
+    rank: int,
+    world: int,
+) -> tuple[TrainStream, EvalStream]:
+    def user(name: str) -> Any:
+        text = getattr(config, name)
+        return None if text is None else load_object(text, setting="--" + name.replace("_", "-"))
+
+    loading = {
+        "seed": config.seed,
+        "collate_fn": user("collate_fn"),
+        "workers": config.workers,
+        "worker_init": reset_signals,
+    }
+    train_feed = faces.feed(device, transform=user("sample_transform"), **loading)
+    train_stream = TrainStream(
+        train_feed,
+        plan,
+        faces.targets,
+        preparation,
+        device,
+        augmentation_of(config),
+        rank,
+        world,
+        iteration=lambda: trainer.state.iteration,
+        batch_transform=user("batch_transform"),
+        channels_last=config.channels_last,
+    )
+    # One feed for both where it may be: a pack lies on an accelerator once.
+    val_feed = train_feed if isinstance(train_feed, PackFeed) else faces.feed(device, **loading)
+    val_stream = EvalStream(
+        val_feed,
+        faces.indices["val"],
+        faces.targets,
+        preparation,
+        device,
+        config.eval_batch_size,
+        rank,
+        world,
+        config.channels_last,
+    )
+    return train_stream, val_stream

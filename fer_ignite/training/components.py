@@ -1,0 +1,188 @@
+"""Settings become objects: preparation, order, network, loss, optimizer, schedule."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fer_ignite.checkpoint.format import load_weights_file
+from fer_ignite.config import Config
+from fer_ignite.data.augment.pipeline import AugmentSpec
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.loader import Preparation
+from fer_ignite.data.sampler import Plan
+from fer_ignite.errors import CheckpointError
+from fer_ignite.models.initial_weights import initialise_from
+from fer_ignite.models.registry import build_model
+from fer_ignite.training.class_weights import class_weights
+from fer_ignite.training.losses import Loss, build_loss
+from fer_ignite.training.lr_schedule import Schedule, build_schedule
+from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups
+
+__all__ = [
+    "augmentation_of",
+    "build_network",
+    "loss_of",
+    "loss_terms",
+    "optimizer_of",
+    "plan_of",
+    "preparation_of",
+    "schedule_of",
+]
+
+logger = logging.getLogger("fer_ignite")
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DEV_BATCHES = 3
+
+
+def preparation_of(config: Config, faces: Faces) -> Preparation:
+    """From stored faces to the network's input."""
+    image_px = config.image_size or faces.side_px or 48
+    mean, std = (faces.mean, faces.std) if config.normalize == "train" else IMAGENET
+    if faces.channels == 1 and len(mean) == 3:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return Preparation(
+        image_px,
+        config.resize or image_px,
+        faces.channels,
+        mean,
+        std,
+        faces.side_px,
+        config.resize_mode,
+    )
+
+
+def augmentation_of(config: Config) -> AugmentSpec | None:
+    """How the train split is augmented; None for not at all."""
+    if not config.augment:
+        return None
+    return AugmentSpec(
+        hflip=config.hflip,
+        vflip=config.vflip,
+        rotate_deg=config.rotate,
+        scale=config.scale,
+        shift=config.shift,
+        shear_deg=config.shear,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        reprob=config.reprob,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        padding=config.padding,
+    )
+
+
+def plan_of(config: Config, faces: Faces) -> Plan:
+    """The order of the train split."""
+    indices = faces.train_indices(
+        drop_leaks=config.drop_leaks, limit=config.limit_train, seed=config.seed
+    )
+    if config.fast_dev_run:
+        indices = indices[: DEV_BATCHES * config.batch_size]
+    return Plan(
+        indices,
+        faces.targets.labels_N[indices],
+        config.seed,
+        config.batch_size,
+        config.grad_accum_steps,
+        config.drop_last,
+        config.sampler,
+    )
+
+
+def schedule_of(config: Config, *, steps_per_epoch: int) -> Schedule:
+    """Factor of the learning rate at each optimizer step."""
+    return build_schedule(
+        config.sched,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        warmup_start_factor=config.warmup_start,
+        min_factor=min(1.0, config.min_lr / config.lr),
+        decay_epochs=config.decay_epochs,
+        decay_rate=config.decay_rate,
+        milestones=config.milestones,
+        pct_start=config.pct_start,
+        div_factor=config.div_factor,
+        final_div_factor=config.final_div_factor,
+    )
+
+
+def build_network(
+    config: Config, faces: Faces, preparation: Preparation, device: torch.device
+) -> nn.Module:
+    """The network on its device, with start weights where they were asked for."""
+    model = build_model(
+        config.model,
+        num_classes=len(faces.classes),
+        in_channels=preparation.channels,
+        image_px=preparation.image_px,
+        pretrained=config.pretrained,
+        dropout=config.dropout,
+        model_args=config.model_args,
+        norm=config.norm,
+    )
+    if config.init_from is not None:
+        try:
+            report = initialise_from(
+                model, load_weights_file(config.init_from), strict=config.strict
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"--init-from: {error}") from None
+        if (
+            report.complete or idist.get_rank() == 0
+        ):  # with --no-strict, what was left out is a warning: once for all ranks
+            level = logging.INFO if report.complete else logging.WARNING
+            logger.log(level, "weights of %s\n%s", config.init_from, report.describe())
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
+
+
+def optimizer_of(config: Config, model: nn.Module) -> Optimizer:
+    """The optimizer over named parameter groups, with those of the settings that it takes."""
+    groups = parameter_groups(
+        model,
+        lr=config.lr,
+        backbone_lr=config.backbone_lr,
+        head_lr=config.head_lr,
+        weight_decay=config.weight_decay,
+        freeze=config.freeze,
+    )
+    settings = {
+        name: getattr(config, name)
+        for name in ("momentum", "nesterov", "betas", "amsgrad", "alpha", "lr_decay", "rho")
+    }
+    settings["eps"] = config.opt_eps
+    own = {
+        name: value
+        for name, value in settings.items()
+        if name in OPTIMIZER_SETTINGS[config.opt] and value is not None
+    }
+    return build_optimizer(
+        config.opt, groups, lr=config.lr, weight_decay=config.weight_decay, **own
+    )
+
+
+def loss_of(config: Config, faces: Faces, plan: Plan) -> Loss:
+    """What is minimised, with class weights counted on the faces that are trained on."""
+    weights_K = class_weights(
+        config.class_weights, faces.counts(plan.indices_N).tolist(), faces.classes
+    )
+    return build_loss(
+        config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K
+    )
+
+
+def loss_terms(loss: Loss) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
+    """(logits_BK, targets_BK) -> {"loss": losses_B, and the terms where there are several}."""
+
+    def terms(logits_BK: Tensor, targets_BK: Tensor) -> Mapping[str, Tensor]:
+        parts = loss.terms(logits_BK, targets_BK)
+        total_B = loss.total(parts)
+        return {"loss": total_B} if len(parts) == 1 else {"loss": total_B, **parts}
+
+    return terms

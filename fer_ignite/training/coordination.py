@@ -1,0 +1,225 @@
+"""All processes decide together: wishes to stop are votes, sent in iteration k and read in iteration k + 1.
+
+A vote is one small integer tensor, reduced by maximum over a CPU group without waiting, so the device never waits for
+it. What ends a run ends it on every process after the same optimizer step.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from fer_ignite.errors import NONFINITE_REMEDY, NonFiniteError
+from fer_ignite.training.events import RunEvents, StepEvents
+from fer_ignite.training.trainer import Trainer
+
+__all__ = ["STATUS", "StopReason", "Votes", "voting_handlers"]
+
+
+class StopReason(IntEnum):
+    """Why a run ends; where several hold at once, the highest wins."""
+
+    NONE = 0
+    HANDLER = 1
+    TIME_LIMIT = 2
+    SIGINT = 3
+    SIGTERM = 4
+    SIGHUP = 5
+    SIGUSR1 = 6
+    SIGUSR2 = 7
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, 0 for the reasons that are no signal."""
+        return 128 + signal.Signals[self.name] if self >= StopReason.SIGINT else 0
+
+
+STATUS = {
+    StopReason.NONE: "completed",
+    StopReason.HANDLER: "early_stopped",
+    StopReason.TIME_LIMIT: "time_limit",
+    StopReason.SIGINT: "interrupted",
+    StopReason.SIGTERM: "interrupted",
+    StopReason.SIGHUP: "interrupted",
+    StopReason.SIGUSR1: "interrupted",
+    StopReason.SIGUSR2: "interrupted",
+}
+
+
+class Votes:
+    """Collects this process's wishes, reduces them, and acts on what all have heard.
+
+    Args:
+        trainer: stopped through :meth:`Trainer.stop_now`.
+        group: CPU process group of all processes; None for one process.
+        signal_number: () -> number of a signal that was received, or 0.
+        time_limit_s: wall-clock seconds from now after which this process wishes to stop.
+        save_every_s, save_epochs, save_iterations: when resume points are due.
+        nonfinite_patience: optimizer steps in a row with a loss or gradients that are not finite, which end the run.
+
+    Attributes:
+        reason: why the run ends; the same on all processes.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        group: Any = None,
+        signal_number: Callable[[], int] = lambda: 0,
+        time_limit_s: float | None = None,
+        save_every_s: float = 300.0,
+        save_epochs: int = 1,
+        save_iterations: int | None = None,
+        nonfinite_patience: int = 10,
+    ) -> None:
+        self.trainer, self.group, self.signal_number = trainer, group, signal_number
+        self.deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self.save_every_s, self.last_save = save_every_s, time.monotonic()
+        self.save_epochs, self.save_iterations = save_epochs, save_iterations
+        self.nonfinite_patience = nonfinite_patience
+        self.reason = StopReason.NONE
+        self.save_wanted = False
+        self.not_taken = 0
+        self._flag: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._pending: tuple[Tensor, Any] | None = None
+
+    @property
+    def status(self) -> str:
+        """What a resume point written now says of its run: ``running`` while it has further to go."""
+        state = self.trainer.state
+        if self.reason:
+            return STATUS[self.reason]
+        return (
+            "completed" if state.iteration >= state.epoch_length * state.max_epochs else "running"
+        )
+
+    def note_step(self, engine: Engine) -> None:
+        """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
+        self._count_not_taken()
+        taken = (
+            engine.state.step_taken & engine.state.loss.isfinite()
+        )  # a loss can be NaN where its gradients are finite
+        if taken.device.type == "cuda":
+            on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(
+                taken, non_blocking=True
+            )
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._flag = (on_host, arrived)
+        else:
+            self._flag = (taken.cpu(), None)
+
+    def exchange(self, engine: Engine) -> None:
+        """ITERATION_COMPLETED: reads the last iteration's vote, acts on a closed window, sends this iteration's."""
+        state = engine.state
+        self._read()
+        if self.save_iterations is not None and state.iteration % self.save_iterations == 0:
+            self.save_wanted = True
+        # The end of an epoch is left to settle(): the run's files and the stop belong behind the validation.
+        if (
+            state.iteration % state.epoch_length != 0
+            and state.batch.closes
+            and (self.reason or self.save_wanted)
+        ):
+            self._save()
+            if self.reason:
+                self.trainer.stop_now()
+        self._send()
+
+    def settle(self, engine: Engine) -> None:
+        """EPOCH_COMPLETED, behind all other handlers: all processes are here, so the vote is read at once."""
+        self._read()
+        self._count_not_taken()
+        self._send()
+        self._read()
+        if (
+            self.save_wanted
+            or self.status != "running"
+            or engine.state.epoch % self.save_epochs == 0
+        ):
+            self._save()
+        if self.reason:
+            self.trainer.stop_now()
+
+    def open(self) -> None:
+        """The run begins or goes on: the vote that a resume point's iteration sent is cast again."""
+        self._send()
+
+    def drain(self) -> None:
+        """Waits for a vote that is still under way, so that no process leaves the others in it."""
+        if self._pending is not None and self._pending[1] is not None:
+            self._pending[1].wait()
+        self._pending = None
+
+    def _own(self) -> Tensor:
+        """int64 [4]: stop reason, whether a handler wishes to stop, whether a resume point is due, steps not taken in a row."""
+        now, wished = time.monotonic(), bool(self.trainer.state.stop_wished)
+        reason = StopReason.HANDLER if wished else StopReason.NONE
+        if self.deadline is not None and now > self.deadline:
+            reason = StopReason.TIME_LIMIT
+        if number := self.signal_number():
+            reason = StopReason[signal.Signals(number).name]
+        return torch.tensor(
+            [
+                int(reason),
+                int(wished),
+                int(now - self.last_save > self.save_every_s),
+                self.not_taken,
+            ]
+        )
+
+    def _count_not_taken(self) -> None:
+        if self._flag is not None:
+            flag, arrived = self._flag
+            if arrived is not None:
+                arrived.synchronize()
+            self.not_taken = 0 if bool(flag) else self.not_taken + 1
+        self._flag = None
+
+    def _send(self) -> None:
+        vote = self._own()
+        work = (
+            None
+            if self.group is None
+            else dist.all_reduce(vote, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        )
+        self._pending = (vote, work)
+
+    def _read(self) -> None:
+        if self._pending is None:
+            return
+        vote, work = self._pending
+        self._pending = None
+        if work is not None:
+            work.wait()
+        reason, wished, save, not_taken = vote.tolist()
+        self.reason = max(self.reason, StopReason(reason))
+        # A wish that a signal outranks is remembered by all, so that a resume point has it whoever's it was.
+        self.trainer.state.stop_wished = self.trainer.state.stop_wished or bool(wished)
+        self.save_wanted = self.save_wanted or bool(save)
+        if not_taken >= self.nonfinite_patience:
+            raise NonFiniteError(
+                f"the loss or the gradients were not finite in {not_taken} optimizer steps in a row (iteration "
+                f"{self.trainer.state.iteration}); steps with such gradients are not taken. {NONFINITE_REMEDY}"
+            )
+
+    def _save(self) -> None:
+        self.save_wanted = False
+        self.last_save = time.monotonic()
+        self.trainer.fire_event(RunEvents.RESUME_POINT)
+
+
+def voting_handlers(votes: Votes) -> tuple[tuple[str, Any, Callable[[Engine], None]], ...]:
+    """Name, event and handler of each part of the voting."""
+    return (
+        ("note_step", StepEvents.OPTIMIZER_STEPPED, votes.note_step),
+        ("votes", Events.ITERATION_COMPLETED, votes.exchange),
+        ("settle", Events.EPOCH_COMPLETED, votes.settle),
+    )

@@ -1,0 +1,237 @@
+"""The built-in handlers of a session, in the order in which they run; each under a name in ``session.handles``."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from fer_ignite.checkpoint.handler import DurableSaver, attach_best, attach_resume_points
+from fer_ignite.distributed.collectives import agree_on_text
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import load_object
+from fer_ignite.training import step
+from fer_ignite.training.components import schedule_of
+from fer_ignite.training.coordination import voting_handlers
+from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
+from fer_ignite.training.ema import attach_ema
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.loggers import (
+    attach_basic_profiler,
+    attach_epoch_clock,
+    attach_history,
+    attach_plots,
+    attach_progress_bar,
+    attach_tensorboard,
+)
+from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
+from fer_ignite.training.running_metrics import attach_records
+from fer_ignite.training.session import Session, versions
+from fer_ignite.training.state import evaluation_state, resume_state
+from fer_ignite.training.trainer import share_of_mean_loss
+
+__all__ = ["attach_decisions", "attach_reports", "attach_run", "attach_step"]
+
+logger = logging.getLogger("fer_ignite")
+
+
+def attach_step(session: Session) -> None:
+    """What makes an optimizer step: randomness, training mode, rate, backward, unscale, norm, clip, step, zero_grad."""
+    trainer, config, model = session.trainer, session.config, session.model
+    optimizer, scaler = session.optimizer, session.scaler
+    session.attach("reseed", trainer, Events.ITERATION_STARTED, session.reseed)
+    _attach_schedule(session)
+    session.attach("train_mode", trainer, Events.ITERATION_STARTED, session.prepare_model)
+    session.adopt("backward", step.attach_backward(trainer, scaler))
+    session.adopt("unscale", step.attach_unscale(trainer, optimizer, scaler))
+    session.adopt(
+        "gradient_norm",
+        step.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler),
+    )
+    if config.clip_grad is not None:
+        session.adopt(
+            "clip",
+            step.attach_clip(
+                trainer,
+                model,
+                limit=config.clip_grad,
+                mode=config.clip_mode,
+                optimizer=optimizer,
+                scaler=scaler,
+            ),
+        )
+    session.adopt("optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler))
+    session.adopt("sound_statistics", step.attach_sound_statistics(trainer, model))
+    if config.model_ema:
+        session.adopt("ema", attach_ema(trainer, session.objects["ema"]))
+    session.adopt("zero_grad", step.attach_zero_grad(trainer, optimizer))
+
+
+def _attach_schedule(session: Session) -> None:
+    config, trainer = session.config, session.trainer
+    if config.sched == "plateau":
+        session.objects["plateau"] = PlateauFactor(
+            config.monitor,
+            mode="min" if lower_is_better(config.monitor, config.monitor_mode) else "max",
+            factor=config.decay_rate,
+            patience=config.plateau_patience,
+            threshold=config.min_delta,
+            min_factor=min(1.0, config.min_lr / config.lr),
+        )
+        plateau = session.objects["plateau"]
+        session.evaluator.add_event_handler(Events.COMPLETED, plateau)
+        session.adopt_late("plateau", session.evaluator, Events.COMPLETED, plateau)
+    # Schedules count optimizer steps: the rate is set when an accumulation window opens.
+    opens = Events.ITERATION_STARTED(event_filter=lambda engine, _: engine.state.batch.opens)
+    schedule = schedule_of(config, steps_per_epoch=session.train_stream.plan.windows_per_epoch)
+    session.objects["scheduler"], handle = attach_schedule(
+        trainer, session.optimizer, schedule, opens, plateau=session.objects.get("plateau")
+    )
+    session.adopt("scheduler", handle)
+
+
+def attach_run(session: Session) -> None:
+    """What every process does between steps: sums, logged values, the clock, the validation."""
+    trainer, records = session.trainer, session.records
+
+    def log_step(engine: Engine) -> None:
+        session.log("step_loss", share_of_mean_loss(engine.state, session.world))
+        session.log("grad_norm", engine.state.grad_norm)
+
+    session.attach("clear", trainer, Events.EPOCH_STARTED, lambda engine: records.clear())
+    session.attach(
+        "log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step
+    )
+    session.handles.update(attach_records(trainer, records, log_every=session.config.log_every))
+    session.objects["clock"] = attach_epoch_clock(trainer)
+    session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
+    trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
+    session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
+
+
+def attach_reports(session: Session) -> None:
+    """What the main process writes and shows: history, pictures, progress bar, TensorBoard, trackers, profiler."""
+    config, trainer, folder = session.config, session.trainer, session.folder
+    session.adopt("history", attach_history(trainer, folder, session.history_line, logger))
+    if config.plots:
+        session.adopt(
+            "plots", attach_plots(trainer, folder, session.faces.classes, session.evaluator)
+        )
+    if not config.quiet:
+        session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
+    if config.tensorboard:
+        session.objects["tensorboard"], handles = attach_tensorboard(
+            trainer,
+            session.evaluator,
+            session.optimizer,
+            folder,
+            records=session.records,
+            every=config.log_every,
+        )
+        session.handles.update(handles)
+    if config.track:
+        # By name: the core imports no application, and no tracker is loaded where none was named.
+        attach_trackers = load_object(
+            "fer_ignite.apps.trackers.attach:attach_trackers", setting="--track"
+        )
+        session.objects["trackers"] = attach_trackers(
+            config.track,
+            trainer,
+            session.optimizer,
+            folder,
+            records=session.records,
+            line=session.history_line,
+            settings=lambda: _described(session),
+            project=config.project,
+            checkpoint=config.track_checkpoints,
+            every=config.log_every,
+        )
+    if config.profile == "basic":
+        session.objects["profiler"] = attach_basic_profiler(trainer)
+
+
+def _described(session: Session) -> dict[str, Any]:
+    """The settings, and what else tells this run from another; no secrets are among them."""
+    return {
+        **session.config.model_dump(mode="json"),
+        **{f"versions.{name}": version for name, version in versions().items()},
+        "run.data": session.faces.source,
+        "run.data_fingerprint": session.faces.fingerprint,
+        "run.device": str(session.device),
+        "run.precision": session.precision,
+        "run.processes": session.world,
+        "run.parameters": sum(parameter.numel() for parameter in session.model.parameters()),
+    }
+
+
+def attach_decisions(session: Session) -> None:
+    """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
+    config, trainer, evaluator = session.config, session.trainer, session.evaluator
+    score = _score(config.monitor, config.monitor_mode)
+    saver = DurableSaver(session.folder.checkpoints, agree=agree_on_text)
+    best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
+    session.objects["best"] = best
+    session.adopt_late("best", evaluator, Events.COMPLETED, best)
+    if config.patience > 0:
+        stopper = attach_early_stopping(
+            trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
+        )
+        session.objects["early_stopping"] = stopper
+        session.adopt_late("early_stopping", evaluator, Events.COMPLETED, stopper)
+    points = attach_resume_points(
+        trainer, resume_state(session), saver, event=RunEvents.RESUME_POINT, keep=config.keep
+    )
+    session.objects["resume_points"] = points
+    session.adopt_late("resume_points", trainer, RunEvents.RESUME_POINT, points)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
+    session.adopt_late("report", trainer, Events.EPOCH_COMPLETED, session.report)
+    for name, event, handler in voting_handlers(session.votes):
+        trainer.add_event_handler(event, handler)
+        session.adopt_late(name, trainer, event, handler)
+    _guard_handles(session)
+
+
+def _guard_handles(session: Session) -> None:
+    """Refuses removals that would make results wrong without an error."""
+
+    def needed_by_resume_points() -> str | None:
+        if not session.is_attached("resume_points"):
+            return None
+        return "handles['fold'] can't be removed: a resume point needs the epoch's sums; remove handles['resume_points'] first."
+
+    scaled = session.scaler.is_enabled()
+    session.guard("fold", needed_by_resume_points)
+    session.guard(
+        "ema",
+        lambda: (
+            "handles['ema'] can't be removed: the evaluation uses the average of the weights; set model_ema=False (--no-model-ema) instead."
+        ),
+    )
+    session.guard(
+        "zero_grad",
+        lambda: (
+            (
+                "handles['zero_grad'] can't be removed with precision fp16: gradients with and without the loss scale would be added; "
+                "choose --precision bf16 or fp32, or --grad-accum-steps to accumulate."
+            )
+            if scaled
+            else None
+        ),
+    )
+
+
+def _score(monitor: str, mode: str) -> Callable[[Engine], float]:
+    falls = lower_is_better(monitor, mode)
+
+    def score(engine: Engine) -> float:
+        metrics = engine.state.metrics
+        if monitor not in metrics:
+            known = ", ".join(
+                name for name, value in metrics.items() if isinstance(value, (int, float))
+            )
+            raise ConfigError(
+                f"--monitor {monitor!r} is no metric of the evaluation; there are {known}."
+            )
+        return finite_score(metrics[monitor], lower_is_better=falls)
+
+    return score

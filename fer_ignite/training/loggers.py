@@ -1,0 +1,257 @@
+"""What a run shows and writes while it goes: progress bar, a line per epoch, TensorBoard, history, pictures, profilers.
+
+All of it hangs on the main process; none of it decides anything.
+"""
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
+from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar, Timer
+from ignite.handlers.tensorboard_logger import TensorboardLogger
+from ignite.utils import setup_logger
+
+from fer_ignite.checkpoint.atomic_io import storage_errors
+from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.plots import draw_confusion, draw_curves
+from fer_ignite.training.running_metrics import Records
+
+__all__ = [
+    "attach_basic_profiler",
+    "attach_epoch_clock",
+    "attach_handlers_profiler",
+    "attach_history",
+    "attach_plots",
+    "attach_progress_bar",
+    "attach_tensorboard",
+    "close_run_logger",
+    "pictures_may_fail",
+    "run_logger",
+]
+
+
+def run_logger(folder: RunFolder, *, rank: int, quiet: bool) -> logging.Logger:
+    """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
+    close_run_logger()
+    logger = setup_logger(
+        "fer_ignite",
+        level=logging.WARNING if quiet else logging.INFO,
+        stream=sys.stderr,
+        format="%(message)s",
+        filepath=str(folder.log) if rank == 0 else None,
+        distributed_rank=rank,
+        reset=True,
+    )
+    if rank == 0:
+        # A quiet terminal does not make the file quiet.
+        logger.setLevel(logging.INFO)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.INFO)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    return logger
+
+
+def close_run_logger() -> None:
+    """Closes the run's log.txt; what is said afterwards goes nowhere but to the terminal."""
+    logger = logging.getLogger("fer_ignite")
+    for handler in [
+        handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)
+    ]:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -> ProgressBar:
+    """A bar per epoch with loss, accuracy, what users log with ``bar=True``, rate and time left."""
+
+    def shown(output: Mapping[str, Any]) -> dict[str, Any]:
+        hits_B = output["y_pred"].argmax(dim=1) == output["y"]
+        return {"loss": output["loss"].item(), "acc": hits_B.float().mean().item(), **records.bar}
+
+    bar = ProgressBar(
+        bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar:20}{postfix} [{rate_fmt} {remaining}]"
+    )
+    bar.attach(trainer, output_transform=shown, event_name=Events.ITERATION_COMPLETED(every=every))
+    return bar
+
+
+class EpochClock:
+    """Seconds and images per second of each epoch's training part, over all processes; validation is not counted."""
+
+    def __init__(self) -> None:
+        self.timer = Timer(average=False)
+        self.images = 0
+
+    def count(self, engine: Engine) -> None:
+        batch = engine.state.batch
+        self.images += batch.window_count if batch.closes else 0
+
+    def restart(self, engine: Engine) -> None:
+        self.images = 0
+        self.timer.reset()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.timer.value())
+
+    @property
+    def rate(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
+
+
+def attach_epoch_clock(trainer: Engine) -> EpochClock:
+    """Measures each epoch's training part; to be attached before the handler that evaluates."""
+    clock = EpochClock()
+    for event in (
+        Events.STARTED,
+        Events.EPOCH_STARTED,
+    ):  # the latter is silent where a run goes on within an epoch
+        trainer.add_event_handler(event, clock.restart)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.count)
+    clock.timer.attach(
+        trainer, start=Events.STARTED, resume=Events.EPOCH_STARTED, pause=Events.EPOCH_COMPLETED
+    )
+    return clock
+
+
+def attach_history(
+    trainer: Engine, folder: RunFolder, line: Callable[[], dict[str, Any]], logger: logging.Logger
+) -> RemovableEventHandle:
+    """REPORT: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
+
+    def write(engine: Engine) -> None:
+        values = line()
+        folder.append_history(values)
+        logger.info(_sentence(values, engine.state.max_epochs))
+
+    return trainer.add_event_handler(RunEvents.REPORT, write)
+
+
+def _sentence(values: Mapping[str, Any], epochs: int) -> str:
+    width = len(str(epochs))
+    parts = [f"epoch {values['epoch']:>{width}}/{epochs}"]
+    for side in ("train", "val"):
+        if f"{side}_loss" in values:
+            parts.append(
+                f"{side} loss {values[f'{side}_loss']:.4f} acc {100 * values[f'{side}_accuracy']:5.2f} %"
+            )
+    parts.append(
+        f"lr {values['lr']:.3g}  {values['seconds']:.1f} s  {values['images_per_second']:.0f} images/s"
+    )
+    return "  ".join(parts) + ("  *" if values.get("is_best") else "")
+
+
+@contextlib.contextmanager
+def pictures_may_fail(which: str) -> Iterator[None]:
+    """A picture that can't be drawn is warned about; it is no reason to end a run."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger("fer_ignite").warning(
+            "the pictures %s could not be drawn: %s", which, error
+        )
+
+
+def attach_plots(
+    trainer: Engine, folder: RunFolder, classes: tuple[str, ...], evaluator: Engine
+) -> RemovableEventHandle:
+    """REPORT: curves.png and confusion_matrix.png as of now."""
+
+    def draw(engine: Engine) -> None:
+        with pictures_may_fail(f"of epoch {engine.state.epoch}"):
+            draw_curves(list(folder.read_history()), folder.plots / "curves.png")
+            matrix = evaluator.state.metrics["confusion_matrix"].tolist()
+            draw_confusion(
+                matrix,
+                classes,
+                folder.plots / "confusion_matrix.png",
+                title=f"val, epoch {engine.state.epoch}",
+            )
+
+    return trainer.add_event_handler(RunEvents.REPORT, draw)
+
+
+def attach_tensorboard(
+    trainer: Engine,
+    evaluator: Engine,
+    optimizer: Any,
+    folder: RunFolder,
+    *,
+    records: Records,
+    every: int,
+) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:
+    """Scalars under ``val/`` and ``train/`` (an epoch's), ``step/`` (logged in between) and ``lr/``; x is the iteration.
+
+    Source: Ignite's logger has no guard for ranks; it is attached on the main process only. tensorboardX names its files
+    by the second, so that a quick resume would overwrite one, and its flush leaves out what its thread hasn't taken yet.
+    """
+    logger = TensorboardLogger(
+        log_dir=str(folder.tensorboard), filename_suffix=f".{time.time_ns():x}"
+    )
+    events = logger.writer.file_writer.event_writer
+    events.add_event = events._ev_writer.write_event  # at once, past the thread
+
+    def iteration(*_: Any) -> int:
+        return int(trainer.state.iteration)
+
+    def scores(_: Any) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in evaluator.state.metrics.items()
+            if isinstance(value, (int, float))
+        }
+
+    def write(folder: str, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
+                logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
+
+    def flush() -> None:
+        with storage_errors(folder.tensorboard):
+            logger.writer.flush()
+
+    records.on_flush.append(lambda values, step: write("step", values, step))
+    rates = Events.ITERATION_COMPLETED(every=every)
+    return logger, {
+        "tensorboard_val": logger.attach_output_handler(
+            trainer,
+            RunEvents.REPORT,
+            tag="val",
+            output_transform=scores,
+            global_step_transform=iteration,
+        ),
+        "tensorboard_train": trainer.add_event_handler(
+            RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration)
+        ),
+        "tensorboard_lr": logger.attach_opt_params_handler(trainer, rates, optimizer),
+        # What a resume point has seen must be in the file before the point is.
+        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, flush),
+    }
+
+
+def attach_basic_profiler(trainer: Engine) -> BasicTimeProfiler:
+    """Ignite's profiler of events and data; printed when the run ends."""
+    profiler = BasicTimeProfiler()
+    profiler.attach(trainer)
+    trainer.add_event_handler(
+        Events.COMPLETED, lambda: profiler.print_results(profiler.get_results())
+    )
+    return profiler
+
+
+def attach_handlers_profiler(trainer: Engine) -> HandlersTimeProfiler:
+    """Ignite's profiler of handlers; it must be attached behind all of them, and prints when the run ends."""
+    profiler = HandlersTimeProfiler()
+    profiler.attach(trainer)
+    trainer.add_event_handler(
+        Events.COMPLETED, lambda: profiler.print_results(profiler.get_results())
+    )
+    return profiler

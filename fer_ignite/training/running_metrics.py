@@ -1,0 +1,178 @@
+"""What a run notes of itself between two evaluations: sums of the epoch, and what users log.
+
+Sums are float64 over values rounded to a grid, hence exact: neither the number of processes nor where a run was cut
+shows in them.
+"""
+
+# Dimensions: B images of a slice, K expressions.
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
+from torch import Tensor
+
+from fer_ignite.training.events import RunEvents
+
+__all__ = ["Records", "attach_records", "gather_json"]
+
+Reduce = Literal["mean", "sum", "last"]
+On = Literal["step", "epoch"]
+
+
+def gather_json(value: Any, group: Any) -> list[Any]:
+    """Every process's ``value``, in rank order; all processes call it.
+
+    Tensors of bytes, not pickled objects: what arrives from another process is parsed, never executed.
+    """
+    if group is None:
+        return [value]
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    world = dist.get_world_size(group)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(mine)]), group=group)
+    longest = max(int(size) for size in sizes)
+    padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])
+    texts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(texts, padded, group=group)
+    return [
+        json.loads(bytes(text[: int(size)].tolist()))
+        for text, size in zip(texts, sizes, strict=True)
+    ]
+
+
+class Records:
+    """Running sums of the current epoch, and values logged by handlers.
+
+    Attributes:
+        epoch: name -> value of the epoch so far, over all processes, as of the last :meth:`fold`.
+        on_flush: functions (values: {name: float}, iteration) that get logged step values, reduced.
+    """
+
+    def __init__(self, *, group: Any, device: torch.device) -> None:
+        self.group = group
+        self.place = torch.device("cpu") if device.type == "mps" else device
+        self.on_flush: list[Callable[[Mapping[str, float], int], None]] = []
+        self.bar: dict[str, float] = {}
+        self._logged: list[tuple[str, int, Reduce, On, bool, Any]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """A new epoch begins; what was logged before the first one belongs to it."""
+        self._folded: dict[str, list[Any]] = {}
+        self._local: dict[str, Tensor] = {}
+
+    def note_batch(self, engine: Engine) -> None:
+        """ITERATION_COMPLETED: the micro-batch's losses and hits join the epoch's sums, on the device."""
+        output = engine.state.output
+        for name, values_B in output["losses"].items():
+            self._add(name, _on_grid(values_B.to(self.place, torch.float64)).sum())
+        hits_B = output["y_pred"].argmax(dim=1) == output["y"]
+        self._add("accuracy", hits_B.to(self.place, torch.float64).sum())
+        self._add("#count", torch.tensor(float(output["count"]), dtype=torch.float64))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._local[name] = self._local[name] + value if name in self._local else value
+
+    def log(
+        self,
+        name: str,
+        value: float | Tensor,
+        iteration: int,
+        *,
+        bar: bool = False,
+        reduce: Reduce = "mean",
+        on: On = "step",
+    ) -> None:
+        """Notes a value; it is reduced over processes and handed on at the next flush or at the epoch's end."""
+        if isinstance(value, Tensor):
+            value = value.detach().clone()
+        self._logged.append((name, iteration, reduce, on, bar, value))
+
+    def flush(self, engine: Engine | None = None) -> None:
+        """Reduces what was logged since the last flush, over processes, and hands step values to ``on_flush``."""
+        mine = [[*entry[:5], float(entry[5])] for entry in self._logged]
+        self._logged = []
+        merged: dict[tuple[str, int], list[Any]] = {}
+        for entries in gather_json(mine, self.group):
+            for name, iteration, reduce, on, bar, value in entries:
+                merged.setdefault((name, iteration), [reduce, on, bar, []])[3].append(value)
+        for (name, iteration), (reduce, on, bar, values) in sorted(
+            merged.items(), key=lambda item: item[0][1]
+        ):
+            value = _reduced(reduce, values)
+            self._remember(name, reduce, value)
+            if bar:
+                self.bar[name] = value
+            if on == "step":
+                for listener in self.on_flush:
+                    listener({name: value}, iteration)
+
+    def _remember(self, name: str, reduce: Reduce, value: float) -> None:
+        entry = self._folded.setdefault(f"log/{name}", [reduce, 0.0, 0, 0.0])
+        entry[1], entry[2], entry[3] = entry[1] + value, entry[2] + 1, value
+
+    def fold(self, engine: Engine | None = None) -> None:
+        """Brings all processes' sums together; the same on every process afterwards. A collective."""
+        self.flush()
+        if self._local:
+            names = sorted(self._local)
+            sums = torch.stack([self._local[name].to(self.place) for name in names]).cpu()
+            if self.group is not None:
+                dist.all_reduce(sums, group=self.group)
+            for name, value in zip(names, sums.tolist(), strict=True):
+                entry = self._folded.setdefault(name, ["train", 0.0, 0, 0.0])
+                entry[1] += value
+            self._local = {}
+
+    def epoch(self) -> dict[str, float]:
+        """Means, sums or last values of the epoch by name; training's own are called ``train_...``."""
+        count = self._folded.get("#count", ["", 0.0])[1]
+        values: dict[str, float] = {}
+        for name, (reduce, total, times, last) in sorted(
+            self._folded.items()
+        ):  # their order depends on when they met
+            if name == "#count":
+                continue
+            if reduce == "train":
+                values[f"train_{name}"] = total / count if count else float("nan")
+            else:
+                plain = name.removeprefix("log/")
+                values[plain] = {"mean": total / max(times, 1), "sum": total, "last": last}[reduce]
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The folded sums; :meth:`fold` comes first."""
+        return {name: list(entry) for name, entry in self._folded.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.clear()
+        self._folded = {name: list(entry) for name, entry in state.items()}
+
+
+def _on_grid(values_B: Tensor) -> Tensor:
+    """Multiples of 2^-30: in float64 their sums are exact up to 2^23, whatever the order."""
+    return torch.round(values_B * 2**30) / 2**30
+
+
+def _reduced(reduce: Reduce, values: list[float]) -> float:
+    if reduce == "last":
+        return values[-1]
+    return sum(values) / (len(values) if reduce == "mean" else 1)
+
+
+def attach_records(
+    trainer: Engine, records: Records, *, log_every: int
+) -> dict[str, RemovableEventHandle]:
+    """Sums per iteration, step values every ``log_every`` iterations, everything folded before a resume point; a handle of each."""
+    return {
+        "note_batch": trainer.add_event_handler(Events.ITERATION_COMPLETED, records.note_batch),
+        "flush": trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(every=log_every), records.flush
+        ),
+        "fold": trainer.add_event_handler(RunEvents.RESUME_POINT, records.fold),
+    }

@@ -1,0 +1,204 @@
+"""The two engines. The trainer's process function computes the loss and fires :class:`StepEvents`; handlers do the rest."""
+
+# Dimensions: B images of this process's slice, C channels, H W pixels, K expressions, V views.
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from ignite.engine import Engine, Events, State
+from torch import Tensor, nn
+
+from fer_ignite.data.augment.tta import each_view
+from fer_ignite.data.loader import Batch, EvalBatch
+from fer_ignite.errors import ConfigError
+from fer_ignite.training.events import EVENT_TABLE, StepEvents
+from fer_ignite.training.step import autocast
+
+__all__ = ["Trainer", "create_evaluator", "create_trainer", "share_of_mean_loss"]
+
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+Terms = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+
+
+class Trainer(Engine):
+    """An Ignite engine whose :meth:`terminate` is a wish, granted when all processes have heard of it.
+
+    A process that left alone would leave the others waiting in their next collective. Handlers call ``terminate()``
+    as on any engine; :mod:`fer_ignite.training.coordination` reduces the wishes and calls :meth:`stop_now` on every
+    process at the same iteration.
+    """
+
+    inside_epoch = False  # set by whoever resumes in the middle of an epoch
+
+    def terminate(self, skip_completed: bool = False) -> None:
+        self.state.stop_wished = True
+
+    def terminate_epoch(self) -> None:
+        """Refused: the epochs of all processes have the same length, so that a run can go on from any iteration.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "terminate_epoch() and interrupt() would leave the other processes waiting; call session.stop()."
+        )
+
+    def interrupt(self) -> None:
+        """Refused, as :meth:`terminate_epoch` is."""
+        self.terminate_epoch()
+
+    def stop_now(self) -> None:
+        """Leave after the current event; to be called by all processes at the same iteration."""
+        super().terminate()
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        # An epoch that goes on after a resume has had its EPOCH_STARTED; once-per-epoch handlers must not run twice.
+        # Ignite fires it again (engine.py, _internal_run_as_gen) and offers no way to say so.
+        if event_name == Events.EPOCH_STARTED and self.inside_epoch:
+            self.inside_epoch = False
+            return
+        super()._fire_event(event_name, *event_args, **event_kwargs)
+
+
+def quiet(engine: AnyEngine) -> AnyEngine:
+    """The engine with its own log off: every error is reported once, by whoever started the run."""
+    engine.logger.setLevel("CRITICAL")
+    return engine
+
+
+def create_trainer(
+    model: nn.Module, terms: Terms, *, device: torch.device, precision: str, world: int = 1
+) -> Trainer:
+    """A trainer that computes the loss of each :class:`Batch` and fires the step's events.
+
+    Args:
+        model: in training mode, wrapped for several processes where there are any.
+        terms: (logits_BK, targets_BK) -> {name: losses_B}; the entry ``"loss"`` is what is minimised.
+        precision: fp32, fp16 or bf16.
+        world: processes; DistributedDataParallel averages gradients over them, so the sum is scaled back.
+    Returns:
+        An engine with ``state.loss`` (scalar with graph) while the step runs, and as output the dict
+        ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32, "losses": {name: [B]},
+        "loss": mean over this process's slice, "count": B, "criterion_kwargs": {}}``, detached; the last is for Ignite's
+        ``Loss``. A mixed image has the label of its larger part.
+        ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken. From GRADIENTS_READY on,
+        ``state.grad_norm`` is None until a handler has measured it, and ``state.step_taken`` is true until one has found
+        gradients that are not finite.
+    """
+
+    taken = torch.ones((), dtype=torch.bool, device=device)
+
+    def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
+        waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.closes
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            with autocast(device, precision):
+                logits_BK = model(batch.images_BCHW)
+            logits_BK = logits_BK.float()
+            losses = terms(logits_BK, batch.targets_BK)
+            engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (
+                world / batch.window_count
+            )
+            output = _output(batch, logits_BK, losses)
+            engine.state.output = output
+            engine.fire_event(StepEvents.LOSS_READY)
+        engine.state.loss = engine.state.loss.detach()
+        if batch.closes:
+            engine.state.optimizer_steps += 1
+            engine.state.grad_norm, engine.state.step_taken = (
+                None,
+                taken,
+            )  # of this step, never of an earlier one
+            engine.fire_event(StepEvents.GRADIENTS_READY)
+            engine.fire_event(StepEvents.OPTIMIZER_STEP)
+            engine.fire_event(StepEvents.OPTIMIZER_STEPPED)
+        return output
+
+    trainer = quiet(Trainer(train_step))
+    counters: dict[Any, str] = {facts.event: facts.counter for facts in EVENT_TABLE}
+    trainer.register_events(*counters, event_to_attr=counters)
+    trainer.state.optimizer_steps = 0
+    trainer.state.stop_wished = False
+    trainer.state_dict_user_keys.extend(
+        ["optimizer_steps", "skipped_steps", "grad_norm", "stop_wished"]
+    )
+    trainer.state.skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
+    trainer.state.step_taken = taken
+    trainer.state.grad_norm = None
+    return trainer
+
+
+def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> dict[str, Any]:
+    count = batch.count
+    terms = {name: values_B[:count].detach() for name, values_B in losses.items()}
+    return {
+        "loss": terms["loss"].mean() if count else terms["loss"].sum(),
+        "losses": terms,
+        "y_pred": logits_BK[:count].detach(),
+        "y": batch.labels_B[:count],
+        "targets": batch.targets_BK[:count],
+        "criterion_kwargs": {},
+        "count": count,
+    }
+
+
+def share_of_mean_loss(state: State, world: int) -> Tensor:
+    """This process's part of the micro-batch's mean loss: its own sum, so scaled that the processes' mean is the mean loss.
+
+    The slices need not be of one length; one may be empty.
+    """
+    total: Tensor = state.output["losses"]["loss"].sum() * (world / state.batch.micro_count)
+    return total
+
+
+def create_evaluator(
+    model: nn.Module, terms: Terms, *, device: torch.device, precision: str, tta: str = "none"
+) -> Engine:
+    """An evaluator over :class:`EvalBatch`; metrics are attached to it.
+
+    Args:
+        model: not wrapped: a wrapped model's forward pass broadcasts buffers, and slices may be of unequal length.
+        tta: views whose probabilities are averaged: none, flip, ten.
+    Returns:
+        An engine with the output ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32,
+        "losses": {name: [B]}, "indices": [B] int64, "criterion_kwargs": {}}``; B is 0 where this process has no share of
+        the batch. With several views, the logits are the logarithm of the views' mean probabilities, so their softmax is
+        that mean.
+    """
+
+    def evaluate_step(engine: Engine, batch: EvalBatch) -> dict[str, Any]:
+        model.eval()
+        with torch.inference_mode():
+            logits_BK = batch.targets_BK.new_zeros(batch.targets_BK.shape)
+            if len(batch.labels_B):
+                logits_BK = average_views(
+                    model, batch.images_BCHW, device=device, precision=precision, tta=tta
+                )
+            losses = terms(logits_BK, batch.targets_BK)
+        return {
+            "y_pred": logits_BK,
+            "y": batch.labels_B,
+            "targets": batch.targets_BK,
+            "criterion_kwargs": {},
+            "losses": dict(losses),
+            "indices": batch.indices_B,
+        }
+
+    return quiet(Engine(evaluate_step))
+
+
+def average_views(
+    model: nn.Module, images_BCHW: Tensor, *, device: torch.device, precision: str, tta: str
+) -> Tensor:
+    """float32 [B, K]: logits for one view; for several, the logarithm of the views' mean probabilities."""
+    with autocast(device, precision):
+        logits = [model(view_BCHW).float() for view_BCHW in each_view(images_BCHW, tta)]
+    if len(logits) == 1:
+        return logits[0]
+    return (
+        torch.stack([view_BK.softmax(dim=1) for view_BK in logits])
+        .mean(dim=0)
+        .clamp_min(1e-12)
+        .log()
+    )

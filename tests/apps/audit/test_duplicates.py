@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_ignite.apps.audit.duplicates import find_copies, small_versions
+
+
+def groups_of(pack, numbers_N):
+    """Sets of the ids that share a number, without the singles."""
+    names = [pack.sample_id(i).rsplit("/", 1)[1].removesuffix(".png") for i in range(len(pack))]
+    found = {}
+    for name, number in zip(names, numbers_N.tolist(), strict=True):
+        found.setdefault(number, set()).add(name)
+    return sorted((group for group in found.values() if len(group) > 1), key=sorted)
+
+
+def test_copies_are_found_pixel_for_pixel_cut_scaled_and_mirrored(pack_of_faces, blob):
+    big = blob(1, 96)
+    pack = pack_of_faces(
+        {
+            "train/happy/same": blob(0),
+            "val/happy/again": blob(0),
+            "train/sad/whole": np.asarray(Image.fromarray(big).resize((48, 48))),
+            "train/happy/cut": np.asarray(Image.fromarray(big[2:94, 2:94]).resize((48, 48))),
+            "train/sad/pale": (np.asarray(Image.fromarray(big).resize((48, 48))) // 2 + 90).astype(
+                np.uint8
+            ),
+            "train/sad/left": blob(2),
+            "val/sad/right": blob(2)[:, ::-1].copy(),
+            **{f"train/happy/other{i}": blob(10 + i) for i in range(20)},
+        }
+    )
+    copies = find_copies(pack)
+    assert groups_of(pack, copies.exact_N) == [{"same", "again"}]
+    assert groups_of(pack, copies.near_N) == [
+        {"again", "same"},
+        {"cut", "pale", "whole"},
+        {"left", "right"},
+    ]
+    mirrored = {pack.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.mirrored_N)}
+    assert mirrored == {"left.png", "right.png"}
+
+
+def test_flat_images_are_told_and_compared_with_nothing(pack_of_faces, blob):
+    gray = np.full((48, 48), 90, np.uint8)
+    nearly = gray.copy()
+    nearly[0, 0] = 120  # standard deviation 30 / 48 = 0.6
+    pack = pack_of_faces(
+        {"train/a/x": gray, "train/b/y": nearly, "val/a/z": blob(3), "val/b/w": blob(4)}
+    )
+    copies = find_copies(pack)
+    assert [pack.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.flat_N)] == [
+        "x.png",
+        "y.png",
+    ]
+    assert groups_of(pack, copies.near_N) == []
+
+
+@pytest.mark.parametrize("side", [48, 40, 10])
+def test_a_small_version_keeps_the_mean_whatever_the_side(side):
+    image = np.random.default_rng(0).random((3, side, side)).astype(np.float32)
+    assert small_versions(image, 16).mean(axis=(1, 2)) == pytest.approx(
+        image.mean(axis=(1, 2)), rel=1e-5
+    )
+    assert small_versions(np.ones((1, side, side), np.float32), 8) == pytest.approx(1)
+
+
+def test_a_pack_of_one_face_has_no_copies(pack_of_faces, blob):
+    pack = pack_of_faces({"train/a/x": blob(0), "train/b/y": blob(1)})
+    copies = find_copies(pack)
+    assert copies.near_N.tolist() == [0, 1] and not copies.mirrored_N.any()

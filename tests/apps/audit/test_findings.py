@@ -1,0 +1,138 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from fer_ignite.apps.audit.duplicates import find_copies
+from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, majority_of_groups
+from fer_ignite.apps.audit.label_issues import Doubts, doubts_of
+
+
+def nothing_judged(pack):
+    return doubts_of(
+        np.zeros((len(pack), len(pack.classes)), np.float32),
+        np.array(pack.labels),
+        np.zeros(len(pack), dtype=bool),
+    )
+
+
+def rows_of(findings):
+    return {
+        row["id"].rsplit("/", 1)[-1].removesuffix(".png"): row
+        for row in csv.DictReader(io.StringIO(as_csv(findings)))
+    }
+
+
+@pytest.fixture
+def found(pack_of_faces, blob):
+    pack = pack_of_faces(
+        {
+            "train/happy/first": blob(0),
+            "train/happy/second": blob(0),  # exact copies of one label
+            "train/happy/vote1": blob(1),
+            "train/happy/vote2": blob(1),
+            "train/sad/vote3": blob(1),  # two against one
+            "train/happy/torn1": blob(2),
+            "train/sad/torn2": blob(2),  # one against one
+            "train/sad/leak": blob(3),
+            "test/sad/judge": blob(3),
+            "val/sad/even1": blob(4),
+            "val/happy/even2": blob(4),  # a contradiction that training never sees
+            "train/sad/blank": np.full((48, 48), 7, np.uint8),
+            "train/happy/broken": b"no image",
+            "train/happy/fine": blob(5),
+            "train/sad/fine2": blob(6),
+            "test/happy/fine3": blob(7),
+        },
+        bad_images="skip",
+    )
+    unseen = np.zeros(len(pack), dtype=bool)
+    return rows_of(collect(pack, find_copies(pack), nothing_judged(pack), unseen, drop_above=0.7))
+
+
+def test_only_images_with_something_to_say_are_listed(found):
+    assert not {"fine", "fine2", "fine3"} & set(found)
+    assert all(set(row["kinds"].split(";")) <= set(KINDS) for row in found.values())
+
+
+def test_kinds_say_what_each_image_is(found):
+    kinds = {name: set(row["kinds"].split(";")) for name, row in found.items()}
+    assert kinds["first"] == kinds["second"] == {"exact_copy"}
+    assert kinds["vote1"] == {"exact_copy", "contradicting"}
+    assert kinds["leak"] == kinds["judge"] == {"exact_copy", "across_splits"}
+    assert kinds["blank"] == {"blank"} and kinds["broken"] == {"broken"}
+    assert found["broken"]["note"] and found["broken"]["split"] == ""
+
+
+def test_of_train_goes_what_is_blank_leaks_is_outvoted_or_stands_twice_and_val_and_test_stay(found):
+    dropped = {name for name, row in found.items() if row["drop"] == "yes"}
+    one_of_votes = dropped & {"vote1", "vote2"}
+    assert len(one_of_votes) == 1 and len(dropped & {"first", "second"}) == 1
+    assert dropped - one_of_votes - {"first", "second"} == {
+        "vote3",
+        "torn1",
+        "torn2",
+        "leak",
+        "blank",
+    }
+
+
+def test_the_majority_of_copies_is_suggested_and_the_image_that_judges_comes_first(found):
+    assert (
+        found["vote3"]["suggested"] == "happy"
+        and found["vote1"]["suggested"] == ""
+        and found["torn1"]["suggested"] == ""
+    )
+    assert found["leak"]["copy_of"].endswith("judge.png") and found["judge"]["copy_of"] == ""
+    assert found["leak"]["group"] == found["judge"]["group"] != found["first"]["group"]
+
+
+def test_doubtful_labels_are_ranked_and_dropped_from_a_score_on_in_train_only(pack_of_faces, blob):
+    images = {
+        f"{split}/{label}/{i}{split}": blob(10 * i + len(split))
+        for i, label in enumerate(("a", "b"))
+        for split in ("train", "val")
+    }
+    pack = pack_of_faces(images)
+    scores = np.array([0.6, 0.9, 0.95, 0.2])  # train a, train b, val a, val b: in the pack's order
+    names = [pack.sample_id(i) for i in range(4)]
+    doubts = Doubts(scores, scores > 0.5, 1 - np.array(pack.labels))
+    findings = collect(pack, find_copies(pack), doubts, pack.splits == 0, drop_above=0.7)
+    assert [finding.id for finding in findings] == [names[2], names[1], names[0]]
+    assert [finding.drop for finding in findings] == [
+        "yes" if scores[i] > 0.7 and pack.splits[i] == 0 else "no" for i in (2, 1, 0)
+    ]
+    assert findings[0].score == "0.9500" and findings[0].suggested != findings[0].label
+    assert {finding.split: finding.seen for finding in findings} == {"train": "yes", "val": "no"}
+
+
+def test_a_blank_is_blank_and_nothing_else_is_said_of_it(pack_of_faces, blob):
+    pack = pack_of_faces(
+        {
+            "train/a/x": np.zeros((48, 48), np.uint8),
+            "train/b/y": np.zeros((48, 48), np.uint8),
+            "train/a/z": blob(1),
+        }
+    )
+    doubts = Doubts(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(pack.labels))
+    found = rows_of(
+        collect(pack, find_copies(pack), doubts, np.zeros(3, dtype=bool), drop_above=0.7)
+    )
+    assert found["x"]["kinds"] == found["y"]["kinds"] == "blank" and found["z"]["kinds"] == "label"
+
+
+def test_more_than_half_makes_a_majority():
+    groups, labels = np.array([0, 0, 0, 3, 3, 5]), np.array([1, 1, 0, 0, 1, 2])
+    assert majority_of_groups(groups, labels, 3).tolist() == [1, 1, 1, -1, -1, 2]
+
+
+def test_no_cell_is_a_formula(pack_of_faces, blob):
+    pack = pack_of_faces(
+        {"train/=cmd/x": blob(0), "train/b/y": blob(0), "val/=cmd/z": blob(1), "val/b/w": blob(2)}
+    )
+    findings = collect(
+        pack, find_copies(pack), nothing_judged(pack), np.zeros(4, dtype=bool), drop_above=0.7
+    )
+    cells = [cell for row in csv.reader(io.StringIO(as_csv(findings))) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells) and "'=cmd" in cells

@@ -1,0 +1,187 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from fer_ignite.apps.audit.pipeline import AuditRequest, _Judged, _skill, audit
+from fer_ignite.errors import ConfigError, DataError
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture
+def folder(tmp_path, blob):
+    from PIL import Image
+
+    images = {
+        "train/happy/a": blob(0),
+        "train/sad/b": blob(0),
+        "train/sad/c": blob(1),
+        "test/sad/d": blob(1),
+        "train/happy/e": np.zeros((48, 48), np.uint8),
+        "val/happy/f": blob(3),
+        "val/sad/g": blob(4),
+        "test/happy/h": blob(5),
+        "train/happy/i": blob(6),
+        "train/sad/j": blob(7),
+    }
+    for name, pixels in images.items():
+        path = tmp_path / "faces" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "faces" / "train" / "sad" / "broken.png").write_bytes(b"")
+    return tmp_path / "faces"
+
+
+def test_the_command_writes_csv_page_and_report_and_train_takes_the_csv(cli, folder, tiny_flags):
+    ended = cli("audit", folder, "--no-labels", "--quiet")
+    assert ended.code == 0, ended.err
+    assert (
+        "1 images are blank, 1 files can't be read" in ended.out and "audit/audit.csv" in ended.out
+    )
+    rows = rows_of(ended.folder / "audit" / "audit.csv")
+    dropped = sorted(row["id"].rsplit("/", 1)[1] for row in rows if row["drop"] == "yes")
+    assert dropped == [
+        "a.png",
+        "b.png",
+        "c.png",
+        "e.png",
+    ]  # two that contradict each other, a leak, a blank
+    report = json.loads((ended.folder / "audit" / "audit.json").read_text())
+    assert report["drop"] == 4 and report["copies"]["train_images_also_in_val_or_test"] == {
+        "exact": 1,
+        "exact_or_near": 1,
+    }
+    assert "<!doctype html>" in (ended.folder / "audit" / "audit.html").read_text()
+    trained = cli(
+        "train",
+        *tiny_flags[2:],
+        "--data",
+        folder,
+        "--bad-images",
+        "skip",
+        "--exclude",
+        "audit/audit.csv",
+    )
+    assert trained.code == 0, trained.err
+    assert "4 of 6 train images left out" in trained.err
+
+
+def test_an_audit_is_not_overwritten_unless_asked(cli, folder):
+    assert cli("audit", folder, "--no-labels", "--quiet").code == 0
+    again = cli("audit", folder, "--no-labels", "--quiet")
+    assert again.code == 2 and "--exist-ok" in again.err
+    assert cli("audit", folder, "--no-labels", "--quiet", "--exist-ok").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent"], "absent"),
+        (["demo:140", "--votes", "absent.csv"], "absent.csv"),
+        (["my:Data"], "user's data set"),
+        (["demo:140", "--checkpoint", "absent.pt"], "absent.pt"),
+        (["demo:140", "--folds", "1"], "--folds"),
+        (["demo:140", "--drop-above", "2"], "--drop-above"),
+        ([], "DATA"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments, said):
+    ended = cli("audit", *arguments, *(["--quiet"] if arguments else []))
+    assert ended.code == 2 and said in ended.err and len(ended.err.strip().splitlines()) == 1, (
+        ended.err
+    )
+    assert list(ended.folder.iterdir()) == []
+
+
+def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_path):
+    best = str(finished_run / "checkpoints" / "best.pt")
+    looks = (finished_run / "ledger.jsonl").read_text().count("\n")
+    report = audit(
+        tiny(data="demo:700"), AuditRequest(checkpoint=best, out=str(tmp_path / "a"), tta="none")
+    )
+    assert "may have learned their wrong labels" in report["labels"]["warning"] and any(
+        "Warning" in line for line in report["sentences"]
+    )
+    seen = {
+        row["split"]: row["seen"] for row in rows_of(tmp_path / "a" / "audit.csv") if row["seen"]
+    }
+    assert all(seen[split] == ("yes" if split == "train" else "no") for split in seen)
+    assert (finished_run / "ledger.jsonl").read_text().count(
+        "\n"
+    ) == looks + 1  # test was looked at
+    other = audit(
+        tiny(data="demo:140"), AuditRequest(checkpoint=best, out=str(tmp_path / "b"), tta="none")
+    )
+    assert "other data" in other["labels"]["warning"]
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_networks_judge_what_they_have_not_seen(tiny, tmp_path):
+    report = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "a"), folds=2, epochs=1))
+    assert report["labels"]["warning"] is None and "out of fold" in report["labels"]["judged_by"]
+    assert 0 <= report["labels"]["agreement"] <= 1
+
+
+def test_votes_of_other_data_stop_the_audit_before_anything_is_written(tiny, tmp_path):
+    (tmp_path / "v.csv").write_text(
+        "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+    )
+    with pytest.raises(DataError, match="row by row"):
+        audit(tiny(), AuditRequest(votes=str(tmp_path / "v.csv"), out=str(tmp_path / "a")))
+    with pytest.raises(ConfigError, match="is a file"):
+        audit(tiny(), AuditRequest(out=str(tmp_path / "v.csv")))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.real
+def test_on_fer2013_two_thousand_images_are_known_to_be_copies(tmp_path):
+    """The data has 2,352 pairs of equal images, blank ones not counted; a third of the near groups crosses splits."""
+    import os
+
+    from fer_ignite.config import check
+
+    report = audit(
+        check({"data": os.environ["FER2013_CSV"], "quiet": True}),
+        AuditRequest(labels=False, out=str(tmp_path / "a")),
+    )
+    assert report["n"] == 35887 and report["blank"] > 5
+    assert report["copies"]["exact_images"] > 1500 and report["copies"]["near_images"] > 1000
+    assert report["copies"]["train_images_also_in_val_or_test"]["exact"] > 200
+
+
+def test_networks_at_chance_give_no_verdict_on_labels(tiny, tmp_path):
+    report = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "a"), folds=2, epochs=1))
+    skill = report["labels"]["skill"]
+    assert not skill["sufficient"] and skill["chance"] == pytest.approx(1 / 7) and skill["n"] == 70
+    without = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "b"), labels=False))
+    assert (
+        report["labels"]["listed"] == 0
+        and report["kinds"] == without["kinds"]
+        and report["drop"] == without["drop"]
+    )
+    (said,) = [line for line in report["sentences"] if "labels" in line and "No verdict" in line]
+    assert (
+        f"{100 * skill['agreement']:.1f} %" in said
+        and "14.3 %" in said
+        and f"{100 * skill['majority']:.1f} %" in said
+    )
+    assert "No verdict on labels" in (tmp_path / "a" / "audit.html").read_text()
+    assert all(
+        "label" not in row["kinds"].split(";") and not row["score"]
+        for row in rows_of(tmp_path / "a" / "audit.csv")
+    )
+
+
+def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
+    labels_N = np.array([0] * 90 + [1] * 10)
+    chances_NK = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
+    everyone = np.ones(100, dtype=bool)
+    judged = _Judged(chances_NK, everyone, ~everyone, "a network")
+    assert not _skill(judged, labels_N, 2)["sufficient"]
+    perfect = _Judged(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
+    assert _skill(perfect, labels_N, 2)["sufficient"]
+    assert _skill(_Judged(chances_NK, everyone, everyone, "a network"), labels_N, 2) is None

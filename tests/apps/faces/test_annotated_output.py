@@ -1,0 +1,65 @@
+"""Where annotated pictures go."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_ignite.apps.faces.annotated_output import Album
+from fer_ignite.errors import ConfigError, StorageError
+
+PICTURE = np.full((40, 60, 3), 200, np.uint8)
+
+
+def test_names_are_the_source_s_and_never_given_twice(tmp_path):
+    album = Album(tmp_path / "new" / "album")
+    names = [
+        album.write_picture(source, PICTURE).name
+        for source in ("a/x.jpg", "b/x.jpg", "x.JPEG", "x.webp", "y.z.gif")
+    ]
+    assert names == [
+        "x.faces.jpg",
+        "x.faces-2.jpg",
+        "x.faces-3.jpg",
+        "x.faces.png",
+        "y.z.faces.png",
+    ]
+    with (
+        Image.open(album.folder / "x.faces.jpg") as jpeg,
+        Image.open(album.folder / "x.faces.png") as png,
+    ):
+        assert jpeg.format == "JPEG" and png.size == (60, 40)
+
+
+def test_a_source_in_the_same_folder_is_never_overwritten(tmp_path):
+    source = tmp_path / "x.faces.png"
+    source.write_bytes(b"mine")
+    os.symlink(source, tmp_path / "x.png")
+    assert Album(tmp_path).write_picture(str(tmp_path / "x.png"), PICTURE).name == "x.faces-2.png"
+    assert source.read_bytes() == b"mine"
+
+
+def test_names_that_are_odd_or_too_long_are_written(tmp_path):
+    album = Album(tmp_path)
+    for name in (
+        b"x" * 251 + b".png",
+        b"new\nline.png",
+        b"bytes\xff\xfe.png",
+        "\u00e9".encode() * 120 + b".png",
+    ):
+        assert album.write_picture(os.fsdecode(name), PICTURE).exists()
+
+
+def test_a_folder_that_can_t_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="--save"):
+            Album(place)
+
+
+def test_a_picture_that_can_t_be_written_is_a_storage_error(tmp_path):
+    album = Album(tmp_path / "album")
+    (tmp_path / "album").rmdir()
+    with pytest.raises(StorageError, match=r"x\.faces\.png"):
+        album.write_picture("x.png", PICTURE)

@@ -1,0 +1,34 @@
+"""`fer-ignite report` on the command line."""
+
+import json
+
+import pytest
+
+
+def test_report_writes_a_page_and_says_the_outcome(cli, finished_run):
+    ended = cli(
+        "report", finished_run / "checkpoints" / "best.pt", "--out", "page.html", "--tta", "none"
+    )
+    assert ended.code == 0, ended.err
+    assert "of 70 validation faces" in ended.out and "page.html (" in ended.out
+    assert (ended.folder / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_says_as_json_what_it_wrote(cli, finished_run):
+    ended = cli("report", finished_run, "--out", "page.html", "--tta", "none", "--json")
+    told = json.loads(ended.out)
+    assert told["bytes"] == (ended.folder / told["file"]).stat().st_size and told["sentences"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report",), "Missing argument"),
+        (("report", "nowhere"), "neither a checkpoint nor a run"),
+        (("report", "nowhere", "--out", "no/such/folder.html"), "no folder"),
+        (("report", "x", "--split", "all"), "all"),
+    ],
+)
+def test_what_can_t_be_done_is_said_in_one_line(cli, arguments, said):
+    ended = cli(*arguments)
+    assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1

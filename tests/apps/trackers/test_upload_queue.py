@@ -1,0 +1,133 @@
+import threading
+import time
+
+import pytest
+
+from fer_ignite.apps.trackers.upload_queue import Point, Post
+
+
+@pytest.fixture
+def warned(caplog):
+    import logging
+
+    logging.getLogger("fer_ignite").propagate = True
+    return caplog
+
+
+def test_points_arrive_in_order_and_those_that_wait_go_together():
+    letters, gate = [], threading.Event()
+
+    def deliver(points):
+        gate.wait()
+        letters.append([point.step for point in points])
+
+    post = Post("T", deliver, away=lambda: None)
+    for step in range(5):
+        post.put(Point({"a": 1.0}, step))
+    gate.set()
+    assert post.close(within_s=5)
+    assert [step for letter in letters for step in letter] == [0, 1, 2, 3, 4] and len(letters) <= 3
+
+
+def test_a_file_goes_behind_the_points_that_came_before_it():
+    sent = []
+    post = Post("T", lambda points: sent.extend(point.step for point in points), away=lambda: None)
+    post.put(Point({"a": 1.0}, 1))
+    post.put(lambda: sent.append("file"))
+    post.put(Point({"a": 1.0}, 2))
+    assert post.close(within_s=5) and sent == [1, "file", 2]
+    begun = time.monotonic()
+    assert post.drain(within_s=60) and post.close(
+        within_s=60
+    )  # closed already: nothing to wait for
+    assert time.monotonic() - begun < 25
+
+
+def test_what_a_server_refuses_is_left_out_and_said_once(warned):
+    sent = []
+
+    def deliver(points):
+        if points[0].step < 2:
+            raise ValueError("no such name")
+        sent.append(points[0].step)
+
+    post = Post("T", deliver, away=lambda: None)
+    for step in range(3):
+        post.put(Point({"a": 1.0}, step))
+        assert post.drain(within_s=5)
+    assert sent == [2]
+    assert warned.messages == [
+        "T refused a part of the record (no such name); the training goes on"
+    ]
+
+
+def test_a_server_that_is_away_is_waited_for_by_nobody(warned):
+    def deliver(points):
+        raise ConnectionError
+
+    post = Post("T", deliver, away=lambda: "T is away")
+    begun = time.monotonic()
+    for step in range(1000):
+        post.put(Point({"a": 1.0}, step))
+    assert time.monotonic() - begun < 25
+    assert not post.close(within_s=60)
+    assert time.monotonic() - begun < 25
+    assert len([message for message in warned.messages if "T is away" in message]) == 1
+    assert len([message for message in warned.messages if "did not get all" in message]) == 1
+
+
+def test_a_server_that_comes_back_gets_everything(monkeypatch):
+    monkeypatch.setattr("fer_ignite.apps.trackers.upload_queue._RETRY_S", 0.05)
+    up, sent = threading.Event(), []
+
+    def deliver(points):
+        if not up.is_set():
+            raise ConnectionError
+        sent.extend(point.step for point in points)
+
+    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
+    for step in range(10):
+        post.put(Point({"a": 1.0}, step))
+    time.sleep(0.2)
+    up.set()
+    assert post.close(within_s=5) and sent == list(range(10))
+
+
+def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
+    monkeypatch.setattr("fer_ignite.apps.trackers.upload_queue._RETRY_S", 60)
+    up, tried, sent = threading.Event(), threading.Event(), []
+
+    def deliver(points):
+        if not up.is_set():
+            tried.set()
+            raise ConnectionError
+        sent.extend(point.step for point in points)
+
+    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
+    post.put(Point({"a": 1.0}, 1))
+    assert tried.wait(5)
+    assert not post.drain(within_s=60)  # away still
+    up.set()
+    assert post.close(within_s=5) and sent == [1]
+
+
+def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
+    trials, sent = [], []
+
+    def deliver(points):
+        trials.append(len(points))
+        if len(trials) == 1:
+            raise ConnectionError
+        sent.extend(point.step for point in points)
+
+    post = Post("T", deliver, away=lambda: None)  # it answers again by the time that it is asked
+    post.put(Point({"a": 1.0}, 1))
+    assert post.close(within_s=5) and sent == [1]
+
+
+def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
+    post = Post("T", lambda points: time.sleep(60), away=lambda: None)
+    post.put(Point({"a": 1.0}, 1))
+    begun = time.monotonic()
+    assert not post.close(within_s=0.2)
+    assert time.monotonic() - begun < 25

@@ -1,0 +1,570 @@
+"""A pack is built once, found again, survives what happens to files, and says what is in it."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fer_ignite
+from fer_ignite.data.cache.format import Pack, describe, open_pack
+from fer_ignite.data.cache.lookup import PackSpec, cache_folder, open_or_build, verify_pack
+from fer_ignite.errors import ConfigError, DataError
+
+RNG = np.random.default_rng(0)
+
+
+def class_folders(
+    root,
+    *,
+    size=(12, 12),
+    count=6,
+    mode="L",
+    classes=("happy", "sad"),
+    splits=("train", "val", "test"),
+):
+    rng = np.random.default_rng(7)
+    for split in splits:
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(
+                    folder / f"{index}.png"
+                )
+    return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    return class_folders(tmp_path / "data")
+
+
+def build(data, tmp_path, **wishes):
+    return open_pack(open_or_build(PackSpec(data=str(data), **wishes), cache=tmp_path / "cache"))
+
+
+def test_pixels_labels_roles_and_names_come_back(data, tmp_path):
+    pack = build(data, tmp_path)
+    assert pack.pixels.shape == (36, 12, 12, 1) and pack.pixels.dtype == np.uint8 and pack.is_memmap
+    for index in range(36):
+        split, name, _ = pack.sample_id(index).split("/")
+        assert (("train", "val", "test")[pack.splits[index]], pack.classes[pack.labels[index]]) == (
+            split,
+            name,
+        )
+        assert np.array_equal(
+            pack.pixels[index, :, :, 0], np.asarray(Image.open(data / pack.sample_id(index)))
+        )
+    assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [12, 12, 12]
+    assert pack.manifest["counts"]["val"] == {"happy": 6, "sad": 6}
+    train = pack.read(pack.indices("train")) / 255
+    assert np.allclose(pack.mean, train.mean()) and np.allclose(pack.std, train.std())
+
+
+def test_read_gives_new_arrays_in_the_order_asked_for(data, tmp_path):
+    pack = build(data, tmp_path)
+    images = pack.read(np.array([5, 0, 5]))
+    assert (
+        images.shape == (3, 12, 12, 1)
+        and np.array_equal(images[0], images[2])
+        and type(images) is np.ndarray
+    )
+    images[:] = 0
+    assert pack.pixels[5].any()
+    assert pack.read([]).shape == (0, 12, 12, 1)
+
+
+def test_a_pack_is_pickled_as_its_path_and_its_map_can_be_written_without_harm(data, tmp_path):
+    pack = build(data, tmp_path)
+    assert len(pickle.dumps(pack)) < 600
+    copy = pickle.loads(pickle.dumps(pack))
+    assert isinstance(copy, Pack) and np.array_equal(copy.pixels, pack.pixels)
+    torch.from_numpy(pack.pixels)[0] = 0  # a warning here would fail the test
+    assert open_pack(pack.path).pixels[0].any()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the limit that stands for a full memory is Linux's"
+)
+def test_an_array_larger_than_memory_is_mapped_read_only(tmp_path):
+    """A limit on private writable memory stands for a machine that has no more; the file is a hole of 8 GB."""
+    np.lib.format.open_memmap(tmp_path / "large.npy", mode="w+", dtype=np.uint8, shape=(8 << 30,))
+    np.save(tmp_path / "small.npy", np.arange(5))
+    code = (
+        "import resource, sys; from pathlib import Path; from fer_ignite.data.cache.format import map_array\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))\n"
+        "large, small = (map_array(Path(sys.argv[1]) / name) for name in ('large.npy', 'small.npy'))\n"
+        "print(len(large), large[-1], large.flags.writeable, small.flags.writeable)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == [str(8 << 30), "0", "False", "True"]
+
+
+def test_the_second_time_nothing_is_built(data, tmp_path):
+    pack = build(data, tmp_path)
+    made = (pack.path / "pixels.npy").stat().st_mtime_ns
+    again = build(data, tmp_path)
+    assert again.path == pack.path and (again.path / "pixels.npy").stat().st_mtime_ns == made
+    assert sorted(os.listdir(tmp_path / "cache")) == ["packs", "stamps"]
+    assert len(os.listdir(tmp_path / "cache" / "packs")) == 1
+
+
+def test_data_that_moved_is_the_same_pack_and_changed_data_another(data, tmp_path):
+    pack = build(data, tmp_path)
+    data.rename(tmp_path / "moved")
+    assert build(tmp_path / "moved", tmp_path).path == pack.path
+    Image.new("L", (12, 12), 3).save(tmp_path / "moved" / "train" / "sad" / "0.png")
+    changed = build(tmp_path / "moved", tmp_path)
+    assert changed.fingerprint != pack.fingerprint and changed.path != pack.path
+
+
+def test_the_fingerprint_is_over_content_not_names(data, tmp_path):
+    first = build(data, tmp_path).fingerprint
+    for index in range(6):
+        (data / "train" / "sad" / f"{index}.png").rename(data / "train" / "sad" / f"a{index}.png")
+    assert build(data, tmp_path).fingerprint == first
+    # Another label, another role, another class name: another fingerprint.
+    (data / "train" / "sad" / "a5.png").rename(data / "train" / "happy" / "z.png")
+    second = build(data, tmp_path).fingerprint
+    third = build(data, tmp_path, classes="glad=happy,sad").fingerprint
+    assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])
+def test_a_damaged_pack_in_the_cache_is_built_anew_and_named_when_opened(data, tmp_path, harm):
+    pack = build(data, tmp_path)
+    target = pack.path / ("manifest.json" if harm == "manifest" else "pixels.npy")
+    if harm == "gone":
+        target.unlink()
+    else:
+        os.truncate(target, target.stat().st_size - 2)
+    with pytest.raises(DataError, match="build"):
+        open_pack(pack.path)
+    again = build(data, tmp_path)
+    assert again.path == pack.path
+    verify_pack(again)
+
+
+def test_verification_finds_a_single_changed_bit(data, tmp_path):
+    pack = build(data, tmp_path)
+    verify_pack(pack)
+    with (pack.path / "pixels.npy").open("r+b") as file:
+        file.seek(-7, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(DataError, match="damaged"):
+        verify_pack(open_pack(pack.path))
+
+
+def test_an_existing_pack_is_a_source_and_can_be_relabelled(data, tmp_path):
+    pack = build(data, tmp_path)
+    copy = shutil.copytree(pack.path, tmp_path / "copy")
+    assert build(copy, tmp_path).path == copy.resolve()
+    other = build(copy, tmp_path, classes="sad,happy")
+    assert other.classes == ("sad", "happy") and np.array_equal(other.labels, 1 - pack.labels)
+    assert np.array_equal(other.pixels, pack.pixels)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wishes", "expected"),
+    [
+        ({"size": (12, 12)}, {"side_px": 48}, (12, 1)),  # never enlarged
+        ({"size": (12, 12)}, {"side_px": 8}, (8, 1)),
+        ({"size": (40, 30)}, {}, (30, 1)),
+        ({"size": (40, 30)}, {"resize_mode": "letterbox"}, (40, 1)),
+        ({"size": (12, 12), "mode": "RGB"}, {}, (12, 3)),
+        ({"size": (12, 12), "mode": "RGB"}, {"channels": "gray"}, (12, 1)),
+        ({"size": (12, 12)}, {"channels": "rgb"}, (12, 3)),
+        ({"size": (300, 300), "count": 2}, {"side_px": 400}, (300, 1)),
+    ],
+)
+def test_the_stored_size_and_channels(tmp_path, sizes, wishes, expected):
+    pack = build(class_folders(tmp_path / "data", **sizes), tmp_path, **wishes)
+    assert (pack.height, pack.channels) == expected == (pack.width, len(pack.mean))
+
+
+def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fer_ignite.data.cache.decode._SAMPLE", 2
+    )  # so that one odd file is not in the sample
+    data = class_folders(tmp_path / "data")
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(data / "train" / "happy" / "1x.png")
+    pack = build(data, tmp_path)
+    assert (len(pack), pack.channels, pack.height) == (37, 3, 12)
+    odd = next(index for index in range(37) if pack.sample_id(index).endswith("1x.png"))
+    assert (pack.pixels[odd] == [255, 0, 0]).all()
+
+
+def test_a_pack_over_the_limit_keeps_the_files_and_reads_the_same(data, tmp_path):
+    raw, kept = build(data, tmp_path), build(data, tmp_path, raw_limit_bytes=1000)
+    assert not kept.is_memmap and (kept.path / "images.bin").exists()
+    everything = np.arange(len(raw))[::-1]
+    assert np.array_equal(raw.read(everything), kept.read(everything))
+    assert kept.fingerprint == raw.fingerprint and kept.mean == raw.mean
+    verify_pack(kept)
+    with pytest.raises(DataError, match="read"):
+        _ = kept.pixels
+
+
+def spoil(data):
+    (data / "train" / "happy" / "bad.png").write_bytes(b"no picture")
+    (data / "val" / "sad" / "0.png").write_bytes((data / "val" / "sad" / "0.png").read_bytes()[:60])
+    os.mkfifo(data / "test" / "sad" / "pipe.jpg")
+
+
+def test_all_bad_images_are_reported_at_once(data, tmp_path):
+    spoil(data)
+    with pytest.raises(DataError) as caught:
+        build(data, tmp_path)
+    text = str(caught.value)
+    assert "3 of the images or rows can't be used" in text and "--bad-images skip" in text
+    assert all(name in text for name in ("bad.png", "val/sad/0.png", "pipe.jpg"))
+    for index in range(30):
+        (data / "train" / "happy" / f"bad{index}.png").touch()
+    with pytest.raises(DataError, match=r"33 of the images.*and 13 more"):
+        build(data, tmp_path)
+    assert os.listdir(tmp_path / "cache" / "packs") == []
+
+
+def test_bad_images_are_skipped_counted_and_listed_when_asked(data, tmp_path):
+    spoil(data)
+    pack = build(data, tmp_path, bad_images="skip")
+    assert len(pack) == 35 and len(pack.manifest["skipped"]) == 3
+    names = ["test/sad/pipe.jpg", "train/happy/bad.png", "val/sad/0.png"]
+    assert sorted(text.split(":")[0] for text in pack.manifest["skipped"]) == names
+    verify_pack(pack)
+    assert "skipped: 3" in describe(pack)
+
+
+def test_only_bad_images_are_an_error_even_when_skipped(tmp_path):
+    for name in ("happy", "sad"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.png").touch()
+    with pytest.raises(DataError, match="none is left"):
+        build(tmp_path / "data", tmp_path, bad_images="skip")
+
+
+def test_names_of_any_bytes_round_trip(tmp_path):
+    data = class_folders(tmp_path / "data", splits=(".",), count=5)
+    odd = b"\xff line\nbreak.png"
+    shutil.copy(data / "happy" / "0.png", os.fsencode(data / "happy") + b"/" + odd)
+    pack = build(data, tmp_path)
+    found = [index for index in range(len(pack)) if pack.id_bytes(index) == b"happy/" + odd]
+    assert len(found) == 1 and pack.sample_id(found[0]) == r"happy/\xff line\nbreak.png"
+    assert os.path.exists(os.fsencode(data) + b"/" + pack.id_bytes(found[0]))
+
+
+def test_duplicates_leaks_and_blanks_are_reported(data, tmp_path):
+    shutil.copy(data / "train" / "sad" / "0.png", data / "test" / "sad" / "x.png")
+    shutil.copy(data / "train" / "sad" / "0.png", data / "train" / "happy" / "x.png")
+    Image.new("L", (12, 12), 9).save(data / "val" / "sad" / "blank.png")
+    pack = build(data, tmp_path)
+    report = pack.manifest["duplicates"]
+    assert (report["groups"], report["images"], report["contradicting_groups"]) == (1, 3, 1)
+    assert (report["test_in_train"], report["train_in_test"]) == (1, 2) and pack.manifest[
+        "blank"
+    ] == 1
+    leaking = {pack.sample_id(int(index)) for index in np.flatnonzero(pack.leaks)}
+    assert leaking == {"train/sad/0.png", "train/happy/x.png"}
+    text = describe(pack)
+    assert (
+        "1 test images also in train" in text
+        and "blank images: 1" in text
+        and "12 x 12 gray" in text
+    )
+
+
+def test_one_folder_of_classes_is_split_with_copies_kept_together(tmp_path):
+    data = class_folders(tmp_path / "data", splits=(".",), count=50)
+    for index in range(10):
+        shutil.copy(data / "sad" / f"{index}.png", data / "sad" / f"copy{index}.png")
+    pack = build(data, tmp_path, split=(0.6, 0.2, 0.2), split_seed=4)
+    assert (
+        pack.manifest["roles"].startswith("train/val/test: 60/20/20 %")
+        and "seed 4" in pack.manifest["roles"]
+    )
+    assert not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
+    assert abs(len(pack.indices("train")) - 66) <= 4
+
+
+def test_groups_of_a_manifest_are_not_torn_apart(tmp_path):
+    data = class_folders(tmp_path / "data", splits=(".",), count=30)
+    rows = [f"{name}/{i}.png,{name},person{i % 10}" for name in ("happy", "sad") for i in range(30)]
+    (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+    pack = build(data / "list.csv", tmp_path)
+    assert pack.groups is not None and "by group" in pack.manifest["roles"]
+    for group in range(10):
+        assert len(set(pack.splits[pack.groups == group].tolist())) == 1
+    assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [48, 6, 6]
+
+
+def test_equal_images_of_two_groups_stay_together(tmp_path):
+    data = class_folders(tmp_path / "data", splits=(".",), count=20)
+    for i in range(0, 20, 2):
+        shutil.copy(data / "happy" / f"{i}.png", data / "happy" / f"{i + 1}.png")
+    rows = [f"happy/{i}.png,happy,{i}" for i in range(20)] + [
+        f"sad/{i}.png,sad,{20 + i}" for i in range(20)
+    ]
+    (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+    pack = build(data / "list.csv", tmp_path, split=(0.4, 0.3, 0.3))
+    assert (
+        pack.groups is not None and not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
+    )
+
+
+def faces_csv(path, usages, header="emotion,pixels,Usage"):
+    rows = [
+        f"{i % 7},{' '.join(map(str, RNG.integers(0, 256, 2304)))},{usage}"
+        for i, usage in enumerate(usages)
+    ]
+    path.write_text("\n".join([header, *rows]))
+    return path
+
+
+def test_a_face_csv_is_packed_with_its_roles_and_shrunk_on_wish(tmp_path):
+    path = faces_csv(
+        tmp_path / "fer2013.csv", ["Training"] * 8 + ["PublicTest"] * 2 + ["PrivateTest"]
+    )
+    pack = build(path, tmp_path)
+    assert pack.pixels.shape == (11, 48, 48, 1) and np.bincount(pack.splits).tolist() == [8, 2, 1]
+    assert build(path, tmp_path, side_px=24).pixels.shape == (11, 24, 24, 1)
+    assert pack.sample_id(0) == "row 2"
+
+
+def test_a_face_csv_without_roles_is_split_8_1_1_as_folders_are(tmp_path):
+    path = faces_csv(tmp_path / "train.csv", ["Training"] * 30)
+    path.write_text("\n".join(line.rsplit(",", 1)[0] for line in path.read_text().splitlines()))
+    splits = build(path, tmp_path).splits
+    assert [int((splits == place).sum()) for place in range(3)] == [24, 3, 3]
+    assert set(build(path, tmp_path, split=(0.6, 0.2, 0.2)).splits.tolist()) == {0, 1, 2}
+
+
+def test_votes_are_packed_as_soft_labels(tmp_path):
+    path = faces_csv(tmp_path / "fer2013.csv", ["Training", "PublicTest", "PrivateTest"])
+    columns = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    rows = [
+        "Training,a,5,0,0,3,2,0,0,0,0,0",
+        "PublicTest,b,0,9,0,0,0,0,0,1,0,0",
+        "PrivateTest,c,0,0,0,0,0,0,0,0,0,9",
+    ]
+    (tmp_path / "v.csv").write_text("\n".join([f"Usage,Image name,{columns}", *rows]))
+    pack = build(path, tmp_path, votes=str(tmp_path / "v.csv"), vote_mode="distribution")
+    assert len(pack) == 2 and pack.soft is not None and pack.soft.shape == (2, 8)
+    assert pack.soft[0, pack.classes.index("neutral")] == np.float32(0.625)
+    assert pack.manifest["left_out"] == {"FER+: not a face": 1}
+    seven = "angry,disgust,fear,happy,sad,surprise,neutral"
+    fewer = build(
+        path, tmp_path, votes=str(tmp_path / "v.csv"), vote_mode="distribution", classes=seven
+    )
+    assert (
+        fewer.classes == tuple(seven.split(","))
+        and fewer.soft is not None
+        and fewer.soft.shape == (2, 7)
+    )
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_IGNITE_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("FER_IGNITE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "b" / "fer_ignite"
+
+
+def test_a_cache_that_can_t_be_made_is_one_sentence(data, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ConfigError, match="FER_IGNITE_CACHE"):
+        build(data, tmp_path)
+
+
+def test_leftovers_of_killed_builds_are_cleared_after_a_day(data, tmp_path):
+    old, new = (tmp_path / "cache" / "packs" / f".building-{name}" for name in ("1-old", "2-new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    build(data, tmp_path)
+    assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"bad_images": "maybe"},
+        {"split": (0.5, 0.5, 0.5)},
+        {"split": (0.0, 0.5, 0.5)},
+        {"side_px": 0},
+        {"val_fraction": 1.0},
+        {"channels": "cmyk"},
+        {"resize_mode": "x"},
+        {"vote_mode": "x"},
+    ],
+)
+def test_nonsense_wishes_are_refused(wishes):
+    with pytest.raises(ConfigError):
+        PackSpec(data="demo", **wishes)
+
+
+def test_what_is_no_pack_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no pack"):
+        open_pack(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match="not a pack's"):
+        open_pack(tmp_path)
+
+
+def test_a_pack_of_another_version_is_refused(data, tmp_path):
+    pack = build(data, tmp_path)
+    manifest = json.loads((pack.path / "manifest.json").read_text())
+    (pack.path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(DataError, match="version 99"):
+        open_pack(pack.path)
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once_and_a_script_needs_no_guard(data, tmp_path):
+    script = tmp_path / "script.py"  # no `if __name__ == "__main__":`, as many first scripts
+    script.write_text(
+        "import fer_ignite.data.cache.decode as decoding\n"
+        "from pathlib import Path\n"
+        "from fer_ignite.data.cache.lookup import PackSpec, open_or_build\n"
+        "decoding._SERIAL_S = -1.0\n"  # processes for the smallest work too
+        f"print(open_or_build(PackSpec(data={str(data)!r}), cache=Path({str(tmp_path / 'cache')!r})))\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env}
+    jobs = [subprocess.Popen([sys.executable, str(script)], **pipes) for _ in "ab"]
+    said = [job.communicate(timeout=60) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    paths = {out.decode().splitlines()[-1] for out, _ in said}
+    assert len(paths) == 1
+    verify_pack(open_pack(paths.pop()))
+    assert len(os.listdir(tmp_path / "cache" / "packs")) == 1
+
+
+@pytest.mark.slow
+def test_many_processes_give_the_same_pack_as_one(data, tmp_path, monkeypatch):
+    alone = build(data, tmp_path)
+    monkeypatch.setattr("fer_ignite.data.cache.decode._SERIAL_S", -1.0)
+    together = open_pack(open_or_build(PackSpec(data=str(data)), cache=tmp_path / "other"))
+    assert together.fingerprint == alone.fingerprint and together.path.name == alone.path.name
+
+
+@pytest.mark.real
+def test_the_real_fer2013_has_its_known_facts(tmp_path):
+    pack = build(os.environ["FER2013_CSV"], tmp_path)
+    assert np.bincount(pack.splits).tolist() == [28_709, 3_589, 3_589]
+    assert list(pack.manifest["counts"]["train"].values()) == [
+        3995,
+        436,
+        4097,
+        7215,
+        4830,
+        3171,
+        4965,
+    ]
+    report = pack.manifest["duplicates"]
+    assert (report["groups"], report["images"], report["contradicting_groups"]) == (1516, 3369, 57)
+    assert (report["val_in_train"], report["test_in_train"], pack.manifest["blank"]) == (
+        280,
+        288,
+        12,
+    )
+    assert (round(pack.mean[0], 4), round(pack.std[0], 4)) == (0.5077, 0.2550)
+    verify_pack(pack)
+
+
+def test_two_equal_files_announce_their_own_path(tmp_path):
+    from fer_ignite.config import check
+    from fer_ignite.data.open import open_faces, pack_of
+
+    first = faces_csv(tmp_path / "first.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    second = tmp_path / "second.csv"
+    second.write_bytes(first.read_bytes())
+    for path in (first, second):
+        config = check({"data": str(path), "cache": str(tmp_path / "cache")})
+        pack, _ = pack_of(config)
+        assert open_faces(config, pack).source == str(path)
+
+
+def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
+    path = faces_csv(tmp_path / "a.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    path.write_text(path.read_text() + "\n@misc{a,\ntitle={x, y},\n}\n")
+    with pytest.raises(DataError, match=r"3 of the images or rows.*row 29.*--bad-images skip"):
+        build(path, tmp_path)
+    pack = build(path, tmp_path, bad_images="skip")
+    assert len(pack) == 27 and [text[:6] for text in pack.manifest["skipped"]] == [
+        "row 29",
+        "row 30",
+        "row 31",
+    ]
+
+
+def flip_bit(path, place):
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(
+    "name", ["pixels.npy", "labels.npy", "splits.npy", "ids.bin", "digests.npy", "manifest.json"]
+)
+def test_a_flipped_bit_in_any_file_of_a_cached_pack_is_found_and_the_pack_built_again(
+    data, tmp_path, caplog, name
+):
+    pack = build(data, tmp_path)
+    intact = (pack.path / name).read_bytes()
+    place = intact.index(b'"std"') + 20 if name == "manifest.json" else len(intact) - 3
+    flip_bit(pack.path / name, place)
+    again = build(data, tmp_path)
+    assert again.path == pack.path and (again.path / name).read_bytes() == intact
+    assert "built again" in caplog.text and name in caplog.text
+
+
+def test_a_damaged_pack_that_is_named_as_data_is_refused(data, tmp_path):
+    pack = build(data, tmp_path)
+    flip_bit(pack.path / "pixels.npy", 200)
+    with pytest.raises(DataError, match=r"pixels\.npy: damaged between bytes 0 and"):
+        build(pack.path, tmp_path)
+
+
+def test_large_files_are_checked_by_a_sample_of_blocks_and_in_full_on_request(
+    data, tmp_path, monkeypatch
+):
+    from fer_ignite.data.cache import integrity
+
+    monkeypatch.setattr(integrity, "BLOCK_BYTES", 64)
+    pack = build(data, tmp_path)
+    flip_bit(pack.path / "pixels.npy", 300)
+    found = 0
+    for _ in range(200):
+        try:
+            integrity.verify_files(pack.path, pack.manifest, limit_bytes=1024)
+        except DataError:
+            found += 1
+    assert 0 < found < 200  # each start reads other blocks
+    with pytest.raises(DataError, match="damaged"):
+        verify_pack(pack)
+
+
+def test_a_csv_of_equal_size_and_time_that_changed_is_read_again(tmp_path):
+    path = faces_csv(tmp_path / "a.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
+    first = build(path, tmp_path)
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b"Training", b"Testing ", 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
+    assert build(path, tmp_path).fingerprint != first.fingerprint

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.dataset import faces_of_dataset, faces_of_pack
+from fer_ignite.data.fetchers import LoaderFeed, PackFeed
+from fer_ignite.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return faces_of_pack(open_or_build(PackSpec(data="demo:140"), progress=False))
+
+
+class Squares:
+    """Gray squares; the label is the brightness's class."""
+
+    classes = ("dark", "light")
+
+    def __init__(self, count, *, with_targets=True, kind="image"):
+        self.count, self.kind = count, kind
+        if with_targets:
+            self.targets = [index % 2 for index in range(count)]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        value = 50 + 150 * (index % 2)
+        made = {
+            "image": lambda: Image.new("L", (20, 24), value),
+            "rgb": lambda: Image.new("RGB", (20, 24), (value, 0, 0)),
+            "array": lambda: np.full((20, 20), value, np.uint8),
+            "tensor": lambda: torch.full((1, 20, 20), value / 255),
+        }[self.kind]
+        return made(), index % 2
+
+
+def squares(*, train=20, val=6, test=0, **changes):
+    counts = {"train": train, "val": val, "test": test}
+    return lambda split: Squares(counts[split], **changes) if counts[split] else None
+
+
+def faces_of(make):
+    return faces_of_dataset(make, name="my:Data", val_fraction=0.2, seed=0)
+
+
+def test_a_pack_brings_classes_roles_and_statistics(demo):
+    assert len(demo.classes) == 7 and demo.side_px == 48 and demo.channels == 1
+    assert {split: len(indices) for split, indices in demo.indices.items()} == {
+        "train": 112,
+        "val": 14,
+        "test": 14,
+    }
+    train = demo.pack.read(demo.indices["train"]) / 255
+    assert demo.mean == pytest.approx((train.mean(),), abs=1e-3)
+    assert demo.std == pytest.approx((train.std(),), abs=1e-3)
+    assert demo.counts(demo.indices["train"]).sum() == 112
+
+
+def test_a_limit_takes_the_first_of_a_seeded_order(demo):
+    def limited(limit, seed=0):
+        return demo.train_indices(drop_leaks=False, limit=limit, seed=seed)
+
+    assert len(limited(30)) == 30 and set(limited(30)) <= set(limited(60)) <= set(
+        demo.indices["train"]
+    )
+    assert set(limited(30)) != set(limited(30, seed=1))
+    assert len(limited(5000)) == 112
+
+
+def test_leaked_faces_are_left_out_of_train_where_asked(demo):
+    leaks = np.zeros(140, dtype=bool)
+    leaks[demo.indices["train"][:5]] = True
+    demo.leaks, kept = leaks, demo.leaks
+    try:
+        assert len(demo.train_indices(drop_leaks=True, limit=None, seed=0)) == 107
+        assert len(demo.train_indices(drop_leaks=False, limit=None, seed=0)) == 112
+    finally:
+        demo.leaks = kept
+
+
+def test_a_split_s_fingerprint_follows_from_its_faces_and_not_from_their_order(demo):
+    prints = {split: demo.split_fingerprint(split) for split in ("train", "val", "test")}
+    assert len(set(prints.values())) == 3
+    before = demo.indices["val"]
+    try:
+        demo.indices["val"] = before[::-1].copy()
+        assert demo.split_fingerprint("val") == prints["val"]
+    finally:
+        demo.indices["val"] = before
+
+
+def test_a_pack_is_fed_without_a_loader_unless_samples_have_a_transform(demo):
+    assert isinstance(demo.feed(CPU, seed=0), PackFeed)
+    assert isinstance(demo.feed(CPU, seed=0, transform=lambda image: image), LoaderFeed)
+    assert isinstance(demo.feed(CPU, seed=0, collate_fn=lambda samples: samples), LoaderFeed)
+
+
+def test_a_users_data_set_becomes_faces_with_its_own_roles():
+    faces = faces_of(squares(train=20, val=6, test=4))
+    assert faces.classes == ("dark", "light")
+    assert [len(faces.indices[split]) for split in ("train", "val", "test")] == [20, 6, 4]
+    assert faces.targets.labels_N.tolist() == [i % 2 for i in range(20)] + [
+        i % 2 for i in range(6)
+    ] + [i % 2 for i in range(4)]
+    assert (faces.side_px, faces.channels) == (20, 1)
+    assert faces.mean == pytest.approx((125 / 255,), abs=1e-6)  # half 50, half 200
+    assert faces.std == pytest.approx((75 / 255,), abs=1e-6)
+    assert faces.fetch(21)[1] == 1  # the second of val
+
+
+def test_val_is_a_stratified_share_of_train_where_there_is_none():
+    faces = faces_of(squares(train=20, val=0))
+    assert faces.counts(faces.indices["val"]).tolist() == [2, 2]  # 0.2 of 10 each
+    assert sorted([*faces.indices["train"], *faces.indices["val"]]) == list(range(20))
+    assert len(faces.indices["test"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "channels"),
+    [("image", 20, 1), ("rgb", 20, 3), ("array", 20, 1), ("tensor", 20, 1)],
+)
+def test_samples_may_be_images_arrays_or_finished_tensors(kind, side, channels):
+    faces = faces_of(squares(kind=kind))
+    assert (faces.side_px, faces.channels) == (side, channels)
+    if kind == "tensor":
+        assert faces.mean == (0.0,) and faces.std == (1.0,)
+
+
+def test_labels_are_read_one_by_one_where_there_is_no_targets_attribute():
+    assert faces_of(squares(with_targets=False)).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": 0}, "gave no data"),
+        ({"classes": ("one",)}, "classes"),
+        ({"targets": [0, 1, 2] * 10}, "labels 0 to 2 for 2 classes"),
+        ({"targets": [0, -1] * 10}, "labels -1 to 0"),
+    ],
+)
+def test_a_data_set_that_says_too_little_is_refused_by_name(change, said):
+    def make(split):
+        data = Squares(20)
+        if split != "train" or "train" in change:
+            return None
+        for name, value in change.items():
+            setattr(data, name, value)
+        return data
+
+    with pytest.raises(DataError, match=said) as caught:
+        faces_of(make)
+    assert "my:Data" in str(caught.value)

@@ -1,0 +1,154 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.dataset import PackedImages
+from fer_ignite.data.fetchers import LoaderFeed, PackFeed, Request
+from fer_ignite.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return open_pack(open_or_build(PackSpec(data="demo:70"), progress=False))
+
+
+def request(indices, window=0, positions=None):
+    indices = np.array(indices, dtype=np.int64)
+    return Request(
+        indices, 0, window, np.arange(len(indices)) if positions is None else np.array(positions)
+    )
+
+
+def loader(fetch, **changes):
+    return LoaderFeed(fetch, **{"seed": 0, "device": CPU, "side_px": 8, "channels": 1, **changes})
+
+
+def image(value, size=(8, 8)):
+    return Image.new("L", size, value)
+
+
+def noisy(sample):
+    """A transform that draws from all three global generators."""
+    value = torch.rand(()).item() + random.random() + np.random.rand()
+    return np.full((8, 8), int(value * 1e6) % 251, np.uint8)
+
+
+def test_a_pack_gives_its_pixels_in_the_order_asked_for(pack):
+    batches = list(PackFeed(pack, CPU).batches([request([3, 0, 3]), request([]), request([69])]))
+    assert [tuple(batch.shape) for batch in batches] == [
+        (3, 48, 48, 1),
+        (0, 48, 48, 1),
+        (1, 48, 48, 1),
+    ]
+    assert batches[0].dtype == torch.uint8
+    assert np.array_equal(batches[0].numpy(), pack.read(np.array([3, 0, 3])))
+
+
+def test_a_batch_is_a_copy_so_that_the_pack_stays_as_it_is(pack):
+    before = pack.read(np.array([5])).copy()
+    (batch,) = PackFeed(pack, CPU).batches([request([5])])
+    batch.zero_()
+    assert np.array_equal(pack.read(np.array([5])), before)
+
+
+def test_a_pack_that_is_read_face_by_face_gives_the_same(pack):
+    feed = PackFeed(pack, CPU)
+    feed.resident = None
+    (batch,) = feed.batches([request([2, 7])])
+    assert np.array_equal(batch.numpy(), pack.read(np.array([2, 7])))
+
+
+def test_samples_become_one_tensor_whatever_they_are():
+    samples = [
+        image(10),
+        (image(10, (16, 16)), 3),
+        np.full((8, 8), 10, np.uint8),
+        np.full((8, 8, 1), 10, np.uint8),
+        torch.full((1, 8, 8), 10, dtype=torch.uint8),
+        torch.full((8, 8), 10, dtype=torch.uint8),
+    ]
+    (batch,) = loader(samples.__getitem__).batches([request(range(len(samples)))])
+    assert batch.shape == (6, 8, 8, 1) and batch.dtype == torch.uint8
+    assert (batch == 10).all()
+
+
+def test_finished_tensors_are_taken_as_they_are():
+    (batch,) = loader(lambda index: (torch.full((3, 5, 5), float(index)), 0)).batches(
+        [request([4, 2])]
+    )
+    assert batch.shape == (2, 3, 5, 5)
+    assert batch[:, 0, 0, 0].tolist() == [4, 2]
+
+
+def test_colour_is_kept_where_the_data_has_it():
+    (batch,) = loader(lambda index: Image.new("RGB", (8, 8), (1, 2, 3)), channels=3).batches(
+        [request([0])]
+    )
+    assert batch[0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_sample_s_random_numbers_follow_from_its_place_in_the_plan_alone():
+    feed = loader(image, transform=noisy)
+    whole = next(feed.batches([request([7, 8, 9], window=4)]))
+    part = next(feed.batches([request([9], window=4, positions=[2])]))
+    assert torch.equal(whole[2], part[0])
+    other = next(feed.batches([request([9], window=5, positions=[2])]))
+    assert not torch.equal(part, other)
+    assert not torch.equal(
+        whole, next(loader(image, transform=noisy, seed=1).batches([request([7, 8, 9], window=4)]))
+    )
+
+
+def broken(index):
+    raise DataError(f"{index}: OSError: the disk said so.")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_error_of_ours_is_told_by_its_whole_sentence(workers):
+    with pytest.raises(DataError) as caught:
+        next(loader(broken, workers=workers).batches([request([3])]))
+    assert str(caught.value) == "3: OSError: the disk said so."
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing():
+    requests = [request(range(5), window=window) for window in range(4)]
+    alone = list(loader(image, transform=noisy).batches(requests))
+    together = list(loader(image, transform=noisy, workers=2).batches(requests))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    expected = (torch.rand(2).tolist(), random.random(), np.random.rand())
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    list(loader(image, transform=noisy).batches([request([1, 2]), request([3])]))
+    assert (torch.rand(2).tolist(), random.random(), np.random.rand()) == expected
+
+
+def test_a_collate_function_of_the_user_s_makes_the_batch():
+    def double(samples):
+        return torch.stack(
+            [torch.from_numpy(np.asarray(sample).copy())[..., None] for sample in samples]
+        ) * 2, "labels"
+
+    (batch,) = loader(image, collate_fn=double).batches([request([10, 20])])
+    assert batch[:, 0, 0, 0].tolist() == [20, 40]
+
+
+def test_packed_faces_can_be_had_as_images(pack):
+    face = PackedImages(pack)(3)
+    assert face.mode == "L" and face.size == (48, 48)
+    assert np.array_equal(np.asarray(face), pack.read(np.array([3]))[0, :, :, 0])

@@ -1,0 +1,400 @@
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fer_ignite import evaluate, load_network, predict, train
+from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
+from fer_ignite.config import check
+from fer_ignite.data.classes import map_classes
+from fer_ignite.data.dataset import Faces
+from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.data.loader import Targets
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, NonFiniteError
+from fer_ignite.inference.evaluate import compare, targets_as_known
+from fer_ignite.inference.loaded_model import probabilities_of, run_folder_of
+from fer_ignite.models import build_model
+
+
+@pytest.fixture(scope="module")
+def best(finished_run):
+    return finished_run / "checkpoints" / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Class folders val/<name>/ of drawn faces: (names, **rename) -> root."""
+
+    def make(classes=DEMO_CLASSES, **rename):
+        root = tmp_path_factory.mktemp("data")
+        pixels, labels = draw_faces(28, seed=9)
+        for role in ("train", "val", "test"):
+            for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+                name = DEMO_CLASSES[label]
+                if name in classes:
+                    folder = root / role / rename.get(name, name)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    noisy = np.asarray(image).squeeze().copy()
+                    noisy[0, 0] = {"train": 1, "val": 2, "test": 3}[role]
+                    Image.fromarray(noisy).save(folder / f"{i}.png")
+        return root
+
+    return make
+
+
+def test_evaluation_repeats_what_the_run_itself_measured(finished_run, best):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    found = evaluate(best, quiet=True)
+    for name in ("n", "loss", "accuracy", "uar", "macro_f1", "tta"):
+        assert found[name] == pytest.approx(summary["val"][name], abs=1e-7), name
+    assert np.array(found["confusion_matrix"]).sum() == 70
+
+
+def test_a_checkpoint_that_was_copied_away_needs_no_other_file(best, tmp_path):
+    copied = shutil.copy(best, tmp_path / "mine.pt")
+    assert run_folder_of(copied) is None and run_folder_of(best) is not None
+    assert evaluate(copied, quiet=True, tta="none")["n"] == 70
+
+
+def test_batch_size_does_not_change_the_counts(best):
+    counts = [
+        evaluate(best, quiet=True, batch_size=size, tta="none")["confusion_matrix"]
+        for size in (3, 512)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_a_network_gives_probabilities_for_faces_of_any_size(best):
+    network = load_network(best)
+    assert network.classes == DEMO_CLASSES and not network.model.training
+    for side in (48, 96, 20):
+        chances_BK = network.probabilities(torch.zeros(2, side, side, 1, dtype=torch.uint8))
+        assert chances_BK.shape == (2, 7) and torch.allclose(chances_BK.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("stored", [2.0**100, 1e-6, 20.0, 0.05, None])
+def test_labels_come_from_the_logits_whatever_temperature_a_file_holds(best, tmp_path, stored):
+    """Evaluation, prediction, comparison and the network itself name the same expression for every face."""
+    content = load_checkpoint(best)
+    content.pop("temperature")
+    if stored is not None:
+        content["temperature"] = stored
+    path = tmp_path / "other.pt"
+    with path.open("wb") as file:
+        write_checkpoint(content, file)
+    before, after = (
+        evaluate(best, quiet=True, with_faces=True),
+        evaluate(path, quiet=True, with_faces=True),
+    )
+    assert after["confusion_matrix"] == before["confusion_matrix"]
+    usable = stored in (20.0, 0.05)
+    assert (after["temperature"], after["calibrated"]) == (
+        (stored, True) if usable else (1.0, False)
+    )
+    pixels, _ = draw_faces(40, seed=7)
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for file, pixels_HWC in zip(files, pixels, strict=True):
+        Image.fromarray(pixels_HWC.squeeze()).save(file)
+    one, other = (
+        [prediction.top for prediction in predict(name, files, topk=7)] for name in (best, path)
+    )
+    assert [top[0][0] for top in one] == [top[0][0] for top in other]
+    assert all(
+        np.isfinite([share for _, share in top]).all() and top[0][1] > 1 / 7 for top in other
+    )
+    assert compare(best, path, quiet=True)["difference"] == 0
+
+
+def test_the_largest_probability_is_at_the_largest_logit_where_rounding_makes_two_equal():
+    logits_BK = torch.tensor(
+        [[0.5, 0.5 + 1e-7, 0.0], [0.0, 1.0, 2.0], [-1e4, 0.0, 1e4], [3.0, 3.0, 3.0]]
+    )
+    for temperature in (0.05, 1.0, 20.0):
+        chances_BK = probabilities_of(logits_BK, temperature)
+        assert chances_BK.argmax(dim=1).tolist() == logits_BK.argmax(dim=1).tolist() == [1, 2, 2, 0]
+        assert torch.allclose(chances_BK.sum(dim=1), torch.ones(4))
+
+
+def diverged(best, tmp_path):
+    content = load_checkpoint(best)
+    for part in ("model", "ema"):
+        for value in (content.get(part) or {}).values():
+            value.fill_(float("nan")) if value.is_floating_point() else None
+    path = tmp_path / "diverged.pt"
+    with path.open("wb") as file:
+        write_checkpoint(content, file)
+    return path
+
+
+def test_a_network_without_finite_outputs_is_neither_scored_nor_asked(best, tmp_path):
+    path = diverged(best, tmp_path)
+    with pytest.raises(NonFiniteError, match=r"not finite.*use an earlier checkpoint"):
+        evaluate(path, quiet=True)
+    with pytest.raises(NonFiniteError, match="not finite"):
+        load_network(path, device="cpu").probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8))
+
+
+def test_prediction_agrees_with_evaluation(best, tmp_path):
+    """The same faces as files: read, prepared and scored as the pack's are."""
+    pixels, _labels = draw_faces(21, seed=3)
+    files = []
+    for i, image in enumerate(pixels):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(image.squeeze()).save(files[-1])
+    network = load_network(best)
+    direct = network.probabilities(torch.from_numpy(pixels.reshape(21, 48, 48, 1)), tta="flip")
+    found = list(predict(network, files, topk=1, batch_size=4, tta="flip"))
+    assert [prediction.top[0][0] for prediction in found] == [
+        DEMO_CLASSES[k] for k in direct.argmax(1)
+    ]
+    assert [prediction.top[0][1] for prediction in found] == pytest.approx(
+        direct.max(1).values.tolist(), abs=1e-5
+    )
+
+
+def test_a_file_that_can_t_be_read_has_its_reason(best, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    (found,) = predict(best, [tmp_path / "x.png"])
+    assert found.top == () and "x.png" in found.error
+
+
+def targets(classes, labels=(0, 1, 2)):
+    return Faces(
+        tuple(classes), Targets(np.array(labels), len(classes)), {}, 48, 1, (0.5,), (0.5,), "f", "s"
+    )
+
+
+def test_equal_classes_in_another_order_are_matched_by_name():
+    mapped = targets_as_known(targets(["sad", "happy", "angry"]), ["angry", "happy", "sad"])
+    assert mapped.labels_N.tolist() == [2, 1, 0]
+    assert map_classes(["b", "a"], ["a", "b"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["angry", "happy"],
+        ["angry", "happy", "sad", "calm"],
+        ["angry", "glad", "sad"],
+        ["Angry ", "happy", "sadd"],
+    ],
+)
+def test_other_classes_are_refused_with_the_difference(classes):
+    """Row E8: missing, extra, renamed, misspelt."""
+    known = ["angry", "happy", "sad"]
+    with pytest.raises(DataError) as caught:
+        targets_as_known(targets(classes, [0, 1]), known)
+    odd = set(classes) ^ set(known)
+    assert any(name.strip() in str(caught.value) for name in odd) and "\n" not in str(caught.value)
+
+
+def test_other_data_is_scored_by_name_where_its_classes_are_the_same(best, folders):
+    found = evaluate(best, data=str(folders()), quiet=True)
+    assert found["n"] == 28 and found["class_names"] == list(DEMO_CLASSES)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": DEMO_CLASSES[:5]}, {"sad": "gloomy"}], ids=["missing", "renamed"]
+)
+def test_other_data_with_other_classes_is_refused(best, folders, change):
+    with pytest.raises(FerError) as caught:
+        evaluate(best, data=str(folders(**change)), quiet=True)
+    assert "sad" in str(caught.value) or "surprise" in str(caught.value)
+
+
+def test_a_split_that_the_run_chose_on_is_no_test_for_it(best, folders, tmp_path):
+    """The same faces, called test in other data."""
+    root = tmp_path / "swapped"
+    source = folders()
+    shutil.copytree(source / "train", root / "train")
+    shutil.copytree(source / "val", root / "val")
+    shutil.copytree(source / "test", root / "test")
+    settings = {
+        "data": str(root),
+        "epochs": 1,
+        "batch_size": 32,
+        "model_args": {"widths": [8, 8], "blocks": [0, 0]},
+        "quiet": True,
+        "out": str(tmp_path / "o"),
+        "name": "r",
+        "plots": False,
+        "tensorboard": False,
+        "threads": 1,
+    }
+    train(check(settings))
+    shutil.rmtree(root / "test")
+    shutil.copytree(root / "val", root / "test")
+    chosen = tmp_path / "o" / "r" / "checkpoints" / "best.pt"
+    with pytest.raises(FerError, match=r"--data"):  # the data has changed since the training
+        evaluate(chosen, split="test", quiet=True)
+    with pytest.raises(FerError, match="chose its best epoch on exactly these faces"):
+        evaluate(chosen, split="test", data=str(root), quiet=True)
+    assert evaluate(chosen, split="val", data=str(root), quiet=True)["n"] == 28
+
+
+def test_data_without_the_split_says_what_it_has(best, folders):
+    root = folders()
+    shutil.rmtree(root / "test")
+    with pytest.raises(FerError, match=r"no faces in test.*train 28.*val 28"):
+        evaluate(best, data=str(root), split="test", quiet=True)
+
+
+def test_colour_faces_for_a_gray_network_say_what_to_do(best, tmp_path):
+    for role in ("train", "val", "test"):
+        for k, name in enumerate(DEMO_CLASSES):
+            (tmp_path / role / name).mkdir(parents=True)
+            Image.new("RGB", (48, 48), (200, 10 * k, {"train": 0, "val": 1, "test": 2}[role])).save(
+                tmp_path / role / name / "a.png"
+            )
+    try:
+        assert (
+            evaluate(best, data=str(tmp_path), quiet=True)["n"] == 7
+        )  # packed in the run's own channels
+    except FerError as error:
+        assert "--channels" in str(error)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"hello")
+    for path in (tmp_path / "x.pt", tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(CheckpointError, match=path.name[:1]):
+            load_network(path)
+
+
+def test_a_user_s_class_is_never_imported_on_a_file_s_word(tiny, tmp_path, monkeypatch):
+    """Row H2: the network, and the data, have to be given again."""
+    (tmp_path / "my_net.py").write_text(
+        "from torch import nn\nwith open(__file__ + '.imported', 'a') as file:\n    file.write('x')\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes, in_channels):\n"
+        "        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_channels, num_classes))\n"
+    )
+    name = f"{tmp_path / 'my_net.py'}:Net"
+    train(tiny(model=name, model_args={}, epochs=1))
+    seen = (tmp_path / "my_net.py.imported").read_text()
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    with pytest.raises(CheckpointError, match="--model"):
+        load_network(best)
+    with pytest.raises(FerError, match="--model"):
+        evaluate(best, quiet=True)
+    assert (tmp_path / "my_net.py.imported").read_text() == seen
+    assert evaluate(best, model=name, quiet=True)["n"] == 14
+    with pytest.raises(ConfigError, match="--model"):
+        train(
+            check(
+                {"out": str(tmp_path), "name": "run", "epochs": 2, "resume": "auto", "quiet": True}
+            )
+        )
+
+
+def test_an_average_of_the_weights_is_what_is_scored(tiny, tmp_path):
+    train(tiny(model_ema=True, model_ema_decay=0.5))
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    network = load_network(path)
+    stored = network.checkpoint
+    plain = copy.deepcopy(network.model)
+    plain.load_state_dict(stored["model"])
+    average = {
+        name: value
+        for name, value in network.model.state_dict().items()
+        if value.is_floating_point()
+    }
+    assert any(not torch.equal(value, plain.state_dict()[name]) for name, value in average.items())
+    assert all(torch.equal(value, stored["ema"][name]) for name, value in average.items())
+
+
+def test_runs_of_two_folds_are_not_paired(tiny, tmp_path):
+    train(tiny(epochs=1, folds=2))
+    first, second = (tmp_path / f"run-fold{fold}" / "checkpoints" / "best.pt" for fold in (0, 1))
+    with pytest.raises(ConfigError, match="folds"):
+        compare(first, second, quiet=True)
+    assert compare(first, first, quiet=True)["p"] == 1
+
+
+def test_a_run_with_roles_that_were_dealt_is_scored_on_data_with_roles_of_its_own(
+    tiny, tmp_path, folders
+):
+    root = folders() / "train"  # class folders without roles
+    train(tiny(epochs=1, data=str(root), split=(0.6, 0.2, 0.2)))
+    assert (
+        evaluate(tmp_path / "run" / "checkpoints" / "best.pt", data="demo:140", quiet=True)["n"]
+        == 14
+    )
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory):
+    """fer2013.csv of drawn faces, and votes for it that call every angry face sad."""
+    folder = tmp_path_factory.mktemp("voted")
+    pixels, labels = draw_faces(84, seed=3)
+    usages = ["Training"] * 56 + ["PublicTest"] * 14 + ["PrivateTest"] * 14
+    rows = [
+        f"{k},{' '.join(map(str, image.ravel().tolist()))},{usage}"
+        for k, image, usage in zip(labels, pixels, usages, strict=True)
+    ]
+    (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    column_of = {
+        FERPLUS_TO_FER2013.get(name, name): place for place, name in enumerate(FERPLUS_COLUMNS)
+    }
+    lines = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
+    for place, (label, usage) in enumerate(zip(labels, usages, strict=True)):
+        name = DEMO_CLASSES[label]
+        ballots = ["0"] * len(FERPLUS_COLUMNS)
+        ballots[column_of["sad" if name == "angry" else name]] = "10"
+        lines.append(",".join([usage, f"fer{place:07d}.png", *ballots]))
+    (folder / "fer2013new.csv").write_text("\n".join(lines) + "\n")
+    return folder / "fer2013.csv", folder / "fer2013new.csv"
+
+
+def test_a_run_s_own_data_keeps_its_votes_under_any_name(tiny, tmp_path, voted, monkeypatch):
+    data, votes = voted
+    train(tiny(epochs=1, data=str(data), votes=str(votes)))
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    own = evaluate(best, quiet=True)
+    assert own["per_class"]["angry"]["support"] == 0 and "contempt" in own["class_names"]
+    monkeypatch.chdir(data.parent)
+    again = evaluate(best, data="fer2013.csv", quiet=True)
+    assert again["per_class"] == own["per_class"]
+    compared = compare(best, best, quiet=True)
+    assert compared["n"] == own["n"] and compared["difference"] == 0
+
+
+def test_votes_without_data_relabel_the_run_s_own(tiny, tmp_path, voted):
+    data, votes = voted
+    train(tiny(epochs=1, data=str(data)))
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert evaluate(best, quiet=True)["per_class"]["angry"]["support"] == 2
+    with pytest.raises(FerError, match="contempt"):  # eight classes, where the network knows seven
+        evaluate(best, votes=str(votes), quiet=True)
+
+
+def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_path, folders):
+    root = folders()
+    for name in DEMO_CLASSES:
+        shutil.copy(next((root / "val" / name).iterdir()), root / "train" / name / "copy.png")
+    train(tiny(epochs=1, data=str(root), name="all"))
+    train(tiny(epochs=1, data=str(root), name="kept", drop_leaks=True))
+    kept, whole = (
+        json.loads((tmp_path / name / "summary.json").read_text())["val"]
+        for name in ("kept", "all")
+    )
+    assert whole["without_train_duplicates"]["n"] == 28 - 7
+    assert kept["without_train_duplicates"] == {"n": 28, "accuracy": kept["accuracy"]}
+
+
+def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatch):
+    """Those with position embeddings have one per patch."""
+    sides = []
+
+    def noted(name, *, image_px, **settings):
+        sides.append(image_px)
+        return build_model(name, image_px=image_px, **settings)
+
+    monkeypatch.setattr("fer_ignite.inference.loaded_model.build_model", noted)
+    load_network(best)
+    assert sides == [48]

@@ -1,0 +1,158 @@
+"""What a run prints at its end: every line is true, every printed command runs."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fer_ignite.runs.banner import result_lines
+
+CODE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+
+    def forward(self, images_BCHW):
+        return self.head(images_BCHW.mean(dim=(2, 3)))
+
+
+def watch(session):
+    session.trainer.state.watched = True
+"""
+
+
+def printed(err, name):
+    return [line.split(None, 1)[1] for line in err.splitlines() if line.startswith(f"{name} ")]
+
+
+@pytest.fixture
+def runs(cli, tiny_flags):
+    """(*flags, without=flags) -> the ended program, run with the tiny flags but for those."""
+    Path("my.py").write_text(CODE)
+
+    def make(*flags, without=()):
+        left = iter(tiny_flags)
+        kept = []
+        for flag in left:
+            words = [flag] if flag.startswith("--no-") else [flag, next(left)]
+            kept += [] if flag in without else words
+        ended = cli("train", *kept, *flags)
+        assert ended.code == 0, ended.err
+        return ended
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("flags", "without"),
+    [
+        ((), ()),
+        (("--plots",), ("--no-plots",)),
+        (("--limit-train", "50", "--tta", "none"), ()),
+        (("--out", "a folder"), ()),
+        (("--cache", "packs here"), ()),
+        (("--folds", "3", "--fold", "1"), ()),
+        (("--no-score-test", "--monitor", "loss"), ()),
+        (("--model", "./my.py:Net"), ("--model-args",)),
+    ],
+)
+def test_every_printed_next_command_runs_and_every_named_file_exists(cli, runs, flags, without):
+    ended = runs(*flags, without=without)
+    commands = printed(ended.err, "next")
+    files = [
+        line.split(None, 2)[2] for line in ended.err.splitlines() if line.startswith("look at ")
+    ]
+    assert len(files) == 1 and all(Path(file).is_file() for file in files)
+    assert len(commands) == 1
+    val = next(line for line in ended.err.splitlines() if line.startswith("val "))
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "fer-ignite"
+        again = cli(*words)
+        assert again.code == 0, again.err
+        # the command scores what the line above it says
+        assert (
+            re.search(r"accuracy ([\d.]+ %)", again.out)[1]
+            == re.search(r"accuracy ([\d.]+ %)", val)[1]
+        )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--out", "a folder"),
+        ("--model", "./my.py:Net"),
+        ("--handlers", "./my.py:watch"),
+        ("--folds", "3", "--fold", "1"),
+    ],
+)
+def test_the_printed_continue_command_continues_the_run(cli, runs, flags):
+    without = ("--model-args",) if "--model" in flags else ()
+    ended = runs(*flags, "--set", "epochs=400", "--time", "0.4s", without=(*without, "--epochs"))
+    (command,) = printed(ended.err, "continue")
+    program, *words = shlex.split(command)
+    assert program == "fer-ignite"
+    again = cli(*words, "--time", "0.2s")
+    assert again.code == 0, again.err
+    assert re.search(r"^continues .*step-|^continues .*last", again.err, re.M)
+    assert "demo:140" in again.err
+
+
+def test_the_header_counts_the_faces_that_are_trained_on(runs):
+    err = runs("--limit-train", "20").err
+    assert "train 20 of 112, val 14, test 14" in err
+    assert "1 epochs x 1 optimizer steps of at most 20 images" in err
+
+
+def test_best_val_and_test_are_in_per_cent_with_their_split_and_views():
+    scores = {"accuracy": 0.625, "uar": 0.5, "macro_f1": 0.4375, "n": 80}
+    lines = result_lines(
+        {
+            "status": "completed",
+            "epochs": 3,
+            "seconds": 4.2,
+            "best": {"metric": "accuracy", "value": 0.6125, "epoch": 2},
+            "val": {**scores, "tta": "ten"},
+            "test": {**scores, "tta": "none"},
+        }
+    )
+    assert lines[1:] == [
+        "best        accuracy 61.25 % on val with 1 view, epoch 2",
+        "val         accuracy 62.50 %, UAR 50.00 %, macro F1 43.75 % on 80 faces with 10 views",
+        "test        accuracy 62.50 %, UAR 50.00 %, macro F1 43.75 % on 80 faces with 1 view",
+    ]
+
+
+def test_quiet_prints_the_result_and_nothing_else(runs):
+    ended = runs("--quiet")
+    assert [line.split()[0] for line in ended.err.splitlines()] == [
+        "completed",
+        "best",
+        "val",
+        "test",
+    ]
+    assert ended.out == ""
+
+
+def test_quiet_json_stays_json(runs):
+    assert json.loads(runs("--quiet", "--json").out)["status"] == "completed"
+
+
+@pytest.mark.parametrize("epochs", ["2", "3"])  # nothing left to do; something left
+def test_quiet_still_warns_of_a_damaged_resume_point(cli, runs, epochs):
+    folder = (
+        runs("--set", "epochs=2", without=("--epochs",)).folder / "runs" / "run" / "checkpoints"
+    )
+    newest = max(folder.glob("step-*.pt"), key=lambda file: int(file.stem.split("-")[1]))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    ended = cli("train", "--resume", "auto", "--name", "run", "--epochs", epochs, "--quiet")
+    assert ended.code == 0 and f"{newest.name} is damaged and passed over" in ended.err

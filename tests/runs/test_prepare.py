@@ -1,0 +1,190 @@
+import json
+
+import pytest
+
+from fer_ignite import Config, train
+from fer_ignite.runs.validate import check_names, check_sendable
+from fer_ignite.data.open import is_user_dataset, pack_of, pack_spec
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
+from fer_ignite.runs.prepare import choose_folder, prepare, undo
+from fer_ignite.checkpoint.format import load_checkpoint
+
+
+def given(config):
+    return config.model_dump(include=config.model_fields_set)
+
+
+@pytest.fixture
+def ready(tiny):
+    locks = []
+
+    def make(**settings):
+        config = tiny(**settings)
+        job, lock = prepare(config, given(config))
+        locks.append(lock)
+        return job
+
+    yield make
+    for lock in locks:
+        lock.release()
+
+
+def test_a_job_names_folder_pack_and_the_whole_configuration(ready, tmp_path):
+    job = ready(lr=0.3)
+    assert (
+        job.folder == str(tmp_path / "run")
+        and job.config["lr"] == 0.3
+        and job.config["momentum"] == 0.9
+    )
+    assert job.pack is not None and job.resume is None and job.finished is None
+    assert not (tmp_path / "run" / "config.yaml").exists()  # it is written when the session stands
+    json.dumps({**vars(job), "handlers": []})  # torchrun's processes get it as text
+
+
+def test_a_run_that_is_refused_leaves_nothing_and_one_that_has_begun_stays(ready, tmp_path):
+    job = ready(out=str(tmp_path / "deep" / "er"))
+    undo(job)
+    assert list(tmp_path.iterdir()) == []
+    begun = ready(name="begun")
+    (tmp_path / "begun" / "history.jsonl").write_text("{}\n")
+    undo(begun)
+    assert (tmp_path / "begun" / "history.jsonl").exists()
+
+
+def test_a_run_without_a_name_gets_a_numbered_one(tiny, tmp_path):
+    names = [choose_folder(tiny(name=None))[0].path.name for _ in range(3)]
+    assert names == ["fer48-demo", "fer48-demo-2", "fer48-demo-3"]
+    newest, existed = choose_folder(tiny(name=None, resume="auto"))
+    assert newest.path.name == "fer48-demo-3" and existed
+
+
+def test_two_runs_can_t_share_a_folder(ready):
+    ready()
+    with pytest.raises(FolderInUseError):
+        ready(exist_ok=True)
+
+
+def test_a_resumed_run_s_own_settings_come_before_defaults_and_given_ones_win(tiny, tmp_path):
+    train(tiny(lr=0.3, epochs=2, sched="constant"))
+    config = tiny(epochs=3, resume="auto")
+    asked = {
+        name: value
+        for name, value in given(config).items()
+        if name in ("epochs", "resume", "out", "name", "batch_size")
+    }
+    job, lock = prepare(config, asked)
+    lock.release()
+    assert (
+        job.config["lr"] == 0.3 and job.config["sched"] == "constant" and job.config["epochs"] == 3
+    )
+    assert job.resume == str(tmp_path / "run" / "checkpoints" / "step-8.pt")
+    assert any("epochs 2 -> 3" in note for note in job.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 16}, "batch_size"),
+        ({"seed": 5}, "seed"),
+        ({"model": "emotionnet"}, "model"),
+        ({"hflip": 0.1}, "hflip"),
+        ({"data": "demo:280"}, "data|fingerprint"),
+        ({"classes": ",".join(f"{n}={n}" for n in ["angry", "happy"])}, "classes"),
+    ],
+)
+def test_structural_changes_are_refused_by_name_unless_overridden(tiny, change, said):
+    """Row D10."""
+    train(tiny(epochs=1))
+    with pytest.raises(FerError, match=said) as caught:
+        train(tiny(epochs=2, resume="auto", **change))
+    assert "--override" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.01}, {"log_every": 3}, {"patience": 4}])
+def test_other_changes_are_taken_up_and_told(tiny, change, ready):
+    train(tiny(epochs=1))
+    job = ready(epochs=2, resume="auto", **change)
+    assert any(next(iter(change)) in note for note in job.notes)
+
+
+def test_an_override_allows_what_it_names(tiny):
+    train(tiny(epochs=1))
+    assert train(tiny(epochs=2, resume="auto", hflip=0.1, override="hflip"))["epochs"] == 2
+
+
+def test_resume_of_nothing_is_refused_and_auto_starts(tiny, ready):
+    with pytest.raises(CheckpointError, match="no resume point"):
+        ready(resume="last")
+    assert ready(resume="auto").resume is None
+
+
+def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path):
+    train(tiny(epochs=2))
+    newest = tmp_path / "run" / "checkpoints" / "step-8.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)  # last.pt is the same file
+    job = ready(epochs=3, resume="auto")
+    assert job.resume.endswith("step-4.pt") and any(
+        "step-8.pt is damaged" in line for line in job.warnings
+    )
+
+
+@pytest.mark.parametrize("data", ["demo", "demo:100", "kaggle:a/b", "folder", "x.csv"])
+def test_what_names_no_class_is_no_user_dataset(data):
+    assert not is_user_dataset(data)
+    assert is_user_dataset("my.module:Data")
+
+
+def test_the_pack_is_asked_for_as_the_settings_say(tiny):
+    spec = pack_spec(tiny(image_size=32, resize=40, channels="gray", split="0.8,0.1,0.1"))
+    assert (spec.side_px, spec.channels, spec.split) == (40, "gray", (0.8, 0.1, 0.1))
+    assert pack_of(tiny())[1] == pack_of(tiny())[1]
+
+
+def at_top_level(session):
+    pass
+
+
+def test_handlers_that_can_t_be_sent_are_refused_before_the_start(tiny):
+    check_sendable([at_top_level])
+
+    def inside(session):
+        pass
+
+    for handler in (inside, lambda session: None):
+        with pytest.raises(ConfigError, match="top level of a module"):
+            check_sendable([handler])
+
+
+def test_data_is_read_after_all_that_is_quick_to_check(tiny):
+    for change in (
+        {"model": "no_net"},
+        {"loss": "no_loss"},
+        {"init_from": "absent.pt"},
+        {"collate_fn": "nothing"},
+    ):
+        with pytest.raises((ConfigError, CheckpointError)) as caught:
+            train(tiny(data="absent_folder", **change))
+        assert next(iter(change)).replace("_", "-") in str(caught.value)
+    with pytest.raises(DataError, match="absent_folder"):
+        train(tiny(data="absent_folder"))
+
+
+def test_a_temporary_folder_that_loaders_can_t_talk_through_is_refused_before_they_wait_for_ever(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 80)))
+    with pytest.raises(
+        ConfigError,
+        match=r"--workers 2: the folder of temporary files, .*; set TMPDIR to a shorter one",
+    ):
+        check_names(Config(workers=2))
+    check_names(Config(workers=0))
+
+
+def test_another_optimizer_on_resume_does_not_inherit_rate_and_weight_decay(tiny):
+    train(tiny(epochs=1, sched="constant"))
+    summary = train(tiny(epochs=2, sched="constant", resume="auto", opt="sgd", override="opt"))
+    config = load_checkpoint(summary["folder"] + "/checkpoints/last.pt")["config"]
+    assert (config["opt"], config["lr"], config["weight_decay"]) == ("sgd", 0.1, 0.0005)

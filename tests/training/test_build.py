@@ -1,0 +1,200 @@
+import pytest
+import torch
+
+from fer_ignite import build_session
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.data.dataset import faces_of_pack
+from fer_ignite.data.open import pack_of
+from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.training.components import augmentation_of, plan_of, preparation_of, schedule_of
+
+
+@pytest.fixture
+def faces(tiny):
+    return faces_of_pack(pack_of(tiny())[0])
+
+
+@pytest.fixture
+def wired(tiny):
+    sessions = []
+
+    def make(**settings):
+        sessions.append(build_session(tiny(**settings)))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+def test_the_preparation_is_the_data_s_unless_settings_say_otherwise(tiny, faces):
+    plain = preparation_of(tiny(), faces)
+    assert (plain.image_px, plain.resize_px, plain.channels, plain.mean) == (48, 48, 1, faces.mean)
+    cropped = preparation_of(tiny(image_size=32, resize=40, normalize="imagenet"), faces)
+    assert (cropped.image_px, cropped.resize_px) == (32, 40)
+    assert cropped.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
+
+
+def test_augmentation_is_taken_as_set_or_not_at_all(tiny):
+    assert augmentation_of(tiny(augment=False)) is None
+    spec = augmentation_of(tiny(rotate=7, mixup=0.3, padding="border"))
+    assert (spec.rotate_deg, spec.mixup, spec.padding, spec.vflip) == (7, 0.3, "border", 0)
+
+
+def test_a_trial_run_takes_three_batches(tiny, faces):
+    assert plan_of(tiny(fast_dev_run=True, batch_size=16), faces).iterations_per_epoch == 3
+    assert plan_of(tiny(limit_train=40), faces).faces_per_epoch == 40
+
+
+def test_the_schedule_counts_optimizer_steps(tiny):
+    schedule = schedule_of(
+        tiny(sched="step", decay_epochs=1, decay_rate=0.5, epochs=3), steps_per_epoch=4
+    )
+    assert [schedule(step) for step in range(12)] == [1] * 4 + [0.5] * 4 + [0.25] * 4
+
+
+def rates(session):
+    seen = []
+    from ignite.engine import Events
+
+    session.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: seen.append(session.optimizer.param_groups[0]["lr"])
+    )
+    session.run()
+    return seen
+
+
+def test_the_rate_changes_when_a_window_opens(wired):
+    seen = rates(
+        wired(sched="cosine", epochs=1, batch_size=64, grad_accum_steps=2, lr=0.1)
+    )  # 2 windows of 2
+    assert seen[0] == seen[1] == pytest.approx(0.1) and seen[2] == seen[3] == pytest.approx(0.05)
+
+
+def test_plateau_lowers_the_rate_when_the_monitored_metric_stands_still(wired):
+    session = wired(
+        sched="plateau",
+        plateau_patience=0,
+        decay_rate=0.5,
+        epochs=4,
+        lr=1e-9,
+        batch_size=128,
+        min_delta=0.9,
+    )
+    assert rates(session) == pytest.approx([1e-9, 1e-9, 5e-10, 2.5e-10])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, None),
+        ({"clip_grad": 1.0}, "clip"),
+        ({"patience": 2}, "early_stopping"),
+        ({"plots": True}, "plots"),
+        ({"model_ema": True}, "ema"),
+    ],
+)
+def test_a_behaviour_is_attached_where_a_setting_asks_for_it(wired, settings, kind):
+    handles = set(wired(**settings).handles)
+    everyday = {
+        "reseed",
+        "train_mode",
+        "backward",
+        "unscale",
+        "gradient_norm",
+        "optimizer_step",
+        "zero_grad",
+        "validate",
+        "history",
+        "best",
+        "resume_points",
+        "report",
+        "note_step",
+        "votes",
+        "settle",
+        "sound_statistics",
+        "log_step",
+        "scheduler",
+        "clear",
+        "note_batch",
+        "flush",
+        "fold",
+    }
+    assert handles == everyday | ({kind} if kind else set())
+
+
+def test_an_average_of_the_weights_is_what_evaluation_uses(wired):
+    session = wired(model_ema=True)
+    assert (
+        session.evaluated is session.objects["ema"].ema_model
+        and session.evaluated is not session.model
+    )
+    plain = wired(name="plain")
+    assert plain.evaluated is plain.model
+
+
+def test_validation_losses_are_plain_cross_entropy_whatever_was_trained(wired):
+    """Scores of runs with other smoothing or losses can be compared."""
+    losses = [
+        wired(name=f"n{i}", **settings).validate()["loss"]
+        for i, settings in enumerate([{}, {"loss": "focal"}, {"smoothing": 0.5}])
+    ]
+    assert len(set(losses)) == 1
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "soft", "bce", "ce+0.5*focal"])
+def test_every_loss_trains(wired, loss):
+    session = wired(loss=loss, epochs=1, class_weights="balanced")
+    session.run()
+    line = next(iter(session.folder.read_history()))
+    assert line["train_loss"] > 0
+    assert ("train_focal" in line) == ("+" in loss)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"model_ema": True}, {"mixup": 0.4, "cutmix": 0.2}, {"channels_last": False, "norm": "group"}],
+)
+def test_other_ways_to_train_work_together(wired, precision, settings):
+    session = wired(precision=precision, epochs=1, **settings)
+    session.run()
+    assert session.trainer.state.iteration == 4
+    assert all(torch.isfinite(p).all() for p in session.model.parameters())
+
+
+def test_init_from_takes_up_the_weights_of_another_run(wired, finished_run, capsys):
+    best = finished_run / "checkpoints" / "best.pt"
+    session = wired(init_from=str(best))
+    kept = load_checkpoint(best)["model"]
+    assert all(torch.equal(value, kept[name]) for name, value in session.model.state_dict().items())
+    assert "loaded" in session.folder.log.read_text()
+
+
+def test_init_from_another_network_is_refused_unless_gaps_are_allowed(wired, finished_run):
+    best = str(finished_run / "checkpoints" / "best.pt")
+    other = {"model_args": {"widths": [8, 16], "blocks": [0, 0]}, "init_from": best}
+    with pytest.raises(FerError, match="--no-strict"):
+        wired(**other)
+    session = wired(name="gaps", strict=False, **other)
+    assert "[16] here" in session.folder.log.read_text()
+
+
+def test_a_frozen_part_does_not_learn(wired):
+    session = wired(freeze="head", weight_decay=0.1)
+    before = {name: value.clone() for name, value in session.model.named_parameters()}
+    session.run()
+    changed = {
+        name
+        for name, value in session.model.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert changed and not any(name.startswith("head") for name in changed)
+
+
+def test_a_monitor_that_is_no_metric_is_refused_with_those_that_are(wired):
+    session = wired(monitor="top5_accuracy")
+    with pytest.raises(
+        ConfigError, match=r"--monitor 'top5_accuracy' is no metric.*there are.*uar"
+    ):
+        session.run()

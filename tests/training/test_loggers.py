@@ -1,0 +1,254 @@
+import logging
+import re
+from itertools import pairwise
+
+import pytest
+from ignite.engine import Engine, Events
+from tensorboardX.proto.event_pb2 import Event
+
+from fer_ignite import build_session
+from fer_ignite.checkpoint.run_dir import RunFolder, _records
+from fer_ignite.training.events import RunEvents
+from fer_ignite.training.loggers import (
+    attach_basic_profiler,
+    attach_epoch_clock,
+    attach_handlers_profiler,
+    attach_history,
+    attach_plots,
+    run_logger,
+)
+
+
+@pytest.fixture
+def ran(tiny):
+    """(**settings) -> a session after its run; its folder's lock is given back."""
+
+    def make(handlers=(), **settings):
+        session = build_session(tiny(**settings), handlers=handlers)
+        session.run()
+        session.close()
+        return session
+
+    return make
+
+
+@pytest.fixture
+def reporter():
+    """A trainer that reports once per epoch."""
+    trainer = Engine(lambda engine, batch: None)
+    trainer.register_events(*RunEvents, event_to_attr=dict.fromkeys(RunEvents, "epoch"))
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: engine.fire_event(RunEvents.REPORT)
+    )
+    return trainer
+
+
+def scalars(folder):
+    found = {}
+    for file in folder.tensorboard.glob("events.*"):
+        for record in _records(file.read_bytes()):
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def test_the_progress_bar_shows_loss_accuracy_rate_and_what_users_log(ran, capfd):
+    def watch(session):
+        session.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda engine: session.log("user_value", engine.state.iteration, bar=True),
+        )
+
+    ran([watch], quiet=False, log_every=1, data="demo:700", batch_size=16, epochs=2)
+    shown = capfd.readouterr().err
+    assert re.search(r"\[10/35\].*loss=\d\.\d+.*acc=", shown)
+    assert "user_value" in shown and "it/s" in shown
+
+
+def test_quiet_shows_no_bar_and_no_lines(ran, capfd):
+    session = ran()
+    assert "progress_bar" not in session.objects
+    assert "epoch 1/2" not in capfd.readouterr().err
+    assert "epoch 1/2" in session.folder.log.read_text()  # the file is not quiet
+
+
+def test_an_epoch_s_line_stands_in_history_table_and_log(ran):
+    session = ran()
+    lines = list(session.folder.read_history())
+    assert [line["epoch"] for line in lines] == [1, 2]
+    expected = {
+        "epoch",
+        "iteration",
+        "optimizer_steps",
+        "lr",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "val_uar",
+        "val_macro_f1",
+        "val_weighted_f1",
+        "skipped_steps",
+        "is_best",
+        "seconds",
+        "elapsed",
+        "images_per_second",
+    }
+    assert set(lines[0]) == expected
+    assert len(session.folder.results.read_text().splitlines()) == 3
+    assert re.search(
+        r"epoch 2/2  train loss .* val loss .* images/s", session.folder.log.read_text()
+    )
+    assert all(a["elapsed"] < b["elapsed"] for a, b in pairwise(lines))
+
+
+def test_history_writes_whatever_line_it_is_given(reporter, tmp_path, caplog):
+    folder, logger = RunFolder(tmp_path), logging.getLogger("a test's own")
+    line = {
+        "epoch": 1,
+        "iteration": 2,
+        "lr": 0.1,
+        "seconds": 1.0,
+        "images_per_second": 10.0,
+        "mine": 5,
+    }
+    handle = attach_history(reporter, folder, lambda: line, logger)
+    with caplog.at_level("INFO", logger=logger.name):
+        reporter.run([0], max_epochs=2)
+    assert list(folder.read_history()) == [line, line]
+    assert caplog.messages[0].startswith("epoch 1/2")
+    handle.remove()
+
+
+def test_tensorboard_has_every_scalar_at_the_trainer_s_iteration(ran):
+    def watch(session):
+        session.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda engine: session.log("twice", 2.0 * engine.state.iteration),
+        )
+
+    session = ran([watch], tensorboard=True, log_every=2)  # 4 iterations per epoch
+    found = scalars(session.folder)
+    history = list(session.folder.read_history())
+    assert [step for step, _ in found["val/loss"]] == [4, 8]
+    for tag, name in (
+        ("val/loss", "val_loss"),
+        ("val/accuracy", "val_accuracy"),
+        ("val/macro_f1", "val_macro_f1"),
+    ):
+        assert [value for _, value in found[tag]] == pytest.approx(
+            [line[name] for line in history], abs=1e-6
+        )
+    assert [value for _, value in found["train/loss"]] == pytest.approx(
+        [line["train_loss"] for line in history], abs=1e-6
+    )
+    assert {step for step, _ in found["lr/group_0"]} == {2, 4, 6, 8}
+    assert found["step/twice"] == [(step, 2.0 * step) for step in range(1, 9)]
+    assert found["train/twice"] == [(4, 5.0), (8, 13.0)]  # the epochs' means
+    assert [step for step, _ in found["step/step_loss"]] == [2, 4, 6, 8]
+
+
+def test_the_metric_of_a_user_s_is_in_tensorboard_and_in_history(ran):
+    from ignite.metrics import TopKCategoricalAccuracy
+
+    def watch(session):
+        TopKCategoricalAccuracy(3, output_transform=lambda out: (out["y_pred"], out["y"])).attach(
+            session.evaluator, "top3"
+        )
+
+    session = ran([watch], tensorboard=True)
+    values = [line["val_top3"] for line in session.folder.read_history()]
+    assert [value for _, value in scalars(session.folder)["val/top3"]] == pytest.approx(
+        values, abs=1e-6
+    )
+
+
+def test_pictures_are_drawn_as_the_run_goes(ran):
+    drawn = []
+
+    def watch(session):
+        plots = session.folder.plots
+        session.trainer.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda: drawn.append(sorted(p.name for p in plots.iterdir()))
+        )
+
+    session = ran([watch], plots=True)
+    assert drawn == [
+        [],
+        ["confusion_matrix.png", "curves.png"],
+    ]  # ours comes behind the user's handler
+    assert (session.folder.plots / "curves.png").stat().st_size > 1000
+
+
+def test_a_picture_that_fails_is_no_reason_to_end_a_run(reporter, tmp_path, caplog):
+    folder = RunFolder(tmp_path / "absent")
+    attach_plots(reporter, folder, ("a", "b"), Engine(lambda engine, batch: None))
+    logger = logging.getLogger("fer_ignite")
+    logger.propagate = True
+    with caplog.at_level("WARNING", logger="fer_ignite"):
+        assert reporter.run([0], max_epochs=2).epoch == 2
+    assert "pictures of epoch 1 could not be drawn" in caplog.text
+
+
+def test_the_clock_measures_training_and_not_validation(steps, batches):
+    import time
+
+    made = steps()
+    clock = attach_epoch_clock(made.trainer)
+    made.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: time.sleep(0.2))
+    began = time.monotonic()
+    made.trainer.run([batches(4)] * 3, max_epochs=1, epoch_length=3)
+    assert 0 < clock.seconds <= time.monotonic() - began - 0.2
+    assert clock.rate == pytest.approx(12 / clock.seconds)
+
+
+def test_the_rate_counts_the_faces_of_all_processes(steps, batches):
+    made, part = steps(), batches(4, window=8)  # another process has the other half
+    clock = attach_epoch_clock(made.trainer)
+    made.trainer.run([part] * 3, max_epochs=1, epoch_length=3)
+    assert clock.rate == pytest.approx(24 / clock.seconds)
+
+
+def test_the_basic_profiler_prints_times_of_events_and_data(steps, batches, capsys):
+    made = steps()
+    profiler = attach_basic_profiler(made.trainer)
+    made.trainer.run([batches(4)] * 3, max_epochs=2, epoch_length=3)
+    printed = capsys.readouterr().out
+    assert "Time profiling stats" in printed and "ITERATION_COMPLETED" in printed
+    assert profiler.get_results()["processing_stats"]["total"] > 0
+
+
+def test_the_handlers_profiler_prints_a_line_per_handler(steps, batches, capsys):
+    made = steps()
+
+    @made.trainer.on(Events.ITERATION_COMPLETED)
+    def my_own_handler(engine):
+        pass
+
+    attach_handlers_profiler(made.trainer)
+    made.trainer.run([batches(4)] * 3, max_epochs=2, epoch_length=3)
+    printed = capsys.readouterr().out
+    assert "my_own_handler" in printed and "ITERATION_COMPLETED" in printed
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"), [("basic", "Time profiling stats"), ("handlers", "Total")]
+)
+def test_profilers_are_reached_by_a_flag(ran, capsys, profile, said):
+    session = ran(profile=profile)
+    assert said in capsys.readouterr().out
+    assert "profiler" in session.objects
+
+
+def test_the_log_belongs_to_the_main_process_and_is_begun_anew_for_each_run(tmp_path, capsys):
+    folders = [RunFolder(tmp_path / name) for name in "ab"]
+    for folder in folders:
+        folder.create()
+    run_logger(folders[0], rank=0, quiet=False).info("first")
+    run_logger(folders[1], rank=0, quiet=False).info("second")
+    assert "first" in folders[0].log.read_text() and "second" not in folders[0].log.read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d .* second\n", folders[1].log.read_text())
+    assert capsys.readouterr().err == "first\nsecond\n"
+    run_logger(folders[0], rank=1, quiet=False).info("from another process")
+    assert "another" not in capsys.readouterr().err + folders[0].log.read_text()

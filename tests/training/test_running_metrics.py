@@ -1,0 +1,116 @@
+import pytest
+import torch
+from ignite.engine import Events
+
+from fer_ignite.training.running_metrics import Records, attach_records, gather_json
+
+CPU = torch.device("cpu")
+
+
+def recorded(made, *, log_every=2):
+    records = Records(group=None, device=CPU)
+    attach_records(made.trainer, records, log_every=log_every)
+    return records
+
+
+def test_an_epoch_s_sums_are_means_over_its_faces(steps, batches):
+    made = steps(lr=1e-12)  # the network stays as it is, so that every loss can be worked out
+    records = recorded(made)
+    parts = [batches(4, seed=1), batches(4, seed=2), batches(3, seed=3)]
+    made.trainer.run(parts, max_epochs=1, epoch_length=3)
+    records.fold()
+    logits = [made.model(part.images_BCHW) for part in parts]
+    losses = torch.cat(
+        [
+            torch.nn.functional.cross_entropy(y, p.targets_BK, reduction="none")
+            for y, p in zip(logits, parts, strict=True)
+        ]
+    )
+    hits = sum(
+        int((y.argmax(1) == p.targets_BK.argmax(1)).sum())
+        for y, p in zip(logits, parts, strict=True)
+    )
+    assert records.epoch()["train_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert records.epoch()["train_accuracy"] == pytest.approx(hits / 11)
+
+
+def test_folding_in_the_middle_changes_nothing(steps, batches):
+    parts = [batches(4, seed=seed) for seed in range(4)]
+    sums = []
+    for folds in ((), (1, 3)):
+        made = steps()
+        records = recorded(made)
+        made.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(
+                event_filter=lambda engine, count, folds=folds: count in folds
+            ),
+            records.fold,
+        )
+        made.trainer.run(parts, max_epochs=1, epoch_length=4)
+        records.fold()
+        sums.append(records.epoch())
+    assert sums[0] == sums[1]
+
+
+def test_folded_sums_go_on_after_a_restart(steps, batches):
+    parts = [batches(4, seed=seed) for seed in range(4)]
+    made = steps()
+    whole = recorded(made)
+    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), whole.fold)
+    kept = {}
+    made.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: kept.update(whole.state_dict())
+    )
+    second = Records(group=None, device=CPU)
+    made.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=3), lambda: second.load_state_dict(kept)
+    )
+    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(after=2), second.note_batch)
+    made.trainer.run(parts, max_epochs=1, epoch_length=4)
+    whole.fold()
+    second.fold()
+    assert second.epoch() == whole.epoch()
+
+
+@pytest.mark.parametrize(("reduce", "value"), [("mean", 2.0), ("sum", 6.0), ("last", 3.0)])
+def test_logged_values_are_reduced_over_the_epoch_as_asked(reduce, value):
+    records = Records(group=None, device=CPU)
+    for iteration in (1, 2, 3):
+        records.log("x", torch.tensor(float(iteration)), iteration, reduce=reduce)
+    records.fold()
+    assert records.epoch() == {"x": value}
+
+
+def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_not():
+    records, heard = Records(group=None, device=CPU), []
+    records.on_flush.append(lambda values, iteration: heard.append((iteration, values)))
+    records.log("a", 1.0, 5)
+    records.log("b", 2.0, 7, on="epoch")
+    records.log("a", 3.0, 6, bar=True)
+    records.flush()
+    assert heard == [(5, {"a": 1.0}), (6, {"a": 3.0})]
+    assert records.bar == {"a": 3.0}
+    records.flush()
+    assert len(heard) == 2  # nothing twice
+
+
+def test_a_logged_tensor_is_taken_as_it_is_now():
+    records, value = Records(group=None, device=CPU), torch.tensor(1.0)
+    records.log("x", value, 1)
+    value.fill_(9)
+    records.fold()
+    assert records.epoch()["x"] == 1
+
+
+def test_a_new_epoch_begins_at_nothing(steps, batches):
+    made = steps()
+    records = recorded(made)
+    made.trainer.run([batches(4)] * 2, max_epochs=1, epoch_length=2)
+    records.log("x", 1.0, 2)
+    records.fold()
+    records.clear()
+    assert records.epoch() == {}
+
+
+def test_one_process_alone_hears_itself():
+    assert gather_json({"a": [1, None]}, None) == [{"a": [1, None]}]
