@@ -29,7 +29,7 @@ def count_faces(session):
     def count(engine):
         batch = engine.state.batch
         counter.faces += (
-            batch.window_count if batch.closes else 0
+            batch.step_size if batch.is_last_micro else 0
         )  # over all processes: what is kept is what all have in common
 
     @session.trainer.on(Events.EPOCH_COMPLETED)

@@ -20,10 +20,10 @@ import numpy as np
 import webdataset
 from torch.utils.data import Dataset
 
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.sampler import Plan, generator
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.sampler import EpochSampler, generator
 
 PER_SHARD = int(os.environ.get("FACES_PER_SHARD", 10_000))  # 23 MB of 48-px gray faces
 GROUP = 8  # shards that are shuffled together
@@ -72,7 +72,7 @@ def fetch(url):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ByShards(Plan):
+class ByShards(EpochSampler):
     """An order that stays within one group of shards until it is used up."""
 
     per_shard: int = PER_SHARD
@@ -99,13 +99,15 @@ def order_by_shards(plan, epoch):
 def by_shards(session):
     """The handler: the run's plan, with another order."""
     stream = session.train_stream
-    settings = {field.name: getattr(stream.plan, field.name) for field in dataclasses.fields(Plan)}
+    settings = {
+        field.name: getattr(stream.plan, field.name) for field in dataclasses.fields(EpochSampler)
+    }
     stream.plan = ByShards(**settings, per_shard=Shards("train").per_shard)
 
 
 def write(data, folder):
     """Anything that ``--data`` takes as shards: ``train-000000.tar`` and so on, of PER_SHARD faces each, and ``index.npz``."""
-    pack = open_pack(open_or_build(PackSpec(data=data)))
+    pack = open_cache(open_or_build(CacheSpec(data=data)))
     os.makedirs(folder, exist_ok=True)
     index = {"classes": pack.classes, "per_shard": PER_SHARD}
     for split in ("train", "val", "test"):

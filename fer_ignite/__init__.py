@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fer_ignite.api import build_session, train
     from fer_ignite.config import Config
     from fer_ignite.inference.evaluate import compare, evaluate
-    from fer_ignite.inference.loaded_model import load_network
+    from fer_ignite.inference.loaded_model import load_model
     from fer_ignite.inference.predictor import predict
     from fer_ignite.training.events import RunEvents, StepEvents
     from fer_ignite.training.session import Session
@@ -31,7 +31,7 @@ _HOMES = {
     "create_trainer": "fer_ignite.training.trainer",
     "compare": "fer_ignite.inference.evaluate",
     "evaluate": "fer_ignite.inference.evaluate",
-    "load_network": "fer_ignite.inference.loaded_model",
+    "load_model": "fer_ignite.inference.loaded_model",
     "predict": "fer_ignite.inference.predictor",
     "train": "fer_ignite.api",
 }
@@ -47,7 +47,7 @@ __all__ = [
     "create_evaluator",
     "create_trainer",
     "evaluate",
-    "load_network",
+    "load_model",
     "predict",
     "train",
 ]

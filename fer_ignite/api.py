@@ -1,14 +1,14 @@
-"""Python API: `train`, `build_session`, `evaluate`, `compare`, `predict` and `load_network`."""
+"""Python API: `train`, `build_session`, `evaluate`, `compare`, `predict` and `load_model`."""
 
 import weakref
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, error_of
+from fer_ignite.errors import ConfigError, error_for_exit_code
 from fer_ignite.runs.execute import Handlers, launch_training, open_session
-from fer_ignite.runs.prepare import Job, prepare, undo
+from fer_ignite.runs.prepare import RunSpec, prepare, undo
 from fer_ignite.runs.validate import check_callables, require_config
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.session import Session
@@ -17,7 +17,7 @@ __all__ = ["build_session", "train"]
 
 
 # Sessions of this process by their folders, so that a second one can close the first.
-_SESSIONS: dict[Path, tuple[weakref.ref[Session], Job]] = {}
+_SESSIONS: dict[Path, tuple[weakref.ref[Session], RunSpec]] = {}
 
 
 def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) 
     check_callables(handlers)
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
-        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
+        raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
 
 
@@ -61,7 +61,7 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
     if job.finished is not None:
         lock.release()
         raise ConfigError(job.finished)
-    folder = RunFolder(job.folder)
+    folder = RunDir(job.folder)
     resolved = check(job.config)
     run_logger(folder, rank=0, quiet=resolved.quiet)
     try:

@@ -179,7 +179,7 @@ class Config(BaseModel):
     split_seed: int = _setting(
         0, "Seed of the split, apart from --seed.", "Data", structural=True, ge=0, lt=2**63
     )
-    drop_leaks: bool = _setting(
+    drop_train_duplicates: bool = _setting(
         False, "Leave train images out that also occur in val or test.", "Data", structural=True
     )
     exclude: str | None = _setting(
@@ -204,8 +204,8 @@ class Config(BaseModel):
         structural=True,
         ge=0,
     )
-    bad_images: Literal["stop", "skip"] = _setting(
-        "stop", "Unusable images and csv rows: list them and stop, or skip them.", "Data"
+    bad_images: Literal["error", "skip"] = _setting(
+        "error", "Unusable images and csv rows: stop with a list of them, or skip them.", "Data"
     )
     cache: str | None = _setting(
         None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data"
@@ -240,7 +240,7 @@ class Config(BaseModel):
         "Data",
         structural=True,
     )
-    limit_train: int | None = _setting(
+    max_train_samples: int | None = _setting(
         None, "Train on the first N images of a seeded order.", "Data", structural=True, ge=1
     )
     workers: int = _setting(
@@ -285,7 +285,7 @@ class Config(BaseModel):
     scale: float = _setting(
         0.05, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1
     )
-    shift: float = _setting(
+    translate: float = _setting(
         0.05,
         "Shift, uniform in +-.",
         "Augmentation",
@@ -553,8 +553,8 @@ class Config(BaseModel):
     min_delta: float = _setting(
         0.0, "Least gain that counts for --patience and for the schedule plateau.", "Training", ge=0
     )
-    tta: Literal["none", "flip", "ten", "many"] = _setting(
-        "ten",
+    tta: Literal["none", "flip", "shift10", "shift18"] = _setting(
+        "shift10",
         "Views averaged in the final scores of val and test, and by evaluate and predict.",
         "Training",
         structural=True,
@@ -571,7 +571,7 @@ class Config(BaseModel):
     deterministic: bool = _setting(
         False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True
     )
-    time: Seconds | None = _setting(
+    max_time: Seconds | None = _setting(
         None,
         "Stop in good order after this long, e.g. 90s, 15m, 1h30m.",
         "Training",
@@ -616,7 +616,7 @@ class Config(BaseModel):
     save_epochs: int = _setting(1, "Resume point every N epochs.", "Output", unit="epochs", ge=1)
     save_minutes: float = _setting(5.0, "And every N minutes.", "Output", unit="minutes", gt=0)
     save_iterations: int | None = _setting(None, "And every N iterations.", "Output", ge=1)
-    keep: int = _setting(2, "Resume points kept.", "Output", ge=2)
+    keep_checkpoints: int = _setting(2, "Resume points kept.", "Output", ge=2)
     log_every: int = _setting(50, "Iterations between logged steps.", "Output", ge=1)
     tensorboard: bool = _setting(True, "Write TensorBoard files.", "Output")
     track: Annotated[

@@ -12,7 +12,7 @@ __all__ = [
     "FolderInUseError",
     "NonFiniteError",
     "StorageError",
-    "error_of",
+    "error_for_exit_code",
 ]
 
 HELP_PAGE = "docs/howto/errors.md"
@@ -28,7 +28,7 @@ NO_SHARED_MEMORY = (
 )
 
 
-def error_of(exit_code: int) -> "type[FerError]":
+def error_for_exit_code(exit_code: int) -> "type[FerError]":
     """The kind of error that ends the program with this code; the plain one where none does."""
     return next(
         (kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code), FerError

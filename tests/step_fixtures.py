@@ -19,7 +19,9 @@ from fer_ignite.training.trainer import create_trainer
 CPU = torch.device("cpu")
 
 
-def batch_of(count, *, window=None, opens=True, closes=True, seed=0, size=4, num_classes=3):
+def batch_of(
+    count, *, window=None, is_first_micro=True, is_last_micro=True, seed=0, size=4, num_classes=3
+):
     """A batch of random faces, as a stream gives it."""
     random = torch.Generator().manual_seed(seed)
     labels_B = torch.randint(num_classes, (count,), generator=random)
@@ -30,8 +32,8 @@ def batch_of(count, *, window=None, opens=True, closes=True, seed=0, size=4, num
         count,
         count,
         window or count,
-        opens,
-        closes,
+        is_first_micro,
+        is_last_micro,
         np.arange(count),
         labels_B,
     )

@@ -35,7 +35,7 @@ def test_each_variant_is_a_run_judged_on_val_and_is_not_repeated(tmp_path):
     ]
     assert len(summaries) == 2 and not any("test" in summary for summary in summaries)
     assert sorted(100 * summary["val"]["accuracy"] for summary in summaries) == pytest.approx(
-        sorted(row["ten"] for row in rows), abs=0.01
+        sorted(row["shift10"] for row in rows), abs=0.01
     )
     assert ablate(*words, "--only", "no augmentation").stdout == said.stdout
 

@@ -31,7 +31,7 @@ def test_every_setting_has_a_group_a_sentence_and_a_valid_default():
 )
 def test_a_duration_is_read_as_people_write_it(text, seconds):
     assert parse_duration(text) == seconds
-    assert check({"time": text}).time == seconds
+    assert check({"max_time": text}).max_time == seconds
 
 
 @pytest.mark.parametrize("text", ["soon", "1.2.3", "1.2.3s", "²", "1h²m", "."])
@@ -41,8 +41,8 @@ def test_what_is_no_duration_is_left_as_it_came(text):
 
 @pytest.mark.parametrize("text", ["", "soon", "5d", "m", "-5", "1.2.3s", "²", "nan", "inf"])
 def test_what_is_no_duration_is_refused_by_name(text):
-    with pytest.raises(ConfigError, match="--time"):
-        check({"time": text})
+    with pytest.raises(ConfigError, match="--max-time"):
+        check({"max_time": text})
 
 
 def test_lists_may_be_written_with_commas():
@@ -170,7 +170,7 @@ def test_a_dumped_configuration_is_read_back_equal():
             "split": "0.8,0.1,0.1",
             "model_args": {"widths": [8, 8]},
             "handlers": "a:b,c:d",
-            "time": "15m",
+            "max_time": "15m",
         }
     )
     assert check(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config

@@ -22,12 +22,12 @@ from fer_ignite.errors import CheckpointError
 
 __all__ = [
     "MAX_FILE_BYTES",
-    "SealingWriter",
+    "HashingWriter",
     "check_archive",
-    "check_seal",
-    "has_seal",
+    "has_sha256",
     "read_regular_file",
     "refuse",
+    "verify_sha256",
 ]
 
 MAX_FILE_BYTES = 16 << 30
@@ -57,7 +57,7 @@ _GLOBALS = re.compile(
 )
 
 
-class SealingWriter:
+class HashingWriter:
     """A file for ``torch.save`` to write to, that hashes what passes and ends in the seal.
 
     It holds back the archive's last 22 bytes, where the comment's length has to be changed. A failing write is kept and
@@ -143,25 +143,25 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
         )
 
 
-def has_seal(data: bytes) -> bool:
+def has_sha256(data: bytes) -> bool:
     """Whether the file claims to be ours."""
     return data[-_SEAL_BYTES:].startswith(_SEAL)
 
 
-def check_seal(data: bytes, path: str | os.PathLike[str]) -> None:
+def verify_sha256(data: bytes, path: str | os.PathLike[str]) -> None:
     """Refuse a file whose bytes are not those that were written.
 
     Raises:
         CheckpointError: with the digest the file carries and the one its bytes have.
     """
-    if not data.startswith(_ZIP_START) and not has_seal(data):
+    if not data.startswith(_ZIP_START) and not has_sha256(data):
         refuse(path, f"is no checkpoint: {_kind(data)}")
     body, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     got = hashlib.sha256(body).hexdigest()
     if seal != _SEAL + got.encode("ascii"):
         carried = (
             ascii(seal[len(_SEAL) :].decode("latin-1"))[1:-1]
-            if has_seal(data)
+            if has_sha256(data)
             else f"none, it ends in {seal[-8:]!r}"
         )
         hint = "use an earlier checkpoint, or --init-from if it is a torch file from elsewhere"

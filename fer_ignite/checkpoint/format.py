@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from fer_ignite.checkpoint.archive import (
-    SealingWriter,
+    HashingWriter,
     check_archive,
-    check_seal,
-    has_seal,
+    has_sha256,
     read_regular_file,
     refuse,
+    verify_sha256,
 )
 from fer_ignite.checkpoint.atomic_io import shown
-from fer_ignite.checkpoint.plain import as_plain, state_digest, tensor_problem
+from fer_ignite.checkpoint.plain import state_digest, tensor_problem, to_plain
 from fer_ignite.errors import CheckpointError
 
 __all__ = [
@@ -127,12 +127,12 @@ def write_checkpoint(
     """
     content = {
         "format": FORMAT,
-        **{name: as_plain(value, (str(name),)) for name, value in mapping.items()},
+        **{name: to_plain(value, (str(name),)) for name, value in mapping.items()},
     }
     problem = _schema_problem(content)
     if problem:
         raise CheckpointError(f"The checkpoint wasn't written: {problem}.")
-    writer = SealingWriter(file)
+    writer = HashingWriter(file)
     torch.save(content, cast("BinaryIO", writer))
     file.flush()
     reached("mid-write")
@@ -146,10 +146,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, foreign, hostile, or of another format; one line says which.
     """
     data = read_regular_file(path)
-    check_seal(data, path)
+    verify_sha256(data, path)
     content = _open(data, path)
     try:
-        content = {name: as_plain(value, (str(name),)) for name, value in content.items()}
+        content = {name: to_plain(value, (str(name),)) for name, value in content.items()}
     except CheckpointError as error:
         refuse(path, f"can't be used: {str(error).rstrip('.')}")
     problem = _schema_problem(content)
@@ -165,8 +165,8 @@ def load_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: it isn't a mapping in torch's zip format, or holds more than tensors and plain values.
     """
     data = read_regular_file(path)
-    if has_seal(data):
-        check_seal(data, path)
+    if has_sha256(data):
+        verify_sha256(data, path)
     return _open(data, path)
 
 

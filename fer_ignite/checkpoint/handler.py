@@ -19,13 +19,13 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import publish_alias, write_durably
 from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, step_files, write_checkpoint
-from fer_ignite.errors import ConfigError, FerError, error_of
+from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 
 __all__ = [
+    "AtomicSaver",
     "BestCheckpoint",
-    "DurableSaver",
     "PlainState",
-    "ResumePoints",
+    "ResumeCheckpoint",
     "attach_best",
     "attach_resume_points",
 ]
@@ -50,7 +50,7 @@ class PlainState:
         """Nothing to do: whoever resumes reads the value itself."""
 
 
-class DurableSaver(BaseSaveHandler):
+class AtomicSaver(BaseSaveHandler):
     """Writes checkpoints to a folder, durably; ``step-*.pt`` also appears as ``last.pt``.
 
     Args:
@@ -99,7 +99,7 @@ class DurableSaver(BaseSaveHandler):
             raise error
         if text is not None:  # of the same kind on all processes, whichever of them is heard first
             code_there, _, said = text.partition(" ")
-            raise error_of(int(code_there))(said)
+            raise error_for_exit_code(int(code_there))(said)
         self.written += 1
         self._prune(filename, reached)
 
@@ -145,7 +145,7 @@ class _SafeCheckpoint(Checkpoint):
     _saved: list[Any]
 
     def __init__(
-        self, to_save: Mapping[str, Any], saver: DurableSaver, *, trainer: Engine, **arguments: Any
+        self, to_save: Mapping[str, Any], saver: AtomicSaver, *, trainer: Engine, **arguments: Any
     ) -> None:
         if len(to_save) < 2:
             # Ignite writes a single object as its bare state, without its name (checkpoint.py, 481-484).
@@ -175,10 +175,10 @@ class _SafeCheckpoint(Checkpoint):
                 self._saved, saver.pending = record, pending
 
 
-class ResumePoints(_SafeCheckpoint):
+class ResumeCheckpoint(_SafeCheckpoint):
     """The newest ``keep`` resume points, named by iteration."""
 
-    def adopt(self, *, up_to: int) -> None:
+    def add_existing(self, *, up_to: int) -> None:
         """Take over the files that the folder holds already, so that they are pruned like the run's own.
 
         Args:
@@ -204,7 +204,7 @@ class BestCheckpoint(_SafeCheckpoint):
     def __init__(
         self,
         to_save: Mapping[str, Any],
-        saver: DurableSaver,
+        saver: AtomicSaver,
         *,
         trainer: Engine,
         score: Callable[[Engine], float],
@@ -249,11 +249,11 @@ class BestCheckpoint(_SafeCheckpoint):
 def attach_resume_points(
     trainer: Engine,
     to_save: Mapping[str, Any],
-    saver: DurableSaver,
+    saver: AtomicSaver,
     *,
     event: Events | CallableEventWithFilter | EventsList,
     keep: int = 2,
-) -> ResumePoints:
+) -> ResumeCheckpoint:
     """Save ``step-<iteration>.pt`` and ``last.pt`` on an event of the trainer.
 
     Args:
@@ -262,7 +262,7 @@ def attach_resume_points(
     """
     if keep < 2:
         raise ConfigError(f"keep is {keep}; at least 2 resume points are kept.")
-    points = ResumePoints(
+    points = ResumeCheckpoint(
         to_save, saver, trainer=trainer, n_saved=keep, filename_pattern="step-{global_step}.pt"
     )
     trainer.add_event_handler(event, points)
@@ -272,7 +272,7 @@ def attach_resume_points(
 def attach_best(
     evaluator: Engine,
     to_save: Mapping[str, Any],
-    saver: DurableSaver,
+    saver: AtomicSaver,
     *,
     score: Callable[[Engine], float],
     trainer: Engine,

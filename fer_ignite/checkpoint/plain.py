@@ -12,7 +12,7 @@ from torch import Tensor
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
 
-__all__ = ["as_plain", "dotted", "leaves", "state_digest", "tensor_problem"]
+__all__ = ["iter_leaves", "key_path", "state_digest", "tensor_problem", "to_plain"]
 
 _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000
@@ -21,7 +21,7 @@ _PLAIN = (type(None), bool, int, float, str)
 Place = tuple[str, ...]
 
 
-def as_plain(value: Any, place: Place) -> Any:
+def to_plain(value: Any, place: Place) -> Any:
     """The same values in containers of their own, with tensors cut out of larger storages.
 
     Raises:
@@ -35,22 +35,22 @@ def as_plain(value: Any, place: Place) -> Any:
         return _compact(value.detach())
     if type(value) in (list, tuple):
         return type(value)(
-            as_plain(inner, (*place, str(index))) for index, inner in enumerate(value)
+            to_plain(inner, (*place, str(index))) for index, inner in enumerate(value)
         )
     if type(value) in (dict, OrderedDict):
         odd = next((key for key in value if type(key) not in (str, int)), None)
         if odd is not None:
-            raise CheckpointError(f"{dotted(place)} has the key {odd!r}; keys are str or int.")
+            raise CheckpointError(f"{key_path(place)} has the key {odd!r}; keys are str or int.")
         return type(value)(
-            (key, as_plain(inner, (*place, str(key)))) for key, inner in value.items()
+            (key, to_plain(inner, (*place, str(key)))) for key, inner in value.items()
         )
     raise CheckpointError(
-        f"{dotted(place)} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, dict, "
+        f"{key_path(place)} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, dict, "
         "list, tuple, str, int, float, bool and None: convert it in state_dict()."
     )
 
 
-def leaves(value: Any) -> Iterator[tuple[Place, Any]]:
+def iter_leaves(value: Any) -> Iterator[tuple[Place, Any]]:
     """Every value that is no container, with its place.
 
     Raises:
@@ -74,13 +74,15 @@ def leaves(value: Any) -> Iterator[tuple[Place, Any]]:
 
 def tensor_problem(content: Any, *, file_bytes: int) -> str | None:
     """Why a loaded file's tensors can't be trusted with their shapes; None where they can."""
-    for place, leaf in leaves(content):
+    for place, leaf in iter_leaves(content):
         if not isinstance(leaf, Tensor):
             continue
         if leaf.layout is not torch.strided or leaf.device.type != "cpu" or leaf.is_quantized:
-            return f"{dotted(place)} is not an ordinary dense tensor"
+            return f"{key_path(place)} is not an ordinary dense tensor"
         if leaf.numel() * leaf.element_size() > file_bytes:  # a stride of 0 claims any size
-            return f"{dotted(place)} claims the shape {tuple(leaf.shape)}, more than the file holds"
+            return (
+                f"{key_path(place)} claims the shape {tuple(leaf.shape)}, more than the file holds"
+            )
     return None
 
 
@@ -93,7 +95,7 @@ def state_digest(state: Any) -> str:
         64 hex digits: same weights, same digest, wherever they lie and however they were saved.
     """
     hasher = hashlib.sha256()
-    for place, leaf in sorted(leaves(state), key=lambda item: item[0]):
+    for place, leaf in sorted(iter_leaves(state), key=lambda item: item[0]):
         tensor = leaf.detach().cpu().contiguous() if isinstance(leaf, Tensor) else None
         value = repr(leaf) if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
         hasher.update((json.dumps([*place, value]) + "\n").encode("ascii"))
@@ -102,7 +104,7 @@ def state_digest(state: Any) -> str:
     return hasher.hexdigest()
 
 
-def dotted(place: Place) -> str:
+def key_path(place: Place) -> str:
     """A place as people write it: ``optimizer.state.0.step``."""
     return shown(".".join(place)) if place else "The content"
 
@@ -114,7 +116,7 @@ def _children(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
 
 def _check_depth(place: Place) -> None:
     if len(place) > _MAX_DEPTH:
-        raise CheckpointError(f"{dotted(place[:4])}... is nested deeper than {_MAX_DEPTH}.")
+        raise CheckpointError(f"{key_path(place[:4])}... is nested deeper than {_MAX_DEPTH}.")
 
 
 def _compact(tensor: Tensor) -> Tensor:

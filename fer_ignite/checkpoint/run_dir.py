@@ -19,10 +19,10 @@ from fer_ignite.checkpoint.atomic_io import (
     write_text_durably,
 )
 
-__all__ = ["RunFolder", "json_lines"]
+__all__ = ["RunDir", "json_lines"]
 
 
-class RunFolder:
+class RunDir:
     """Paths and formats of one run's files; see the README for what each is."""
 
     def __init__(self, path: str | Path) -> None:
@@ -32,10 +32,10 @@ class RunFolder:
         self.history = self.path / "history.jsonl"
         self.results = self.path / "results.csv"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tb"
+        self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
         self.log = self.path / "log.txt"
-        self.ledger = self.path / "ledger.jsonl"
+        self.test_access = self.path / "test_access.jsonl"
         self.report = self.path / "report.html"
         self.trackers = self.path / "trackers.json"
         self.warnings: list[str] = []
@@ -61,7 +61,7 @@ class RunFolder:
             self.history,
             self.results,
             self.log,
-            self.ledger,
+            self.test_access,
             self.trackers,
         ]
         for folder, pattern in (
@@ -112,7 +112,7 @@ class RunFolder:
             self.history,
             self.results,
             self.log,
-            self.ledger,
+            self.test_access,
             self.report,
             self.trackers,
         ]
@@ -172,7 +172,7 @@ class RunFolder:
             self._history = list(self.read_history())
         return self._history
 
-    def cut_back(self, iteration: int, history: str | None = None) -> None:
+    def truncate_after(self, iteration: int, history: str | None = None) -> None:
         """Drops every line and scalar that was written after ``iteration``, before a run goes on from there.
 
         The summary goes too: it tells of an end that is none any more. Damaged files are rebuilt, or set aside with a warning.
@@ -222,10 +222,10 @@ class RunFolder:
         except OSError:  # missing, a folder, a bad sector
             return b""
 
-    def note_test(self, line: Mapping[str, Any]) -> None:
+    def log_test_access(self, line: Mapping[str, Any]) -> None:
         """One line in the ledger for one look at the test split."""
-        content = self._bytes_of(self.ledger)
-        with storage_errors(self.ledger), self.ledger.open("a", encoding="utf-8") as file:
+        content = self._bytes_of(self.test_access)
+        with storage_errors(self.test_access), self.test_access.open("a", encoding="utf-8") as file:
             file.write(
                 "\n" if content and not content.endswith(b"\n") else ""
             )  # after a line that a crash cut short
@@ -233,11 +233,11 @@ class RunFolder:
 
     def read_ledger(self) -> list[dict[str, Any]]:
         """Every look at the test split; what is no line of it is passed over."""
-        return list(json_lines(self._bytes_of(self.ledger)))
+        return list(json_lines(self._bytes_of(self.test_access)))
 
-    def looks_at_test(self) -> int:
+    def test_evaluations(self) -> int:
         """How often the test split was scored with this run's networks; a damaged line was a look too."""
-        return sum(bool(line.strip()) for line in self._bytes_of(self.ledger).splitlines())
+        return sum(bool(line.strip()) for line in self._bytes_of(self.test_access).splitlines())
 
 
 def json_lines(content: bytes) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ _DATA = (
     help="Judge the labels; the rest takes seconds.",
 )
 @click.option(
-    "--judge",
+    "--label-method",
     type=click.Choice(["own", "cleanlab"]),
     default="own",
     show_default=True,
@@ -75,7 +75,7 @@ _DATA = (
 )
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     default="flip",
     show_default=True,
     help="Views averaged.",
@@ -99,7 +99,7 @@ def command(
     folds: int,
     epochs: int,
     labels: bool,
-    judge: str,
+    label_method: str,
     drop_above: float,
     tta: str,
     device: str,
@@ -128,7 +128,7 @@ def command(
             folds=folds,
             epochs=epochs,
             labels=labels,
-            judge=judge,
+            label_method=label_method,
             drop_above=drop_above,
             tta=tta,
             device=device,

@@ -20,7 +20,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     help="Views averaged.  [default: each run's]",
 )
 @click.option(

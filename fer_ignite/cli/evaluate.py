@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.values import require_writable
-from fer_ignite.errors import error_of
+from fer_ignite.errors import error_for_exit_code
 
 __all__ = ["command"]
 
@@ -25,7 +25,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     help="Views averaged.  [default: the run's]",
 )
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine.  [default: 1]")
@@ -96,13 +96,13 @@ def command(
         start_method=start_method,
     )
     if outcome.exit_code or outcome.result is None:
-        error = error_of(outcome.exit_code)(outcome.message or outcome.status)
+        error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
         error.exit_code = outcome.exit_code or 1
         raise error
     result = outcome.result
     if int(os.environ.get("RANK") or 0) == 0:
         if not options["quiet"] and json_file != "-":
-            click.echo(table_of(result))
+            click.echo(metric_table(result))
         if json_file == "-":
             click.echo(json.dumps(result, indent=2))
         elif json_file:
@@ -115,7 +115,7 @@ def command(
     leave(outcome)
 
 
-def certainty_of(result: dict[str, Any]) -> str:
+def describe_confidence(result: dict[str, Any]) -> str:
     """How sure the accuracy and the probabilities are, in one line."""
     low, high = result["accuracy_interval"]
     calibrated = (
@@ -131,7 +131,7 @@ def certainty_of(result: dict[str, Any]) -> str:
     return text
 
 
-def table_of(result: dict[str, Any]) -> str:
+def metric_table(result: dict[str, Any]) -> str:
     """The result for people: totals, a row per expression, the confusion matrix."""
     names = result["class_names"]
     width = max(len(name) for name in names)
@@ -139,7 +139,7 @@ def table_of(result: dict[str, Any]) -> str:
         f"{result['checkpoint']} on {result['split']} of {result['data']}: {result['n']} faces, tta {result['tta']}",
         f"accuracy {100 * result['accuracy']:.2f} %   UAR {100 * result['uar']:.2f} %   macro F1 "
         f"{100 * result['macro_f1']:.2f} %   weighted F1 {100 * result['weighted_f1']:.2f} %   loss {result['loss']:.4f}",
-        certainty_of(result),
+        describe_confidence(result),
         "",
         f"{'':{width}}  precision  recall      F1  support",
     ]

@@ -33,7 +33,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     help="Views averaged within; ten costs ten times none.  [default: the run's]",
 )
 @click.option(
@@ -69,11 +69,11 @@ def command(checkpoint: str, as_json: bool, **options: Any) -> int:
     if as_json:
         click.echo(json.dumps(result, indent=2))
     elif not options["quiet"]:
-        click.echo(report_of(result))
+        click.echo(describe_export(result))
     return 0
 
 
-def report_of(result: dict[str, Any]) -> str:
+def describe_export(result: dict[str, Any]) -> str:
     """The result for people."""
     check, accuracy = result["check"], result["check"]["accuracy"]
     faces = (

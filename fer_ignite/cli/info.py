@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(path: str | None, as_json: bool) -> int:
     """Versions, devices and networks; or, with PATH, what that checkpoint, pack or run folder holds."""
-    values = installation() if path is None else content_of(Path(path))
+    values = installation() if path is None else describe_path(Path(path))
     click.echo(json.dumps(values, indent=2, default=str) if as_json else "\n".join(_lines(values)))
     return 0
 
@@ -44,18 +44,18 @@ def installation() -> dict[str, Any]:
     }
 
 
-def content_of(path: Path) -> dict[str, Any]:
+def describe_path(path: Path) -> dict[str, Any]:
     """What a checkpoint, a pack or a run folder holds.
 
     Raises:
         ConfigError: it is none of these.
     """
-    from fer_ignite.data.cache.format import is_pack, open_pack
+    from fer_ignite.data.cache.format import is_cache, open_cache
 
     if path.is_file():
         return _checkpoint(path)
-    if path.is_dir() and is_pack(path):
-        return open_pack(path).manifest
+    if path.is_dir() and is_cache(path):
+        return open_cache(path).manifest
     if (path / "config.yaml").exists():
         return _run(path)
     raise ConfigError(f"{path} is no checkpoint, pack or run folder; name one of these.")
@@ -87,16 +87,16 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from fer_ignite.checkpoint.run_dir import RunFolder
+    from fer_ignite.checkpoint.run_dir import RunDir
 
-    folder = RunFolder(path)
+    folder = RunDir(path)
     summary = folder.read_summary() or None
     history = list(folder.read_history())
     return {
         "epochs written": len(history),
         "last epoch": history[-1] if history else None,
         "checkpoints": sorted(file.name for file in folder.checkpoints.glob("*.pt")),
-        "looks at test": folder.looks_at_test(),
+        "looks at test": folder.test_evaluations(),
         "summary": summary,
     }
 

@@ -29,7 +29,7 @@ _DATA = (
     "vflip",
     "rotate",
     "scale",
-    "shift",
+    "translate",
     "shear",
     "brightness",
     "contrast",
@@ -60,18 +60,18 @@ def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags
 
     require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
-    from fer_ignite.data.open import is_user_dataset, pack_of
+    from fer_ignite.data.open import find_cache, is_user_dataset
 
     if is_user_dataset(data):
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
-    path, _ = pack_of(config)
+    path, _ = find_cache(config)
     assert path is not None
-    from fer_ignite.data.cache.format import announced_source, describe, open_pack
-    from fer_ignite.data.cache.manifest import verify_pack
+    from fer_ignite.data.cache.format import announced_source, describe, open_cache
+    from fer_ignite.data.cache.manifest import verify_cache
 
-    pack = open_pack(path)
+    pack = open_cache(path)
     if verify:
-        verify_pack(pack)
+        verify_cache(pack)
         click.echo("every file and every image has its checksum.", err=as_json)
     source = announced_source(pack, data)
     shown = {**pack.manifest, "source": source, "path": str(path)}

@@ -11,7 +11,7 @@ from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fer_ignite.inference.predictor import Recogniser
+    from fer_ignite.inference.predictor import Predictor
 
 __all__ = ["command"]
 
@@ -33,7 +33,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     help="Views averaged.  [default: the run's]",
 )
 @click.option(
@@ -59,19 +59,21 @@ __all__ = ["command"]
     help="Share of a box added on each side.  [default: the detector's]",
 )
 @click.option(
-    "--every",
+    "--frame-stride",
     type=click.IntRange(1),
     metavar="N",
     help="Look at every N-th frame of videos.  [default: 1]",
 )
 @click.option(
-    "--smooth",
+    "--smooth-seconds",
     type=FiniteRange(0),
     metavar="SECONDS",
     help="Smooth over time in videos; 0 = off.  [default: 0.5]",
 )
 @click.option(
-    "--save", metavar="FOLDER", help="Write pictures and videos with the faces marked there."
+    "--save-annotated",
+    metavar="FOLDER",
+    help="Write pictures and videos with the faces marked there.",
 )
 def command(
     words: Sequence[str],
@@ -93,7 +95,7 @@ def command(
     no file at all could be read.
     """
     for name in (name for name, value in of_faces.items() if value is not None and not faces):
-        raise ConfigError(f"--{name} is about finding faces; pass --faces too.")
+        raise ConfigError(f"--{name.replace('_', '-')} is about finding faces; pass --faces too.")
     require_writable("--out", out)
     from fer_ignite.cli.sources import find_files, split_words
 
@@ -102,18 +104,18 @@ def command(
     if not faces:
         from fer_ignite.cli.predict_files import write_predictions
 
-        recogniser = _opened(checkpoint, device=device, model=model, tta=tta)
+        predictor = _opened(checkpoint, device=device, model=model, tta=tta)
         with _target(out) as write:
             return (
                 0
                 if write_predictions(
-                    recogniser, files, write, form=form, topk=topk, batch_size=batch_size
+                    predictor, files, write, form=form, topk=topk, batch_size=batch_size
                 )
                 else 2
             )
-    from fer_ignite.cli.predict_faces import open_sightings, write_sightings
+    from fer_ignite.cli.predict_faces import open_face_rows, write_face_rows
 
-    sightings, topk = open_sightings(
+    face_rows, topk = open_face_rows(
         lambda: _opened(checkpoint, device=device, model=model, tta=tta),
         files,
         topk=topk,
@@ -121,20 +123,20 @@ def command(
         **of_faces,
     )
     with _target(out) as write:
-        return 0 if write_sightings(sightings, write, form=form, topk=topk) else 2
+        return 0 if write_face_rows(face_rows, write, form=form, topk=topk) else 2
 
 
-def _opened(checkpoint: str | None, **options: Any) -> "Recogniser":
-    from fer_ignite.inference.predictor import open_recogniser
+def _opened(checkpoint: str | None, **options: Any) -> "Predictor":
+    from fer_ignite.inference.predictor import open_predictor
     from fer_ignite.weights import shipped_checkpoint
 
-    recogniser = open_recogniser(checkpoint or shipped_checkpoint(), **options)
+    predictor = open_predictor(checkpoint or shipped_checkpoint(), **options)
     if checkpoint is None:
         click.echo(
             f"network     {shipped_checkpoint().name}, which ships with the package; to ask another, name it first",
             err=True,
         )
-    return recogniser
+    return predictor
 
 
 @contextlib.contextmanager

@@ -8,49 +8,56 @@ from typing import Any
 
 import click
 
-from fer_ignite.apps.faces.analyze import Sighting, look_for_faces
-from fer_ignite.apps.faces.annotated_output import Album
+from fer_ignite.apps.faces.analyze import FaceRow, look_for_faces
+from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.apps.faces.detection import open_detector
-from fer_ignite.apps.faces.face_reader import PhotoReader
+from fer_ignite.apps.faces.face_reader import FaceReader
 from fer_ignite.apps.faces.opencv import load_opencv
 from fer_ignite.cli.rows import csv_line
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
-from fer_ignite.inference.predictor import Recogniser
+from fer_ignite.inference.predictor import Predictor
 
-__all__ = ["open_sightings", "write_sightings"]
+__all__ = ["open_face_rows", "write_face_rows"]
 
 _BOX = ("left", "top", "width", "height", "score")
 
 
-def open_sightings(
-    recogniser: Callable[[], Recogniser],
+def open_face_rows(
+    predictor: Callable[[], Predictor],
     files: Iterable[str],
     *,
     topk: int,
     batch_size: int,
     detector: str | None,
     margin: float | None,
-    every: int | None,
-    smooth: float | None,
-    save: str | None,
-) -> tuple[Iterator[Sighting], int]:
+    frame_stride: int | None,
+    smooth_seconds: float | None,
+    save_annotated: str | None,
+) -> tuple[Iterator[FaceRow], int]:
     """The rows, and how many expressions each has; what is missing is told before a network is read.
 
     Raises:
         ConfigError: a library, the detector or the folder can't be used.
     """
     load_opencv()
-    found, album = open_detector(detector or "mtcnn"), None if save is None else Album(save)
-    reader = PhotoReader(recogniser(), found, margin=margin, batch_size=batch_size)
-    rows = look_for_faces(
-        files, reader, every=every or 1, smooth_s=0.5 if smooth is None else smooth, album=album
+    found, annotated_output = (
+        open_detector(detector or "mtcnn"),
+        None if save_annotated is None else AnnotatedOutput(save_annotated),
     )
-    return rows, min(topk, len(reader.recogniser.classes))
+    reader = FaceReader(predictor(), found, margin=margin, batch_size=batch_size)
+    rows = look_for_faces(
+        files,
+        reader,
+        frame_stride=frame_stride or 1,
+        smooth_seconds=0.5 if smooth_seconds is None else smooth_seconds,
+        annotated_output=annotated_output,
+    )
+    return rows, min(topk, len(reader.predictor.classes))
 
 
-def write_sightings(
-    sightings: Iterable[Sighting], write: Callable[[str], Any], *, form: str, topk: int
+def write_face_rows(
+    face_rows: Iterable[FaceRow], write: Callable[[str], Any], *, form: str, topk: int
 ) -> bool:
     """Prints rows as they come; whether any source could be read.
 
@@ -61,7 +68,7 @@ def write_sightings(
     if form == "csv":
         labels = [f"{what}_{i}" for i in range(1, topk + 1) for what in ("label", "p")]
         write(csv_line(["file", "time_s", "track", "face", *_BOX, *labels, "error"]))
-    for sighting in sightings:
+    for sighting in face_rows:
         readable = readable or sighting.error is None
         write(_FORMS[form](sighting, topk))
         if sighting.error is not None and form == "table":
@@ -69,12 +76,12 @@ def write_sightings(
     return readable
 
 
-def _best(sighting: Sighting, topk: int) -> list[tuple[str, float]]:
-    chances = {} if sighting.reading is None else sighting.reading.probabilities
-    return sorted(chances.items(), key=lambda pair: -pair[1])[:topk]
+def _best(sighting: FaceRow, topk: int) -> list[tuple[str, float]]:
+    probabilities = {} if sighting.reading is None else sighting.reading.probabilities
+    return sorted(probabilities.items(), key=lambda pair: -pair[1])[:topk]
 
 
-def _table(sighting: Sighting, topk: int) -> str:
+def _table(sighting: FaceRow, topk: int) -> str:
     name = printable(sighting.file)
     if sighting.reading is None:
         return f"{name}  {'-' if sighting.error else 'no face'}\n"
@@ -88,7 +95,7 @@ def _table(sighting: Sighting, topk: int) -> str:
     return f"{name}  {when}  {where}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
 
 
-def _json_line(sighting: Sighting, topk: int) -> str:
+def _json_line(sighting: FaceRow, topk: int) -> str:
     values: dict[str, Any] = {"file": sighting.file}
     if sighting.time_s is not None:
         values |= {"time_s": round(sighting.time_s, 6), "track": sighting.track}
@@ -103,7 +110,7 @@ def _json_line(sighting: Sighting, topk: int) -> str:
     return json.dumps(values) + "\n"
 
 
-def _csv(sighting: Sighting, topk: int) -> str:
+def _csv(sighting: FaceRow, topk: int) -> str:
     time = "" if sighting.time_s is None else f"{sighting.time_s:.6f}"
     face = "" if sighting.error is not None else str(sighting.face)
     box = [""] * len(_BOX)
@@ -125,7 +132,7 @@ def _csv(sighting: Sighting, topk: int) -> str:
     )
 
 
-_FORMS: dict[str, Callable[[Sighting, int], str]] = {
+_FORMS: dict[str, Callable[[FaceRow, int], str]] = {
     "table": _table,
     "csv": _csv,
     "jsonl": _json_line,

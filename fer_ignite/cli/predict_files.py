@@ -9,13 +9,13 @@ import click
 from fer_ignite.cli.rows import csv_line
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
-from fer_ignite.inference.predictor import Prediction, Recogniser, predict
+from fer_ignite.inference.predictor import Prediction, Predictor, predict
 
 __all__ = ["write_predictions"]
 
 
 def write_predictions(
-    recogniser: Recogniser,
+    predictor: Predictor,
     files: Sequence[str],
     write: Callable[[str], Any],
     *,
@@ -28,7 +28,7 @@ def write_predictions(
     Args:
         topk: expressions per file, at most as many as the network knows.
     """
-    count = min(topk, len(recogniser.classes))
+    count = min(topk, len(predictor.classes))
     readable = False
     if form == "csv":
         write(
@@ -40,7 +40,7 @@ def write_predictions(
                 ]
             )
         )
-    for prediction in predict(recogniser, files, topk=topk, batch_size=batch_size, warn=_warn):
+    for prediction in predict(predictor, files, topk=topk, batch_size=batch_size, warn=_warn):
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":

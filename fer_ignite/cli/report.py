@@ -29,7 +29,7 @@ __all__ = ["command"]
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flip", "ten", "many"]),
+    type=click.Choice(["none", "flip", "shift10", "shift18"]),
     help="Views averaged.  [default: the run's]",
 )
 @click.option(

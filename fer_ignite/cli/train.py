@@ -10,7 +10,7 @@ import yaml
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.values import require_writable
 from fer_ignite.config import check, merged, read_yaml
-from fer_ignite.errors import HELP_PAGE, ConfigError, error_of
+from fer_ignite.errors import HELP_PAGE, ConfigError, error_for_exit_code
 
 __all__ = ["command"]
 
@@ -73,9 +73,9 @@ def command(
 
     if plot_lr:
         require_writable("--plot-lr", plot_lr)
-        from fer_ignite.runs.previews import plot_schedule_of
+        from fer_ignite.runs.previews import plot_lr_schedule
 
-        click.echo(plot_schedule_of(config, plot_lr))
+        click.echo(plot_lr_schedule(config, plot_lr))
         return 0
     if seeds:
         outcome = execute.launch_seeds(config, given=given, seeds=parse_seeds(seeds))
@@ -97,7 +97,7 @@ def command(
         and outcome.result is not None
         and {"seeds", "folds"} & set(outcome.result)
     ):
-        click.echo(table_of_runs(outcome.result), err=True)
+        click.echo(runs_table(outcome.result), err=True)
     if (
         as_json and int(os.environ.get("RANK") or 0) == 0
     ):  # of torchrun's processes one speaks for all
@@ -111,7 +111,9 @@ def command(
 
 
 def _where_to_look(exit_code: int) -> str:
-    return f" (see {HELP_PAGE}#{error_of(exit_code).topic})" if 0 < exit_code < 128 else ""
+    return (
+        f" (see {HELP_PAGE}#{error_for_exit_code(exit_code).topic})" if 0 < exit_code < 128 else ""
+    )
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -129,7 +131,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def table_of_runs(result: dict[str, Any]) -> str:
+def runs_table(result: dict[str, Any]) -> str:
     """Mean and standard deviation over seeds or folds, a line per split."""
     kind = "seeds" if "seeds" in result else "folds"
     lines = [f"{kind} {', '.join(map(str, result[kind]))}: mean +- standard deviation"]

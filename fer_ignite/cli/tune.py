@@ -87,7 +87,7 @@ def command(
         tell=lambda text: click.echo(text, err=True),
     )
     result = outcome.result or {}
-    click.echo(json.dumps(result, indent=2) if as_json else table_of(result))
+    click.echo(json.dumps(result, indent=2) if as_json else trial_table(result))
     return outcome.exit_code
 
 
@@ -103,7 +103,7 @@ def parse_timeout(text: str | None) -> float | None:
     return seconds
 
 
-def table_of(result: dict[str, Any]) -> str:
+def trial_table(result: dict[str, Any]) -> str:
     """The search's outcome in lines."""
     counts = ", ".join(f"{count} {name}" for name, count in result["trials"].items() if count)
     lines = [f"trials      {counts or 'none'}"]

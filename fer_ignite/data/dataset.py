@@ -11,14 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_ignite.data.cache.format import Pack, open_pack
-from fer_ignite.data.exclude_list import read_exclusion
-from fer_ignite.data.fetchers import Feed, LoaderFeed, PackFeed, sample_image, sample_pixels
+from fer_ignite.data.cache.format import DatasetCache, open_cache
+from fer_ignite.data.exclude_list import read_exclude_list
+from fer_ignite.data.fetchers import (
+    CacheFetcher,
+    DataLoaderFetcher,
+    Fetcher,
+    sample_image,
+    sample_pixels,
+)
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError
 
-__all__ = ["Faces", "faces_of_dataset", "faces_of_pack"]
+__all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
 
 SPLITS = ("train", "val", "test")
 _STATISTICS_SAMPLES = 2000
@@ -26,7 +32,7 @@ _GRAY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 @dataclass
-class Faces:
+class FaceDataset:
     """Labelled faces in roles.
 
     Attributes:
@@ -50,23 +56,25 @@ class Faces:
     fingerprint: str
     source: str
     leaks: NDArray[np.bool_] | None = None
-    pack: Pack | None = None
+    pack: DatasetCache | None = None
     fetch: Callable[[int], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     exclude: str | None = None
 
-    def train_indices(self, *, drop_leaks: bool, limit: int | None, seed: int) -> NDArray[np.int64]:
+    def train_indices(
+        self, *, drop_train_duplicates: bool, limit: int | None, seed: int
+    ) -> NDArray[np.int64]:
         """The train split without excluded faces, without leaked ones where asked; the first ``limit`` of a seeded order."""
         indices = self.indices["train"]
-        if drop_leaks and self.leaks is not None:
+        if drop_train_duplicates and self.leaks is not None:
             indices = indices[~self.leaks[indices]]
         if self.exclude is not None and self.pack is not None:
-            indices = np.setdiff1d(indices, read_exclusion(self.exclude).places(self.pack))
+            indices = np.setdiff1d(indices, read_exclude_list(self.exclude).positions(self.pack))
         if limit is not None and limit < len(indices):
             indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
         return indices
 
-    def shortened(self, most: int) -> "Faces":
+    def shortened(self, most: int) -> "FaceDataset":
         """The same with at most ``most`` faces in val and in test."""
         return replace(
             self,
@@ -86,27 +94,29 @@ class Faces:
             return None
         return hashlib.sha256(b"".join(sorted(self._digests(self.pack, split)))).hexdigest()
 
-    def in_train(self, split: str, *, drop_leaks: bool = False) -> NDArray[np.bool_] | None:
+    def in_train(
+        self, split: str, *, drop_train_duplicates: bool = False
+    ) -> NDArray[np.bool_] | None:
         """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes.
 
         Args:
-            drop_leaks: training left out those that do, so that none does.
+            drop_train_duplicates: training left out those that do, so that none does.
         """
         if self.pack is None or split == "train":
             return None
-        if drop_leaks and self.leaks is not None:
+        if drop_train_duplicates and self.leaks is not None:
             return np.zeros(len(self.indices[split]), dtype=bool)
         train = set(self._digests(self.pack, "train"))
         return np.array([digest in train for digest in self._digests(self.pack, split)], dtype=bool)
 
-    def _digests(self, pack: Pack, split: str) -> list[bytes]:
+    def _digests(self, pack: DatasetCache, split: str) -> list[bytes]:
         digests = []
         for start in range(0, len(self.indices[split]), 1024):
             images = pack.read(self.indices[split][start : start + 1024])
             digests += [hashlib.sha256(image.tobytes()).digest() for image in images]
         return digests
 
-    def feed(
+    def fetcher(
         self,
         device: torch.device,
         *,
@@ -115,12 +125,12 @@ class Faces:
         collate_fn: Callable[[Sequence[Any]], Any] | None = None,
         workers: int = 0,
         worker_init: Callable[[int], None] | None = None,
-    ) -> Feed:
+    ) -> Fetcher:
         """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
         if self.pack is not None and transform is None and collate_fn is None:
-            return PackFeed(self.pack, device)
-        fetch = self.fetch if self.fetch is not None else PackedImages(self.pack)
-        return LoaderFeed(
+            return CacheFetcher(self.pack, device)
+        fetch = self.fetch if self.fetch is not None else CachedImages(self.pack)
+        return DataLoaderFetcher(
             fetch,
             seed=seed,
             device=device,
@@ -133,10 +143,10 @@ class Faces:
         )
 
 
-class PackedImages:
+class CachedImages:
     """A pack's faces one by one, as PIL images; what a per-sample transform expects. Pickles as the pack's path."""
 
-    def __init__(self, pack: Pack | None) -> None:
+    def __init__(self, pack: DatasetCache | None) -> None:
         assert pack is not None
         self.pack = pack
 
@@ -147,10 +157,10 @@ class PackedImages:
         return Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
 
 
-def faces_of_pack(path: str | Path) -> Faces:
+def dataset_from_cache(path: str | Path) -> FaceDataset:
     """A pack as the faces of a run."""
-    pack = open_pack(path)
-    return Faces(
+    pack = open_cache(path)
+    return FaceDataset(
         classes=pack.classes,
         targets=Targets(pack.labels, len(pack.classes), pack.soft),
         indices={split: pack.indices(split) for split in SPLITS},
@@ -178,9 +188,9 @@ class _Joined:
         return self.parts[part][index - int(self.starts[part])]
 
 
-def faces_of_dataset(
+def dataset_from_user_class(
     make: Callable[..., Any], *, name: str, val_fraction: float, seed: int
-) -> Faces:
+) -> FaceDataset:
     """A user's data set as the faces of a run.
 
     Args:
@@ -222,7 +232,7 @@ def faces_of_dataset(
     if "val" not in present:
         indices["val"], indices["train"] = _take_share(indices["train"], labels, val_fraction, seed)
     side_px, channels, mean, std = _statistics(fetch, indices["train"], seed)
-    return Faces(
+    return FaceDataset(
         classes,
         Targets(labels, len(classes)),
         indices,

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.csv_files import rows_of
+from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError, DataError
 
-__all__ = ["Exclusion", "formula_safe", "is_same_list", "read_exclusion"]
+__all__ = ["ExcludeList", "formula_safe", "is_same_list", "read_exclude_list"]
 
 _PINNED = re.compile(r"^(?P<path>.+)#(?P<digest>[0-9a-f]{16})$", re.DOTALL)
 _FORMULA = ("=", "+", "-", "@")
@@ -29,7 +29,7 @@ _ANSWERS = {"yes": True, "no": False, "": False}
 
 
 @dataclass(frozen=True)
-class Exclusion:
+class ExcludeList:
     """The ids that a list says to leave out.
 
     Attributes:
@@ -48,11 +48,11 @@ class Exclusion:
         ]
 
     @property
-    def pinned(self) -> str:
+    def with_digest(self) -> str:
         """The setting that means this very list."""
         return f"{self.path}#{self.digest}"
 
-    def places(self, pack: Pack) -> npt.NDArray[np.int64]:
+    def positions(self, pack: DatasetCache) -> npt.NDArray[np.int64]:
         """Where the listed images stand in a pack, in any split.
 
         Raises:
@@ -69,13 +69,13 @@ class Exclusion:
             [index for index, name in enumerate(names) if name in wanted], dtype=np.int64
         )
 
-    def describe(self, pack: Pack) -> str:
+    def describe(self, pack: DatasetCache) -> str:
         """How many train images go, and how many of val and test are listed and stay.
 
         Raises:
-            DataError: see :meth:`places`; or no train image would be left.
+            DataError: see :meth:`positions`; or no train image would be left.
         """
-        counts = np.bincount(pack.splits[self.places(pack)], minlength=len(SPLITS))
+        counts = np.bincount(pack.splits[self.positions(pack)], minlength=len(SPLITS))
         if counts[0] == len(pack.indices("train")):
             raise DataError(
                 f"--exclude: {printable(self.path)} lists all {counts[0]} train images; leave some of them."
@@ -86,7 +86,7 @@ class Exclusion:
         return f"exclude     {printable(self.path)}: {counts[0]} of {len(pack.indices('train'))} train images left out{stay}"
 
 
-def read_exclusion(text: str) -> Exclusion:
+def read_exclude_list(text: str) -> ExcludeList:
     """The list that ``--exclude`` names.
 
     Args:
@@ -99,10 +99,10 @@ def read_exclusion(text: str) -> Exclusion:
     pinned = None if Path(text).exists() else _PINNED.match(text)
     path = pinned["path"] if pinned else text
     try:
-        rows = list(rows_of(Path(path)))
+        rows = list(iter_rows(Path(path)))
     except DataError as error:
         raise ConfigError(f"--exclude: {error}") from None
-    exclusion = Exclusion(path, _ids(printable(path), rows))
+    exclusion = ExcludeList(path, _ids(printable(path), rows))
     if pinned and exclusion.digest != pinned["digest"]:
         raise DataError(
             f"--exclude: {printable(path)} lists other images than the run began with ({exclusion.digest}, was "
@@ -145,7 +145,7 @@ def is_same_list(one: str | None, other: str | None) -> bool:
 
 
 def formula_safe(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula; :func:`read_exclusion` reads it back."""
+    """A cell that no spreadsheet takes for a formula; :func:`read_exclude_list` reads it back."""
     return "'" + cell if cell.startswith(_FORMULA) else cell
 
 

@@ -21,32 +21,32 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.images import fit_image
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import NO_SHARED_MEMORY, DataError, FerError
 
-__all__ = ["Feed", "LoaderFeed", "PackFeed", "Request"]
+__all__ = ["CacheFetcher", "DataLoaderFetcher", "Fetcher", "IndexBatch"]
 
 
 @dataclass(frozen=True)
-class Request:
+class IndexBatch:
     """Places in the data, and the counters that seed each one's per-sample transform: (epoch, window, position)."""
 
     indices_B: NDArray[np.int64]
     epoch: int
-    window: int
+    step: int
     positions_B: NDArray[np.int64]
 
 
-class Feed(Protocol):
+class Fetcher(Protocol):
     """Raw faces for a series of requests: uint8 [B, H, W, C], or float [B, C, H, W] that is taken as it is."""
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+    def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         """One tensor per request, on the feed's device."""
 
 
-class PackFeed:
+class CacheFetcher:
     """Faces out of a pack; the whole pack lies on the device where it fits.
 
     Args:
@@ -55,7 +55,9 @@ class PackFeed:
         resident_bytes: largest pack that is moved to an accelerator whole.
     """
 
-    def __init__(self, pack: Pack, device: torch.device, *, resident_bytes: int = 4 << 30) -> None:
+    def __init__(
+        self, pack: DatasetCache, device: torch.device, *, resident_bytes: int = 4 << 30
+    ) -> None:
         self.pack, self.device = pack, device
         self.resident: Tensor | None = None
         if pack.is_memmap:
@@ -69,7 +71,7 @@ class PackFeed:
             elif pixels_NHWC.nbytes <= resident_bytes:
                 self.resident = pixels_NHWC.to(device)
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+    def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         for request in requests:
             if self.resident is not None:
                 indices_B = torch.from_numpy(request.indices_B)
@@ -124,18 +126,18 @@ def _is_finished(image: Any) -> bool:
 class _Keys:
     """Batches of sample keys for the loader's ``batch_sampler``, endless when the requests are."""
 
-    def __init__(self, requests: Iterable[Request]) -> None:
+    def __init__(self, requests: Iterable[IndexBatch]) -> None:
         self.requests = requests
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
         for request in self.requests:
             yield [
-                (int(index), request.epoch, request.window, int(position))
+                (int(index), request.epoch, request.step, int(position))
                 for index, position in zip(request.indices_B, request.positions_B, strict=True)
             ]
 
 
-class LoaderFeed:
+class DataLoaderFetcher:
     """Faces through a ``torch.utils.data.DataLoader``: a user's data set, or a user's transform per sample.
 
     Args:
@@ -163,7 +165,7 @@ class LoaderFeed:
         self.device, self.workers, self.worker_init = device, workers, worker_init
         self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(side_px, channels)
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[Tensor]:
+    def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         loader: DataLoader[Any] = DataLoader(
             self.samples,
             batch_sampler=_Keys(requests),  # type: ignore[arg-type]
@@ -175,7 +177,7 @@ class LoaderFeed:
                 0
             ),  # else the loader draws its base seed from the global state
         )
-        for images in _told_of_dead_workers(_started(loader)):
+        for images in _report_dead_workers(_started(loader)):
             images = images[0] if isinstance(images, (tuple, list)) else images
             yield images.to(self.device, non_blocking=True)
 
@@ -212,7 +214,7 @@ def _started(loader: DataLoader[Any]) -> Any:
         raise FerError(NO_SHARED_MEMORY) from None
 
 
-def _told_of_dead_workers(batches: Any) -> Iterator[Any]:
+def _report_dead_workers(batches: Any) -> Iterator[Any]:
     """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere, an error of ours by its sentence.
 
     Most often torch names the worker. But a batch that was under way arrives as a broken connection instead.

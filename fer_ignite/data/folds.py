@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.data.cache.decode import measure
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.cache.manifest import numbered
-from fer_ignite.data.dataset import Faces
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.data.splits import joined_units
 from fer_ignite.errors import ConfigError
 
-__all__ = ["deal", "faces_of_fold"]
+__all__ = ["dataset_of_fold", "deal"]
 
 Indices = NDArray[np.int64]
 
 _PIECE = 1024
 
 
-def faces_of_fold(faces: Faces, *, folds: int, fold: int, seed: int) -> Faces:
+def dataset_of_fold(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> FaceDataset:
     """The same faces in other roles: ``fold`` is val, the other folds are train, nothing is test.
 
     Equal images stay in one fold, and so do the data's own groups. A user's data set that isn't packed has neither: its
@@ -90,7 +90,7 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
     return fold_N
 
 
-def _measured(pack: Pack, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
+def _measured(pack: DatasetCache, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
     """int64 [N], equal where the pixels are equal; int64 [N, 2, C] sums and sums of squares."""
     pieces = [
         measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)

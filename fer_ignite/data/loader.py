@@ -19,25 +19,25 @@ from torch import Tensor
 from fer_ignite.data.augment.geometry import to_device
 from fer_ignite.data.augment.mixup import shares
 from fer_ignite.data.augment.pipeline import (
+    AugmentParams,
     AugmentSpec,
-    Draws,
     augment,
-    draw,
     mix,
+    mixup_partners,
     normalise,
-    partners,
-    prepare,
+    resize_center_crop,
+    sample_params,
 )
-from fer_ignite.data.fetchers import Feed, Request
-from fer_ignite.data.sampler import MicroBatch, Plan, generator
+from fer_ignite.data.fetchers import Fetcher, IndexBatch
+from fer_ignite.data.sampler import EpochSampler, MicroBatch, generator
 
-__all__ = ["Batch", "EvalBatch", "EvalStream", "Preparation", "Targets", "TrainStream"]
+__all__ = ["Batch", "EvalBatch", "EvalLoader", "Preprocessing", "Targets", "TrainLoader"]
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """How stored faces become the network's input; travels in every checkpoint.
 
     Args:
@@ -59,7 +59,7 @@ class Preparation:
         """float32 [B, C, image_px, image_px], normalised and not augmented, out of uint8 [B, H, W, C] or float faces."""
         if images.is_floating_point():
             return images
-        images_BCHW = prepare(images, self.image_px, self.resize_px)
+        images_BCHW = resize_center_crop(images, self.image_px, self.resize_px)
         return self.finish(images_BCHW, channels_last=channels_last)
 
     def finish(self, images_BCHW: Tensor, *, channels_last: bool = True) -> Tensor:
@@ -95,9 +95,9 @@ class Batch:
     weights_B: Tensor
     count: int
     micro_count: int
-    window_count: int
-    opens: bool
-    closes: bool
+    step_size: int
+    is_first_micro: bool
+    is_last_micro: bool
     indices_B: Indices
     labels_B: Tensor
 
@@ -138,7 +138,7 @@ class Targets:
 
 
 @dataclass
-class TrainStream:
+class TrainLoader:
     """Endless batches from wherever the engine stands; ``len()`` is an epoch's.
 
     Args:
@@ -147,10 +147,10 @@ class TrainStream:
         batch_transform: a user's (images_BCHW, numpy generator) -> images_BCHW, after augmentation, before mixing.
     """
 
-    feed: Feed
-    plan: Plan
+    fetcher: Fetcher
+    plan: EpochSampler
     targets: Targets
-    preparation: Preparation
+    preprocessing: Preprocessing
     device: torch.device
     spec: AugmentSpec | None = None
     rank: int = 0
@@ -166,7 +166,7 @@ class TrainStream:
         # The loader asks for requests ahead of the batches, so each part waits in a list until its faces come.
         waiting: list[_Part] = []
 
-        def requests() -> Iterator[Request]:
+        def requests() -> Iterator[IndexBatch]:
             iteration = self.iteration()
             while True:
                 part = self._part(self.plan.micro_batch(iteration))
@@ -174,7 +174,7 @@ class TrainStream:
                 yield part.request
                 iteration += 1
 
-        for images in self.feed.batches(requests()):
+        for images in self.fetcher.batches(requests()):
             yield self._batch(waiting.pop(0), images)
 
     def _part(self, micro: MicroBatch) -> "_Part":
@@ -185,16 +185,16 @@ class TrainStream:
         drawn = None
         needed = positions
         if self.spec is not None:
-            drawn = draw(
+            drawn = sample_params(
                 self.spec,
-                generator(self.plan.seed, "augment", micro.epoch, micro.window),
+                generator(self.plan.seed, "augment", micro.epoch, micro.step),
                 len(micro.indices_W),
             )
             if self.spec.mixes:
                 needed = np.concatenate(
-                    [positions, np.setdiff1d(partners(drawn)[positions], positions)]
+                    [positions, np.setdiff1d(mixup_partners(drawn)[positions], positions)]
                 )
-        request = Request(micro.indices_W[needed], micro.epoch, micro.window, needed)
+        request = IndexBatch(micro.indices_W[needed], micro.epoch, micro.step, needed)
         return _Part(micro, positions, count, needed, drawn, request)
 
     def _batch(self, part: "_Part", images: Tensor) -> Batch:
@@ -205,27 +205,28 @@ class TrainStream:
         if images.is_floating_point():
             images_BCHW = images
         elif drawn is None or self.spec is None:
-            images_BCHW = self.preparation.plain(images, channels_last=self.channels_last)
+            images_BCHW = self.preprocessing.plain(images, channels_last=self.channels_last)
         else:
-            preparation = self.preparation
+            preprocessing = self.preprocessing
             images_BCHW = augment(
                 images,
                 drawn.take(part.needed),
                 self.spec,
-                out_px=preparation.image_px,
-                resize_px=preparation.resize_px,
+                out_px=preprocessing.image_px,
+                resize_px=preprocessing.resize_px,
             )
-            images_BCHW = preparation.finish(images_BCHW, channels_last=self.channels_last)
+            images_BCHW = preprocessing.finish(images_BCHW, channels_last=self.channels_last)
         if self.batch_transform is not None:
             draws = generator(
-                self.plan.seed, "batch", micro.epoch, micro.window, micro.start, self.rank
+                self.plan.seed, "batch", micro.epoch, micro.step, micro.start, self.rank
             )
             images_BCHW = self.batch_transform(images_BCHW, draws)
         if drawn is not None and self.spec is not None and self.spec.mixes:
             own = len(part.positions)
             places = {int(position): place for place, position in enumerate(part.needed)}
             others = to_device(
-                np.array([places[int(p)] for p in partners(drawn)[part.positions]]), self.device
+                np.array([places[int(p)] for p in mixup_partners(drawn)[part.positions]]),
+                self.device,
             )
             own_draws = drawn.take(part.positions)
             images_BCHW, targets_BK = mix(
@@ -238,7 +239,7 @@ class TrainStream:
             partner_is_larger_B = (
                 shares(own_draws, (images_BCHW.shape[2], images_BCHW.shape[3])) > 0.5
             )
-            labels_B = np.where(partner_is_larger_B, labels_W[partners(own_draws)], labels_B)
+            labels_B = np.where(partner_is_larger_B, labels_W[mixup_partners(own_draws)], labels_B)
         weights_B = torch.full((len(part.positions),), float(part.count > 0), device=self.device)
         return Batch(
             images_BCHW,
@@ -247,8 +248,8 @@ class TrainStream:
             part.count,
             micro.stop - micro.start,
             len(micro.indices_W),
-            micro.opens,
-            micro.closes,
+            micro.is_first_micro,
+            micro.is_last_micro,
             micro.indices_W[part.positions][: part.count],
             to_device(labels_B, self.device),
         )
@@ -262,22 +263,22 @@ class _Part:
     positions: Indices
     count: int
     needed: Indices
-    drawn: Draws | None
-    request: Request
+    drawn: AugmentParams | None
+    request: IndexBatch
 
 
 @dataclass
-class EvalStream:
+class EvalLoader:
     """Every face of a split once, over all processes.
 
     The split is cut into the same batches for any number of processes, which are dealt out in turn: a face's logits
     do not depend on who computes them. Every process makes the same number of rounds; the last may be empty for some.
     """
 
-    feed: Feed
+    fetcher: Fetcher
     indices_N: Indices
     targets: Targets
-    preparation: Preparation
+    preprocessing: Preprocessing
     device: torch.device
     batch_size: int = 512
     rank: int = 0
@@ -291,8 +292,8 @@ class EvalStream:
     def __iter__(self) -> Iterator[EvalBatch]:
         mine = self._places()
         full = [indices for indices in mine if len(indices)]
-        requests = (Request(indices, 0, 0, np.arange(len(indices))) for indices in full)
-        images = self.feed.batches(requests)
+        requests = (IndexBatch(indices, 0, 0, np.arange(len(indices))) for indices in full)
+        images = self.fetcher.batches(requests)
         for indices in mine:
             yield self._batch(indices, next(images) if len(indices) else None)
 
@@ -304,13 +305,13 @@ class EvalStream:
         if images is None:
             shape = (
                 0,
-                self.preparation.channels,
-                self.preparation.image_px,
-                self.preparation.image_px,
+                self.preprocessing.channels,
+                self.preprocessing.image_px,
+                self.preprocessing.image_px,
             )
             images_BCHW = torch.zeros(shape, device=self.device)
         else:
-            images_BCHW = self.preparation.plain(images, channels_last=self.channels_last)
+            images_BCHW = self.preprocessing.plain(images, channels_last=self.channels_last)
         return EvalBatch(
             images_BCHW,
             self.targets.labels(indices_B, self.device),

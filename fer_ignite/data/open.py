@@ -4,16 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from fer_ignite.config import Config
-from fer_ignite.data.cache.format import announced_source, open_pack
+from fer_ignite.data.cache.format import announced_source, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.dataset import Faces, faces_of_dataset, faces_of_pack
-from fer_ignite.data.exclude_list import read_exclusion
-from fer_ignite.data.folds import faces_of_fold
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_from_user_class
+from fer_ignite.data.exclude_list import read_exclude_list
+from fer_ignite.data.folds import dataset_of_fold
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 
-__all__ = ["is_user_dataset", "open_faces", "pack_of", "pack_spec", "pin_exclusion"]
+__all__ = [
+    "build_cache_spec",
+    "find_cache",
+    "is_user_dataset",
+    "open_dataset",
+    "resolve_exclude_list",
+]
 
 
 def is_user_dataset(data: str) -> bool:
@@ -25,9 +31,9 @@ def is_user_dataset(data: str) -> bool:
     )
 
 
-def pack_spec(config: Config) -> PackSpec:
+def build_cache_spec(config: Config) -> CacheSpec:
     """What the data settings ask the packer for."""
-    return PackSpec(
+    return CacheSpec(
         data=config.data,
         votes=config.votes,
         vote_mode=config.vote_mode,
@@ -42,26 +48,26 @@ def pack_spec(config: Config) -> PackSpec:
     )
 
 
-def pack_of(config: Config) -> tuple[Path | None, str | None]:
+def find_cache(config: Config) -> tuple[Path | None, str | None]:
     """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
     if is_user_dataset(config.data):
         load_object(config.data, setting="--data")
         return None, None
     cache = None if config.cache is None else Path(config.cache)
-    path = open_or_build(pack_spec(config), cache=cache, progress=not config.quiet)
-    return path, open_pack(path).fingerprint
+    path = open_or_build(build_cache_spec(config), cache=cache, progress=not config.quiet)
+    return path, open_cache(path).fingerprint
 
 
-def open_faces(config: Config, pack: str | Path | None) -> Faces:
+def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
     """The faces of a pack, or of the user's data set that ``--data`` names; in the roles of a fold, where one is asked for."""
     if pack is not None:
-        faces = faces_of_pack(pack)
+        faces = dataset_from_cache(pack)
         faces = replace(
-            faces, exclude=config.exclude, source=announced_source(open_pack(pack), config.data)
+            faces, exclude=config.exclude, source=announced_source(open_cache(pack), config.data)
         )
     else:
         make = load_object(config.data, setting="--data")
-        faces = faces_of_dataset(
+        faces = dataset_from_user_class(
             make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed
         )
     if config.folds is None:
@@ -70,10 +76,10 @@ def open_faces(config: Config, pack: str | Path | None) -> Faces:
         raise ConfigError(
             f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
         )
-    return faces_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+    return dataset_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
 
 
-def pin_exclusion(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
+def resolve_exclude_list(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
     """The configuration with the digest of its list of excluded images, and what is to be said about the list.
 
     Raises:
@@ -81,10 +87,10 @@ def pin_exclusion(config: Config, pack: str | Path | None) -> tuple[Config, list
     """
     if config.exclude is None:
         return config, []
-    from fer_ignite.data.cache.format import open_pack
+    from fer_ignite.data.cache.format import open_cache
 
     assert pack is not None  # check_names refuses it otherwise
-    exclusion = read_exclusion(config.exclude)
-    return config.model_copy(update={"exclude": exclusion.pinned}), [
-        exclusion.describe(open_pack(pack))
+    exclusion = read_exclude_list(config.exclude)
+    return config.model_copy(update={"exclude": exclusion.with_digest}), [
+        exclusion.describe(open_cache(pack))
     ]

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["one_ahead", "side_by_side"]
+__all__ = ["prefetch", "prefetch_on_stream"]
 
 Item = TypeVar("Item")
 
 
-def side_by_side(batches: Iterable[Item], device: torch.device) -> Iterable[Item]:
+def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterable[Item]:
     """The same batches; on CUDA each is prepared while the one before it is worked on.
 
     On CPUs the step and the preparation would share the same cores, so nothing is prepared ahead.
@@ -28,7 +28,7 @@ def side_by_side(batches: Iterable[Item], device: torch.device) -> Iterable[Item
         )  # what the batch is made from may just have been written
         return torch.cuda.stream(side)
 
-    def hand_over(batch: Item) -> None:
+    def record_stream(batch: Item) -> None:
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
         for value in vars(batch).values():
@@ -37,7 +37,7 @@ def side_by_side(batches: Iterable[Item], device: torch.device) -> Iterable[Item
                     current
                 )  # else its memory could be given away while the step still reads it
 
-    return _Ahead(batches, aside, hand_over)
+    return _Ahead(batches, aside, record_stream)
 
 
 class _Ahead(Iterable[Item]):
@@ -47,18 +47,18 @@ class _Ahead(Iterable[Item]):
         self,
         batches: Iterable[Item],
         aside: Callable[[], contextlib.AbstractContextManager[Any]],
-        hand_over: Callable[[Item], None],
+        record_stream: Callable[[Item], None],
     ) -> None:
-        self.batches, self.aside, self.hand_over = batches, aside, hand_over
+        self.batches, self.aside, self.record_stream = batches, aside, record_stream
 
     def __iter__(self) -> Iterator[Item]:
-        return one_ahead(iter(self.batches), self.aside, self.hand_over)
+        return prefetch(iter(self.batches), self.aside, self.record_stream)
 
 
-def one_ahead(
+def prefetch(
     batches: Iterator[Item],
     aside: Callable[[], contextlib.AbstractContextManager[Any]],
-    hand_over: Callable[[Item], None],
+    record_stream: Callable[[Item], None],
 ) -> Iterator[Item]:
     """The items in order; the next one is asked for, inside ``aside()``, before the one at hand is given out.
 
@@ -73,6 +73,6 @@ def one_ahead(
     coming = ask()
     while coming:
         (item,) = coming
-        hand_over(item)
+        record_stream(item)
         coming = ask()
         yield item

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MicroBatch", "Plan", "generator", "slice_of"]
+__all__ = ["EpochSampler", "MicroBatch", "generator", "rank_slice"]
 
 Indices = NDArray[np.int64]
 
@@ -41,7 +41,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     )
 
 
-def slice_of(count: int, rank: int, world: int) -> tuple[int, int]:
+def rank_slice(count: int, rank: int, world: int) -> tuple[int, int]:
     """Start and stop of process ``rank``'s share of ``count``: sizes differ by one at most, and may be 0."""
     size, rest = divmod(count, world)
     start = rank * size + min(rank, rest)
@@ -60,21 +60,21 @@ class MicroBatch:
     """
 
     epoch: int
-    window: int
+    step: int
     indices_W: Indices
     start: int
     stop: int
-    opens: bool
-    closes: bool
+    is_first_micro: bool
+    is_last_micro: bool
 
     def positions(self, rank: int, world: int) -> Indices:
         """int64 [B]: the window positions that process ``rank`` of ``world`` takes; may be empty."""
-        first, last = slice_of(self.stop - self.start, rank, world)
+        first, last = rank_slice(self.stop - self.start, rank, world)
         return np.arange(self.start + first, self.start + last)
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochSampler:
     """The order of one split's faces over a whole run.
 
     Args:
@@ -109,7 +109,7 @@ class Plan:
         )
 
     @property
-    def windows_per_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch, a short last one included."""
         return -(-self.faces_per_epoch // self.batch_size)
 
@@ -130,12 +130,18 @@ class Plan:
         start = part * self.micro_size
         stop = min(start + self.micro_size, len(indices_W))
         return MicroBatch(
-            epoch, window, indices_W, start, stop, opens=part == 0, closes=stop == len(indices_W)
+            epoch,
+            window,
+            indices_W,
+            start,
+            stop,
+            is_first_micro=part == 0,
+            is_last_micro=stop == len(indices_W),
         )
 
 
 @lru_cache(maxsize=4)
-def _order(plan: Plan, epoch: int) -> Indices:
+def _order(plan: EpochSampler, epoch: int) -> Indices:
     draw = generator(plan.seed, "order", epoch)
     if plan.sampler == "shuffle":
         return draw.permutation(plan.indices_N)[: plan.faces_per_epoch]

@@ -10,7 +10,13 @@ import numpy.typing as npt
 from fer_ignite.data.samples import SPLITS, UNDECIDED
 from fer_ignite.errors import DataError
 
-__all__ = ["DEFAULT_SPLIT", "assign_splits", "decide_roles", "joined_units", "report_duplicates"]
+__all__ = [
+    "DEFAULT_SPLIT",
+    "assign_splits",
+    "assign_val_split",
+    "joined_units",
+    "report_duplicates",
+]
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
 _PURPOSE = 0x726F6C6573  # "roles": the second half of the generator's key
@@ -68,7 +74,7 @@ def _cuts(sizes_U: Labels, shares: tuple[float, float, float]) -> tuple[int, int
     return val_end, max(test_start, val_end)
 
 
-def decide_roles(
+def assign_val_split(
     labels_N: Labels,
     splits_N: Splits,
     units_N: Labels,

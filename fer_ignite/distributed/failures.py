@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fer_ignite.distributed.outcome import Outcome, Record, is_lost_peer, root_cause
+from fer_ignite.distributed.outcome import EndRecord, Outcome, is_lost_peer, root_cause
 
 __all__ = ["Ending", "describe_exit", "verdict"]
 
@@ -27,7 +27,7 @@ class Ending:
 
 def verdict(
     endings: Mapping[int, Ending],
-    records: Mapping[int, Record],
+    records: Mapping[int, EndRecord],
     *,
     signals: Sequence[int],
     timeout_s: float,
@@ -58,7 +58,7 @@ def verdict(
         return Outcome(128 + signals[0], "interrupted", "Stopped at once by a second signal.")
     known = [record for record in failures if not record.lost_peer]
     if known:
-        return _blamed(known, failures)
+        return _root_cause(known, failures)
     if signals and (silent or failures):
         text = (
             f"Rank {silent[0]} didn't stop in time and was killed; the last checkpoint stands."
@@ -74,7 +74,7 @@ def verdict(
         )
         return Outcome(1, "failed", f"Rank {silent[0]} failed: it stopped answering, {waited}.")
     if failures:
-        return _blamed(failures, failures)
+        return _root_cause(failures, failures)
     return _agreed(records)
 
 
@@ -90,15 +90,15 @@ def describe_exit(exitcode: int) -> str:
     return f"it was killed by {name}{hint}"
 
 
-def _death(rank: int, ending: Ending, start_error: str | None, *, after_signal: bool) -> Record:
+def _death(rank: int, ending: Ending, start_error: str | None, *, after_signal: bool) -> EndRecord:
     said = start_error if ending.exitcode == 1 else None
     # After a signal that was passed on, a death is its consequence.
     consequence = after_signal or (said is not None and is_lost_peer(said))
     outcome = Outcome(1, "failed", said or describe_exit(ending.exitcode))
-    return Record(rank, outcome, ok=False, lost_peer=consequence, monotonic_s=ending.seen_s)
+    return EndRecord(rank, outcome, ok=False, lost_peer=consequence, monotonic_s=ending.seen_s)
 
 
-def _blamed(candidates: Sequence[Record], failures: Sequence[Record]) -> Outcome:
+def _root_cause(candidates: Sequence[EndRecord], failures: Sequence[EndRecord]) -> Outcome:
     cause = root_cause(candidates)
     outcome = cause.outcome
     if outcome.status == "interrupted":
@@ -110,7 +110,7 @@ def _blamed(candidates: Sequence[Record], failures: Sequence[Record]) -> Outcome
     return replace(outcome, message=f"Rank {cause.rank} failed: {outcome.message}")
 
 
-def _agreed(records: Mapping[int, Record]) -> Outcome:
+def _agreed(records: Mapping[int, EndRecord]) -> Outcome:
     if not records:
         return Outcome(1, "failed", "No process got as far as starting its work.")
     outcomes = [records[rank].outcome for rank in sorted(records)]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fer_ignite.distributed.machine import this_machine, use_machine
-from fer_ignite.distributed.outcome import Outcome, Record
-from fer_ignite.distributed.resolve import LaunchSpec, Plan, make_plan
+from fer_ignite.distributed.outcome import EndRecord, Outcome
+from fer_ignite.distributed.resolve import LaunchPlan, LaunchSpec, make_plan
 from fer_ignite.distributed.torchrun import mark_final, run_joined
-from fer_ignite.distributed.worker import end_at_once, run_function
+from fer_ignite.distributed.worker import hard_exit, run_function
 
 __all__ = ["launch", "leave"]
 
@@ -49,18 +49,20 @@ def leave(outcome: Outcome) -> NoReturn:
         mark_final(outcome)
     distributed = sys.modules.get("torch.distributed")
     if "RANK" in os.environ or (distributed is not None and distributed.is_initialized()):
-        end_at_once(outcome.exit_code)
+        hard_exit(outcome.exit_code)
     sys.exit(outcome.exit_code)
 
 
-def _run_single(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
+def _run_single(
+    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]
+) -> Outcome:
     from ignite.distributed.launcher import Parallel
 
     from fer_ignite.distributed.spawn import quiet_parallel
 
     os.environ.update(plan.environment)
     use_machine(plan.threads)
-    records: list[Record] = []
+    records: list[EndRecord] = []
     with quiet_parallel(), Parallel(backend=None) as parallel:
         parallel.run(_note, function, args, records)
     record = records[0]
@@ -70,6 +72,9 @@ def _run_single(plan: Plan, function: Callable[..., object], args: tuple[Any, ..
 
 
 def _note(
-    local_rank: int, function: Callable[..., object], args: tuple[Any, ...], records: list[Record]
+    local_rank: int,
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    records: list[EndRecord],
 ) -> None:
     records.append(run_function(function, local_rank, args, rank=0))

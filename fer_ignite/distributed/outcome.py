@@ -16,12 +16,12 @@ from fer_ignite.errors import NO_SHARED_MEMORY, FerError
 
 __all__ = [
     "FINAL_CODES",
+    "EndRecord",
     "Outcome",
-    "Record",
     "as_outcome",
     "is_lost_peer",
+    "read_end_record",
     "read_records",
-    "record_of",
     "root_cause",
     "write_json",
     "write_record",
@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Record:
+class EndRecord:
     """One process's outcome with what is needed to tell cause from consequence.
 
     Args:
@@ -89,34 +89,34 @@ def as_outcome(value: object) -> Outcome:
     return Outcome(**{name: getattr(value, name) for name in names if hasattr(value, name)})
 
 
-def record_of(error: BaseException, *, rank: int) -> Record:
+def read_end_record(error: BaseException, *, rank: int) -> EndRecord:
     """What an exception that left the worker function says about the run."""
     if isinstance(error, FerError):
-        return Record(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
+        return EndRecord(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
     if isinstance(error, KeyboardInterrupt):
         signum = getattr(error, "signum", 2)
         name = signal.Signals(signum).name
-        return Record(
+        return EndRecord(
             rank, Outcome(128 + signum, "interrupted", f"Interrupted by {name}."), ok=False
         )
     if isinstance(error, SystemExit):
         text = f"the code called sys.exit({error.code!r}) in the middle of the run"
-        return Record(rank, Outcome(1, "failed", text), ok=False)
+        return EndRecord(rank, Outcome(1, "failed", text), ok=False)
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         if any(
             words in str(error)
             for words in ("shared memory", "Bus error", "unable to write to file </torch")
         ):
-            return Record(rank, Outcome(1, "failed", NO_SHARED_MEMORY), ok=False)
+            return EndRecord(rank, Outcome(1, "failed", NO_SHARED_MEMORY), ok=False)
         # Here, where everything ends: torch raises it from a signal handler, anywhere, and again for every other worker.
         text = (
             f"{str(error).strip().splitlines()[0].rstrip('.')}: a loading process died, most often because memory ran out; "
             "try fewer --workers or a smaller --batch-size."
         )
-        return Record(rank, Outcome(1, "failed", text), ok=False)
+        return EndRecord(rank, Outcome(1, "failed", text), ok=False)
     text = "".join(traceback.format_exception_only(error)).strip()
     trace = "".join(traceback.format_exception(error))
-    return Record(
+    return EndRecord(
         rank,
         Outcome(1, "failed", text),
         ok=False,
@@ -125,7 +125,7 @@ def record_of(error: BaseException, *, rank: int) -> Record:
     )
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: EndRecord) -> None:
     """Publish a record as ``outcome-<rank>.json``; a reader sees all of it or nothing."""
     write_json(folder / f"outcome-{record.rank}.json", asdict(record))
 
@@ -137,17 +137,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def read_records(folder: Path) -> dict[int, Record]:
+def read_records(folder: Path) -> dict[int, EndRecord]:
     """All records published in ``folder``, by rank."""
-    records: dict[int, Record] = {}
+    records: dict[int, EndRecord] = {}
     for path in folder.glob("outcome-*.json"):
         value = json.loads(path.read_text(encoding="utf-8"))
         value["outcome"] = Outcome(**value["outcome"])
-        records[value["rank"]] = Record(**value)
+        records[value["rank"]] = EndRecord(**value)
     return records
 
 
-def root_cause(records: Sequence[Record]) -> Record:
+def root_cause(records: Sequence[EndRecord]) -> EndRecord:
     """The first failure; one that only says that another process was lost comes after all others."""
     failures = [record for record in records if not record.ok]
     return min(failures, key=lambda record: (record.lost_peer, record.monotonic_s))

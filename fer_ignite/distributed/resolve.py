@@ -13,9 +13,9 @@ from typing import Literal
 from fer_ignite.errors import ConfigError
 
 __all__ = [
+    "LaunchPlan",
     "LaunchSpec",
     "Machine",
-    "Plan",
     "choose_device",
     "first_host",
     "foreign_variables",
@@ -66,7 +66,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What will be started here.
 
     Args:
@@ -102,7 +102,7 @@ class Plan:
         return variables
 
 
-def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) -> Plan:
+def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) -> LaunchPlan:
     """Decide what to start.
 
     Raises:
@@ -111,7 +111,7 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) ->
     _check_numbers(spec)
     cuda_devices = _visible_cuda_devices(spec, machine)
     device = choose_device(spec.device, cuda_devices=cuda_devices, has_mps=machine.has_mps)
-    plan = Plan(
+    plan = LaunchPlan(
         mode="single",
         device=device,
         nproc=1,

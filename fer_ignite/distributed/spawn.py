@@ -25,7 +25,7 @@ from typing import Any
 
 from fer_ignite.distributed.failures import Ending, verdict
 from fer_ignite.distributed.outcome import Outcome, read_records
-from fer_ignite.distributed.resolve import Plan, foreign_variables
+from fer_ignite.distributed.resolve import LaunchPlan, foreign_variables
 from fer_ignite.distributed.signals import stop_signals
 from fer_ignite.distributed.worker import ChildSetup, child_main
 from fer_ignite.errors import ConfigError
@@ -39,13 +39,15 @@ _TERM_LIMIT_S = 3.0  # then SIGKILL
 _LOOK_S = 0.2
 
 
-def run_spawned(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
+def run_spawned(
+    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]
+) -> Outcome:
     """Run ``function`` in ``plan.nproc`` children through ``ignite.distributed.Parallel`` and tell how it ended."""
     _check_start(plan, function, args)
     with _private_folder() as folder:
-        family = Family(limit_s=_SAVE_LIMIT_S)
+        family = ProcessGroupSupervisor(limit_s=_SAVE_LIMIT_S)
         with family.listening():
-            family.adopt(_start_children(plan, function, args, folder), expected=plan.nproc)
+            family.add(_start_children(plan, function, args, folder), expected=plan.nproc)
             endings = family.watch()
         first_rank = plan.spec.node_rank * plan.nproc
         return verdict(
@@ -58,7 +60,7 @@ def run_spawned(plan: Plan, function: Callable[..., object], args: tuple[Any, ..
 
 
 @dataclass
-class Family:
+class ProcessGroupSupervisor:
     """The children of one launch."""
 
     limit_s: float
@@ -69,7 +71,7 @@ class Family:
     termed: bool = False
     killed: set[BaseProcess] = field(default_factory=set)
 
-    def adopt(self, children: list[BaseProcess], *, expected: int) -> None:
+    def add(self, children: list[BaseProcess], *, expected: int) -> None:
         """Take responsibility for freshly started children; a signal that came before reaches them now."""
         self.children = children
         if len(children) < expected:  # one has ended already, and multiprocessing has forgotten it
@@ -137,7 +139,7 @@ class Family:
 
 
 def _start_children(
-    plan: Plan, function: Callable[..., object], args: tuple[Any, ...], folder: Path
+    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...], folder: Path
 ) -> list[BaseProcess]:
     from ignite.distributed.launcher import Parallel
 
@@ -189,7 +191,7 @@ def _start_fork_server() -> None:
     forkserver.ensure_running()
 
 
-def _child_setup(plan: Plan, folder: Path) -> ChildSetup:
+def _child_setup(plan: LaunchPlan, folder: Path) -> ChildSetup:
     environment = dict(plan.environment)
     if plan.spec.nnodes == 1:
         # Nothing of a run on one node listens where the network can reach it.
@@ -207,7 +209,7 @@ def _child_setup(plan: Plan, folder: Path) -> ChildSetup:
     )
 
 
-def _check_start(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+def _check_start(plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]) -> None:
     if plan.spec.start_method == "fork":
         import torch
 

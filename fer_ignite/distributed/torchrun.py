@@ -21,13 +21,13 @@ from typing import Any
 from fer_ignite.distributed.machine import use_machine
 from fer_ignite.distributed.outcome import (
     FINAL_CODES,
+    EndRecord,
     Outcome,
-    Record,
     read_records,
     write_json,
     write_record,
 )
-from fer_ignite.distributed.resolve import Plan, slurm_as_torchrun
+from fer_ignite.distributed.resolve import LaunchPlan, slurm_as_torchrun
 from fer_ignite.distributed.signals import die_with_parent
 from fer_ignite.distributed.worker import run_function
 
@@ -77,7 +77,7 @@ def mark_final(outcome: Outcome, environ: Mapping[str, str] = os.environ) -> Non
             write_json(marker, {**asdict(outcome), "attempt": restart_count(environ)})
 
 
-def run_joined(plan: Plan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
+def run_joined(plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
     """Run ``function`` as one process of a group that another launcher has started."""
     previous = previous_final_outcome()
     if previous is not None:
@@ -98,13 +98,13 @@ def run_joined(plan: Plan, function: Callable[..., object], args: tuple[Any, ...
 
 
 def _run_in_group(
-    plan: Plan,
+    plan: LaunchPlan,
     function: Callable[..., object],
     args: tuple[Any, ...],
     *,
     rank: int,
     local_rank: int,
-) -> Record:
+) -> EndRecord:
     import ignite.distributed as idist
     import torch
     import torch.distributed as dist
@@ -141,7 +141,7 @@ def _keep(
 _joins = itertools.count()
 
 
-def _init_group(plan: Plan) -> None:
+def _init_group(plan: LaunchPlan) -> None:
     """Join the group with our own timeout, which Parallel doesn't pass on here, and with keys of this attempt only.
 
     Source: torchrun's agent keeps one store for all attempts (pytorch#135712), so a restarted group would find the dead
@@ -161,7 +161,7 @@ def _init_group(plan: Plan) -> None:
     )
 
 
-def _prepare_environment(plan: Plan) -> None:
+def _prepare_environment(plan: LaunchPlan) -> None:
     if "RANK" not in os.environ:
         os.environ.update(slurm_as_torchrun(os.environ))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
@@ -173,7 +173,7 @@ def _prepare_environment(plan: Plan) -> None:
             os.environ.setdefault(name, loopback)
 
 
-def _fail(record: Record, folder: Path, *, timeout_s: float) -> Outcome:
+def _fail(record: EndRecord, folder: Path, *, timeout_s: float) -> Outcome:
     """Report a failure to torchrun: the cause at once, a consequence after its cause, and end processes that hang."""
     first = not _failed_before(record.rank, folder)
     hanging: dict[int, int] = {}
@@ -197,7 +197,7 @@ def _fail(record: Record, folder: Path, *, timeout_s: float) -> Outcome:
     return outcome
 
 
-def _told(record: Record) -> Outcome:
+def _told(record: EndRecord) -> Outcome:
     if record.trace and not record.lost_peer:
         sys.stderr.write(record.trace)
     if record.outcome.exit_code != 1:

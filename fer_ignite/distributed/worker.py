@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fer_ignite.distributed.machine import use_machine
-from fer_ignite.distributed.outcome import Record, as_outcome, record_of, write_record
+from fer_ignite.distributed.outcome import EndRecord, as_outcome, read_end_record, write_record
 from fer_ignite.distributed.signals import die_with_parent, raise_on_sigterm
 
-__all__ = ["ChildSetup", "child_main", "end_at_once", "run_function"]
+__all__ = ["ChildSetup", "child_main", "hard_exit", "run_function"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def child_main(
     write_record(Path(setup.folder), record)
     if not record.ok:
         # Not by returning: leaving the group in order can wait for ever for processes that are gone.
-        end_at_once(record.outcome.exit_code)
+        hard_exit(record.outcome.exit_code)
 
 
 def run_function(
     function: Callable[..., object], local_rank: int, args: tuple[Any, ...], *, rank: int
-) -> Record:
+) -> EndRecord:
     """Call ``function(local_rank, *args)`` and wait for the other processes; whatever happens becomes a record."""
     from fer_ignite.distributed.collectives import wait_for_all
 
@@ -83,8 +83,8 @@ def run_function(
             wait_for_all()
     except BaseException as error:
         forget_loading_processes()
-        return record_of(error, rank=rank)
-    return Record(rank, outcome, ok=True)
+        return read_end_record(error, rank=rank)
+    return EndRecord(rank, outcome, ok=True)
 
 
 def forget_loading_processes() -> None:
@@ -93,7 +93,7 @@ def forget_loading_processes() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def end_at_once(code: int) -> NoReturn:
+def hard_exit(code: int) -> NoReturn:
     """Leave without waiting for anybody, but with everything said, and with no data-loading worker left."""
     for child in multiprocessing.active_children():
         child.terminate()

@@ -16,16 +16,27 @@ from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
 from fer_ignite.data.classes import map_classes
-from fer_ignite.data.dataset import Faces
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.images import require_path
-from fer_ignite.data.loader import EvalStream, Targets
-from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.loader import EvalLoader, Targets
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, launch, reset_signals
 from fer_ignite.distributed.collectives import cpu_group
-from fer_ignite.errors import NONFINITE_OUTPUTS, ConfigError, DataError, NonFiniteError, error_of
+from fer_ignite.errors import (
+    NONFINITE_OUTPUTS,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    error_for_exit_code,
+)
 from fer_ignite.imports import is_object_name, load_object
-from fer_ignite.inference.loaded_model import Network, code_again, load_network, run_folder_of
-from fer_ignite.inference.scoring import report_of, score_split
+from fer_ignite.inference.loaded_model import (
+    LoadedModel,
+    find_run_dir,
+    load_model,
+    required_user_code,
+)
+from fer_ignite.inference.scoring import score_report, score_split
 from fer_ignite.metrics.intervals import mcnemar, paired_interval
 from fer_ignite.training.components import loss_terms
 from fer_ignite.training.losses import build_loss
@@ -33,8 +44,8 @@ from fer_ignite.training.losses import build_loss
 __all__ = [
     "EvaluateRequest",
     "compare",
+    "correct_predictions",
     "evaluate",
-    "hits_of",
     "launch_evaluation",
     "paired_difference",
     "same_faces",
@@ -73,7 +84,7 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
         ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the faces' places in it), ``checkpoint``,
-        ``images_per_second``, ``looks_at_test`` where the run's ledger is at hand; asked ``with_faces``, ``faces``: lists
+        ``images_per_second``, ``test_evaluations`` where the run's ledger is at hand; asked ``with_faces``, ``faces``: lists
         ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
@@ -81,7 +92,7 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
     require_path("evaluate", checkpoint)
     outcome = launch_evaluation(EvaluateRequest(str(checkpoint), **options), nproc=nproc)
     if outcome.exit_code:
-        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
+        raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
 
 
@@ -110,7 +121,7 @@ def compare(
             **{
                 **options,
                 **{
-                    name: code_again(saved, name, options.get(name))
+                    name: required_user_code(saved, name, options.get(name))
                     for name in ("model", "collate_fn")
                 },
             },
@@ -125,7 +136,9 @@ def compare(
             f"{first} and {second} read {shared} differently (other splits, folds, labels, classes or sizes), so their faces "
             "can't be paired; compare checkpoints of runs with the same data settings."
         )
-    differing = paired_difference(hits_of(a.pop("faces")), hits_of(b.pop("faces")))
+    differing = paired_difference(
+        correct_predictions(a.pop("faces")), correct_predictions(b.pop("faces"))
+    )
     return {"n": a["n"], "split": a["split"], "data": a["data"], **differing, "a": a, "b": b}
 
 
@@ -150,7 +163,7 @@ def paired_difference(hits_a_N: NDArray[np.bool_], hits_b_N: NDArray[np.bool_]) 
     }
 
 
-def hits_of(faces: Mapping[str, Any]) -> NDArray[np.bool_]:
+def correct_predictions(faces: Mapping[str, Any]) -> NDArray[np.bool_]:
     """bool [N]: which faces were recognised, out of what ``evaluate(..., with_faces=True)`` tells."""
     hits_N: NDArray[np.bool_] = np.array(faces["logits"]).argmax(axis=1) == np.array(
         faces["labels"]
@@ -169,7 +182,7 @@ def launch_evaluation(
     _check_request(request, nproc)
     checkpoint = load_checkpoint(request.checkpoint)
     config = evaluation_config(request, checkpoint)
-    pack, fingerprint = pack_of(config)
+    pack, fingerprint = find_cache(config)
     if (
         request.data is None
         and request.votes is None
@@ -186,7 +199,7 @@ def launch_evaluation(
         start_method=start_method,
     )
     outcome = launch(_evaluate_in_process, request, None if pack is None else str(pack), spec=spec)
-    folder = run_folder_of(request.checkpoint)
+    folder = find_run_dir(request.checkpoint)
     if (
         outcome.exit_code == 0
         and outcome.result is not None
@@ -199,9 +212,9 @@ def launch_evaluation(
             return outcome
         kept = ("n", "loss", "accuracy", "uar", "macro_f1", "tta", "data")
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "evaluate", "split": "test"}
-        folder.note_test({**line, **{name: outcome.result[name] for name in kept}})
+        folder.log_test_access({**line, **{name: outcome.result[name] for name in kept}})
         outcome = replace(
-            outcome, result={**outcome.result, "looks_at_test": folder.looks_at_test()}
+            outcome, result={**outcome.result, "looks_at_test": folder.test_evaluations()}
         )
     return outcome
 
@@ -252,7 +265,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
                 "folds": None,
                 "fold": None,
                 "split": None,
-                "drop_leaks": False,
+                "drop_train_duplicates": False,
             }
     elif is_object_name(str(saved.get("data", ""))) and not str(saved["data"]).startswith(
         ("demo:", "kaggle:")
@@ -275,7 +288,7 @@ def _evaluate_in_process(
     local_rank: int, request: EvaluateRequest, pack: str | None
 ) -> dict[str, Any]:
     device: Any = idist.device() if idist.get_world_size() > 1 else request.device
-    network = load_network(
+    network = load_model(
         request.checkpoint,
         device=device,
         model=request.model,
@@ -283,7 +296,7 @@ def _evaluate_in_process(
         collated=True,
     )
     config = evaluation_config(request, network.checkpoint)
-    faces = open_faces(config, pack)
+    faces = open_dataset(config, pack)
     _refuse_misfits(network, faces, request)
     scored = score_split(
         network.model,
@@ -297,7 +310,7 @@ def _evaluate_in_process(
     )
     if not scored.finite:
         raise NonFiniteError(f"{request.checkpoint} on {request.split}: {NONFINITE_OUTPUTS}")
-    in_train_N = faces.in_train(request.split, drop_leaks=config.drop_leaks)
+    in_train_N = faces.in_train(request.split, drop_train_duplicates=config.drop_train_duplicates)
     temperature = network.temperature if network.calibrated else None
     columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
@@ -306,7 +319,7 @@ def _evaluate_in_process(
             if request.with_faces
             else {}
         ),
-        **report_of(scored, network.classes, temperature=temperature, in_train_N=in_train_N),
+        **score_report(scored, network.classes, temperature=temperature, in_train_N=in_train_N),
         "split": request.split,
         "data": faces.source,
         "fingerprint": faces.fingerprint,
@@ -317,24 +330,26 @@ def _evaluate_in_process(
     }
 
 
-def _stream(network: Network, faces: Faces, request: EvaluateRequest, config: Config) -> EvalStream:
+def _stream(
+    network: LoadedModel, faces: FaceDataset, request: EvaluateRequest, config: Config
+) -> EvalLoader:
     collate_fn = (
         None
         if request.collate_fn is None
         else load_object(request.collate_fn, setting="--collate-fn")
     )
-    feed = faces.feed(
+    feed = faces.fetcher(
         network.device,
         seed=config.seed,
         collate_fn=collate_fn,
         workers=config.workers,
         worker_init=reset_signals,
     )
-    return EvalStream(
+    return EvalLoader(
         feed,
         faces.indices[request.split],
         targets_as_known(faces, network.classes),
-        network.preparation,
+        network.preprocessing,
         network.device,
         request.batch_size or config.eval_batch_size,
         idist.get_rank(),
@@ -343,12 +358,12 @@ def _stream(network: Network, faces: Faces, request: EvaluateRequest, config: Co
     )
 
 
-def _refuse_misfits(network: Network, faces: Faces, request: EvaluateRequest) -> None:
+def _refuse_misfits(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> None:
     """Refuses other channels than the network's, a split without faces, and a test that the best epoch was chosen on."""
-    if faces.channels != network.preparation.channels:
+    if faces.channels != network.preprocessing.channels:
         raise DataError(
-            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "
-            f"pack it with --channels {'gray' if network.preparation.channels == 1 else 'rgb'}."
+            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preprocessing.channels}; "
+            f"pack it with --channels {'gray' if network.preprocessing.channels == 1 else 'rgb'}."
         )
     if not len(faces.indices[request.split]):
         raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
@@ -364,11 +379,11 @@ def _refuse_misfits(network: Network, faces: Faces, request: EvaluateRequest) ->
         )
 
 
-def _splits(faces: Faces) -> str:
+def _splits(faces: FaceDataset) -> str:
     return ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
 
 
-def targets_as_known(faces: Faces, known: Sequence[str]) -> Targets:
+def targets_as_known(faces: FaceDataset, known: Sequence[str]) -> Targets:
     """The data's labels as the checkpoint numbers them; classes are matched by name.
 
     Raises:

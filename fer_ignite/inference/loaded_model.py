@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
-from fer_ignite.data.loader import Preparation
+from fer_ignite.data.loader import Preprocessing
 from fer_ignite.distributed import LaunchSpec
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
@@ -24,15 +24,21 @@ from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.temperature import usable_temperature
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.step import resolve_precision
-from fer_ignite.training.trainer import average_views
+from fer_ignite.training.trainer import tta_logits
 
-__all__ = ["Network", "code_again", "load_network", "probabilities_of", "run_folder_of"]
+__all__ = [
+    "LoadedModel",
+    "find_run_dir",
+    "load_model",
+    "predict_probabilities",
+    "required_user_code",
+]
 
 logger = logging.getLogger("fer_ignite")
 
 
 @dataclass
-class Network:
+class LoadedModel:
     """A checkpoint, ready to use.
 
     Attributes:
@@ -42,7 +48,7 @@ class Network:
 
     model: nn.Module
     classes: tuple[str, ...]
-    preparation: Preparation
+    preprocessing: Preprocessing
     config: Config
     checkpoint: Mapping[str, Any]
     device: torch.device
@@ -66,42 +72,42 @@ class Network:
             ConfigError: an unknown ``tta``.
             NonFiniteError: the network's outputs are not finite.
         """
-        require_faces(images_BHWC, channels=self.preparation.channels, kind="tensor")
-        images_BCHW = self.preparation.plain(
+        require_faces(images_BHWC, channels=self.preprocessing.channels, kind="tensor")
+        images_BCHW = self.preprocessing.plain(
             images_BHWC.to(self.device), channels_last=self.config.channels_last
         )
         with torch.inference_mode():
-            scores_BK = average_views(
+            scores_BK = tta_logits(
                 self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta
             )
-            chances_BK = probabilities_of(scores_BK, self.temperature).cpu()
-        if not chances_BK.isfinite().all():
+            probabilities_BK = predict_probabilities(scores_BK, self.temperature).cpu()
+        if not probabilities_BK.isfinite().all():
             raise NonFiniteError(NONFINITE_OUTPUTS)
-        return chances_BK
+        return probabilities_BK
 
 
-def probabilities_of(logits_BK: Tensor, temperature: float) -> Tensor:
+def predict_probabilities(logits_BK: Tensor, temperature: float) -> Tensor:
     """float32 softmax of logits / temperature, with the largest probability where the largest logit is.
 
     Rounding to float32 can make two probabilities equal; the label would then be the first of them.
     """
-    chances_BK = (logits_BK.double() / temperature).softmax(dim=1).float()
+    probabilities_BK = (logits_BK.double() / temperature).softmax(dim=1).float()
     top_B1 = logits_BK.argmax(dim=1, keepdim=True)
-    most_B1 = chances_BK.amax(dim=1, keepdim=True)
-    tied_B1 = chances_BK.argmax(dim=1, keepdim=True) != top_B1
-    return chances_BK.scatter(
+    most_B1 = probabilities_BK.amax(dim=1, keepdim=True)
+    tied_B1 = probabilities_BK.argmax(dim=1, keepdim=True) != top_B1
+    return probabilities_BK.scatter(
         1, top_B1, torch.where(tied_B1, most_B1.nextafter(torch.ones_like(most_B1)), most_B1)
     )
 
 
-def load_network(
+def load_model(
     path: str | Path,
     *,
     device: str | torch.device = "auto",
     model: str | None = None,
     precision: str | None = None,
     collated: bool = False,
-) -> Network:
+) -> LoadedModel:
     """A network out of a checkpoint, wherever the file was copied to.
 
     Args:
@@ -111,7 +117,7 @@ def load_network(
     Raises:
         CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
     """
-    require_path("load_network", path)
+    require_path("load_model", path)
     checkpoint = load_checkpoint(path)
     known = {
         name: value for name, value in checkpoint["config"].items() if name in Config.model_fields
@@ -138,17 +144,17 @@ def load_network(
         )
     )
     fields = checkpoint["preprocessing"]
-    preparation = Preparation(
+    preprocessing = Preprocessing(
         **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
     )
-    network = _with_weights(path, checkpoint, config, preparation).to(place).eval()
+    network = _with_weights(path, checkpoint, config, preprocessing).to(place).eval()
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
-    return Network(
+    return LoadedModel(
         network,
         tuple(checkpoint["classes"]),
-        preparation,
+        preprocessing,
         config,
         checkpoint,
         place,
@@ -157,13 +163,13 @@ def load_network(
 
 
 def _with_weights(
-    path: str | Path, checkpoint: Mapping[str, Any], config: Config, preparation: Preparation
+    path: str | Path, checkpoint: Mapping[str, Any], config: Config, preprocessing: Preprocessing
 ) -> nn.Module:
     model = build_model(
         config.model,
         num_classes=len(checkpoint["classes"]),
-        in_channels=preparation.channels,
-        image_px=preparation.image_px,
+        in_channels=preprocessing.channels,
+        image_px=preprocessing.image_px,
         model_args=config.model_args,
         norm=config.norm,
         dropout=config.dropout,
@@ -178,7 +184,7 @@ def _with_weights(
     return model
 
 
-def code_again(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
+def required_user_code(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
     """The user's ``module:name`` for a run that had one, None for the others: several runs may be asked with one name.
 
     Args:
@@ -188,9 +194,9 @@ def code_again(saved: Mapping[str, Any], setting: str, given: str | None) -> str
     return given if is_object_name(str(saved.get(setting) or "")) else None
 
 
-def run_folder_of(path: str | Path) -> RunFolder | None:
+def find_run_dir(path: str | Path) -> RunDir | None:
     """The run that a checkpoint lies in; None for one that was copied out of it."""
     folder = Path(path).resolve().parent
     if folder.name == "checkpoints" and (folder.parent / "config.yaml").exists():
-        return RunFolder(folder.parent)
+        return RunDir(folder.parent)
     return None

@@ -8,7 +8,7 @@ from typing import Any
 from fer_ignite.errors import CheckpointError
 from fer_ignite.metrics.temperature import TEMPERATURES, usable_temperature
 
-__all__ = ["FORMAT", "INPUT", "KEY", "OUTPUT", "Record"]
+__all__ = ["FORMAT", "INPUT", "KEY", "OUTPUT", "ExportMetadata"]
 
 FORMAT = 1
 KEY = "fer_ignite"  # under which the record stands, as JSON, in every format's own metadata
@@ -34,12 +34,12 @@ _PREPROCESSING: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Record:
+class ExportMetadata:
     """Plain values only.
 
     Args:
         classes: names in the order of the outputs.
-        preprocessing: fields of :class:`fer_ignite.data.loader.Preparation`.
+        preprocessing: fields of :class:`fer_ignite.data.loader.Preprocessing`.
         temperature: by which logits are divided before the softmax.
         tta: views that are averaged: none, flip, ten, many.
         weights: fp32, fp16 or int8.
@@ -83,7 +83,7 @@ class Record:
         return json.dumps(values)
 
     @classmethod
-    def from_json(cls, text: str | None, *, name: str) -> "Record":
+    def from_json(cls, text: str | None, *, name: str) -> "ExportMetadata":
         """What :meth:`to_json` wrote.
 
         Args:

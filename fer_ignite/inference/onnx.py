@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from fer_ignite.data.images import printable, require_faces
 from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
 from fer_ignite.imports import optional_library
-from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, Record
+from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 
-__all__ = ["VIEWS", "OnnxNetwork", "is_onnx"]
+__all__ = ["VIEWS", "OnnxModel", "is_onnx"]
 
 # All views of a batch go through the graph at once; this many images at a time keep its memory where training's is.
 _IMAGES_AT_ONCE = 256
-VIEWS = {"none": 1, "flip": 2, "ten": 10, "many": 18}
+VIEWS = {"none": 1, "flip": 2, "shift10": 10, "shift18": 18}
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -26,7 +26,7 @@ def is_onnx(path: str | Path) -> bool:
     return str(path).lower().endswith(".onnx")
 
 
-class OnnxNetwork:
+class OnnxModel:
     """A file that ``fer-ignite export --format onnx`` has written.
 
     Args:
@@ -44,7 +44,7 @@ class OnnxNetwork:
         )
         self.session = _opened(runtime, path, _providers(runtime, device))
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.record = Record.from_json(metadata.get(KEY), name=printable(path))
+        self.record = ExportMetadata.from_json(metadata.get(KEY), name=printable(path))
         self.classes = self.record.classes
         self.channels, self.side_px = self.record.channels, self.record.side_px
         self.resize_mode = str(self.record.preprocessing["resize_mode"])
@@ -61,10 +61,10 @@ class OnnxNetwork:
             self.session.run([OUTPUT], {INPUT: faces_BHWC[start : start + size]})[0]
             for start in range(0, len(faces_BHWC), size)
         ]
-        chances_BK: NDArray[np.float32] = np.concatenate(parts)
-        if not np.isfinite(chances_BK).all():
+        probabilities_BK: NDArray[np.float32] = np.concatenate(parts)
+        if not np.isfinite(probabilities_BK).all():
             raise NonFiniteError(NONFINITE_OUTPUTS)
-        return chances_BK
+        return probabilities_BK
 
 
 def _opened(runtime: Any, path: str | Path, providers: list[str]) -> Any:

@@ -15,7 +15,7 @@ from fer_ignite.imports import load_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PhotographWatch"]
+__all__ = ["PhotographCheck"]
 
 # Face crops of data sets have 48 to 224 pixels a side; the boxes of the detector on 2,000 upscaled FER2013 faces are at most
 # 1.55 times as high as wide.
@@ -30,7 +30,7 @@ _LARGEST_LOOK_PX = (
 _MOST_LOOKS = 64  # among files of the usual size; a folder of faces is not slowed down
 
 
-class PhotographWatch:
+class PhotographCheck:
     """Warns once, of the first file that seems to be a whole photograph.
 
     Args:

@@ -14,15 +14,15 @@ import numpy as np
 
 from fer_ignite.data.images import fit_image, read_image, require_faces
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.inference.onnx import VIEWS, OnnxNetwork, is_onnx
-from fer_ignite.inference.photographs import PhotographWatch
+from fer_ignite.inference.onnx import VIEWS, OnnxModel, is_onnx
+from fer_ignite.inference.photographs import PhotographCheck
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fer_ignite.inference.loaded_model import Network
+    from fer_ignite.inference.loaded_model import LoadedModel
 
-__all__ = ["Prediction", "Recogniser", "open_recogniser", "predict"]
+__all__ = ["Prediction", "Predictor", "open_predictor", "predict"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -36,7 +36,7 @@ class Prediction:
     error: str | None = None
 
 
-class Recogniser(Protocol):
+class Predictor(Protocol):
     """What prediction needs of a network, and what of torch it doesn't.
 
     Attributes:
@@ -53,31 +53,31 @@ class Recogniser(Protocol):
         """float32 [B, K] of uint8 faces."""
 
 
-class _OfCheckpoint:
+class _CheckpointPredictor:
     """A checkpoint's network as a recogniser; ``tta`` None = the run's."""
 
-    def __init__(self, network: Network, tta: str | None) -> None:
-        preparation = network.preparation
+    def __init__(self, network: LoadedModel, tta: str | None) -> None:
+        preprocessing = network.preprocessing
         self.network, self.tta = network, tta or network.config.tta
-        self.classes, self.channels = network.classes, preparation.channels
+        self.classes, self.channels = network.classes, preprocessing.channels
         self.side_px, self.resize_mode = (
-            preparation.stored_px or preparation.resize_px,
-            preparation.resize_mode,
+            preprocessing.stored_px or preprocessing.resize_px,
+            preprocessing.resize_mode,
         )
 
     def probabilities(self, faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         require_faces(faces_BHWC, channels=self.channels, kind="numpy array")
-        chances_BK: NDArray[np.float32] = self.network.probabilities(
+        probabilities_BK: NDArray[np.float32] = self.network.probabilities(
             torch.from_numpy(faces_BHWC), tta=self.tta
         ).numpy()
-        return chances_BK
+        return probabilities_BK
 
 
-def open_recogniser(
+def open_predictor(
     path: str | Path, *, device: str = "auto", model: str | None = None, tta: str | None = None
-) -> Recogniser:
+) -> Predictor:
     """A checkpoint's network, or an exported ONNX file, for which torch is not imported.
 
     Args:
@@ -89,22 +89,22 @@ def open_recogniser(
     """
     if not is_onnx(path):
         try:
-            from fer_ignite.inference.loaded_model import load_network
+            from fer_ignite.inference.loaded_model import load_model
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"{path} is no .onnx file, and a checkpoint needs {error.name}, which is not installed."
             ) from None
-        return _OfCheckpoint(load_network(path, device=device, model=model), tta)
+        return _CheckpointPredictor(load_model(path, device=device, model=model), tta)
     given = {"--model": model, "--tta": tta}
     for flag in (flag for flag, value in given.items() if value is not None):
         raise ConfigError(
             f"{flag}: network and views are fixed inside an .onnx file; give {flag} to `fer-ignite export` instead."
         )
-    return OnnxNetwork(path, device=device)
+    return OnnxModel(path, device=device)
 
 
 def predict(
-    checkpoint: str | Path | Network | Recogniser,
+    checkpoint: str | Path | LoadedModel | Predictor,
     files: str | Path | Iterable[str | Path],
     *,
     topk: int = 3,
@@ -125,7 +125,7 @@ def predict(
         An iterator of one :class:`Prediction` per file; a file that can't be read doesn't stop the rest.
     Raises:
         ConfigError: an argument of another type, or a number below 1.
-        CheckpointError: see :func:`open_recogniser`.
+        CheckpointError: see :func:`open_predictor`.
     """
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
@@ -138,7 +138,7 @@ def predict(
             f"files takes a path or several, not {type(files).__name__}; give a str, a Path or a list of them."
         )
     return _predict(
-        _recogniser_of(checkpoint, tta),
+        _open_model(checkpoint, tta),
         paths,
         topk=topk,
         batch_size=batch_size,
@@ -148,7 +148,7 @@ def predict(
 
 
 def _predict(
-    recogniser: Recogniser,
+    predictor: Predictor,
     files: Iterable[str | Path],
     *,
     topk: int,
@@ -156,29 +156,29 @@ def _predict(
     on_batch: Callable[[int], None],
     warn: Callable[[str], Any],
 ) -> Iterator[Prediction]:
-    watch = PhotographWatch(warn)
-    count = max(1, min(topk, len(recogniser.classes)))
+    watch = PhotographCheck(warn)
+    count = max(1, min(topk, len(predictor.classes)))
     waiting: list[tuple[str, Any]] = []
     for file in files:
         if not isinstance(file, (str, Path)):
             raise ConfigError(
                 f"files holds {type(file).__name__} where a path is needed; give str or Path, not pixels."
             )
-        waiting.append((str(file), _read_face(file, recogniser, watch)))
+        waiting.append((str(file), _read_face(file, predictor, watch)))
         if len(waiting) == batch_size:
-            yield from _predict_batch(recogniser, waiting, count)
+            yield from _predict_batch(predictor, waiting, count)
             on_batch(len(waiting))
             waiting = []
     if waiting:
-        yield from _predict_batch(recogniser, waiting, count)
+        yield from _predict_batch(predictor, waiting, count)
         on_batch(len(waiting))
 
 
-def _recogniser_of(checkpoint: Any, tta: str | None) -> Recogniser:
+def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
     if isinstance(checkpoint, (str, Path)):
-        return open_recogniser(checkpoint, tta=tta)
-    if hasattr(checkpoint, "preparation"):
-        return _OfCheckpoint(checkpoint, tta)
+        return open_predictor(checkpoint, tta=tta)
+    if hasattr(checkpoint, "preprocessing"):
+        return _CheckpointPredictor(checkpoint, tta)
     if not all(
         hasattr(checkpoint, name)
         for name in ("classes", "channels", "side_px", "resize_mode", "probabilities")
@@ -189,26 +189,26 @@ def _recogniser_of(checkpoint: Any, tta: str | None) -> Recogniser:
     return checkpoint  # type: ignore[no-any-return]
 
 
-def _read_face(file: str | Path, recogniser: Recogniser, watch: PhotographWatch) -> Any:
+def _read_face(file: str | Path, predictor: Predictor, watch: PhotographCheck) -> Any:
     try:
-        channels = "gray" if recogniser.channels == 1 else "rgb"
+        channels = "gray" if predictor.channels == 1 else "rgb"
         image = read_image(file)
-        watch.look(file, image, usual_px=recogniser.side_px)
-        return fit_image(image, recogniser.side_px, recogniser.resize_mode, channels)
+        watch.look(file, image, usual_px=predictor.side_px)
+        return fit_image(image, predictor.side_px, predictor.resize_mode, channels)
     except DataError as error:
         return error
 
 
 def _predict_batch(
-    recogniser: Recogniser, faces: Sequence[tuple[str, Any]], count: int
+    predictor: Predictor, faces: Sequence[tuple[str, Any]], count: int
 ) -> Iterator[Prediction]:
     read = [pixels for _, pixels in faces if not isinstance(pixels, DataError)]
     tops: Iterator[Any] = iter(())
     if read:
-        chances_BK = recogniser.probabilities(np.stack(read))
-        places_BK = np.argsort(-chances_BK, axis=1, kind="stable")[:, :count]
+        probabilities_BK = predictor.probabilities(np.stack(read))
+        places_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")[:, :count]
         tops = zip(
-            np.take_along_axis(chances_BK, places_BK, axis=1).tolist(),
+            np.take_along_axis(probabilities_BK, places_BK, axis=1).tolist(),
             places_BK.tolist(),
             strict=True,
         )
@@ -216,8 +216,10 @@ def _predict_batch(
         if isinstance(pixels, DataError):
             yield Prediction(file, error=str(pixels))
         else:
-            chances, labels = next(tops)
+            probabilities, labels = next(tops)
             yield Prediction(
                 file,
-                tuple((recogniser.classes[k], p) for k, p in zip(labels, chances, strict=True)),
+                tuple(
+                    (predictor.classes[k], p) for k, p in zip(labels, probabilities, strict=True)
+                ),
             )

@@ -14,17 +14,17 @@ from ignite.handlers.stores import EpochOutputStore
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer_ignite.data.loader import EvalStream
+from fer_ignite.data.loader import EvalLoader
 from fer_ignite.metrics.calibration import calibration_error
 from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.training.trainer import create_evaluator
 
-__all__ = ["Scored", "report_of", "score_split"]
+__all__ = ["ScoredSplit", "score_report", "score_split"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredSplit:
     """What an evaluation found.
 
     Attributes:
@@ -49,7 +49,7 @@ class Scored:
 def score_split(
     model: nn.Module,
     terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
-    stream: EvalStream,
+    stream: EvalLoader,
     *,
     num_classes: int,
     device: torch.device,
@@ -57,7 +57,7 @@ def score_split(
     tta: str,
     group: Any = None,
     handlers: Sequence[Callable[[Any], Any]] = (),
-) -> Scored:
+) -> ScoredSplit:
     """Runs an evaluator over the stream; all processes call it and get the same result."""
     evaluator = create_evaluator(model, terms, device=device, precision=precision, tta=tta)
     attach_metrics(evaluator, num_classes=num_classes, device=device)
@@ -69,7 +69,7 @@ def score_split(
     columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
     logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
     order_N = indices_N.argsort()
-    return Scored(
+    return ScoredSplit(
         dict(state.metrics),
         logits_NK[order_N],
         labels_N[order_N],
@@ -92,8 +92,8 @@ def _gathered(rows: Tensor, group: Any) -> Tensor:
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
-def report_of(
-    scored: Scored,
+def score_report(
+    scored: ScoredSplit,
     classes: Sequence[str],
     *,
     temperature: float | None = None,
@@ -127,7 +127,7 @@ def report_of(
 
 
 def _certainty(
-    scored: Scored, temperature: float | None, in_train_N: NDArray[np.bool_] | None
+    scored: ScoredSplit, temperature: float | None, in_train_N: NDArray[np.bool_] | None
 ) -> dict[str, Any]:
     hits_N = (scored.logits_NK.argmax(dim=1) == scored.labels_N).numpy()
     values: dict[str, Any] = {

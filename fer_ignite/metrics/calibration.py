@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from fer_ignite.metrics.intervals import wilson_interval
 from fer_ignite.metrics.temperature import TEMPERATURES
 
-__all__ = ["Calibration", "Confidence", "calibration_error", "calibration_of", "fit_temperature"]
+__all__ = [
+    "Calibration",
+    "ConfidenceBin",
+    "build_calibration",
+    "calibration_error",
+    "fit_temperature",
+]
 
 
 def calibration_error(
@@ -62,7 +68,7 @@ def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
 
 
 @dataclass(frozen=True)
-class Confidence:
+class ConfidenceBin:
     """One bin: faces in it, their mean confidence, the share that was right, and that share's 95 % interval."""
 
     low: float
@@ -79,10 +85,10 @@ class Calibration:
 
     temperature: float
     error: float
-    bins: tuple[Confidence, ...]
+    bins: tuple[ConfidenceBin, ...]
 
 
-def calibration_of(
+def build_calibration(
     logits_NK: Tensor, labels_N: Tensor, *, temperature: float, bins: int = 10
 ) -> Calibration:
     """Confidence against accuracy over equal-width bins.
@@ -100,7 +106,7 @@ def calibration_of(
             right = int(hits_N[inside_N].sum())
             mean = float(confidence_N[inside_N].mean())
             found.append(
-                Confidence(
+                ConfidenceBin(
                     place / bins,
                     (place + 1) / bins,
                     count,

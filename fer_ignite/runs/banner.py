@@ -8,51 +8,57 @@ from typing import Any
 
 import torch
 
+from fer_ignite.checkpoint.format import step_files
 from fer_ignite.data.augment.tta import count_views
 from fer_ignite.imports import is_object_name
-from fer_ignite.models.summary import describe_groups, flops, parameter_count
-from fer_ignite.runs.prepare import USER_CODE, Job
-from fer_ignite.checkpoint.format import step_files
 from fer_ignite.metrics.classification import SCORES
+from fer_ignite.models.summary import describe_groups, flops, parameter_count
+from fer_ignite.runs.prepare import USER_CODE, RunSpec
 from fer_ignite.training.session import Session
 
-__all__ = ["result_lines", "say_what_was_done", "say_what_will_be_done"]
+__all__ = ["log_run_header", "log_run_result", "result_lines"]
 
 logger = logging.getLogger("fer_ignite")
 
 
-def say_what_will_be_done(session: Session, job: Job) -> None:
+def log_run_header(session: Session, job: RunSpec) -> None:
     """Data, network, parameter groups, steps, device, folder, and what was changed on resume."""
     config, faces, plan = session.config, session.faces, session.train_stream.plan
     counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
-    if len(plan.indices_N) < len(faces.indices["train"]):  # --limit-train, --drop-leaks, --exclude
+    if len(plan.indices_N) < len(
+        faces.indices["train"]
+    ):  # --max-train-samples, --drop-train-duplicates, --exclude
         counts = counts.replace("train ", f"train {len(plan.indices_N)} of ", 1)
     most = min(config.batch_size, len(plan.indices_N))
-    side = session.preparation.image_px
-    cost = flops(session.model, (1, session.preparation.channels, side, side))
+    side = session.preprocessing.image_px
+    cost = flops(session.model, (1, session.preprocessing.channels, side, side))
     state = session.trainer.state
     lines = [
         f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
         f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
         f"{side}x{side} image",
         *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
-        f"steps       {config.epochs} epochs x {plan.windows_per_epoch} optimizer steps of at most {most} images"
+        f"steps       {config.epochs} epochs x {plan.steps_per_epoch} optimizer steps of at most {most} images"
         + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
         f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
         f"writes to   {session.folder.path}",
         *job.notes,
     ]
     if job.resume is not None:
-        lines.append(f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}")
+        lines.append(
+            f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}"
+        )
         if session.resumed is not None and session.resumed["world_size"] != session.world:
-            lines.append(f"changed on resume: processes {session.resumed['world_size']} -> {session.world}")
+            lines.append(
+                f"changed on resume: processes {session.resumed['world_size']} -> {session.world}"
+            )
     for line in lines:
         logger.info(line)
     for line in job.warnings:
         logger.warning(line)
 
 
-def say_what_was_done(session: Session, summary: Mapping[str, Any], job: Job) -> None:
+def log_run_result(session: Session, summary: Mapping[str, Any], job: RunSpec) -> None:
     """The outcome, the scores, and what to look at or type next; on the main process."""
     if session.rank != 0:
         return
@@ -65,7 +71,9 @@ def say_what_was_done(session: Session, summary: Mapping[str, Any], job: Job) ->
         if (path / "checkpoints" / "best.pt").is_file() and "val" in summary:
             lines.append(f"next        {_evaluate(session)}")
         if session.config.data.startswith("demo"):
-            lines.append("note        these faces are drawn; the scores say nothing about real ones (give --data a data set)")
+            lines.append(
+                "note        these faces are drawn; the scores say nothing about real ones (give --data a data set)"
+            )
     for line in lines:
         logger.info(line)
 
@@ -76,16 +84,24 @@ def result_lines(summary: Mapping[str, Any]) -> list[str]:
     Args:
         summary: what ``summary.json`` holds.
     """
-    lines = [f"{summary['status'].replace('_', ' ')} after {summary['epochs']} epochs, {summary['seconds']:.0f} s"]
+    lines = [
+        f"{summary['status'].replace('_', ' ')} after {summary['epochs']} epochs, {summary['seconds']:.0f} s"
+    ]
     best = summary["best"]
     if best["value"] is not None:
         # Validation during training looks at one view of each face.
-        lines.append(f"best        {_score(best['metric'], best['value'])} on val with 1 view, epoch {best['epoch']}")
+        lines.append(
+            f"best        {_score(best['metric'], best['value'])} on val with 1 view, epoch {best['epoch']}"
+        )
     for split in ("val", "test"):
         if split in summary:
             scored = summary[split]
-            scores = ", ".join(_score(name, scored[name]) for name in ("accuracy", "uar", "macro_f1"))
-            lines.append(f"{split:<11} {scores} on {scored['n']} faces with {_views(scored['tta'])}")
+            scores = ", ".join(
+                _score(name, scored[name]) for name in ("accuracy", "uar", "macro_f1")
+            )
+            lines.append(
+                f"{split:<11} {scores} on {scored['n']} faces with {_views(scored['tta'])}"
+            )
     return lines
 
 
@@ -114,7 +130,7 @@ def _evaluate(session: Session) -> str:
     return shlex.join(words + _cache(session))
 
 
-def _continue(session: Session, job: Job) -> str:
+def _continue(session: Session, job: RunSpec) -> str:
     config, path = session.config, session.folder.path
     if not step_files(path / "checkpoints"):
         return "not possible: the run ended before its first resume point; start it again with --exist-ok"

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,27 @@ import ignite.distributed as idist
 import torch
 
 from fer_ignite import errors
-from fer_ignite.runs.banner import say_what_was_done, say_what_will_be_done
-from fer_ignite.runs.validate import check_callables, check_monitor, check_sendable, require_config
-from fer_ignite.data.open import open_faces
+from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown, write_json_durably
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, FerError, StorageError, error_of
-from fer_ignite.imports import load_object
+from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.distributed.collectives import patient_group
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
-from fer_ignite.runs.prepare import Job, default_name, held, prepare, undo
+from fer_ignite.errors import ConfigError, FerError, StorageError
+from fer_ignite.imports import load_object
 from fer_ignite.metrics.intervals import mean_and_spread
-from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown, write_json_durably
-from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
+from fer_ignite.runs.prepare import RunSpec, default_name, prepare, run_guard
+from fer_ignite.runs.validate import check_monitor, check_sendable
+from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.running_metrics import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
-from fer_ignite.training.build import wire
 
 __all__ = ["launch_folds", "launch_seeds", "launch_training"]
 
@@ -41,10 +40,9 @@ logger = logging.getLogger("fer_ignite")
 Handlers = Sequence[Callable[[Session], Any]]
 
 
-
-
-
-def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()) -> Outcome:
+def launch_training(
+    config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()
+) -> Outcome:
     """Prepares, starts the processes, and returns how the run ended; or how all did, where ``folds`` asks for several.
 
     See :func:`train` and :func:`launch_folds`.
@@ -58,11 +56,15 @@ def launch_training(config: Config, *, given: Mapping[str, Any], handlers: Handl
     plan = make_plan(spec, os.environ, this_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
-    if plan.mode == "joined" or spec.nnodes > 1:  # several launchers: one process prepares, in its group, for all
-        return launch(_prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec)
+    if (
+        plan.mode == "joined" or spec.nnodes > 1
+    ):  # several launchers: one process prepares, in its group, for all
+        return launch(
+            _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
+        )
     check_monitor(config, handlers)
     job, lock = prepare(config, given, handlers=handlers)
-    with held(job, lock):
+    with run_guard(job, lock):
         outcome = _nothing_to_do(job) if job.finished is not None else launch(_work, job, spec=spec)
         if outcome.exit_code == ConfigError.exit_code:
             raise ConfigError(outcome.message or outcome.status)
@@ -79,7 +81,9 @@ def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[in
         ConfigError: folds were asked for too.
     """
     if config.folds is not None and config.fold is None:
-        raise ConfigError("--seeds and --folds each make several runs; give one of them, or one --fold with --seeds.")
+        raise ConfigError(
+            "--seeds and --folds each make several runs; give one of them, or one --fold with --seeds."
+        )
     return _launch_each(config, given, "seed", seeds)
 
 
@@ -94,17 +98,27 @@ def launch_folds(config: Config, *, given: Mapping[str, Any], handlers: Handlers
 
 
 def _launch_each(
-    config: Config, given: Mapping[str, Any], setting: str, values: Sequence[int], *, handlers: Handlers = ()
+    config: Config,
+    given: Mapping[str, Any],
+    setting: str,
+    values: Sequence[int],
+    *,
+    handlers: Handlers = (),
 ) -> Outcome:
     base = config.name or default_name(config)
     summaries = []
     for value in values:
         chosen = {**given, setting: value, "name": f"{base}-{setting}{value}"}
-        outcome = launch_training(check({**config.model_dump(), **chosen}), given=chosen, handlers=handlers)
+        outcome = launch_training(
+            check({**config.model_dump(), **chosen}), given=chosen, handlers=handlers
+        )
         if outcome.exit_code or outcome.result is None or "val" not in outcome.result:
             return outcome
         summaries.append(outcome.result)
-    result: dict[str, Any] = {f"{setting}s": list(values), "folders": [summary["folder"] for summary in summaries]}
+    result: dict[str, Any] = {
+        f"{setting}s": list(values),
+        "folders": [summary["folder"] for summary in summaries],
+    }
     for split in ("val", "test"):
         if all(split in summary for summary in summaries):
             result[split] = {
@@ -118,20 +132,29 @@ def _launch_each(
 def launch_spec(config: Config) -> LaunchSpec:
     """How the processes are to be started."""
     return LaunchSpec(
-        nproc=config.nproc, nnodes=config.nnodes, node_rank=config.node_rank, master_addr=config.master_addr,
-        master_port=config.master_port, device=config.device, gpus=config.gpus, threads=config.threads,
-        start_method=config.start_method, dist_timeout_s=config.dist_timeout,
+        nproc=config.nproc,
+        nnodes=config.nnodes,
+        node_rank=config.node_rank,
+        master_addr=config.master_addr,
+        master_port=config.master_port,
+        device=config.device,
+        gpus=config.gpus,
+        threads=config.threads,
+        start_method=config.start_method,
+        dist_timeout_s=config.dist_timeout,
     )
 
 
-def _nothing_to_do(job: Job) -> Outcome:
+def _nothing_to_do(job: RunSpec) -> Outcome:
     for line in job.warnings if idist.get_rank() == 0 else ():
         logger.warning(line)
-    summary = RunFolder(job.folder).read_summary()
+    summary = RunDir(job.folder).read_summary()
     return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
 
 
-def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any) -> Outcome:
+def _prepare_and_work(
+    local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any
+) -> Outcome:
     """Under torchrun or Slurm: the main process prepares, the others hear of its job, or of its error."""
     config, told, lock = check(values), {}, None
     if idist.get_rank() == 0:
@@ -141,28 +164,37 @@ def _prepare_and_work(local_rank: int, values: Mapping[str, Any], given: Mapping
             told = {**vars(job), "handlers": []}
         except FerError as error:
             told = {"error": type(error).__name__, "message": str(error)}
-    with patient_group() as group:  # a download or a large pack takes longer than any operation of a run
+    with (
+        patient_group() as group
+    ):  # a download or a large pack takes longer than any operation of a run
         told = gather_json(told, group)[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])
-    job = Job(**{**told, "handlers": tuple(handlers), "notes": tuple(told["notes"]),
-                 "warnings": tuple(told["warnings"]), "made": tuple(told["made"])})
-    with held(job, lock):
+    job = RunSpec(
+        **{
+            **told,
+            "handlers": tuple(handlers),
+            "notes": tuple(told["notes"]),
+            "warnings": tuple(told["warnings"]),
+            "made": tuple(told["made"]),
+        }
+    )
+    with run_guard(job, lock):
         return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
 
 
-def _work(local_rank: int, job: Job) -> Outcome:
+def _work(local_rank: int, job: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
     config = check(job.config)
     with _explained(config), SignalFlag() as received:
-        rank, folder = idist.get_rank(), RunFolder(job.folder)
+        rank, folder = idist.get_rank(), RunDir(job.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
             with open_session(config, job, folder, lambda: received.signum) as session:
-                say_what_will_be_done(session, job)
+                log_run_header(session, job)
                 reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
-                say_what_was_done(session, summary, job)
+                log_run_result(session, summary, job)
         finally:
             close_run_logger()
         return Outcome(reason.exit_code, str(summary["status"]), None, summary)
@@ -175,7 +207,11 @@ def _explained(config: Config) -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch's own out-of-memory error is one
         text = str(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+        if (
+            isinstance(error, torch.cuda.OutOfMemoryError)
+            or "can't allocate memory" in text
+            or "not enough memory" in text
+        ):
             raise FerError(_out_of_memory(config)) from None
         raise
     except OSError as error:  # from a library that writes by itself, or from a user's handler
@@ -183,28 +219,35 @@ def _explained(config: Config) -> Iterator[None]:
             raise
         place = f"{shown(error.filename)} can't be written" if error.filename else "a write failed"
         checked = f"{shown(config.out)}, the folder of temporary files and /dev/shm"
-        raise StorageError(f"{place}: {error.strerror}. Make room or repair {checked}, then continue with --resume auto.") from error
+        raise StorageError(
+            f"{place}: {error.strerror}. Make room or repair {checked}, then continue with --resume auto."
+        ) from error
 
 
 def _out_of_memory(config: Config) -> str:
     return (
-        f"out of memory on {device_of(config)} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
+        f"out of memory on {select_device(config)} with --batch-size {config.batch_size} in {config.grad_accum_steps} "
         f"micro-batches over {idist.get_world_size()} processes; double --grad-accum-steps, or halve --batch-size. "
         f"Where it happened while scoring, halve --eval-batch-size ({config.eval_batch_size}), which a resume may change."
     )
 
 
 def open_session(
-    config: Config, job: Job, folder: RunFolder, signal_number: Callable[[], int] = lambda: 0
+    config: Config, job: RunSpec, folder: RunDir, signal_number: Callable[[], int] = lambda: 0
 ) -> Session:
     """A wired session, resumed where the job says so."""
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
-    device = device_of(config)
+    device = select_device(config)
     if device.index is not None:
         torch.cuda.set_device(device)
-    session = wire(
-        config, open_faces(config, job.pack), folder, device=device, handlers=[*handlers, *job.handlers],
-        signal_number=signal_number, time_limit_s=config.time,
+    session = build_session_objects(
+        config,
+        open_dataset(config, job.pack),
+        folder,
+        device=device,
+        handlers=[*handlers, *job.handlers],
+        signal_number=signal_number,
+        time_limit_s=config.max_time,
     )
     if job.resume is not None:
         restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)
@@ -213,13 +256,13 @@ def open_session(
     return session
 
 
-def device_of(config: Config) -> torch.device:
+def select_device(config: Config) -> torch.device:
     """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
     device = make_plan(launch_spec(config), {}, this_machine()).device
-    return torch.device(device, config.gpus[0]) if device == "cuda" and config.gpus else torch.device(device)
-
-
-
-
+    return (
+        torch.device(device, config.gpus[0])
+        if device == "cuda" and config.gpus
+        else torch.device(device)
+    )

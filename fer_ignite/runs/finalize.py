@@ -11,19 +11,25 @@ from typing import Any
 
 from torch import nn
 
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.loader import EvalStream
-from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
-from fer_ignite.distributed.collectives import cpu_group, take_over
-from fer_ignite.training.plots import draw_confusion
-from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.checkpoint.atomic_io import write_durably
-from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, load_checkpoint, state_digest, write_checkpoint
-from fer_ignite.training.loggers import pictures_may_fail
-from fer_ignite.inference.scoring import Scored, report_of, score_split
-from fer_ignite.training.session import Session, versions
+from fer_ignite.checkpoint.format import (
+    BEST_NAME,
+    LAST_NAME,
+    load_checkpoint,
+    state_digest,
+    write_checkpoint,
+)
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.loader import EvalLoader
+from fer_ignite.distributed.collectives import cpu_group, take_over
+from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
+from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
+from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.coordination import STATUS, StopReason
 from fer_ignite.training.early_stopping import lower_is_better
+from fer_ignite.training.loggers import pictures_may_fail
+from fer_ignite.training.plots import draw_confusion
+from fer_ignite.training.session import Session, versions
 
 __all__ = ["THRESHOLDS", "best_network", "finish"]
 
@@ -81,8 +87,14 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
         "optimizer_steps": state.optimizer_steps,
         "skipped_steps": int(state.skipped_steps),
         "seconds": round(session.elapsed_s, 2),
-        "images_per_second": _mean([line["images_per_second"] for line in history if "images_per_second" in line]),
-        "best": {"metric": session.config.monitor, "value": _natural(best["value"], session), "epoch": best["epoch"]},
+        "images_per_second": _mean(
+            [line["images_per_second"] for line in history if "images_per_second" in line]
+        ),
+        "best": {
+            "metric": session.config.monitor,
+            "value": _natural(best["value"], session),
+            "epoch": best["epoch"],
+        },
         "time_to_accuracy": time_to_accuracy(history),
         "weights_sha256": weights_digest(session),
         "seed": session.config.seed,
@@ -116,7 +128,10 @@ def time_to_accuracy(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
     for threshold in THRESHOLDS:
         first = next((line for line in history if line.get("val_accuracy", 0.0) >= threshold), None)
         if first is not None:
-            passed[f"{100 * threshold:g}"] = {"epoch": first["epoch"], "seconds": first["elapsed"]}
+            passed[f"{100 * threshold:g}"] = {
+                "epoch": first["epoch"],
+                "seconds": first["elapsed_seconds"],
+            }
     return passed
 
 
@@ -139,12 +154,18 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
     path = session.objects["best"].last_checkpoint
     if path is None:
         if session.rank == 0:
-            logger.warning("there is no %s; the last network is scored, %s.", BEST_NAME, session.folder.checkpoints / LAST_NAME)
+            logger.warning(
+                "there is no %s; the last network is scored, %s.",
+                BEST_NAME,
+                session.folder.checkpoints / LAST_NAME,
+            )
         return model, None
     if session.rank == 0:
         best, problem = _best_weights(session, path)
         if problem is not None:
-            logger.warning("%s %s; the last network is scored, %s.", path, problem, path.with_name(LAST_NAME))
+            logger.warning(
+                "%s %s; the last network is scored, %s.", path, problem, path.with_name(LAST_NAME)
+            )
         else:
             model, used = best, Path(path)
     take_over(model.state_dict().values())  # the other processes may not see this disk
@@ -159,16 +180,21 @@ def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
     try:
         checkpoint = load_checkpoint(path)
         model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
-    except (CheckpointError, RuntimeError) as error:  # RuntimeError: a checkpoint of another network
+    except (
+        CheckpointError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a checkpoint of another network
         return model, f"can't be used ({' '.join(str(error).split())[:300].rstrip('.')})"
     if (found := checkpoint["trainer"]["iteration"]) != session.objects["best"].best["iteration"]:
         return model, f"is of iteration {found}, which this run went back behind"
     return model, None
 
 
-def _report(session: Session, model: nn.Module, split: str, scored: Scored, temperature: float | None) -> dict[str, Any]:
+def _report(
+    session: Session, model: nn.Module, split: str, scored: ScoredSplit, temperature: float | None
+) -> dict[str, Any]:
     config, classes = session.config, session.faces.classes
-    in_train_N = session.faces.in_train(split, drop_leaks=config.drop_leaks)
+    in_train_N = session.faces.in_train(split, drop_train_duplicates=config.drop_train_duplicates)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
         single = _totals(_scored(session, model, split, "none"), classes, temperature=temperature)
@@ -176,40 +202,63 @@ def _report(session: Session, model: nn.Module, split: str, scored: Scored, temp
     if split == "test" and session.rank == 0 and config.plots:
         matrix = scored.metrics["confusion_matrix"].tolist()
         with pictures_may_fail("of test"):
-            draw_confusion(matrix, classes, session.folder.plots / "confusion_matrix_test.png", title="test, best epoch")
+            draw_confusion(
+                matrix,
+                classes,
+                session.folder.plots / "confusion_matrix_test.png",
+                title="test, best epoch",
+            )
     return report
 
 
-def _totals(scored: Scored, classes: Sequence[str], **options: Any) -> dict[str, Any]:
-    return _without(("class_names", "confusion_matrix"), report_of(scored, classes, **options))
+def _totals(scored: ScoredSplit, classes: Sequence[str], **options: Any) -> dict[str, Any]:
+    return _without(("class_names", "confusion_matrix"), score_report(scored, classes, **options))
 
 
 def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in names}
 
 
-def _scored(session: Session, model: nn.Module, split: str, tta: str) -> Scored:
+def _scored(session: Session, model: nn.Module, split: str, tta: str) -> ScoredSplit:
     scored = score_split(
-        model, session.scoring_terms, split_stream(session.faces, split, session.val_stream), num_classes=len(session.faces.classes),
-        device=session.device, precision=session.precision, tta=tta, group=cpu_group(),
+        model,
+        session.scoring_terms,
+        split_stream(session.faces, split, session.val_stream),
+        num_classes=len(session.faces.classes),
+        device=session.device,
+        precision=session.precision,
+        tta=tta,
+        group=cpu_group(),
     )
     if not scored.finite:
         iteration = session.trainer.state.iteration
-        raise NonFiniteError(f"the outputs on {split} are not finite at the end of the run (iteration {iteration}). {NONFINITE_REMEDY}")
+        raise NonFiniteError(
+            f"the outputs on {split} are not finite at the end of the run (iteration {iteration}). {NONFINITE_REMEDY}"
+        )
     return scored
 
 
-def split_stream(faces: Faces, split: str, like: EvalStream) -> EvalStream:
+def split_stream(faces: FaceDataset, split: str, like: EvalLoader) -> EvalLoader:
     """The stream of another split, prepared as ``like`` is."""
-    return EvalStream(
-        like.feed, faces.indices[split], like.targets, like.preparation, like.device, like.batch_size, like.rank,
-        like.world, like.channels_last,
+    return EvalLoader(
+        like.fetcher,
+        faces.indices[split],
+        like.targets,
+        like.preprocessing,
+        like.device,
+        like.batch_size,
+        like.rank,
+        like.world,
+        like.channels_last,
     )
 
 
 def _note_look(session: Session, test: Mapping[str, Any]) -> None:
     if session.rank == 0:
-        line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "train", "split": "test", **_without(("per_class",), test)}
-        session.folder.note_test(line)
-
-
+        line = {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "by": "train",
+            "split": "test",
+            **_without(("per_class",), test),
+        }
+        session.folder.log_test_access(line)

@@ -10,32 +10,61 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.runs.validate import check_handlers, check_names
-from fer_ignite.data.open import pack_of, pin_exclusion
+from fer_ignite.checkpoint.atomic_io import clean_temporary
+from fer_ignite.checkpoint.format import (
+    BEST_NAME,
+    Found,
+    load_checkpoint,
+    newest_valid,
+    require_resumable,
+)
+from fer_ignite.checkpoint.run_dir import RunDir
+from fer_ignite.checkpoint.run_lock import RunLock, lock_folder
 from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
 from fer_ignite.data.exclude_list import is_same_list
-from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError, StorageError
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.data.open import find_cache, resolve_exclude_list
 from fer_ignite.distributed import restart_count
-from fer_ignite.checkpoint.run_lock import RunLock, lock_folder
-from fer_ignite.checkpoint.atomic_io import clean_temporary
-from fer_ignite.checkpoint.format import BEST_NAME, Found, load_checkpoint, newest_valid, require_resumable
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FerError,
+    FolderInUseError,
+    StorageError,
+)
+from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.runs.validate import check_handlers, check_names
 from fer_ignite.training.early_stopping import has_patience_left, stopped_by_patience
 
-__all__ = ["USER_CODE", "Job", "default_name", "held", "prepare", "undo"]
+__all__ = ["USER_CODE", "RunSpec", "default_name", "prepare", "run_guard", "undo"]
 
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
-    {"resume", "name", "out", "exist_ok", "override", "time", "handlers", "quiet", "init_from", "cache", "profile"}
-    | {name for name in Config.model_fields if field_facts(name)["group"] == "Launch" and name != "sync_bn"}
+    {
+        "resume",
+        "name",
+        "out",
+        "exist_ok",
+        "override",
+        "max_time",
+        "handlers",
+        "quiet",
+        "init_from",
+        "cache",
+        "profile",
+    }
+    | {
+        name
+        for name in Config.model_fields
+        if field_facts(name)["group"] == "Launch" and name != "sync_bn"
+    }
 )
 # Settings that may name a user's code; a checkpoint's word for it is never enough to import it.
 USER_CODE = ("data", "model", "loss", "sample_transform", "batch_transform", "collate_fn")
 
 
 @dataclass(frozen=True)
-class Job:
+class RunSpec:
     """What every process of a run is given; it pickles.
 
     Attributes:
@@ -61,7 +90,9 @@ class Job:
     best_lost: bool = False
 
 
-def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()) -> tuple[Job, RunLock]:
+def prepare(
+    config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()
+) -> tuple[RunSpec, RunLock]:
     """Finds or makes the folder, locks it, reads what is to be resumed, packs the data.
 
     Args:
@@ -74,11 +105,17 @@ def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Call
     above = [path for path in (Path(config.out), *Path(config.out).parents) if not path.exists()]
     try:
         folder, existed = choose_folder(config)
-        made = () if existed else (folder.tensorboard, folder.checkpoints, folder.plots, folder.path, *above)
+        made = (
+            ()
+            if existed
+            else (folder.tensorboard, folder.checkpoints, folder.plots, folder.path, *above)
+        )
         folder.create()
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
-        raise ConfigError(f"the run's folder in {config.out} can't be made: {reason}; choose another with --out.") from None
+        raise ConfigError(
+            f"the run's folder in {config.out} can't be made: {reason}; choose another with --out."
+        ) from None
     lock = lock_folder(folder.path)
     try:
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
@@ -92,7 +129,7 @@ def prepare(config: Config, given: Mapping[str, Any], *, handlers: Sequence[Call
 
 
 @contextlib.contextmanager
-def held(job: Job, lock: RunLock | None) -> Iterator[None]:
+def run_guard(job: RunSpec, lock: RunLock | None) -> Iterator[None]:
     """Within the block a prepared run goes on; where it turns out to be wrong, what was made for it goes again.
 
     Args:
@@ -113,9 +150,9 @@ def held(job: Job, lock: RunLock | None) -> Iterator[None]:
                 undo(job)
 
 
-def undo(job: Job) -> None:
+def undo(job: RunSpec) -> None:
     """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
-    folder = RunFolder(job.folder)
+    folder = RunDir(job.folder)
     begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
     if job.made and not begun:
         folder.clear()
@@ -123,23 +160,33 @@ def undo(job: Job) -> None:
         _remove(folder, [Path(path) for path in job.made])
 
 
-def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]) -> Job:
+def _prepare_in(
+    folder: RunDir, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]
+) -> RunSpec:
     found = _resume_point(config, folder)
     notes: list[str] = []
     warned = folder.take_warnings()
     if found is not None:
-        warned += [f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped]
+        warned += [
+            f"{path.name} is damaged and passed over: {reason}" for path, reason in found.skipped
+        ]
         _require_user_code(found.mapping["config"], given)
-        own = {name: value for name, value in found.mapping["config"].items() if name not in _OF_ONE_START}
+        own = {
+            name: value
+            for name, value in found.mapping["config"].items()
+            if name not in _OF_ONE_START
+        }
         config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
     check_names(config)
     if found is None or _finished(found.mapping, config, folder) is None:
-        check_trackers = load_object("fer_ignite.apps.trackers.registry:check_trackers", setting="--track")
+        check_trackers = load_object(
+            "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
+        )
         check_trackers(config.track, folder.trackers)
-    pack, fingerprint = pack_of(config)
-    config, said = pin_exclusion(config, pack)
+    pack, fingerprint = find_cache(config)
+    config, said = resolve_exclude_list(config, pack)
     notes += said
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
@@ -147,17 +194,26 @@ def _prepare_in(folder: RunFolder, config: Config, given: Mapping[str, Any], han
     best_lost = found is not None and finished is None and _best_is_lost(found, folder)
     warned += folder.take_warnings()
     values = config.model_dump(mode="json")
-    return Job(
-        values, str(folder.path), None if pack is None else str(pack), None if found is None else str(found.path),
-        handlers, tuple(notes), tuple(warned), finished, best_lost=best_lost,
+    return RunSpec(
+        values,
+        str(folder.path),
+        None if pack is None else str(pack),
+        None if found is None else str(found.path),
+        handlers,
+        tuple(notes),
+        tuple(warned),
+        finished,
+        best_lost=best_lost,
     )
 
 
-def _best_is_lost(found: Found, folder: RunFolder) -> bool:
+def _best_is_lost(found: Found, folder: RunDir) -> bool:
     """Whether the best.pt that the resume point speaks of can't be used; a damaged one is set aside."""
     best = folder.checkpoints / BEST_NAME
     known = (found.mapping["best"] or {}).get("value") is not None
-    if not known or (not best.exists() and found.path.parent.resolve() != folder.checkpoints.resolve()):
+    if not known or (
+        not best.exists() and found.path.parent.resolve() != folder.checkpoints.resolve()
+    ):
         return False
     try:
         weights = load_checkpoint(best)["model"]
@@ -174,7 +230,7 @@ def _best_is_lost(found: Found, folder: RunFolder) -> bool:
     return True
 
 
-def choose_folder(config: Config) -> tuple[RunFolder, bool]:
+def choose_folder(config: Config) -> tuple[RunDir, bool]:
     """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken. And whether it was there.
 
     An unnamed new folder is made at once: two runs that start together get two.
@@ -183,22 +239,22 @@ def choose_folder(config: Config) -> tuple[RunFolder, bool]:
     if config.resume not in (None, "auto", "last"):
         checkpoint = Path(str(config.resume))
         if checkpoint.parent.name == "checkpoints" and config.name is None:
-            return RunFolder(checkpoint.parent.parent), True
+            return RunDir(checkpoint.parent.parent), True
     if config.name is not None:
-        return RunFolder(out / config.name), (out / config.name).exists()
+        return RunDir(out / config.name), (out / config.name).exists()
     base, number = default_name(config), 1
     while _numbered(out, base, number).exists():
         number += 1
     # A restarted torchrun attempt and --resume go on in the newest folder, all else gets a new one.
     if number > 1 and (config.resume is not None or restart_count() > 0):
-        return RunFolder(_numbered(out, base, number - 1)), True
+        return RunDir(_numbered(out, base, number - 1)), True
     while True:
         try:
             _numbered(out, base, number).mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
-            return RunFolder(_numbered(out, base, number)), False
+            return RunDir(_numbered(out, base, number)), False
 
 
 def default_name(config: Config) -> str:
@@ -215,7 +271,7 @@ def _plain_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
 
 
-def _remove(folder: RunFolder, made: Sequence[Path]) -> None:
+def _remove(folder: RunDir, made: Sequence[Path]) -> None:
     """Removes the folders among ``made`` that hold nothing but a lock."""
     for path in made:
         with contextlib.suppress(OSError):
@@ -224,14 +280,16 @@ def _remove(folder: RunFolder, made: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _resume_point(config: Config, folder: RunFolder) -> Found | None:
+def _resume_point(config: Config, folder: RunDir) -> Found | None:
     wish = config.resume or ("auto" if restart_count() > 0 else None)
     if wish is None:
         return None
     if wish in ("auto", "last"):
         found = newest_valid(folder.checkpoints)
         if found is None and wish == "last":
-            raise CheckpointError(f"{folder.path} holds no resume point; start one without --resume, or name it with --name.")
+            raise CheckpointError(
+                f"{folder.path} holds no resume point; start one without --resume, or name it with --name."
+            )
         return found
     try:
         mapping = load_checkpoint(wish)
@@ -241,9 +299,9 @@ def _resume_point(config: Config, folder: RunFolder) -> Found | None:
     return Found(Path(wish), mapping, [])
 
 
-def _refuse_or_clear(folder: RunFolder, config: Config) -> None:
+def _refuse_or_clear(folder: RunDir, config: Config) -> None:
     if (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists():
-        folder.cut_back(0)  # it began, and was killed before its first resume point
+        folder.truncate_after(0)  # it began, and was killed before its first resume point
         return
     if not config.exist_ok:
         raise FolderInUseError(
@@ -254,7 +312,9 @@ def _refuse_or_clear(folder: RunFolder, config: Config) -> None:
 
 
 def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    named = {name: str(saved[name]) for name in USER_CODE if is_object_name(str(saved.get(name) or ""))}
+    named = {
+        name: str(saved[name]) for name in USER_CODE if is_object_name(str(saved.get(name) or ""))
+    }
     absent = {name: text for name, text in named.items() if name not in given}
     if absent:
         flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in absent.items())
@@ -263,10 +323,14 @@ def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
         )
 
 
-def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str | None) -> list[str]:
+def _check_changes(
+    mapping: Mapping[str, Any], config: Config, fingerprint: str | None
+) -> list[str]:
     changes = {
         name: change
-        for name, change in changed_settings(mapping["config"], config.model_dump(mode="json")).items()
+        for name, change in changed_settings(
+            mapping["config"], config.model_dump(mode="json")
+        ).items()
         if name not in _OF_ONE_START
     }
     same_data = fingerprint is not None and fingerprint == mapping["data"]["fingerprint"]
@@ -275,9 +339,13 @@ def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str 
     if "exclude" in changes and is_same_list(*changes["exclude"]):
         changes.pop("exclude")  # likewise
     allowed = {*config.override, *(OF_ONE_OPTIMIZER if "opt" in config.override else ())}
-    structural = [name for name in changes if field_facts(name)["structural"] and name not in allowed]
+    structural = [
+        name for name in changes if field_facts(name)["structural"] and name not in allowed
+    ]
     if structural:
-        told = ", ".join(f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural)
+        told = ", ".join(
+            f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural
+        )
         raise ConfigError(
             f"--resume goes on with another run's settings: {told}; leave them as they were, "
             f"or allow it with --override {','.join(structural)}."
@@ -290,17 +358,28 @@ def _check_changes(mapping: Mapping[str, Any], config: Config, fingerprint: str 
     return [f"changed on resume: {name} {old} -> {new}" for name, (old, new) in changes.items()]
 
 
-def _finished(mapping: Mapping[str, Any], config: Config, folder: RunFolder) -> str | None:
+def _finished(mapping: Mapping[str, Any], config: Config, folder: RunDir) -> str | None:
     outcome, trainer = mapping["outcome"], mapping["trainer"]
     epoch = trainer["iteration"] // trainer["epoch_length"]
     summary = folder.read_summary()
-    if outcome == "early_stopped" and has_patience_left(mapping, config.patience) and epoch < config.epochs:
+    if (
+        outcome == "early_stopped"
+        and has_patience_left(mapping, config.patience)
+        and epoch < config.epochs
+    ):
         return None
-    if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in ("completed", "early_stopped"):
+    if summary.get("iterations") != trainer["iteration"] or summary.get("status") not in (
+        "completed",
+        "early_stopped",
+    ):
         return None  # killed between its last resume point and its summary
     if outcome == "early_stopped":
         best = shlex.quote(str(folder.checkpoints / "best.pt"))
-        more = "more: --patience" if stopped_by_patience(mapping) else f"to train on: a new run with --init-from {best}"
+        more = (
+            "more: --patience"
+            if stopped_by_patience(mapping)
+            else f"to train on: a new run with --init-from {best}"
+        )
         return f"the run stopped early at epoch {epoch}; there is nothing left to do ({more})."
     if epoch >= config.epochs and trainer["iteration"] % trainer["epoch_length"] == 0:
         return f"the run is complete at epoch {epoch} of {config.epochs}; there is nothing left to do (more: --epochs)."

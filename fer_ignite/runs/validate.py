@@ -5,24 +5,18 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fer_ignite.config import Config
-from fer_ignite.data.exclude_list import read_exclusion
+from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.open import is_user_dataset
-from fer_ignite.data.dataset import Faces, faces_of_dataset, faces_of_pack
-from fer_ignite.data.folds import faces_of_fold
-from fer_ignite.data.cache.format import announced_source, open_pack
-from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.imports import is_object_name, load_function, load_object
-from fer_ignite.models.registry import check_name
-from fer_ignite.training.losses import build_loss
+from fer_ignite.imports import load_function
 from fer_ignite.metrics.classification import SCORES
+from fer_ignite.models.registry import check_name
 from fer_ignite.training.early_stopping import lower_is_better
+from fer_ignite.training.losses import build_loss
 
 __all__ = [
     "check_callables",
@@ -37,17 +31,11 @@ _LONGEST_TEMPORARY = 70  # of the 107 bytes of a socket's name; Python adds /pym
 
 
 # Settings that name a function, with what it is called with.
-_FUNCTIONS = {"sample_transform": ["image"], "batch_transform": ["images_BCHW", "generator"], "collate_fn": ["samples"]}
-
-
-
-
-
-
-
-
-
-
+_FUNCTIONS = {
+    "sample_transform": ["image"],
+    "batch_transform": ["images_BCHW", "generator"],
+    "collate_fn": ["samples"],
+}
 
 
 def require_config(function: str, config: Any) -> None:
@@ -57,7 +45,9 @@ def require_config(function: str, config: Any) -> None:
         ConfigError: naming what came.
     """
     if not isinstance(config, Config):
-        raise ConfigError(f"{function} takes a Config, not {type(config).__name__}; write {function}(Config(data=..., epochs=...)).")
+        raise ConfigError(
+            f"{function} takes a Config, not {type(config).__name__}; write {function}(Config(data=..., epochs=...))."
+        )
 
 
 def check_callables(handlers: Any) -> None:
@@ -67,7 +57,9 @@ def check_callables(handlers: Any) -> None:
         ConfigError: naming what came.
     """
     if not isinstance(handlers, (list, tuple)):
-        raise ConfigError(f"handlers takes a list of functions, not {type(handlers).__name__}; write handlers=[watch].")
+        raise ConfigError(
+            f"handlers takes a list of functions, not {type(handlers).__name__}; write handlers=[watch]."
+        )
     for handler in (handler for handler in handlers if not callable(handler)):
         raise ConfigError(
             f"handlers takes functions that are called with the session, not {handler!r}; names such as 'module:function' go to "
@@ -93,7 +85,9 @@ def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ())
     if config.monitor not in known and not (handlers or config.handlers):
         near = difflib.get_close_matches(config.monitor, known, n=1)
         hint = f"did you mean {near[0]!r}? There" if near else "there"
-        raise ConfigError(f"--monitor {config.monitor!r} is no metric of the evaluation; {hint} are {', '.join(known)}.")
+        raise ConfigError(
+            f"--monitor {config.monitor!r} is no metric of the evaluation; {hint} are {', '.join(known)}."
+        )
     lower_is_better(config.monitor, config.monitor_mode)
 
 
@@ -111,10 +105,14 @@ def check_names(config: Config) -> None:
     _check_loaders_can_talk(config.workers, forked=config.start_method == "fork")
     if config.exclude is not None:
         if is_user_dataset(config.data):
-            raise ConfigError(f"--exclude names images by their ids, and {config.data} has none; leave them out there.")
-        read_exclusion(config.exclude)
+            raise ConfigError(
+                f"--exclude names images by their ids, and {config.data} has none; leave them out there."
+            )
+        read_exclude_list(config.exclude)
     if config.init_from is not None and not Path(config.init_from).exists():
-        raise CheckpointError(f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict.")
+        raise CheckpointError(
+            f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict."
+        )
 
 
 def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:

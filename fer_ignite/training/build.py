@@ -10,12 +10,12 @@ from ignite.engine import Engine
 from ignite.utils import manual_seed
 from torch import nn
 
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.fetchers import PackFeed
-from fer_ignite.data.loader import EvalStream, Preparation, TrainStream
-from fer_ignite.data.sampler import Plan
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.fetchers import CacheFetcher
+from fer_ignite.data.loader import EvalLoader, Preprocessing, TrainLoader
+from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.distributed import reset_signals
 from fer_ignite.distributed.collectives import cpu_group
 from fer_ignite.imports import load_object
@@ -23,30 +23,30 @@ from fer_ignite.metrics.classification import attach_metrics
 from fer_ignite.training import step
 from fer_ignite.training.components import (
     DEV_BATCHES,
-    augmentation_of,
+    build_augment_spec,
+    build_loss_from_config,
     build_network,
-    loss_of,
+    build_optimizer_from_config,
+    build_preprocessing,
+    build_sampler,
     loss_terms,
-    optimizer_of,
-    plan_of,
-    preparation_of,
 )
-from fer_ignite.training.coordination import Votes
+from fer_ignite.training.coordination import StopCoordinator
 from fer_ignite.training.ema import make_ema
 from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
 from fer_ignite.training.loggers import attach_handlers_profiler
 from fer_ignite.training.losses import build_loss
-from fer_ignite.training.running_metrics import Records
+from fer_ignite.training.running_metrics import RunningMetrics
 from fer_ignite.training.session import Session
 from fer_ignite.training.trainer import create_evaluator, create_trainer
 
-__all__ = ["wire"]
+__all__ = ["build_session_objects"]
 
 
-def wire(
+def build_session_objects(
     config: Config,
-    faces: Faces,
-    folder: RunFolder,
+    faces: FaceDataset,
+    folder: RunDir,
     *,
     device: torch.device,
     handlers: Sequence[Callable[[Session], Any]] = (),
@@ -75,13 +75,13 @@ def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
     for thing in made if isinstance(made, (list, tuple)) else (made,):
         if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
             number = sum(key.rpartition("#")[0] == name for key in session.kept)
-            session.keep(f"{name}#{number}", thing)
+            session.add_to_checkpoint(f"{name}#{number}", thing)
 
 
 def _bare_session(
     config: Config,
-    faces: Faces,
-    folder: RunFolder,
+    faces: FaceDataset,
+    folder: RunDir,
     device: torch.device,
     signal_number: Callable[[], int],
     time_limit_s: float | None,
@@ -90,14 +90,14 @@ def _bare_session(
     _set_determinism(config)
     if config.fast_dev_run:
         faces = faces.shortened(DEV_BATCHES * config.eval_batch_size)
-    preparation, precision = (
-        preparation_of(config, faces),
+    preprocessing, precision = (
+        build_preprocessing(config, faces),
         step.resolve_precision(config.precision, device),
     )
-    model = build_network(config, faces, preparation, device)
-    optimizer = optimizer_of(config, model)
-    plan = plan_of(config, faces)
-    terms = loss_terms(loss_of(config, faces, plan).to(device))
+    model = build_network(config, faces, preprocessing, device)
+    optimizer = build_optimizer_from_config(config, model)
+    plan = build_sampler(config, faces)
+    terms = loss_terms(build_loss_from_config(config, faces, plan).to(device))
     wrapped = _wrapped(model, config, world)
     trainer = create_trainer(wrapped, terms, device=device, precision=precision, world=world)
     objects: dict[str, Any] = {}
@@ -111,9 +111,9 @@ def _bare_session(
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
     metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     train_stream, val_stream = _streams(
-        config, faces, plan, preparation, device, trainer, rank, world
+        config, faces, plan, preprocessing, device, trainer, rank, world
     )
-    votes = Votes(
+    coordinator = StopCoordinator(
         trainer,
         group=group,
         signal_number=signal_number,
@@ -124,14 +124,14 @@ def _bare_session(
         nonfinite_patience=config.nonfinite_patience,
     )
     scaler = step.make_scaler(device, precision)
-    records = Records(group=group, device=device)
+    records = RunningMetrics(group=group, device=device)
     return Session(
         config,
         faces,
         folder,
         device,
         precision,
-        preparation,
+        preprocessing,
         model,
         evaluated,
         optimizer,
@@ -142,7 +142,7 @@ def _bare_session(
         train_stream,
         val_stream,
         records,
-        votes,
+        coordinator,
         rank,
         world,
         metrics=metrics,
@@ -171,14 +171,14 @@ def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
 
 def _streams(
     config: Config,
-    faces: Faces,
-    plan: Plan,
-    preparation: Preparation,
+    faces: FaceDataset,
+    plan: EpochSampler,
+    preprocessing: Preprocessing,
     device: torch.device,
     trainer: Engine,
     rank: int,
     world: int,
-) -> tuple[TrainStream, EvalStream]:
+) -> tuple[TrainLoader, EvalLoader]:
     def user(name: str) -> Any:
         text = getattr(config, name)
         return None if text is None else load_object(text, setting="--" + name.replace("_", "-"))
@@ -189,14 +189,14 @@ def _streams(
         "workers": config.workers,
         "worker_init": reset_signals,
     }
-    train_feed = faces.feed(device, transform=user("sample_transform"), **loading)
-    train_stream = TrainStream(
+    train_feed = faces.fetcher(device, transform=user("sample_transform"), **loading)
+    train_stream = TrainLoader(
         train_feed,
         plan,
         faces.targets,
-        preparation,
+        preprocessing,
         device,
-        augmentation_of(config),
+        build_augment_spec(config),
         rank,
         world,
         iteration=lambda: trainer.state.iteration,
@@ -204,12 +204,14 @@ def _streams(
         channels_last=config.channels_last,
     )
     # One feed for both where it may be: a pack lies on an accelerator once.
-    val_feed = train_feed if isinstance(train_feed, PackFeed) else faces.feed(device, **loading)
-    val_stream = EvalStream(
+    val_feed = (
+        train_feed if isinstance(train_feed, CacheFetcher) else faces.fetcher(device, **loading)
+    )
+    val_stream = EvalLoader(
         val_feed,
         faces.indices["val"],
         faces.targets,
-        preparation,
+        preprocessing,
         device,
         config.eval_batch_size,
         rank,

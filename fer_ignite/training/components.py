@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from fer_ignite.checkpoint.format import load_weights_file
 from fer_ignite.config import Config
 from fer_ignite.data.augment.pipeline import AugmentSpec
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.loader import Preparation
-from fer_ignite.data.sampler import Plan
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.loader import Preprocessing
+from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.errors import CheckpointError
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
@@ -23,14 +23,14 @@ from fer_ignite.training.lr_schedule import Schedule, build_schedule
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups
 
 __all__ = [
-    "augmentation_of",
+    "build_augment_spec",
+    "build_loss_from_config",
     "build_network",
-    "loss_of",
+    "build_optimizer_from_config",
+    "build_preprocessing",
+    "build_sampler",
+    "build_schedule_from_config",
     "loss_terms",
-    "optimizer_of",
-    "plan_of",
-    "preparation_of",
-    "schedule_of",
 ]
 
 logger = logging.getLogger("fer_ignite")
@@ -39,13 +39,13 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEV_BATCHES = 3
 
 
-def preparation_of(config: Config, faces: Faces) -> Preparation:
+def build_preprocessing(config: Config, faces: FaceDataset) -> Preprocessing:
     """From stored faces to the network's input."""
     image_px = config.image_size or faces.side_px or 48
     mean, std = (faces.mean, faces.std) if config.normalize == "train" else IMAGENET
     if faces.channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return Preparation(
+    return Preprocessing(
         image_px,
         config.resize or image_px,
         faces.channels,
@@ -56,7 +56,7 @@ def preparation_of(config: Config, faces: Faces) -> Preparation:
     )
 
 
-def augmentation_of(config: Config) -> AugmentSpec | None:
+def build_augment_spec(config: Config) -> AugmentSpec | None:
     """How the train split is augmented; None for not at all."""
     if not config.augment:
         return None
@@ -65,7 +65,7 @@ def augmentation_of(config: Config) -> AugmentSpec | None:
         vflip=config.vflip,
         rotate_deg=config.rotate,
         scale=config.scale,
-        shift=config.shift,
+        translate=config.translate,
         shear_deg=config.shear,
         brightness=config.brightness,
         contrast=config.contrast,
@@ -76,14 +76,16 @@ def augmentation_of(config: Config) -> AugmentSpec | None:
     )
 
 
-def plan_of(config: Config, faces: Faces) -> Plan:
+def build_sampler(config: Config, faces: FaceDataset) -> EpochSampler:
     """The order of the train split."""
     indices = faces.train_indices(
-        drop_leaks=config.drop_leaks, limit=config.limit_train, seed=config.seed
+        drop_train_duplicates=config.drop_train_duplicates,
+        limit=config.max_train_samples,
+        seed=config.seed,
     )
     if config.fast_dev_run:
         indices = indices[: DEV_BATCHES * config.batch_size]
-    return Plan(
+    return EpochSampler(
         indices,
         faces.targets.labels_N[indices],
         config.seed,
@@ -94,7 +96,7 @@ def plan_of(config: Config, faces: Faces) -> Plan:
     )
 
 
-def schedule_of(config: Config, *, steps_per_epoch: int) -> Schedule:
+def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Schedule:
     """Factor of the learning rate at each optimizer step."""
     return build_schedule(
         config.sched,
@@ -113,14 +115,14 @@ def schedule_of(config: Config, *, steps_per_epoch: int) -> Schedule:
 
 
 def build_network(
-    config: Config, faces: Faces, preparation: Preparation, device: torch.device
+    config: Config, faces: FaceDataset, preprocessing: Preprocessing, device: torch.device
 ) -> nn.Module:
     """The network on its device, with start weights where they were asked for."""
     model = build_model(
         config.model,
         num_classes=len(faces.classes),
-        in_channels=preparation.channels,
-        image_px=preparation.image_px,
+        in_channels=preprocessing.channels,
+        image_px=preprocessing.image_px,
         pretrained=config.pretrained,
         dropout=config.dropout,
         model_args=config.model_args,
@@ -142,7 +144,7 @@ def build_network(
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
 
 
-def optimizer_of(config: Config, model: nn.Module) -> Optimizer:
+def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:
     """The optimizer over named parameter groups, with those of the settings that it takes."""
     groups = parameter_groups(
         model,
@@ -167,7 +169,7 @@ def optimizer_of(config: Config, model: nn.Module) -> Optimizer:
     )
 
 
-def loss_of(config: Config, faces: Faces, plan: Plan) -> Loss:
+def build_loss_from_config(config: Config, faces: FaceDataset, plan: EpochSampler) -> Loss:
     """What is minimised, with class weights counted on the faces that are trained on."""
     weights_K = class_weights(
         config.class_weights, faces.counts(plan.indices_N).tolist(), faces.classes

@@ -1,4 +1,4 @@
-"""All processes decide together: wishes to stop are votes, sent in iteration k and read in iteration k + 1.
+"""All processes decide together: wishes to stop are coordinator, sent in iteration k and read in iteration k + 1.
 
 A vote is one small integer tensor, reduced by maximum over a CPU group without waiting, so the device never waits for
 it. What ends a run ends it on every process after the same optimizer step.
@@ -19,7 +19,7 @@ from fer_ignite.errors import NONFINITE_REMEDY, NonFiniteError
 from fer_ignite.training.events import RunEvents, StepEvents
 from fer_ignite.training.trainer import Trainer
 
-__all__ = ["STATUS", "StopReason", "Votes", "voting_handlers"]
+__all__ = ["STATUS", "StopCoordinator", "StopReason", "coordination_handlers"]
 
 
 class StopReason(IntEnum):
@@ -52,7 +52,7 @@ STATUS = {
 }
 
 
-class Votes:
+class StopCoordinator:
     """Collects this process's wishes, reduces them, and acts on what all have heard.
 
     Args:
@@ -100,7 +100,7 @@ class Votes:
             "completed" if state.iteration >= state.epoch_length * state.max_epochs else "running"
         )
 
-    def note_step(self, engine: Engine) -> None:
+    def record_step_taken(self, engine: Engine) -> None:
         """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
         self._count_not_taken()
         taken = (
@@ -116,7 +116,7 @@ class Votes:
         else:
             self._flag = (taken.cpu(), None)
 
-    def exchange(self, engine: Engine) -> None:
+    def sync_iteration(self, engine: Engine) -> None:
         """ITERATION_COMPLETED: reads the last iteration's vote, acts on a closed window, sends this iteration's."""
         state = engine.state
         self._read()
@@ -125,7 +125,7 @@ class Votes:
         # The end of an epoch is left to settle(): the run's files and the stop belong behind the validation.
         if (
             state.iteration % state.epoch_length != 0
-            and state.batch.closes
+            and state.batch.is_last_micro
             and (self.reason or self.save_wanted)
         ):
             self._save()
@@ -133,7 +133,7 @@ class Votes:
                 self.trainer.stop_now()
         self._send()
 
-    def settle(self, engine: Engine) -> None:
+    def sync_epoch(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind all other handlers: all processes are here, so the vote is read at once."""
         self._read()
         self._count_not_taken()
@@ -152,7 +152,7 @@ class Votes:
         """The run begins or goes on: the vote that a resume point's iteration sent is cast again."""
         self._send()
 
-    def drain(self) -> None:
+    def wait_pending(self) -> None:
         """Waits for a vote that is still under way, so that no process leaves the others in it."""
         if self._pending is not None and self._pending[1] is not None:
             self._pending[1].wait()
@@ -160,7 +160,7 @@ class Votes:
 
     def _own(self) -> Tensor:
         """int64 [4]: stop reason, whether a handler wishes to stop, whether a resume point is due, steps not taken in a row."""
-        now, wished = time.monotonic(), bool(self.trainer.state.stop_wished)
+        now, wished = time.monotonic(), bool(self.trainer.state.stop_requested)
         reason = StopReason.HANDLER if wished else StopReason.NONE
         if self.deadline is not None and now > self.deadline:
             reason = StopReason.TIME_LIMIT
@@ -202,7 +202,7 @@ class Votes:
         reason, wished, save, not_taken = vote.tolist()
         self.reason = max(self.reason, StopReason(reason))
         # A wish that a signal outranks is remembered by all, so that a resume point has it whoever's it was.
-        self.trainer.state.stop_wished = self.trainer.state.stop_wished or bool(wished)
+        self.trainer.state.stop_requested = self.trainer.state.stop_requested or bool(wished)
         self.save_wanted = self.save_wanted or bool(save)
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(
@@ -216,10 +216,12 @@ class Votes:
         self.trainer.fire_event(RunEvents.RESUME_POINT)
 
 
-def voting_handlers(votes: Votes) -> tuple[tuple[str, Any, Callable[[Engine], None]], ...]:
+def coordination_handlers(
+    coordinator: StopCoordinator,
+) -> tuple[tuple[str, Any, Callable[[Engine], None]], ...]:
     """Name, event and handler of each part of the voting."""
     return (
-        ("note_step", StepEvents.OPTIMIZER_STEPPED, votes.note_step),
-        ("votes", Events.ITERATION_COMPLETED, votes.exchange),
-        ("settle", Events.EPOCH_COMPLETED, votes.settle),
+        ("record_step_taken", StepEvents.OPTIMIZER_STEPPED, coordinator.record_step_taken),
+        ("sync_iteration", Events.ITERATION_COMPLETED, coordinator.sync_iteration),
+        ("sync_epoch", Events.EPOCH_COMPLETED, coordinator.sync_epoch),
     )

@@ -67,7 +67,7 @@ EVENT_TABLE = (
         "after the optimizer",
         "state.step_taken, state.grad_norm, state.skipped_steps (device counts)",
         "optimizer_steps",
-        ("sound_statistics", "ema", "zero_grad", "note_step"),
+        ("batchnorm_guard", "ema", "zero_grad", "record_step_taken"),
     ),
     EventFacts(
         RunEvents.VALIDATED,
@@ -89,7 +89,7 @@ EVENT_TABLE = (
         "on a closed window",
         "none",
         "iteration",
-        ("fold", "tensorboard_flush", "resume_points"),
+        ("reduce_metrics", "tensorboard_flush", "resume_points"),
     ),
 )
 
@@ -106,14 +106,14 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "clip": "Gradients are not clipped.",
     "optimizer_step": "Weights do not change. With fp16, your own handler has to step and update the scaler, or the next step raises "
     "a ConfigError.",
-    "sound_statistics": "Batch statistics that became non-finite stay so.",
+    "batchnorm_guard": "Batch statistics that became non-finite stay so.",
     "ema": "Refused: the evaluation uses the average of the weights.",
     "zero_grad": "Gradients add up over optimizer steps. Refused with fp16.",
-    "clear": "The epoch's sums go on over the whole run.",
+    "clear_metrics": "The epoch's sums go on over the whole run.",
     "log_step": "`step_loss` and `grad_norm` are not logged.",
-    "note_batch": "The epoch's line has no `train_` columns.",
-    "flush": "Logged values are handed on at the epoch's end only.",
-    "fold": "None for a run without resume points; refused while the handler resume_points is attached.",
+    "update_metrics": "The epoch's line has no `train_` columns.",
+    "flush_metrics": "Logged values are handed on at the epoch's end only.",
+    "reduce_metrics": "None for a run without resume points; refused while the handler resume_points is attached.",
     "validate": "No validation: no `val_` columns, no best.pt, no early stopping, no plateau.",
     "history": "history.jsonl and results.csv are not written, nor the epoch's line on the terminal.",
     "plots": "No pictures are drawn during the run.",
@@ -125,7 +125,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "early_stopping": "The run does not stop early.",
     "resume_points": "No resume points and no last.pt.",
     "report": "VALIDATED and REPORT do not fire: nothing of the epoch is written or shown.",
-    "note_step": "Steps that were not taken do not end the run (--nonfinite-patience).",
-    "votes": "The run is saved and stopped at the ends of epochs only.",
-    "settle": "The run is saved and stopped within epochs only; no resume point at an epoch's end.",
+    "record_step_taken": "Steps that were not taken do not end the run (--nonfinite-patience).",
+    "sync_iteration": "The run is saved and stopped at the ends of epochs only.",
+    "sync_epoch": "The run is saved and stopped within epochs only; no resume point at an epoch's end.",
 }

@@ -6,13 +6,13 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from fer_ignite.checkpoint.handler import DurableSaver, attach_best, attach_resume_points
+from fer_ignite.checkpoint.handler import AtomicSaver, attach_best, attach_resume_points
 from fer_ignite.distributed.collectives import agree_on_text
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
 from fer_ignite.training import step
-from fer_ignite.training.components import schedule_of
-from fer_ignite.training.coordination import voting_handlers
+from fer_ignite.training.components import build_schedule_from_config
+from fer_ignite.training.coordination import coordination_handlers
 from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
 from fer_ignite.training.ema import attach_ema
 from fer_ignite.training.events import RunEvents
@@ -25,7 +25,7 @@ from fer_ignite.training.loggers import (
     attach_tensorboard,
 )
 from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
-from fer_ignite.training.running_metrics import attach_records
+from fer_ignite.training.running_metrics import attach_running_metrics
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.state import evaluation_state, resume_state
 from fer_ignite.training.trainer import share_of_mean_loss
@@ -42,14 +42,14 @@ def attach_step(session: Session) -> None:
     session.attach("reseed", trainer, Events.ITERATION_STARTED, session.reseed)
     _attach_schedule(session)
     session.attach("train_mode", trainer, Events.ITERATION_STARTED, session.prepare_model)
-    session.adopt("backward", step.attach_backward(trainer, scaler))
-    session.adopt("unscale", step.attach_unscale(trainer, optimizer, scaler))
-    session.adopt(
+    session.register_handle("backward", step.attach_backward(trainer, scaler))
+    session.register_handle("unscale", step.attach_unscale(trainer, optimizer, scaler))
+    session.register_handle(
         "gradient_norm",
         step.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler),
     )
     if config.clip_grad is not None:
-        session.adopt(
+        session.register_handle(
             "clip",
             step.attach_clip(
                 trainer,
@@ -60,11 +60,13 @@ def attach_step(session: Session) -> None:
                 scaler=scaler,
             ),
         )
-    session.adopt("optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler))
-    session.adopt("sound_statistics", step.attach_sound_statistics(trainer, model))
+    session.register_handle(
+        "optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler)
+    )
+    session.register_handle("batchnorm_guard", step.attach_batchnorm_guard(trainer, model))
     if config.model_ema:
-        session.adopt("ema", attach_ema(trainer, session.objects["ema"]))
-    session.adopt("zero_grad", step.attach_zero_grad(trainer, optimizer))
+        session.register_handle("ema", attach_ema(trainer, session.objects["ema"]))
+    session.register_handle("zero_grad", step.attach_zero_grad(trainer, optimizer))
 
 
 def _attach_schedule(session: Session) -> None:
@@ -80,14 +82,18 @@ def _attach_schedule(session: Session) -> None:
         )
         plateau = session.objects["plateau"]
         session.evaluator.add_event_handler(Events.COMPLETED, plateau)
-        session.adopt_late("plateau", session.evaluator, Events.COMPLETED, plateau)
+        session.register_last("plateau", session.evaluator, Events.COMPLETED, plateau)
     # Schedules count optimizer steps: the rate is set when an accumulation window opens.
-    opens = Events.ITERATION_STARTED(event_filter=lambda engine, _: engine.state.batch.opens)
-    schedule = schedule_of(config, steps_per_epoch=session.train_stream.plan.windows_per_epoch)
+    opens = Events.ITERATION_STARTED(
+        event_filter=lambda engine, _: engine.state.batch.is_first_micro
+    )
+    schedule = build_schedule_from_config(
+        config, steps_per_epoch=session.train_stream.plan.steps_per_epoch
+    )
     session.objects["scheduler"], handle = attach_schedule(
         trainer, session.optimizer, schedule, opens, plateau=session.objects.get("plateau")
     )
-    session.adopt("scheduler", handle)
+    session.register_handle("scheduler", handle)
 
 
 def attach_run(session: Session) -> None:
@@ -98,11 +104,13 @@ def attach_run(session: Session) -> None:
         session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
-    session.attach("clear", trainer, Events.EPOCH_STARTED, lambda engine: records.clear())
+    session.attach("clear_metrics", trainer, Events.EPOCH_STARTED, lambda engine: records.clear())
     session.attach(
         "log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step
     )
-    session.handles.update(attach_records(trainer, records, log_every=session.config.log_every))
+    session.handles.update(
+        attach_running_metrics(trainer, records, log_every=session.config.log_every)
+    )
     session.objects["clock"] = attach_epoch_clock(trainer)
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
@@ -112,9 +120,11 @@ def attach_run(session: Session) -> None:
 def attach_reports(session: Session) -> None:
     """What the main process writes and shows: history, pictures, progress bar, TensorBoard, trackers, profiler."""
     config, trainer, folder = session.config, session.trainer, session.folder
-    session.adopt("history", attach_history(trainer, folder, session.history_line, logger))
+    session.register_handle(
+        "history", attach_history(trainer, folder, session.history_line, logger)
+    )
     if config.plots:
-        session.adopt(
+        session.register_handle(
             "plots", attach_plots(trainer, folder, session.faces.classes, session.evaluator)
         )
     if not config.quiet:
@@ -168,26 +178,30 @@ def attach_decisions(session: Session) -> None:
     """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
     score = _score(config.monitor, config.monitor_mode)
-    saver = DurableSaver(session.folder.checkpoints, agree=agree_on_text)
+    saver = AtomicSaver(session.folder.checkpoints, agree=agree_on_text)
     best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
     session.objects["best"] = best
-    session.adopt_late("best", evaluator, Events.COMPLETED, best)
+    session.register_last("best", evaluator, Events.COMPLETED, best)
     if config.patience > 0:
         stopper = attach_early_stopping(
             trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
         )
         session.objects["early_stopping"] = stopper
-        session.adopt_late("early_stopping", evaluator, Events.COMPLETED, stopper)
+        session.register_last("early_stopping", evaluator, Events.COMPLETED, stopper)
     points = attach_resume_points(
-        trainer, resume_state(session), saver, event=RunEvents.RESUME_POINT, keep=config.keep
+        trainer,
+        resume_state(session),
+        saver,
+        event=RunEvents.RESUME_POINT,
+        keep=config.keep_checkpoints,
     )
     session.objects["resume_points"] = points
-    session.adopt_late("resume_points", trainer, RunEvents.RESUME_POINT, points)
+    session.register_last("resume_points", trainer, RunEvents.RESUME_POINT, points)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
-    session.adopt_late("report", trainer, Events.EPOCH_COMPLETED, session.report)
-    for name, event, handler in voting_handlers(session.votes):
+    session.register_last("report", trainer, Events.EPOCH_COMPLETED, session.report)
+    for name, event, handler in coordination_handlers(session.coordinator):
         trainer.add_event_handler(event, handler)
-        session.adopt_late(name, trainer, event, handler)
+        session.register_last(name, trainer, event, handler)
     _guard_handles(session)
 
 
@@ -197,10 +211,10 @@ def _guard_handles(session: Session) -> None:
     def needed_by_resume_points() -> str | None:
         if not session.is_attached("resume_points"):
             return None
-        return "handles['fold'] can't be removed: a resume point needs the epoch's sums; remove handles['resume_points'] first."
+        return "handles['reduce_metrics'] can't be removed: a resume point needs the epoch's sums; remove handles['resume_points'] first."
 
     scaled = session.scaler.is_enabled()
-    session.guard("fold", needed_by_resume_points)
+    session.guard("reduce_metrics", needed_by_resume_points)
     session.guard(
         "ema",
         lambda: (

@@ -18,10 +18,10 @@ from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.utils import setup_logger
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.plots import draw_confusion, draw_curves
-from fer_ignite.training.running_metrics import Records
+from fer_ignite.training.running_metrics import RunningMetrics
 
 __all__ = [
     "attach_basic_profiler",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-def run_logger(folder: RunFolder, *, rank: int, quiet: bool) -> logging.Logger:
+def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
     """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
     close_run_logger()
     logger = setup_logger(
@@ -69,7 +69,9 @@ def close_run_logger() -> None:
         handler.close()
 
 
-def attach_progress_bar(trainer: Engine, records: Records, *, every: int = 10) -> ProgressBar:
+def attach_progress_bar(
+    trainer: Engine, records: RunningMetrics, *, every: int = 10
+) -> ProgressBar:
     """A bar per epoch with loss, accuracy, what users log with ``bar=True``, rate and time left."""
 
     def shown(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class EpochClock:
 
     def count(self, engine: Engine) -> None:
         batch = engine.state.batch
-        self.images += batch.window_count if batch.closes else 0
+        self.images += batch.step_size if batch.is_last_micro else 0
 
     def restart(self, engine: Engine) -> None:
         self.images = 0
@@ -123,7 +125,7 @@ def attach_epoch_clock(trainer: Engine) -> EpochClock:
 
 
 def attach_history(
-    trainer: Engine, folder: RunFolder, line: Callable[[], dict[str, Any]], logger: logging.Logger
+    trainer: Engine, folder: RunDir, line: Callable[[], dict[str, Any]], logger: logging.Logger
 ) -> RemovableEventHandle:
     """REPORT: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
 
@@ -144,7 +146,7 @@ def _sentence(values: Mapping[str, Any], epochs: int) -> str:
                 f"{side} loss {values[f'{side}_loss']:.4f} acc {100 * values[f'{side}_accuracy']:5.2f} %"
             )
     parts.append(
-        f"lr {values['lr']:.3g}  {values['seconds']:.1f} s  {values['images_per_second']:.0f} images/s"
+        f"lr {values['lr']:.3g}  {values['epoch_seconds']:.1f} s  {values['images_per_second']:.0f} images/s"
     )
     return "  ".join(parts) + ("  *" if values.get("is_best") else "")
 
@@ -161,7 +163,7 @@ def pictures_may_fail(which: str) -> Iterator[None]:
 
 
 def attach_plots(
-    trainer: Engine, folder: RunFolder, classes: tuple[str, ...], evaluator: Engine
+    trainer: Engine, folder: RunDir, classes: tuple[str, ...], evaluator: Engine
 ) -> RemovableEventHandle:
     """REPORT: curves.png and confusion_matrix.png as of now."""
 
@@ -183,9 +185,9 @@ def attach_tensorboard(
     trainer: Engine,
     evaluator: Engine,
     optimizer: Any,
-    folder: RunFolder,
+    folder: RunDir,
     *,
-    records: Records,
+    records: RunningMetrics,
     every: int,
 ) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:
     """Scalars under ``val/`` and ``train/`` (an epoch's), ``step/`` (logged in between) and ``lr/``; x is the iteration.

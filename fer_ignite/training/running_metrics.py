@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fer_ignite.training.events import RunEvents
 
-__all__ = ["Records", "attach_records", "gather_json"]
+__all__ = ["RunningMetrics", "attach_running_metrics", "gather_json"]
 
 Reduce = Literal["mean", "sum", "last"]
 On = Literal["step", "epoch"]
@@ -45,11 +45,11 @@ def gather_json(value: Any, group: Any) -> list[Any]:
     ]
 
 
-class Records:
+class RunningMetrics:
     """Running sums of the current epoch, and values logged by handlers.
 
     Attributes:
-        epoch: name -> value of the epoch so far, over all processes, as of the last :meth:`fold`.
+        epoch: name -> value of the epoch so far, over all processes, as of the last :meth:`reduce_across_ranks`.
         on_flush: functions (values: {name: float}, iteration) that get logged step values, reduced.
     """
 
@@ -66,7 +66,7 @@ class Records:
         self._folded: dict[str, list[Any]] = {}
         self._local: dict[str, Tensor] = {}
 
-    def note_batch(self, engine: Engine) -> None:
+    def update(self, engine: Engine) -> None:
         """ITERATION_COMPLETED: the micro-batch's losses and hits join the epoch's sums, on the device."""
         output = engine.state.output
         for name, values_B in output["losses"].items():
@@ -116,7 +116,7 @@ class Records:
         entry = self._folded.setdefault(f"log/{name}", [reduce, 0.0, 0, 0.0])
         entry[1], entry[2], entry[3] = entry[1] + value, entry[2] + 1, value
 
-    def fold(self, engine: Engine | None = None) -> None:
+    def reduce_across_ranks(self, engine: Engine | None = None) -> None:
         """Brings all processes' sums together; the same on every process afterwards. A collective."""
         self.flush()
         if self._local:
@@ -146,7 +146,7 @@ class Records:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """The folded sums; :meth:`fold` comes first."""
+        """The folded sums; :meth:`reduce_across_ranks` comes first."""
         return {name: list(entry) for name, entry in self._folded.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -165,14 +165,16 @@ def _reduced(reduce: Reduce, values: list[float]) -> float:
     return sum(values) / (len(values) if reduce == "mean" else 1)
 
 
-def attach_records(
-    trainer: Engine, records: Records, *, log_every: int
+def attach_running_metrics(
+    trainer: Engine, records: RunningMetrics, *, log_every: int
 ) -> dict[str, RemovableEventHandle]:
     """Sums per iteration, step values every ``log_every`` iterations, everything folded before a resume point; a handle of each."""
     return {
-        "note_batch": trainer.add_event_handler(Events.ITERATION_COMPLETED, records.note_batch),
-        "flush": trainer.add_event_handler(
+        "update_metrics": trainer.add_event_handler(Events.ITERATION_COMPLETED, records.update),
+        "flush_metrics": trainer.add_event_handler(
             Events.ITERATION_COMPLETED(every=log_every), records.flush
         ),
-        "fold": trainer.add_event_handler(RunEvents.RESUME_POINT, records.fold),
+        "reduce_metrics": trainer.add_event_handler(
+            RunEvents.RESUME_POINT, records.reduce_across_ranks
+        ),
     }

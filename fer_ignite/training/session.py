@@ -24,19 +24,19 @@ from torch.optim import Optimizer
 
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import storage_errors
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.loader import EvalStream, Preparation, TrainStream
-from fer_ignite.data.prefetch import side_by_side
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.loader import EvalLoader, Preprocessing, TrainLoader
+from fer_ignite.data.prefetch import prefetch_on_stream
 from fer_ignite.data.sampler import generator
 from fer_ignite.distributed.collectives import take_over
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.metrics.classification import SCORES
-from fer_ignite.training.coordination import StopReason, Votes
+from fer_ignite.training.coordination import StopCoordinator, StopReason
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.optim import keep_frozen_in_eval
-from fer_ignite.training.running_metrics import On, Records, Reduce
+from fer_ignite.training.running_metrics import On, Reduce, RunningMetrics
 from fer_ignite.training.trainer import Trainer
 
 __all__ = ["Session", "global_random_state", "restore_global_random_state", "versions"]
@@ -53,8 +53,8 @@ _OWN_COLUMNS = frozenset(
         "lr",
         "skipped_steps",
         "is_best",
-        "seconds",
-        "elapsed",
+        "epoch_seconds",
+        "elapsed_seconds",
         "images_per_second",
     }
 )
@@ -97,11 +97,11 @@ class Session:
     """
 
     config: Config
-    faces: Faces
-    folder: RunFolder
+    faces: FaceDataset
+    folder: RunDir
     device: torch.device
     precision: str
-    preparation: Preparation
+    preprocessing: Preprocessing
     model: nn.Module
     evaluated: nn.Module
     optimizer: Optimizer
@@ -109,10 +109,10 @@ class Session:
     scoring_terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
     trainer: Trainer
     evaluator: Engine
-    train_stream: TrainStream
-    val_stream: EvalStream
-    records: Records
-    votes: Votes
+    train_stream: TrainLoader
+    val_stream: EvalLoader
+    records: RunningMetrics
+    coordinator: StopCoordinator
     rank: int = 0
     world: int = 1
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -154,7 +154,7 @@ class Session:
             return
         self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
 
-    def keep(self, name: str, thing: Any) -> Any:
+    def add_to_checkpoint(self, name: str, thing: Any) -> Any:
         """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it.
 
         The main process's state is what is kept, and what every process is given after a resume: let it hold what all
@@ -162,7 +162,7 @@ class Session:
         """
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise ConfigError(
-                f"session.keep({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict."
+                f"session.add_to_checkpoint({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict."
             )
         if self.resumed is not None and name in self.resumed["handlers"]:
             thing.load_state_dict(self.resumed["handlers"][name])
@@ -179,19 +179,19 @@ class Session:
         self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
     ) -> RemovableEventHandle:
         """Attaches a handler and keeps its handle under a name."""
-        return self.adopt(name, engine.add_event_handler(event, handler))
+        return self.register_handle(name, engine.add_event_handler(event, handler))
 
-    def adopt(self, name: str, handle: RemovableEventHandle) -> RemovableEventHandle:
+    def register_handle(self, name: str, handle: RemovableEventHandle) -> RemovableEventHandle:
         """Keeps the handle of an attached handler under a name."""
         self.handles[name] = handle
         return handle
 
-    def adopt_late(
+    def register_last(
         self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
     ) -> RemovableEventHandle:
         """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
         self._late.append((name, engine, event, handler))
-        return self.adopt(name, RemovableEventHandle(event, handler, engine))
+        return self.register_handle(name, RemovableEventHandle(event, handler, engine))
 
     def is_attached(self, name: str) -> bool:
         """Whether the handler with this name is there and has not been removed."""
@@ -239,18 +239,20 @@ class Session:
             self.objects["trackers"].open()
         trainer, epochs = self.trainer, self.config.epochs
         length = len(self.train_stream)
-        if self.votes.reason or trainer.state.iteration >= epochs * length:
-            return self.votes.reason  # Ignite would train all over again (engine.py, 979)
+        if self.coordinator.reason or trainer.state.iteration >= epochs * length:
+            return self.coordinator.reason  # Ignite would train all over again (engine.py, 979)
         self.started = time.monotonic()
-        self.votes.open()
+        self.coordinator.open()
         try:
             trainer.run(
-                side_by_side(self.train_stream, self.device), max_epochs=epochs, epoch_length=length
+                prefetch_on_stream(self.train_stream, self.device),
+                max_epochs=epochs,
+                epoch_length=length,
             )
-            self.votes.drain()
+            self.coordinator.wait_pending()
         finally:
             self._settle()
-        return self.votes.reason
+        return self.coordinator.reason
 
     def close(self) -> None:
         """Ends what writes in the background, and gives the run's folder free; what was logged is in the files, and has been sent."""
@@ -337,9 +339,9 @@ class Session:
         Raises:
             NonFiniteError: on all processes, which have counted the same.
         """
-        steps = self.train_stream.plan.windows_per_epoch
+        steps = self.train_stream.plan.steps_per_epoch
         if (
-            self.votes.not_taken >= steps and not self.scaler.is_enabled()
+            self.coordinator.not_taken >= steps and not self.scaler.is_enabled()
         ):  # fp16 finds its scale by steps that are not taken
             raise NonFiniteError(
                 f"the loss or the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
@@ -349,7 +351,7 @@ class Session:
     def report(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind the users' handlers: what they logged belongs to this epoch's line."""
         self.trainer.fire_event(RunEvents.VALIDATED)
-        self.records.fold()
+        self.records.reduce_across_ranks()
         self.trainer.fire_event(RunEvents.REPORT)
 
     def prepare_model(self, engine: Engine) -> None:
@@ -380,8 +382,8 @@ class Session:
             **scalars,
             "skipped_steps": int(state.skipped_steps),
             "is_best": best is not None and best.best["epoch"] == state.epoch,
-            "seconds": round(clock.seconds, 3),
-            "elapsed": round(self.elapsed_s, 3),
+            "epoch_seconds": round(clock.seconds, 3),
+            "elapsed_seconds": round(self.elapsed_s, 3),
             "images_per_second": round(clock.rate, 1),
         }
 

@@ -30,13 +30,17 @@ _NO_SETTINGS = ("params", "lr", "initial_lr")
 
 def evaluation_state(session: Session) -> dict[str, Any]:
     """What ``evaluate`` and ``predict`` need: enough to score and to use the networks, nothing else."""
-    preparation = session.preparation
+    preprocessing = session.preprocessing
     entries: dict[str, Any] = {
         "kind": PlainState("best"),
         "config": PlainState(session.config.model_dump(mode="json")),
         "classes": PlainState(list(session.faces.classes)),
         "preprocessing": PlainState(
-            {**vars(preparation), "mean": list(preparation.mean), "std": list(preparation.std)}
+            {
+                **vars(preprocessing),
+                "mean": list(preprocessing.mean),
+                "std": list(preprocessing.std),
+            }
         ),
         "model": session.model,
         "data": PlainState(_data(session)),
@@ -64,7 +68,7 @@ def resume_state(session: Session) -> dict[str, Any]:
             lambda: {name: thing.state_dict() for name, thing in session.kept.items()}
         ),
         "rng": PlainState(global_random_state),
-        "outcome": PlainState(lambda: session.votes.status),
+        "outcome": PlainState(lambda: session.coordinator.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
         "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
         **{name: objects.get(name, PlainState(None)) for name in _OPTIONAL},
@@ -94,7 +98,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     if length != was:
         raise ConfigError(
             f"--resume: an epoch of this run has {was} iterations, and {length} with these settings (batch_size, grad_accum_steps, "
-            "limit_train, drop_last, exclude and the data count), so there is no place to go on from; leave them as they were, or "
+            "max_train_samples, drop_last, exclude and the data count), so there is no place to go on from; leave them as they were, or "
             "begin a new run with --init-from best.pt."
         )
     session.resumed = checkpoint
@@ -117,17 +121,17 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     session.elapsed_before_s = float(checkpoint.get("elapsed", 0.0))
     iteration = session.trainer.state.iteration
     if has_patience_left(checkpoint, session.config.patience):
-        session.trainer.state.stop_wished = False
+        session.trainer.state.stop_requested = False
     # Stopped early, and killed before its summary; or a signal came while a wish to stop at this epoch's end stood.
-    ended = session.trainer.state.stop_wished and iteration % length == 0
+    ended = session.trainer.state.stop_requested and iteration % length == 0
     if ended or (
         checkpoint["outcome"] == "early_stopped"
         and not has_patience_left(checkpoint, session.config.patience)
     ):
-        session.votes.reason = StopReason.HANDLER
-    session.objects["resume_points"].adopt(up_to=iteration)
+        session.coordinator.reason = StopReason.HANDLER
+    session.objects["resume_points"].add_existing(up_to=iteration)
     if session.rank == 0:
-        session.folder.cut_back(iteration, checkpoint.get("history"))
+        session.folder.truncate_after(iteration, checkpoint.get("history"))
         for line in session.folder.take_warnings():
             logger.warning(line)
 

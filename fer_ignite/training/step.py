@@ -22,10 +22,10 @@ from fer_ignite.training.optim import skips_on_device
 
 __all__ = [
     "attach_backward",
+    "attach_batchnorm_guard",
     "attach_clip",
     "attach_gradient_norm",
     "attach_optimizer_step",
-    "attach_sound_statistics",
     "attach_unscale",
     "attach_zero_grad",
     "autocast",
@@ -185,13 +185,13 @@ def attach_optimizer_step(
             scaler.step(optimizer)
             scaler.update()
         else:
-            step_if(optimizer, engine.state.step_taken)
+            conditional_step(optimizer, engine.state.step_taken)
         engine.state.skipped_steps += ~engine.state.step_taken
 
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, optimizer_step)
 
 
-def step_if(optimizer: Optimizer, taken: Tensor) -> None:
+def conditional_step(optimizer: Optimizer, taken: Tensor) -> None:
     """Steps where ``taken`` (a flag on the device) is true; parameters and state stay untouched otherwise.
 
     Source: torch's fused optimizers read ``found_inf`` inside the kernel; the others need the flag on the host.
@@ -207,7 +207,7 @@ def step_if(optimizer: Optimizer, taken: Tensor) -> None:
         optimizer.step()
 
 
-def attach_sound_statistics(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
+def attach_batchnorm_guard(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
     """OPTIMIZER_STEPPED: batch statistics that are not finite go back to what they were a step before.
 
     A forward pass that overflows leaves its mark in them although its step is not taken, and no later batch removes it.

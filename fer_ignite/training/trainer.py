@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events, State
 from torch import Tensor, nn
 
-from fer_ignite.data.augment.tta import each_view
+from fer_ignite.data.augment.tta import iter_tta_views
 from fer_ignite.data.loader import Batch, EvalBatch
 from fer_ignite.errors import ConfigError
 from fer_ignite.training.events import EVENT_TABLE, StepEvents
@@ -33,7 +33,7 @@ class Trainer(Engine):
     inside_epoch = False  # set by whoever resumes in the middle of an epoch
 
     def terminate(self, skip_completed: bool = False) -> None:
-        self.state.stop_wished = True
+        self.state.stop_requested = True
 
     def terminate_epoch(self) -> None:
         """Refused: the epochs of all processes have the same length, so that a run can go on from any iteration.
@@ -91,20 +91,18 @@ def create_trainer(
     taken = torch.ones((), dtype=torch.bool, device=device)
 
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
-        waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.closes
+        waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.is_last_micro
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast(device, precision):
                 logits_BK = model(batch.images_BCHW)
             logits_BK = logits_BK.float()
             losses = terms(logits_BK, batch.targets_BK)
-            engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (
-                world / batch.window_count
-            )
+            engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.step_size)
             output = _output(batch, logits_BK, losses)
             engine.state.output = output
             engine.fire_event(StepEvents.LOSS_READY)
         engine.state.loss = engine.state.loss.detach()
-        if batch.closes:
+        if batch.is_last_micro:
             engine.state.optimizer_steps += 1
             engine.state.grad_norm, engine.state.step_taken = (
                 None,
@@ -119,9 +117,9 @@ def create_trainer(
     counters: dict[Any, str] = {facts.event: facts.counter for facts in EVENT_TABLE}
     trainer.register_events(*counters, event_to_attr=counters)
     trainer.state.optimizer_steps = 0
-    trainer.state.stop_wished = False
+    trainer.state.stop_requested = False
     trainer.state_dict_user_keys.extend(
-        ["optimizer_steps", "skipped_steps", "grad_norm", "stop_wished"]
+        ["optimizer_steps", "skipped_steps", "grad_norm", "stop_requested"]
     )
     trainer.state.skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
     trainer.state.step_taken = taken
@@ -172,7 +170,7 @@ def create_evaluator(
         with torch.inference_mode():
             logits_BK = batch.targets_BK.new_zeros(batch.targets_BK.shape)
             if len(batch.labels_B):
-                logits_BK = average_views(
+                logits_BK = tta_logits(
                     model, batch.images_BCHW, device=device, precision=precision, tta=tta
                 )
             losses = terms(logits_BK, batch.targets_BK)
@@ -188,12 +186,12 @@ def create_evaluator(
     return quiet(Engine(evaluate_step))
 
 
-def average_views(
+def tta_logits(
     model: nn.Module, images_BCHW: Tensor, *, device: torch.device, precision: str, tta: str
 ) -> Tensor:
     """float32 [B, K]: logits for one view; for several, the logarithm of the views' mean probabilities."""
     with autocast(device, precision):
-        logits = [model(view_BCHW).float() for view_BCHW in each_view(images_BCHW, tta)]
+        logits = [model(view_BCHW).float() for view_BCHW in iter_tta_views(images_BCHW, tta)]
     if len(logits) == 1:
         return logits[0]
     return (

@@ -15,7 +15,7 @@ from fer_ignite.errors import FerError
 VARIANTS: dict[str, dict[str, Any]] = {
     "quick": {},
     "no augmentation": {"augment": False},
-    "of the augmentation only the flip": {"rotate": 0, "scale": 0, "shift": 0},
+    "of the augmentation only the flip": {"rotate": 0, "scale": 0, "translate": 0},
     "no label smoothing": {"smoothing": 0},
     "SGD with Nesterov momentum (lr 0.1; weight decay 5e-4)": {
         "opt": "sgd",
@@ -55,7 +55,7 @@ def measure(given: argparse.Namespace, chosen: Sequence[str]) -> list[dict[str, 
 def row_of(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracies on val in per cent, and seconds."""
     val = summary["val"]
-    figures = {"ten": val["accuracy"], "one": val["single_view"]["accuracy"]}
+    figures = {"shift10": val["accuracy"], "one": val["single_view"]["accuracy"]}
     return {
         "name": name,
         **{view: round(100 * share, 2) for view, share in figures.items()},
@@ -65,7 +65,7 @@ def row_of(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def line_of(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     """A row of the table; the difference is to the recipe itself, with one view."""
-    return f"| {row['name']} | {row['one']:.2f} | {row['one'] - first['one']:+.2f} | {row['ten']:.2f} | {row['seconds']:.0f} |"
+    return f"| {row['name']} | {row['one']:.2f} | {row['one'] - first['one']:+.2f} | {row['shift10']:.2f} | {row['seconds']:.0f} |"
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from fer_ignite.apps.audit.duplicates import small_versions
 from fer_ignite.apps.audit.near_duplicates import SIDE_PX, near_pairs
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.spec import CacheSpec
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 _SURE = 0.95  # correlation of two images of the data from which they count as copies of each other
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args(arguments)
-    pack = open_pack(open_or_build(PackSpec(data=given.data)))
+    pack = open_cache(open_or_build(CacheSpec(data=given.data)))
     gray_NHW = pack.read(np.arange(len(pack))).mean(axis=3, dtype=np.float32)
     images_NSS = np.unique(small_versions(gray_NHW, SIDE_PX).round().astype(np.uint8), axis=0)
     figures = measure(

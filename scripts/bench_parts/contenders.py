@@ -54,14 +54,14 @@ def resident(
     model = network(settings).to(memory_format=layout)
     step_model = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
+    build_loss_from_config = nn.CrossEntropyLoss(label_smoothing=0.1)
     side = settings["image_px"]
     images = torch.randn(settings["batch_size"], 1, side, side).to(memory_format=layout)
     labels = torch.randint(0, CLASSES, (settings["batch_size"],))
     pacer = Pacer()
     while True:
         with autocast(device, resolve_precision(precision, device)):
-            loss = loss_of(step_model(images), labels)
+            loss = build_loss_from_config(step_model(images), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -80,7 +80,7 @@ def config_of(settings: Settings, **more: Any) -> Any:
         "normalize": "imagenet",
         "rotate": 10,
         "scale": 0.1,
-        "shift": 0.1,
+        "translate": 0.1,
     }
     return Config(
         data=settings["data"],

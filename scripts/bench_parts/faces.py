@@ -20,12 +20,12 @@ import numpy as np  # noqa: E402
 from scenes import backgrounds, scene, write_video  # noqa: E402
 
 from fer_ignite.apps.faces.analyze import look_for_faces  # noqa: E402
-from fer_ignite.apps.faces.annotated_output import Album  # noqa: E402
+from fer_ignite.apps.faces.annotated_output import AnnotatedOutput  # noqa: E402
 from fer_ignite.apps.faces.detection import Box, open_detector  # noqa: E402
-from fer_ignite.apps.faces.face_reader import PhotoReader  # noqa: E402
+from fer_ignite.apps.faces.face_reader import FaceReader  # noqa: E402
 from fer_ignite.apps.faces.opencv import load_opencv  # noqa: E402
 from fer_ignite.apps.faces.tracking import overlap  # noqa: E402
-from fer_ignite.inference.predictor import open_recogniser  # noqa: E402
+from fer_ignite.inference.predictor import open_predictor  # noqa: E402
 from fer_ignite.weights import shipped_checkpoint  # noqa: E402
 
 SIDES_PX = (48, 72, 112, 180)
@@ -36,11 +36,11 @@ class Val:
     """The val faces and their names, in a seeded order."""
 
     def __init__(self, data: str) -> None:
-        from fer_ignite.data.cache.format import Pack
+        from fer_ignite.data.cache.format import DatasetCache
         from fer_ignite.data.cache.lookup import open_or_build
-        from fer_ignite.data.cache.spec import PackSpec
+        from fer_ignite.data.cache.spec import CacheSpec
 
-        self.pack = Pack.open(open_or_build(PackSpec(data=data, channels="gray")))
+        self.pack = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
         self.order = np.random.default_rng(0).permutation(self.pack.indices("val"))
 
     def face(self, number: int) -> Any:
@@ -155,8 +155,8 @@ def _matches(
 def choosing_margin(val: Val, wanted: Any) -> dict[str, Any]:
     """Accuracy on the faces that are found, by margin; the uncut faces' own accuracy beside it."""
     grounds, side = backgrounds(), 112
-    recogniser, detector = (
-        open_recogniser(wanted.checkpoint, device="cpu", tta="none"),
+    predictor, detector = (
+        open_predictor(wanted.checkpoint, device="cpu", tta="none"),
         open_detector("mtcnn"),
     )
     pictures, names, whole = [], [], []
@@ -178,7 +178,7 @@ def choosing_margin(val: Val, wanted: Any) -> dict[str, Any]:
         *(("margin", margin, pictures) for margin in MARGINS),
         ("as pasted", 0.0, whole),
     ):
-        reader = PhotoReader(recogniser, lambda images: [[box] for _, box in cut], margin=margin)  # noqa: B023
+        reader = FaceReader(predictor, lambda images: [[box] for _, box in cut], margin=margin)  # noqa: B023
         tops = [faces[0].top[0] for faces in reader.read([picture for picture, _ in cut])]
         label = f"{what} {margin:+.2f}" if what == "margin" else what
         found[label] = float(np.mean([top == name for top, name in zip(tops, names, strict=True)]))
@@ -191,18 +191,23 @@ def watching(val: Val, wanted: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="fer-ignite-faces-") as folder:
         path = Path(folder) / "two.mp4"
-        reader = PhotoReader(
-            open_recogniser(wanted.checkpoint, device="cpu"), open_detector("mtcnn")
-        )
+        reader = FaceReader(open_predictor(wanted.checkpoint, device="cpu"), open_detector("mtcnn"))
         easy = _found_alone(val, reader, 6)
         write_video(path, backgrounds()[1], [easy[:3], easy[3:]], seconds=wanted.seconds)
-        for name, every, album in (
+        for name, frame_stride, annotated_output in (
             ("every frame", 1, None),
             ("every 3rd frame", 3, None),
-            ("every 3rd, saved", 3, Album(folder)),
+            ("every 3rd, saved", 3, AnnotatedOutput(folder)),
         ):
             start, cpu = time.perf_counter(), _cpu_s()
-            rows = list(look_for_faces([str(path)], reader, every=every, album=album))
+            rows = list(
+                look_for_faces(
+                    [str(path)],
+                    reader,
+                    frame_stride=frame_stride,
+                    annotated_output=annotated_output,
+                )
+            )
             wall_s, cpu_s = time.perf_counter() - start, _cpu_s() - cpu
             found[name] = {
                 "wall_s": wall_s,
@@ -218,7 +223,7 @@ def watching(val: Val, wanted: Any) -> dict[str, Any]:
     return found
 
 
-def _found_alone(val: Val, reader: PhotoReader, count: int) -> list[Any]:
+def _found_alone(val: Val, reader: FaceReader, count: int) -> list[Any]:
     """The first faces that the detector finds when nothing else is there."""
     found: list[Any] = []
     number = 0

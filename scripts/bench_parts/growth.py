@@ -51,14 +51,14 @@ class Noise:
 
 def measure(folder: Path, *, faces: int, threads: int) -> dict[str, Any]:
     """``pack_s``, ``start_s`` (settings to first step), ``grown_mb`` (private memory over ``steps`` steps)."""
-    from fer_ignite.data.cache.build import build_pack
-    from fer_ignite.data.cache.spec import PackSpec
+    from fer_ignite.data.cache.build import build_cache
+    from fer_ignite.data.cache.spec import CacheSpec
 
     pack = folder / "million"
     pack.mkdir()
     source = Noise(folder, faces)
     started = time.perf_counter()
-    build_pack(PackSpec(data="noise"), source, pack, progress=False)
+    build_cache(CacheSpec(data="noise"), source, pack, progress=False)
     pack_s = time.perf_counter() - started
     source.path.unlink()
     command = [

@@ -227,10 +227,10 @@ def packing(bench: Bench) -> None:
     from PIL import Image
 
     from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import PackSpec
+    from fer_ignite.data.cache.spec import CacheSpec
 
     files = sorted((bench.folder / "images" / "train").rglob("*.png"))
-    spec = PackSpec(data=str(bench.folder / "images"))
+    spec = CacheSpec(data=str(bench.folder / "images"))
 
     def decode() -> None:
         for file in files:
@@ -260,7 +260,7 @@ def predicting(bench: Bench) -> None:
     from PIL import Image
 
     from fer_ignite import Config, train
-    from fer_ignite.inference.loaded_model import load_network
+    from fer_ignite.inference.loaded_model import load_model
     from fer_ignite.inference.predictor import predict
 
     files = sorted((bench.folder / "images" / "val").rglob("*.png"))[:2000]
@@ -270,7 +270,7 @@ def predicting(bench: Bench) -> None:
             data="demo:256", epochs=1, out=str(out), quiet=True, threads=bench.threads, plots=False
         )
     )["folder"]
-    ours = load_network(Path(folder) / "checkpoints" / "best.pt")
+    ours = load_model(Path(folder) / "checkpoints" / "best.pt")
     settings = bench.settings("fer48", 48, 128)
     theirs, change = network(settings).eval(), transforms_of(settings, train=False)
 
@@ -280,7 +280,7 @@ def predicting(bench: Bench) -> None:
             theirs(change(Image.open(file)).unsqueeze(0)).softmax(1).argmax(1).item()
 
     works = {"one by one": one_by_one}
-    for views in ("none", "ten"):
+    for views in ("none", "shift10"):
         works[views] = lambda views=views: list(predict(ours, files, tta=views))  # type: ignore[misc]
     seconds = in_turn(bench.rounds, works)
     found = pairs(seconds["one by one"], seconds["none"])
@@ -290,7 +290,7 @@ def predicting(bench: Bench) -> None:
             for name, values in seconds.items()
         },
         "one view x one by one": found,
-        "ten views x one by one": pairs(seconds["one by one"], seconds["ten"]),
+        "ten views x one by one": pairs(seconds["one by one"], seconds["shift10"]),
     }
     bench.row("predict, of one file at a time (one view)", found, 3)
 
@@ -299,7 +299,7 @@ def views(bench: Bench) -> None:
     """What averaging over views costs, on one batch of the default network."""
     from contenders import network
 
-    from fer_ignite.training.trainer import average_views
+    from fer_ignite.training.trainer import tta_logits
 
     model = network(bench.settings("fer48", 48, 128)).eval().to(memory_format=torch.channels_last)
     images = torch.randn(512, 1, 48, 48).contiguous(memory_format=torch.channels_last)
@@ -307,11 +307,13 @@ def views(bench: Bench) -> None:
     def look(tta: str) -> Callable[[], None]:
         def work() -> None:
             with torch.inference_mode():
-                average_views(model, images, device=torch.device("cpu"), precision="bf16", tta=tta)
+                tta_logits(model, images, device=torch.device("cpu"), precision="bf16", tta=tta)
 
         return work
 
-    seconds = in_turn(bench.rounds, {tta: look(tta) for tta in ("none", "flip", "ten", "many")})
+    seconds = in_turn(
+        bench.rounds, {tta: look(tta) for tta in ("none", "flip", "shift10", "shift18")}
+    )
     bench.found["views"] = {
         tta: {"cost": pairs(values, seconds["none"])} for tta, values in seconds.items()
     }
@@ -377,11 +379,11 @@ def write_images(data: str, folder: Path, *, train_faces: int) -> None:
     """The same faces as files: what a tutorial's ImageFolder reads."""
     from PIL import Image
 
-    from fer_ignite.data.cache.format import Pack
+    from fer_ignite.data.cache.format import DatasetCache
     from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import PackSpec
+    from fer_ignite.data.cache.spec import CacheSpec
 
-    pack = Pack.open(open_or_build(PackSpec(data=data, channels="gray")))
+    pack = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
     for split, limit in (("train", train_faces), ("val", 10**9)):
         for index in pack.indices(split)[:limit]:
             place = folder / split / pack.classes[int(pack.labels[index])]

@@ -30,14 +30,14 @@ _BLOCK = re.compile(
 _WITHOUT_TRAINING = ("--help", "--print-config", "--plot-lr", "--fast-dev-run")
 # What the tests add to a command that lacks it. The data is then small too: the files of that name are drawn faces.
 _ADDED = {
-    "train": {"--limit-train": "256", "--epochs": "1"},
+    "train": {"--max-train-samples": "256", "--epochs": "1"},
     "audit": {"--folds": "2", "--epochs": "1", "--exist-ok": ""},
-    "find-lr": {"--iterations": "20", "--limit-train": "256"},
-    "tune": {"--limit-train": "256", "--epochs": "1", "--trials": "2"},
+    "find-lr": {"--iterations": "20", "--max-train-samples": "256"},
+    "tune": {"--max-train-samples": "256", "--epochs": "1", "--trials": "2"},
 }
 # What the tests put in the place of what stands there.
 _CHANGED = {"tune": {"--trials": "2", "--epochs": "1"}, "train": {"--folds": "2"}}
-_LARGE_RECIPE = {"--limit-train": "16", "--epochs": "1"}
+_LARGE_RECIPE = {"--max-train-samples": "16", "--epochs": "1"}
 # Added to every training, and said once for all of them on the first page.
 _SPARED = {"--tta": "none", "--no-plots": ""}
 # Programs that are run elsewhere, or that would change the machine.
@@ -114,7 +114,7 @@ def as_tested(command: str, *, spare: bool = False) -> str:
         if not {"--data", "--config", "--resume"} & set(words):
             added = {"--data": "demo:700", **added}
         if "--epochs" in words and re.search(r"--data demo:\d{1,3}\b", plain):  # small as it stands
-            del added["--limit-train"]
+            del added["--max-train-samples"]
     missing = [f"{flag} {value}".strip() for flag, value in added.items() if flag not in words]
     spared = _SPARED if spare and name == "train" and "--resume" not in words else {}
     return " ".join(

@@ -18,10 +18,10 @@ import fer_ignite
 from fer_ignite import train
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.handler import (
+    AtomicSaver,
     BestCheckpoint,
-    DurableSaver,
     PlainState,
-    ResumePoints,
+    ResumeCheckpoint,
     attach_best,
     attach_resume_points,
 )
@@ -41,9 +41,9 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def trainer_with_points(folder: Path, **arguments: Any) -> tuple[Engine, ResumePoints]:
+def trainer_with_points(folder: Path, **arguments: Any) -> tuple[Engine, ResumeCheckpoint]:
     trainer = Engine(lambda engine, batch: None)
-    saver = DurableSaver(folder, **arguments)
+    saver = AtomicSaver(folder, **arguments)
     points = attach_resume_points(
         trainer, entries(trainer), saver, event=Events.ITERATION_COMPLETED(every=5)
     )
@@ -61,7 +61,7 @@ def scored(folder: Path, scores: list[float]) -> tuple[BestCheckpoint, list[int]
     best = attach_best(
         evaluator,
         to_save,
-        DurableSaver(folder),
+        AtomicSaver(folder),
         score=lambda engine: engine.state.score,
         trainer=trainer,
     )
@@ -98,7 +98,7 @@ def test_saving_twice_at_one_iteration_keeps_the_file_just_written(tmp_path: Pat
 def test_another_checkpoint_handler_on_the_same_event_does_not_change_the_names(tmp_path: Path):
     trainer, _ = trainer_with_points(tmp_path)
     other = attach_resume_points(
-        trainer, entries(trainer), DurableSaver(tmp_path), event=Events.ITERATION_COMPLETED(every=5)
+        trainer, entries(trainer), AtomicSaver(tmp_path), event=Events.ITERATION_COMPLETED(every=5)
     )
     trainer.run(range(5), max_epochs=1)
     assert names(tmp_path) == ["last.pt", "step-5.pt"]
@@ -110,7 +110,7 @@ def test_files_of_an_earlier_start_are_pruned_as_own_ones_and_a_lost_future_goes
     trainer.run(range(10), max_epochs=3)
     assert names(tmp_path) == ["last.pt", "step-25.pt", "step-30.pt"]
     again, points = trainer_with_points(tmp_path)
-    points.adopt(up_to=25)
+    points.add_existing(up_to=25)
     again.state.iteration = 27
     assert names(tmp_path) == ["last.pt", "step-25.pt", "step-30.pt"], (
         "nothing goes before the new one is durable"
@@ -143,7 +143,7 @@ def test_the_best_state_survives_and_a_worse_epoch_after_it_changes_nothing(tmp_
     after = attach_best(
         evaluator,
         entries(trainer),
-        DurableSaver(tmp_path),
+        AtomicSaver(tmp_path),
         score=lambda engine: engine.state.score,
         trainer=trainer,
     )
@@ -162,7 +162,7 @@ def test_the_best_file_knows_its_own_score(tmp_path: Path):
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     to_save = entries(trainer)
     best = attach_best(
-        evaluator, to_save, DurableSaver(tmp_path), score=lambda engine: 0.5, trainer=trainer
+        evaluator, to_save, AtomicSaver(tmp_path), score=lambda engine: 0.5, trainer=trainer
     )
     to_save["best"] = best
     evaluator.run([0])
@@ -173,14 +173,11 @@ def test_one_entry_and_one_kept_file_are_refused(tmp_path: Path):
     trainer = Engine(lambda engine, batch: None)
     with pytest.raises(ConfigError, match="at least two"):
         attach_resume_points(
-            trainer,
-            {"model": torch.nn.Linear(1, 1)},
-            DurableSaver(tmp_path),
-            event=Events.COMPLETED,
+            trainer, {"model": torch.nn.Linear(1, 1)}, AtomicSaver(tmp_path), event=Events.COMPLETED
         )
     with pytest.raises(ConfigError, match="at least 2"):
         attach_resume_points(
-            trainer, entries(trainer), DurableSaver(tmp_path), event=Events.COMPLETED, keep=1
+            trainer, entries(trainer), AtomicSaver(tmp_path), event=Events.COMPLETED, keep=1
         )
 
 
@@ -208,7 +205,7 @@ def test_an_error_on_one_process_is_raised_on_all_with_its_exit_code(tmp_path: P
 def test_every_process_is_asked_also_where_the_content_is_at_fault(tmp_path: Path):
     heard: list[str | None] = []
     trainer = Engine(lambda engine, batch: None)
-    saver = DurableSaver(tmp_path, agree=lambda text: heard.append(text) or text)
+    saver = AtomicSaver(tmp_path, agree=lambda text: heard.append(text) or text)
     to_save = entries(trainer, handlers=PlainState({"mine": {1, 2}}))
     attach_resume_points(trainer, to_save, saver, event=Events.ITERATION_COMPLETED)
     with pytest.raises(CheckpointError, match=r"handlers\.mine is a builtins\.set"):
@@ -218,7 +215,7 @@ def test_every_process_is_asked_also_where_the_content_is_at_fault(tmp_path: Pat
 
 
 def test_a_type_error_while_saving_is_not_answered_by_saving_again(tmp_path: Path):
-    class Counting(DurableSaver):
+    class Counting(AtomicSaver):
         calls = 0
 
         def _write(self, *arguments: Any) -> Exception:
@@ -246,7 +243,7 @@ def test_an_error_after_the_save_leaves_the_record_with_the_new_file(tmp_path: P
 
 
 def test_a_file_that_cannot_be_removed_is_tried_again_later(tmp_path: Path):
-    saver = DurableSaver(tmp_path)
+    saver = AtomicSaver(tmp_path)
     (tmp_path / "stuck").mkdir()
     saver.remove("stuck")
     saver.remove("never was there")

@@ -6,7 +6,7 @@ import pytest
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 
-from fer_ignite.checkpoint.run_dir import RunFolder, _records
+from fer_ignite.checkpoint.run_dir import RunDir, _records
 from fer_ignite.errors import StorageError
 
 
@@ -16,7 +16,7 @@ def line(epoch, **more):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = RunFolder(tmp_path / "run")
+    made = RunDir(tmp_path / "run")
     made.create()
     return made
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_alone_is_a_run(folder):
 def test_a_folder_that_can_t_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/run"):
-        RunFolder(tmp_path / "file" / "run").create()
+        RunDir(tmp_path / "file" / "run").create()
 
 
 def test_history_and_table_hold_the_same_lines(folder):
@@ -76,7 +76,7 @@ def test_a_last_line_that_a_crash_cut_short_is_passed_over_and_does_not_spoil_th
     folder.history.write_text(folder.history.read_text()[:-cut])
     whole = [entry["epoch"] for entry in folder.read_history()]
     assert whole == ([1, 2] if cut == 1 else [1])
-    folder.cut_back(10)
+    folder.truncate_after(10)
     folder.append_history(line(2))
     assert [entry["epoch"] for entry in folder.read_history()] == [1, 2]
 
@@ -85,7 +85,7 @@ def test_cutting_back_drops_what_came_after_the_resume_point(folder):
     for epoch in (1, 2, 3):
         folder.append_history(line(epoch))
     write_scalars(folder, range(31))
-    folder.cut_back(20)
+    folder.truncate_after(20)
     assert [entry["iteration"] for entry in folder.read_history()] == [10, 20]
     assert len(folder.results.read_text().splitlines()) == 3
     assert scalars(folder) == [(step, "train/loss", step / 10) for step in range(21)]
@@ -96,7 +96,7 @@ def test_tensorboard_s_own_reader_accepts_a_cut_file(folder):
     write_scalars(folder, range(5))
     (file,) = folder.tensorboard.glob("events.*")
     before = file.read_bytes()
-    folder.cut_back(10**9)
+    folder.truncate_after(10**9)
     assert file.read_bytes() == before
 
 
@@ -104,12 +104,12 @@ def test_a_tensorboard_file_that_a_crash_cut_short_is_mended(folder):
     write_scalars(folder, range(5))
     (file,) = folder.tensorboard.glob("events.*")
     file.write_bytes(file.read_bytes()[:-7])
-    folder.cut_back(100)
+    folder.truncate_after(100)
     assert [step for step, _, _ in scalars(folder)] == [0, 1, 2, 3]
 
 
 def test_cutting_back_a_folder_without_history_leaves_an_empty_one(folder):
-    folder.cut_back(0)
+    folder.truncate_after(0)
     assert list(folder.read_history()) == []
 
 
@@ -117,7 +117,7 @@ def test_clearing_removes_the_run_and_nothing_else(folder):
     folder.append_history(line(1))
     folder.write_config({})
     folder.write_summary({"status": "completed"})
-    folder.note_test({"n": 1})
+    folder.log_test_access({"n": 1})
     write_scalars(folder, [1])
     (folder.checkpoints / "step-1.pt").write_bytes(b"x")
     (folder.path / "notes.txt").write_text("mine")
@@ -128,11 +128,11 @@ def test_clearing_removes_the_run_and_nothing_else(folder):
 
 
 def test_looks_at_the_test_split_are_counted(folder):
-    assert folder.looks_at_test() == 0
+    assert folder.test_evaluations() == 0
     for _ in range(3):
-        folder.note_test({"by": "evaluate"})
-    assert folder.looks_at_test() == 3
-    assert json.loads(folder.ledger.read_text().splitlines()[0]) == {"by": "evaluate"}
+        folder.log_test_access({"by": "evaluate"})
+    assert folder.test_evaluations() == 3
+    assert json.loads(folder.test_access.read_text().splitlines()[0]) == {"by": "evaluate"}
 
 
 LINE = b'{"epoch": 1, "iteration": 10, "val_loss": 1.0}\n'
@@ -163,8 +163,8 @@ def test_a_damaged_history_is_rebuilt_from_the_resume_point_s_lines_and_named(fo
         folder.append_history(line(epoch, val_uar=float("nan")))
     text = folder.history_text()
     folder.history.write_bytes(LINE[:20] + b"\xff")
-    other = RunFolder(folder.path)
-    other.cut_back(20, text)
+    other = RunDir(folder.path)
+    other.truncate_after(20, text)
     assert [entry["epoch"] for entry in other.read_history()] == [1, 2]
     assert len(other.results.read_text().splitlines()) == 3
     (said,) = other.take_warnings()
@@ -176,10 +176,10 @@ def test_a_whole_history_is_kept_without_a_word_and_a_missing_one_is_written_aga
     for epoch in (1, 2, 3):
         folder.append_history(line(epoch, val_uar=float("nan")))
     text = folder.history_text()
-    folder.cut_back(20, text)
+    folder.truncate_after(20, text)
     assert folder.take_warnings() == [] and not (folder.path / "damaged").exists()
     folder.history.unlink()
-    folder.cut_back(20, text)
+    folder.truncate_after(20, text)
     assert [entry["epoch"] for entry in folder.read_history()] == [
         1,
         2,
@@ -190,15 +190,15 @@ def test_a_whole_history_is_kept_without_a_word_and_a_missing_one_is_written_aga
 def test_a_damaged_summary_counts_as_none_and_is_set_aside(folder, content):
     folder.summary.write_bytes(content)
     assert folder.read_summary() == {}
-    folder.cut_back(10)
+    folder.truncate_after(10)
     assert not folder.summary.exists() and "summary.json" in folder.take_warnings()[0]
 
 
 def test_the_ledger_counts_damaged_lines_and_loses_none_that_comes_after_them(folder):
-    assert folder.looks_at_test() == 0
-    folder.ledger.write_bytes(b'\xff\n\n{"split": "te')
-    folder.note_test({"split": "test"})
-    assert folder.looks_at_test() == 3 and folder.read_ledger() == [{"split": "test"}]
+    assert folder.test_evaluations() == 0
+    folder.test_access.write_bytes(b'\xff\n\n{"split": "te')
+    folder.log_test_access({"split": "test"})
+    assert folder.test_evaluations() == 3 and folder.read_ledger() == [{"split": "test"}]
 
 
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
@@ -208,7 +208,7 @@ def test_a_flipped_byte_in_a_tensorboard_file_costs_what_can_t_be_read_and_is_na
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 0x10
     file.write_bytes(content)
-    folder.cut_back(20)
+    folder.truncate_after(20)
     found = scalars(folder)
     assert set(found) <= {(step, "train/loss", step / 10) for step in range(21)} and len(
         found
@@ -224,12 +224,12 @@ def test_zeros_behind_a_tensorboard_file_go(folder):
     (file,) = folder.tensorboard.glob("events.*")
     whole = file.read_bytes()
     file.write_bytes(whole + bytes(500))
-    folder.cut_back(10)
+    folder.truncate_after(10)
     assert file.read_bytes() == whole and file.name in folder.take_warnings()[0]
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "summary", "history", "results", "log", "ledger", "trackers"]
+    "name", ["config", "summary", "history", "results", "log", "test_access", "trackers"]
 )
 def test_a_folder_in_a_file_s_place_is_set_aside(folder, name):
     path = getattr(folder, name)
@@ -277,8 +277,8 @@ SIDE_FILES = (
     "results.csv",
     "config.yaml",
     "log.txt",
-    "ledger.jsonl",
-    "tb",
+    "test_access.jsonl",
+    "tensorboard",
 )
 
 
@@ -316,8 +316,8 @@ def test_no_damage_to_a_side_file_stops_a_resume_or_loses_an_epoch(
     from fer_ignite import train
 
     kept, digest = begun
-    folder = RunFolder(shutil.copytree(kept, tmp_path / "run"))
-    path = next(folder.tensorboard.iterdir()) if name == "tb" else folder.path / name
+    folder = RunDir(shutil.copytree(kept, tmp_path / "run"))
+    path = next(folder.tensorboard.iterdir()) if name == "tensorboard" else folder.path / name
     DAMAGES[damage](path)
     summary = train(tiny(epochs=3, resume="auto", tensorboard=True))
     assert summary["status"] == "completed" and summary["weights_sha256"] == digest
@@ -328,7 +328,7 @@ def test_no_damage_to_a_side_file_stops_a_resume_or_loses_an_epoch(
         "2",
         "3",
     ]
-    assert folder.read_summary()["epochs"] == 3 and folder.looks_at_test() >= 1
+    assert folder.read_summary()["epochs"] == 3 and folder.test_evaluations() >= 1
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -339,7 +339,7 @@ def test_a_finished_run_with_a_damaged_side_file_has_its_summary_after_a_resume(
     from fer_ignite import train
 
     kept, _ = begun
-    folder = RunFolder(shutil.copytree(kept, tmp_path / "run"))
+    folder = RunDir(shutil.copytree(kept, tmp_path / "run"))
     before = folder.read_summary()
     DAMAGES[damage](folder.path / name)
     summary = train(tiny(resume="auto"))

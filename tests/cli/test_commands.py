@@ -40,7 +40,7 @@ def test_train_writes_the_whole_folder_and_says_what_it_does(cli, tiny_flags):
         "results.csv",
         "summary.json",
         "log.txt",
-        "ledger.jsonl",
+        "test_access.jsonl",
         "checkpoints",
     }
     assert expected <= {path.name for path in run.iterdir()}
@@ -103,7 +103,9 @@ def test_a_trial_run_takes_three_batches(cli, tiny_flags):
     assert ended.code == 0, ended.err
     summary = json.loads((ended.folder / "runs" / "run" / "summary.json").read_text())
     assert (summary["epochs"], summary["iterations"], summary["val"]["n"]) == (1, 3, 12)
-    assert "test" not in summary and not (ended.folder / "runs" / "run" / "ledger.jsonl").exists()
+    assert (
+        "test" not in summary and not (ended.folder / "runs" / "run" / "test_access.jsonl").exists()
+    )
 
 
 def test_evaluate_needs_nothing_but_the_checkpoint(cli, best):
@@ -175,13 +177,13 @@ def test_the_json_of_evaluate_has_the_names_that_scripts_rely_on(cli, best):
 def test_every_look_at_the_test_split_is_counted(cli, finished_run, tmp_path):
     run = tmp_path / "copy"
     shutil.copytree(finished_run, run)
-    looks = len((run / "ledger.jsonl").read_text().splitlines())
+    looks = len((run / "test_access.jsonl").read_text().splitlines())
     ended = cli("evaluate", run / "checkpoints" / "best.pt", "--split", "test")
     assert ended.code == 0 and f"looked at {looks + 1} time(s)" in ended.out
-    line = json.loads((run / "ledger.jsonl").read_text().splitlines()[-1])
+    line = json.loads((run / "test_access.jsonl").read_text().splitlines()[-1])
     assert line["by"] == "evaluate" and line["split"] == "test" and line["n"] == 70
     cli("evaluate", run / "checkpoints" / "best.pt")
-    assert len((run / "ledger.jsonl").read_text().splitlines()) == looks + 1
+    assert len((run / "test_access.jsonl").read_text().splitlines()) == looks + 1
 
 
 def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
@@ -195,12 +197,12 @@ def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
 
 
 def test_pictures_of_runs_in_a_folder_are_no_faces(cli, best, faces, tmp_path):
-    album = tmp_path / "album"
-    (album / "runs" / "one" / "checkpoints").mkdir(parents=True)
-    (album / "runs" / "one" / "config.yaml").touch()
-    for place in (album / "face.png", album / "runs" / "one" / "curves.png"):
+    annotated_output = tmp_path / "album"
+    (annotated_output / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    (annotated_output / "runs" / "one" / "config.yaml").touch()
+    for place in (annotated_output / "face.png", annotated_output / "runs" / "one" / "curves.png"):
         shutil.copy(faces / "happy.png", place)
-    ended = cli("predict", best, album)
+    ended = cli("predict", best, annotated_output)
     assert ended.code == 0 and "face.png" in ended.out and "curves.png" not in ended.out
 
 

@@ -93,13 +93,13 @@ def test_set_takes_yaml_and_dashes(cli):
             "--set",
             "model-args={widths: [8, 8]}",
             "--set",
-            "time=15m",
+            "max_time=15m",
             "--set",
             "plots=false",
             "--print-config",
         )
     )
-    assert (values["model_args"], values["time"], values["plots"]) == (
+    assert (values["model_args"], values["max_time"], values["plots"]) == (
         {"widths": [8, 8]},
         900.0,
         False,

@@ -64,7 +64,7 @@ def test_csv_has_as_many_cells_in_every_row_and_harmless_ones(cli, photographs):
         ".",
         "--format",
         "csv",
-        "--save",
+        "--save-annotated",
         "album",
     )
     rows = list(csv.reader(io.StringIO(ended.out)))
@@ -109,7 +109,7 @@ def test_nothing_readable_is_an_exit_code(cli, photographs):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--save", "album", "."), "--save is about finding faces"),
+        (("--save-annotated", "album", "."), "--save-annotated is about finding faces"),
         (("clip.mp4",), "with --faces"),
         (("webcam:0",), "with --faces"),
         (("--faces", "webcam:97"), "no such camera"),

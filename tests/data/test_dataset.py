@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.dataset import faces_of_dataset, faces_of_pack
-from fer_ignite.data.fetchers import LoaderFeed, PackFeed
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.dataset import dataset_from_cache, dataset_from_user_class
+from fer_ignite.data.fetchers import CacheFetcher, DataLoaderFetcher
 from fer_ignite.errors import DataError
 
 CPU = torch.device("cpu")
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def demo():
-    return faces_of_pack(open_or_build(PackSpec(data="demo:140"), progress=False))
+    return dataset_from_cache(open_or_build(CacheSpec(data="demo:140"), progress=False))
 
 
 class Squares:
@@ -47,7 +47,7 @@ def squares(*, train=20, val=6, test=0, **changes):
 
 
 def faces_of(make):
-    return faces_of_dataset(make, name="my:Data", val_fraction=0.2, seed=0)
+    return dataset_from_user_class(make, name="my:Data", val_fraction=0.2, seed=0)
 
 
 def test_a_pack_brings_classes_roles_and_statistics(demo):
@@ -65,7 +65,7 @@ def test_a_pack_brings_classes_roles_and_statistics(demo):
 
 def test_a_limit_takes_the_first_of_a_seeded_order(demo):
     def limited(limit, seed=0):
-        return demo.train_indices(drop_leaks=False, limit=limit, seed=seed)
+        return demo.train_indices(drop_train_duplicates=False, limit=limit, seed=seed)
 
     assert len(limited(30)) == 30 and set(limited(30)) <= set(limited(60)) <= set(
         demo.indices["train"]
@@ -79,8 +79,8 @@ def test_leaked_faces_are_left_out_of_train_where_asked(demo):
     leaks[demo.indices["train"][:5]] = True
     demo.leaks, kept = leaks, demo.leaks
     try:
-        assert len(demo.train_indices(drop_leaks=True, limit=None, seed=0)) == 107
-        assert len(demo.train_indices(drop_leaks=False, limit=None, seed=0)) == 112
+        assert len(demo.train_indices(drop_train_duplicates=True, limit=None, seed=0)) == 107
+        assert len(demo.train_indices(drop_train_duplicates=False, limit=None, seed=0)) == 112
     finally:
         demo.leaks = kept
 
@@ -97,9 +97,11 @@ def test_a_split_s_fingerprint_follows_from_its_faces_and_not_from_their_order(d
 
 
 def test_a_pack_is_fed_without_a_loader_unless_samples_have_a_transform(demo):
-    assert isinstance(demo.feed(CPU, seed=0), PackFeed)
-    assert isinstance(demo.feed(CPU, seed=0, transform=lambda image: image), LoaderFeed)
-    assert isinstance(demo.feed(CPU, seed=0, collate_fn=lambda samples: samples), LoaderFeed)
+    assert isinstance(demo.fetcher(CPU, seed=0), CacheFetcher)
+    assert isinstance(demo.fetcher(CPU, seed=0, transform=lambda image: image), DataLoaderFetcher)
+    assert isinstance(
+        demo.fetcher(CPU, seed=0, collate_fn=lambda samples: samples), DataLoaderFetcher
+    )
 
 
 def test_a_users_data_set_becomes_faces_with_its_own_roles():

@@ -3,9 +3,9 @@ import pytest
 
 from fer_ignite import train
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.data.cache.format import open_pack
-from fer_ignite.data.exclude_list import formula_safe, is_same_list, read_exclusion
-from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.exclude_list import formula_safe, is_same_list, read_exclude_list
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.errors import ConfigError, DataError, FerError
 from fer_ignite.runs.prepare import prepare
 
@@ -23,7 +23,7 @@ def listed(tmp_path):
 
 @pytest.fixture
 def demo(tiny):
-    return open_pack(pack_of(tiny())[0])
+    return open_cache(find_cache(tiny())[0])
 
 
 def ids_of(pack, split, count):
@@ -31,30 +31,30 @@ def ids_of(pack, split, count):
 
 
 def test_only_rows_that_say_yes_count_and_all_where_nobody_is_asked(listed):
-    assert read_exclusion(listed(["a,yes", "b,no", "c,", "d, YES "])).ids == ("a", "d")
-    assert read_exclusion(listed(["b,x", "a,y", "b,z"], header="ID,note")).ids == ("a", "b")
-    assert read_exclusion(listed([])).ids == ()
+    assert read_exclude_list(listed(["a,yes", "b,no", "c,", "d, YES "])).ids == ("a", "d")
+    assert read_exclude_list(listed(["b,x", "a,y", "b,z"], header="ID,note")).ids == ("a", "b")
+    assert read_exclude_list(listed([])).ids == ()
 
 
 def test_the_digest_is_of_the_ids_and_of_nothing_else(listed):
-    one = read_exclusion(listed(["a,yes", "b,yes", "c,no"]))
-    other = read_exclusion(listed(["b,1", "a,2"], header="id,score", name="other.csv"))
-    assert one.digest == other.digest and is_same_list(one.pinned, other.pinned)
-    more = read_exclusion(listed(["a,yes", "b,yes", "c,yes"]))
-    assert more.digest != one.digest and not is_same_list(one.pinned, more.pinned)
-    assert not is_same_list(one.pinned, None) and not is_same_list("a.csv", "a.csv")
+    one = read_exclude_list(listed(["a,yes", "b,yes", "c,no"]))
+    other = read_exclude_list(listed(["b,1", "a,2"], header="id,score", name="other.csv"))
+    assert one.digest == other.digest and is_same_list(one.with_digest, other.with_digest)
+    more = read_exclude_list(listed(["a,yes", "b,yes", "c,yes"]))
+    assert more.digest != one.digest and not is_same_list(one.with_digest, more.with_digest)
+    assert not is_same_list(one.with_digest, None) and not is_same_list("a.csv", "a.csv")
 
 
 def test_a_pinned_list_that_has_changed_is_refused(listed):
-    pinned = read_exclusion(listed(["a,yes"])).pinned
-    assert read_exclusion(pinned).pinned == pinned
+    pinned = read_exclude_list(listed(["a,yes"])).with_digest
+    assert read_exclude_list(pinned).with_digest == pinned
     listed(["a,yes", "b,yes"])
     with pytest.raises(DataError, match="--override exclude"):
-        read_exclusion(pinned)
+        read_exclude_list(pinned)
 
 
 def test_ids_that_look_like_formulas_are_read_back(listed):
-    assert read_exclusion(listed([f"{formula_safe('=a/x.png')},yes", "'quoted,yes"])).ids == (
+    assert read_exclude_list(listed([f"{formula_safe('=a/x.png')},yes", "'quoted,yes"])).ids == (
         "'quoted",
         "=a/x.png",
     )
@@ -70,25 +70,25 @@ def test_ids_that_look_like_formulas_are_read_back(listed):
 )
 def test_what_is_no_list_is_refused_by_name(listed, rows, header, kind, said):
     with pytest.raises(kind, match=rf"--exclude: .*list\.csv.*{said}"):
-        read_exclusion(listed(rows, header=header))
+        read_exclude_list(listed(rows, header=header))
 
 
 def test_a_list_that_isn_t_there_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--exclude: .*absent\.csv.*no such file"):
-        read_exclusion(str(tmp_path / "absent.csv"))
+        read_exclude_list(str(tmp_path / "absent.csv"))
 
 
 def test_train_loses_what_is_listed_and_val_and_test_stay(tiny, demo, listed):
     names = ids_of(demo, "train", 5) + ids_of(demo, "val", 2) + ids_of(demo, "test", 1)
     config = tiny(exclude=listed([f"{name},yes" for name in names]))
-    faces = open_faces(config, demo.path)
-    left = faces.train_indices(drop_leaks=False, limit=None, seed=0)
+    faces = open_dataset(config, demo.path)
+    left = faces.train_indices(drop_train_duplicates=False, limit=None, seed=0)
     assert left.tolist() == demo.indices("train")[5:].tolist()
     assert len(faces.indices["val"]) == 14 and len(faces.indices["test"]) == 14
-    limited = faces.train_indices(drop_leaks=False, limit=20, seed=0)
+    limited = faces.train_indices(drop_train_duplicates=False, limit=20, seed=0)
     assert len(limited) == 20 and set(limited) <= set(left)
     assert faces.fingerprint == demo.fingerprint
-    said = read_exclusion(config.exclude).describe(demo)
+    said = read_exclude_list(config.exclude).describe(demo)
     assert (
         "5 of 112 train images left out; 2 listed val and 1 test images stay" in said
         and "\n" not in said
@@ -97,9 +97,9 @@ def test_train_loses_what_is_listed_and_val_and_test_stay(tiny, demo, listed):
 
 def test_unknown_ids_and_a_list_of_everything_are_refused(demo, listed):
     with pytest.raises(DataError, match=r"1 ids of .* 'nobody'"):
-        read_exclusion(listed(["face 0,yes", "nobody,yes"])).places(demo)
+        read_exclude_list(listed(["face 0,yes", "nobody,yes"])).positions(demo)
     with pytest.raises(DataError, match="all 112 train images"):
-        read_exclusion(listed([f"{name},yes" for name in ids_of(demo, "train", 112)])).describe(
+        read_exclude_list(listed([f"{name},yes" for name in ids_of(demo, "train", 112)])).describe(
             demo
         )
 
@@ -111,7 +111,7 @@ def test_a_run_says_and_keeps_what_it_left_out_and_its_checkpoint_needs_no_list(
     summary = train(tiny(exclude=path, epochs=1))
     assert summary["data"]["trained_on"] == 72 and summary["data"]["counts"]["train"] == 112
     best = tmp_path / "run" / "checkpoints" / "best.pt"
-    assert load_checkpoint(best)["config"]["exclude"] == read_exclusion(path).pinned
+    assert load_checkpoint(best)["config"]["exclude"] == read_exclude_list(path).with_digest
     assert load_checkpoint(best)["data"]["fingerprint"] == demo.fingerprint
     (tmp_path / "list.csv").unlink()
     from fer_ignite import evaluate
@@ -168,9 +168,12 @@ def test_the_list_is_read_before_the_data(tiny, tmp_path):
 def test_order_of_the_rows_is_of_no_concern(tiny, demo, listed):
     names = ids_of(demo, "train", 6)
     one, other = (
-        open_faces(tiny(exclude=listed([f"{n},yes" for n in order])), demo.path)
+        open_dataset(tiny(exclude=listed([f"{n},yes" for n in order])), demo.path)
         for order in (names, names[::-1])
     )
     assert np.array_equal(
-        *(faces.train_indices(drop_leaks=False, limit=None, seed=0) for faces in (one, other))
+        *(
+            faces.train_indices(drop_train_duplicates=False, limit=None, seed=0)
+            for faces in (one, other)
+        )
     )

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.dataset import PackedImages
-from fer_ignite.data.fetchers import LoaderFeed, PackFeed, Request
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.dataset import CachedImages
+from fer_ignite.data.fetchers import CacheFetcher, DataLoaderFetcher, IndexBatch
 from fer_ignite.errors import DataError
 
 CPU = torch.device("cpu")
@@ -17,18 +17,20 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pack():
-    return open_pack(open_or_build(PackSpec(data="demo:70"), progress=False))
+    return open_cache(open_or_build(CacheSpec(data="demo:70"), progress=False))
 
 
-def request(indices, window=0, positions=None):
+def request(indices, step=0, positions=None):
     indices = np.array(indices, dtype=np.int64)
-    return Request(
-        indices, 0, window, np.arange(len(indices)) if positions is None else np.array(positions)
+    return IndexBatch(
+        indices, 0, step, np.arange(len(indices)) if positions is None else np.array(positions)
     )
 
 
 def loader(fetch, **changes):
-    return LoaderFeed(fetch, **{"seed": 0, "device": CPU, "side_px": 8, "channels": 1, **changes})
+    return DataLoaderFetcher(
+        fetch, **{"seed": 0, "device": CPU, "side_px": 8, "channels": 1, **changes}
+    )
 
 
 def image(value, size=(8, 8)):
@@ -42,7 +44,9 @@ def noisy(sample):
 
 
 def test_a_pack_gives_its_pixels_in_the_order_asked_for(pack):
-    batches = list(PackFeed(pack, CPU).batches([request([3, 0, 3]), request([]), request([69])]))
+    batches = list(
+        CacheFetcher(pack, CPU).batches([request([3, 0, 3]), request([]), request([69])])
+    )
     assert [tuple(batch.shape) for batch in batches] == [
         (3, 48, 48, 1),
         (0, 48, 48, 1),
@@ -54,13 +58,13 @@ def test_a_pack_gives_its_pixels_in_the_order_asked_for(pack):
 
 def test_a_batch_is_a_copy_so_that_the_pack_stays_as_it_is(pack):
     before = pack.read(np.array([5])).copy()
-    (batch,) = PackFeed(pack, CPU).batches([request([5])])
+    (batch,) = CacheFetcher(pack, CPU).batches([request([5])])
     batch.zero_()
     assert np.array_equal(pack.read(np.array([5])), before)
 
 
 def test_a_pack_that_is_read_face_by_face_gives_the_same(pack):
-    feed = PackFeed(pack, CPU)
+    feed = CacheFetcher(pack, CPU)
     feed.resident = None
     (batch,) = feed.batches([request([2, 7])])
     assert np.array_equal(batch.numpy(), pack.read(np.array([2, 7])))
@@ -97,13 +101,13 @@ def test_colour_is_kept_where_the_data_has_it():
 
 def test_a_sample_s_random_numbers_follow_from_its_place_in_the_plan_alone():
     feed = loader(image, transform=noisy)
-    whole = next(feed.batches([request([7, 8, 9], window=4)]))
-    part = next(feed.batches([request([9], window=4, positions=[2])]))
+    whole = next(feed.batches([request([7, 8, 9], step=4)]))
+    part = next(feed.batches([request([9], step=4, positions=[2])]))
     assert torch.equal(whole[2], part[0])
-    other = next(feed.batches([request([9], window=5, positions=[2])]))
+    other = next(feed.batches([request([9], step=5, positions=[2])]))
     assert not torch.equal(part, other)
     assert not torch.equal(
-        whole, next(loader(image, transform=noisy, seed=1).batches([request([7, 8, 9], window=4)]))
+        whole, next(loader(image, transform=noisy, seed=1).batches([request([7, 8, 9], step=4)]))
     )
 
 
@@ -120,7 +124,7 @@ def test_an_error_of_ours_is_told_by_its_whole_sentence(workers):
 
 @pytest.mark.slow
 def test_worker_processes_change_nothing():
-    requests = [request(range(5), window=window) for window in range(4)]
+    requests = [request(range(5), step=window) for window in range(4)]
     alone = list(loader(image, transform=noisy).batches(requests))
     together = list(loader(image, transform=noisy, workers=2).batches(requests))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -149,6 +153,6 @@ def test_a_collate_function_of_the_user_s_makes_the_batch():
 
 
 def test_packed_faces_can_be_had_as_images(pack):
-    face = PackedImages(pack)(3)
+    face = CachedImages(pack)(3)
     assert face.mode == "L" and face.size == (48, 48)
     assert np.array_equal(np.asarray(face), pack.read(np.array([3]))[0, :, :, 0])

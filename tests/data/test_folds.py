@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.dataset import faces_of_dataset, faces_of_pack
-from fer_ignite.data.folds import deal, faces_of_fold
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.dataset import dataset_from_cache, dataset_from_user_class
+from fer_ignite.data.folds import dataset_of_fold, deal
 from fer_ignite.errors import ConfigError
 
 
@@ -24,11 +24,11 @@ def twins(tmp_path_factory):
         rows += [row(label, "Training") for _ in range(2)] + [row(label, "PrivateTest")]
     path = tmp_path_factory.mktemp("twins") / "fer2013.csv"
     path.write_text("\n".join(rows) + "\n")
-    return faces_of_pack(open_or_build(PackSpec(data=str(path)), progress=False))
+    return dataset_from_cache(open_or_build(CacheSpec(data=str(path)), progress=False))
 
 
 def folds_of(faces, count, seed=0):
-    return [faces_of_fold(faces, folds=count, fold=fold, seed=seed) for fold in range(count)]
+    return [dataset_of_fold(faces, folds=count, fold=fold, seed=seed) for fold in range(count)]
 
 
 def test_each_class_is_dealt_out_evenly():
@@ -89,7 +89,7 @@ def test_excluded_faces_are_judged_but_not_trained_on(twins, tmp_path):
         twins.exclude = before
     assert sum(place in part.indices["val"] for part in parts) == 1
     for part in parts:
-        assert place not in part.train_indices(drop_leaks=False, limit=None, seed=0)
+        assert place not in part.train_indices(drop_train_duplicates=False, limit=None, seed=0)
 
 
 def test_more_folds_than_different_images_are_refused(twins):
@@ -113,7 +113,7 @@ class Numbers:
 
 
 def test_a_user_s_data_set_is_dealt_sample_by_sample():
-    faces = faces_of_dataset(
+    faces = dataset_from_user_class(
         lambda split: Numbers({"train": 20, "val": 6, "test": 4}[split]),
         name="my:Data",
         val_fraction=0.2,

@@ -5,17 +5,17 @@ import pytest
 import torch
 
 from fer_ignite.data.augment.pipeline import AugmentSpec
-from fer_ignite.data.fetchers import Request
-from fer_ignite.data.loader import EvalStream, Preparation, Targets, TrainStream
-from fer_ignite.data.sampler import Plan
+from fer_ignite.data.fetchers import IndexBatch
+from fer_ignite.data.loader import EvalLoader, Preprocessing, Targets, TrainLoader
+from fer_ignite.data.sampler import EpochSampler
 
 CPU = torch.device("cpu")
 COUNT = 23
 PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 1), dtype=np.uint8)
 LABELS_N = np.arange(COUNT) % 3
-PREPARATION = Preparation(16, 16, 1, (0.5,), (0.25,))
+PREPARATION = Preprocessing(16, 16, 1, (0.5,), (0.25,))
 RICH = AugmentSpec(
-    hflip=0.5, rotate_deg=15, shift=0.1, brightness=0.2, reprob=0.5, mixup=0.4, cutmix=0.0
+    hflip=0.5, rotate_deg=15, translate=0.1, brightness=0.2, reprob=0.5, mixup=0.4, cutmix=0.0
 )
 
 
@@ -23,7 +23,7 @@ class ArrayFeed:
     """Faces out of an array, in the requests' order; keeps what it was asked for."""
 
     def __init__(self):
-        self.asked: list[Request] = []
+        self.asked: list[IndexBatch] = []
 
     def batches(self, requests):
         for request in requests:
@@ -32,9 +32,9 @@ class ArrayFeed:
 
 
 def stream(*, rank=0, world=1, at=0, accumulate=1, **changes):
-    plan = Plan(np.arange(COUNT), LABELS_N, 5, 8, accumulate)
+    plan = EpochSampler(np.arange(COUNT), LABELS_N, 5, 8, accumulate)
     targets = Targets(LABELS_N, 3)
-    return TrainStream(
+    return TrainLoader(
         ArrayFeed(),
         plan,
         targets,
@@ -57,7 +57,12 @@ def test_faces_are_normalised_and_laid_out_for_the_network():
     assert batch.images_BCHW.shape == (8, 1, 16, 16) and batch.images_BCHW.dtype == torch.float32
     assert np.allclose(batch.images_BCHW[:, 0].numpy(), expected, atol=1e-5)
     assert batch.targets_BK.argmax(dim=1).tolist() == LABELS_N[batch.indices_B].tolist()
-    assert (batch.count, batch.window_count, batch.opens, batch.closes) == (8, 8, True, True)
+    assert (batch.count, batch.step_size, batch.is_first_micro, batch.is_last_micro) == (
+        8,
+        8,
+        True,
+        True,
+    )
 
 
 def test_the_last_batch_of_an_epoch_is_short_and_the_next_epoch_follows():
@@ -93,7 +98,7 @@ def test_processes_see_together_what_one_sees_alone_mix_up_partners_included(wor
         targets = torch.cat([part.targets_BK[: part.count] for part in parts])
         assert torch.allclose(images, whole.images_BCHW, atol=1e-6)
         assert torch.equal(targets, whole.targets_BK)
-        assert {part.window_count for part in parts} == {whole.window_count}
+        assert {part.step_size for part in parts} == {whole.step_size}
 
 
 def test_an_empty_slice_carries_two_stand_ins_of_weight_zero():
@@ -103,7 +108,7 @@ def test_an_empty_slice_carries_two_stand_ins_of_weight_zero():
 
 
 def test_augmentation_changes_from_epoch_to_epoch():
-    batches = take(stream(spec=AugmentSpec(shift=0.2)), 6)
+    batches = take(stream(spec=AugmentSpec(translate=0.2)), 6)
     first = {
         int(i): image
         for b in batches[:3]
@@ -138,7 +143,7 @@ def test_votes_are_taken_as_distributions():
 
 
 def evaluation(count=COUNT, rank=0, world=1, batch_size=4):
-    return EvalStream(
+    return EvalLoader(
         ArrayFeed(),
         np.arange(count),
         Targets(LABELS_N, 3),
@@ -174,13 +179,13 @@ def test_evaluation_batches_do_not_depend_on_the_number_of_processes():
 
 
 def test_a_preparation_crops_from_the_resized_face_and_leaves_finished_tensors_alone():
-    preparation = Preparation(12, 16, 1, (0.0,), (1.0,))
+    preprocessing = Preprocessing(12, 16, 1, (0.0,), (1.0,))
     images = torch.from_numpy(PIXELS_NHWC[:2])
-    prepared = preparation.plain(images)
+    prepared = preprocessing.plain(images)
     assert prepared.shape == (2, 1, 12, 12)
     assert torch.allclose(prepared[:, 0], images[:, 2:14, 2:14, 0].float() / 255, atol=1e-6)
     done = torch.rand(2, 1, 5, 5)
-    assert preparation.plain(done) is done
+    assert preprocessing.plain(done) is done
 
 
 def test_a_face_s_label_is_the_data_s_and_a_mixed_one_s_that_of_its_larger_part():

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from fer_ignite.data.prefetch import one_ahead, side_by_side
+from fer_ignite.data.prefetch import prefetch, prefetch_on_stream
 
 
 def played(items):
@@ -23,7 +23,7 @@ def played(items):
         yield
         seen.append("back")
 
-    for item in one_ahead(source(), aside, lambda item: seen.append(f"hand over {item}")):
+    for item in prefetch(source(), aside, lambda item: seen.append(f"hand over {item}")):
         seen.append(f"step {item}")
     return seen
 
@@ -57,7 +57,7 @@ def test_an_endless_source_is_never_more_than_one_ahead():
             asked.append(len(asked))
             yield asked[-1]
 
-    batches = one_ahead(endless(), contextlib.nullcontext, lambda item: None)
+    batches = prefetch(endless(), contextlib.nullcontext, lambda item: None)
     for step in range(3):
         assert next(batches) == step
         assert len(asked) == step + 2
@@ -65,7 +65,7 @@ def test_an_endless_source_is_never_more_than_one_ahead():
 
 def test_on_a_cpu_the_batches_are_left_as_they_are():
     batches = [1, 2, 3]
-    assert side_by_side(batches, torch.device("cpu")) is batches
+    assert prefetch_on_stream(batches, torch.device("cpu")) is batches
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -78,5 +78,5 @@ def test_on_a_gpu_the_side_streams_batches_hold_what_they_should():
         for value in range(20):
             yield Box(value)
 
-    sums = [box.value.sum().item() for box in side_by_side(boxes(), torch.device("cuda"))]
+    sums = [box.value.sum().item() for box in prefetch_on_stream(boxes(), torch.device("cuda"))]
     assert sums == [2.0 * value * (1 << 20) for value in range(20)]

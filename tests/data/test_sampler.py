@@ -3,12 +3,12 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from fer_ignite.data.sampler import Plan, generator, slice_of
+from fer_ignite.data.sampler import EpochSampler, generator, rank_slice
 
 
-def plan_of(count, **changes):
+def build_sampler(count, **changes):
     settings = {"seed": 3, "batch_size": 32, **changes}
-    return Plan(np.arange(100, 100 + count), np.arange(count) % 3, **settings)
+    return EpochSampler(np.arange(100, 100 + count), np.arange(count) % 3, **settings)
 
 
 def test_random_numbers_are_a_function_of_seed_purpose_and_counters():
@@ -30,7 +30,7 @@ def test_random_numbers_are_a_function_of_seed_purpose_and_counters():
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 9, 64])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_slices_cover_everything_once_and_differ_by_one_at_most(count, world):
-    slices = [slice_of(count, rank, world) for rank in range(world)]
+    slices = [rank_slice(count, rank, world) for rank in range(world)]
     assert list(chain(*(range(start, stop) for start, stop in slices))) == list(range(count))
     sizes = [stop - start for start, stop in slices]
     assert max(sizes) - min(sizes) <= 1
@@ -51,21 +51,25 @@ def test_slices_cover_everything_once_and_differ_by_one_at_most(count, world):
 def test_an_epoch_is_cut_into_windows_and_micro_batches(
     count, settings, windows, iterations, faces
 ):
-    plan = plan_of(count, **settings)
-    assert (plan.windows_per_epoch, plan.iterations_per_epoch, plan.faces_per_epoch) == (
+    plan = build_sampler(count, **settings)
+    assert (plan.steps_per_epoch, plan.iterations_per_epoch, plan.faces_per_epoch) == (
         windows,
         iterations,
         faces,
     )
     parts = [plan.micro_batch(i) for i in range(iterations)]
     assert sum(part.stop - part.start for part in parts) == faces
-    assert sum(part.opens for part in parts) == sum(part.closes for part in parts) == windows
+    assert (
+        sum(part.is_first_micro for part in parts)
+        == sum(part.is_last_micro for part in parts)
+        == windows
+    )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 40])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_every_face_is_seen_once_in_an_epoch_by_any_number_of_processes(world, accumulate):
-    plan = plan_of(201, grad_accum_steps=accumulate)
+    plan = build_sampler(201, grad_accum_steps=accumulate)
     for epoch in range(2):
         seen = [
             part.indices_W[part.positions(rank, world)]
@@ -77,7 +81,7 @@ def test_every_face_is_seen_once_in_an_epoch_by_any_number_of_processes(world, a
 
 
 def test_windows_do_not_depend_on_accumulation_or_processes():
-    plain, split = plan_of(201), plan_of(201, grad_accum_steps=4)
+    plain, split = build_sampler(201), build_sampler(201, grad_accum_steps=4)
     for window in range(7):
         assert np.array_equal(
             plain.micro_batch(window).indices_W, split.micro_batch(window * 4).indices_W
@@ -85,23 +89,25 @@ def test_windows_do_not_depend_on_accumulation_or_processes():
 
 
 def test_the_order_is_another_one_in_each_epoch_and_for_each_seed():
-    orders = [tuple(plan_of(50, seed=seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        tuple(build_sampler(50, seed=seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1)
+    ]
     assert len(set(orders)) == 4
     assert all(sorted(order) == list(range(100, 150)) for order in orders)
 
 
 def test_any_iteration_can_be_asked_for_first():
-    late = plan_of(201).micro_batch(17)
-    plan = plan_of(201)
+    late = build_sampler(201).micro_batch(17)
+    plan = build_sampler(201)
     for iteration in range(18):
         walked = plan.micro_batch(iteration)
-    assert late.epoch == walked.epoch == 2 and late.window == 3
+    assert late.epoch == walked.epoch == 2 and late.step == 3
     assert np.array_equal(late.indices_W, walked.indices_W)
 
 
 def test_the_balanced_sampler_shows_every_class_equally_often_and_repeats_none_early():
     labels = np.array([0] * 90 + [1] * 9 + [2] * 3)
-    plan = Plan(np.arange(102), labels, 0, 34, sampler="balanced")
+    plan = EpochSampler(np.arange(102), labels, 0, 34, sampler="balanced")
     order = plan.order(0)
     assert np.bincount(labels[order]).tolist() == [34, 34, 34]
     counts = np.bincount(order, minlength=102)

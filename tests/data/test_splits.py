@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_ignite.data.samples import UNDECIDED
-from fer_ignite.data.splits import assign_splits, decide_roles, joined_units, report_duplicates
+from fer_ignite.data.splits import assign_splits, assign_val_split, joined_units, report_duplicates
 from fer_ignite.errors import DataError
 
 LABELS = np.repeat(np.arange(3), (700, 200, 100))
@@ -50,7 +50,7 @@ def test_rare_classes_stay_in_train():
 
 def decide(splits, **changes):
     wishes = {"split": None, "val_fraction": 0.1, "seed": 0, "grouped": False} | changes
-    return decide_roles(LABELS, np.array(splits, dtype=np.uint8), ALONE, **wishes)
+    return assign_val_split(LABELS, np.array(splits, dtype=np.uint8), ALONE, **wishes)
 
 
 def test_val_is_taken_from_train_and_never_from_test():

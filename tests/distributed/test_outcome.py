@@ -2,11 +2,11 @@ import pytest
 
 from fer_ignite.distributed.failures import Ending, describe_exit, verdict
 from fer_ignite.distributed.outcome import (
+    EndRecord,
     Outcome,
-    Record,
     as_outcome,
+    read_end_record,
     read_records,
-    record_of,
     root_cause,
     write_record,
 )
@@ -24,7 +24,7 @@ def judge(endings, records, *, signals=()):
 
 
 def test_a_record_survives_its_file_with_bytes_that_are_no_text(tmp_path):
-    record = record_of(ValueError("\udce4 newline\n"), rank=3)
+    record = read_end_record(ValueError("\udce4 newline\n"), rank=3)
     write_record(tmp_path, record)
     read = read_records(tmp_path)[3]
     assert (read.rank, read.outcome, read.ok, read.trace) == (
@@ -49,7 +49,7 @@ def test_a_record_survives_its_file_with_bytes_that_are_no_text(tmp_path):
     ],
 )
 def test_every_kind_of_error_has_its_exit_code(error, code, status):
-    outcome = record_of(error, rank=0).outcome
+    outcome = read_end_record(error, rank=0).outcome
     assert (outcome.exit_code, outcome.status) == (code, status)
 
 
@@ -65,11 +65,11 @@ def test_return_values_of_all_allowed_kinds_become_outcomes():
 
 
 def test_the_cause_is_the_first_failure_even_if_a_consequence_was_noted_earlier():
-    consequence = record_of(CLOSED, rank=0)
-    cause = Record(
+    consequence = read_end_record(CLOSED, rank=0)
+    cause = EndRecord(
         1, Outcome(1, "failed", "ValueError: x"), ok=False, monotonic_s=consequence.monotonic_s + 1
     )
-    later = Record(
+    later = EndRecord(
         2, Outcome(1, "failed", "ValueError: y"), ok=False, monotonic_s=consequence.monotonic_s + 2
     )
     assert root_cause([consequence, later, cause]).rank == 1
@@ -79,22 +79,24 @@ def test_the_cause_is_the_first_failure_even_if_a_consequence_was_noted_earlier(
 
 
 def test_what_torch_says_of_a_silent_process_in_a_backward_pass_is_a_lost_peer():
-    assert record_of(RuntimeError("Application timeout caused pair closure"), rank=0).lost_peer
+    assert read_end_record(
+        RuntimeError("Application timeout caused pair closure"), rank=0
+    ).lost_peer
 
 
 def test_a_user_error_that_mentions_a_backend_is_no_lost_peer_unless_torch_raises_it():
-    assert record_of(CLOSED, rank=0).lost_peer
-    assert not record_of(ValueError("gloo is red"), rank=0).lost_peer
+    assert read_end_record(CLOSED, rank=0).lost_peer
+    assert not read_end_record(ValueError("gloo is red"), rank=0).lost_peer
 
 
 def test_a_killed_process_is_the_cause_of_its_peers_lost_connections():
-    outcome = judge([FAILED, Ending(-9, 99.0, killed=False)], [record_of(CLOSED, rank=0)])
+    outcome = judge([FAILED, Ending(-9, 99.0, killed=False)], [read_end_record(CLOSED, rank=0)])
     assert outcome.exit_code == 1
     assert str(outcome.message).startswith("Rank 1 failed: it was killed by SIGKILL")
 
 
 def test_a_silent_process_is_named_when_the_others_timed_out():
-    outcome = judge([FAILED, Ending(-9, 99.0, killed=True)], [record_of(CLOSED, rank=0)])
+    outcome = judge([FAILED, Ending(-9, 99.0, killed=True)], [read_end_record(CLOSED, rank=0)])
     assert (
         outcome.message
         == "Rank 1 failed: it stopped answering, the others waited 7 s for it (--dist-timeout)."
@@ -103,20 +105,23 @@ def test_a_silent_process_is_named_when_the_others_timed_out():
 
 def test_an_error_that_all_ranks_share_is_told_without_a_rank():
     outcome = judge(
-        [FAILED] * 2, [record_of(NonFiniteError("The loss is nan."), rank=rank) for rank in (0, 1)]
+        [FAILED] * 2,
+        [read_end_record(NonFiniteError("The loss is nan."), rank=rank) for rank in (0, 1)],
     )
     assert (outcome.exit_code, outcome.message) == (3, "The loss is nan.")
 
 
 def test_after_a_signal_a_process_that_must_be_killed_makes_an_interrupted_run():
     outcome = judge(
-        [GONE, Ending(-9, 40.0, killed=True)], [Record(0, Outcome(), ok=True)], signals=[15]
+        [GONE, Ending(-9, 40.0, killed=True)], [EndRecord(0, Outcome(), ok=True)], signals=[15]
     )
     assert (outcome.exit_code, outcome.status) == (143, "interrupted")
 
 
 def test_after_a_signal_a_real_error_is_still_told():
-    outcome = judge([FAILED, GONE], [record_of(StorageError("Disk full."), rank=0)], signals=[15])
+    outcome = judge(
+        [FAILED, GONE], [read_end_record(StorageError("Disk full."), rank=0)], signals=[15]
+    )
     assert outcome.exit_code == 4
 
 
@@ -126,7 +131,7 @@ def test_a_process_that_died_of_the_signal_passed_on_is_an_interrupted_run():
 
 
 def test_a_crash_after_the_recorded_end_does_not_undo_it():
-    records = [Record(rank, Outcome(result={"n": rank}), ok=True) for rank in (0, 1)]
+    records = [EndRecord(rank, Outcome(result={"n": rank}), ok=True) for rank in (0, 1)]
     assert judge([GONE, Ending(-6, 1.0, killed=False)], records) == Outcome(result={"n": 0})
 
 

@@ -29,14 +29,14 @@ def server(_own_cache):
 
 
 def train(server, data, to: Path, nproc: int, **changed):
-    """Runs with losses noted; returns them, see ``support.loss_of``."""
+    """Runs with losses noted; returns them, see ``support.build_loss_from_config``."""
     to.mkdir(exist_ok=True)
     several = {"nproc": nproc, "start_method": "fork", "dist_timeout": "30s"} if nproc > 1 else {}
     changed = {"handlers": "handlers:note_losses,handlers:note_confusion", **changed}
     settings = support.settings(data, to, **several, **changed)
     started = server.start(settings, to / "log", FER_TEST_FOLDER=str(to))
     assert started.wait(120) == 0, started.said
-    return support.loss_of(to)
+    return support.build_loss_from_config(to)
 
 
 # Rounding differs between one and two processes, as between one thread and two. Where a maximum chooses pixels, training
@@ -191,7 +191,9 @@ def test_the_launcher_does_not_show_in_the_bits(server, faces, tmp_path, launche
         ).wait(90)
     assert code == 0, (tmp_path / "log").read_text()
     assert support.final(tmp_path / "run") == support.final(tmp_path / "fork" / "run")
-    assert support.loss_of(tmp_path) == support.loss_of(tmp_path / "fork")
+    assert support.build_loss_from_config(tmp_path) == support.build_loss_from_config(
+        tmp_path / "fork"
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2)])
@@ -199,12 +201,12 @@ def test_another_number_of_processes_goes_on_from_a_checkpoint(
     server, faces, tmp_path, first, second
 ):
     whole = train(server, faces, tmp_path / "whole", 1, **SMOOTH)
-    train(server, faces, tmp_path / "cut", first, time="0.01s", **SMOOTH)
-    cut, rest = support.loss_of(tmp_path / "cut"), tmp_path / "rest"
+    train(server, faces, tmp_path / "cut", first, max_time="0.01s", **SMOOTH)
+    cut, rest = support.build_loss_from_config(tmp_path / "cut"), tmp_path / "rest"
     assert max(cut) < support.STEPS
     shutil.copytree(tmp_path / "cut" / "run", rest / "run")
     joined = {**cut, **train(server, faces, rest, second, resume="auto", **SMOOTH)}
-    assert min(support.loss_of(rest)) == max(cut) + 1
+    assert min(support.build_loss_from_config(rest)) == max(cut) + 1
     assert support.greatest_difference(whole, joined) <= 1e-5
 
 
@@ -263,7 +265,7 @@ def test_torchrun_does_not_restart_a_run_that_was_told_to_stop(server, faces, tm
         )
         != 0
     )
-    losses = support.loss_of(tmp_path)
+    losses = support.build_loss_from_config(tmp_path)
     assert (max(losses), {count for _, count in losses.values()} <= {32, 9}) == (10, True)
     assert support.newest(tmp_path / "run").name == "step-10.pt"
     several = {"nproc": 2, "start_method": "fork", "resume": "auto"}

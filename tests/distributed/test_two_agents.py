@@ -154,19 +154,21 @@ def machines(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def preserve_global_state(tmp_path_factory):
     """The summary of a run of two agents that nothing happened to."""
     made = Machines(tmp_path_factory.mktemp("undisturbed"))
     assert made.end(made.start("one"), made.start("two")) == [0, 0]
     return made.summary
 
 
-def test_two_agents_make_one_run_with_the_weights_of_one_group_of_two(undisturbed, tmp_path):
-    assert (undisturbed["world_size"], undisturbed["iterations"], undisturbed["status"]) == (
-        2,
-        21,
-        "completed",
-    )
+def test_two_agents_make_one_run_with_the_weights_of_one_group_of_two(
+    preserve_global_state, tmp_path
+):
+    assert (
+        preserve_global_state["world_size"],
+        preserve_global_state["iterations"],
+        preserve_global_state["status"],
+    ) == (2, 21, "completed")
     settings = [*SETTINGS, "--nproc", "2", "--out", str(tmp_path)]
     subprocess.run(
         [sys.executable, "-m", "fer_ignite", "train", *settings],
@@ -174,11 +176,11 @@ def test_two_agents_make_one_run_with_the_weights_of_one_group_of_two(undisturbe
         check=True,
     )
     alone = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert alone["weights_sha256"] == undisturbed["weights_sha256"]
+    assert alone["weights_sha256"] == preserve_global_state["weights_sha256"]
 
 
 def test_an_agent_that_is_killed_and_started_again_ends_with_the_same_weights(
-    machines, undisturbed
+    machines, preserve_global_state
 ):
     first = machines.start("first")
     time.sleep(4)  # who comes first keeps the meeting point, and must not be the one that dies
@@ -186,13 +188,13 @@ def test_an_agent_that_is_killed_and_started_again_ends_with_the_same_weights(
     assert machines.end(second) == [-signal.SIGKILL]
     again = machines.start("again")
     assert machines.end(first, again) == [0, 0]
-    assert machines.summary["weights_sha256"] == undisturbed["weights_sha256"]
+    assert machines.summary["weights_sha256"] == preserve_global_state["weights_sha256"]
 
 
 def test_a_killed_process_is_restarted_on_both_machines_and_ends_with_the_same_weights(
-    machines, undisturbed
+    machines, preserve_global_state
 ):
     agents = [machines.start(name, kills="process") for name in ("one", "two")]
     assert machines.end(*agents) == [0, 0]
     assert (machines.folder / "killed").read_text() in ("one", "two")
-    assert machines.summary["weights_sha256"] == undisturbed["weights_sha256"]
+    assert machines.summary["weights_sha256"] == preserve_global_state["weights_sha256"]

@@ -14,7 +14,7 @@ from commands import SEARCH_TERMS, command_names, command_page
 from events import event_map
 
 from fer_ignite.config import Config
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.training.events import EVENT_TABLE, RunEvents, StepEvents
 
 pytest.importorskip("mkdocs", reason='pip install ".[docs]"')
@@ -157,7 +157,7 @@ def test_in_plain_markdown_only_links_to_pages_that_are_made_lead_nowhere():
 def test_where_packs_are_promised_to_decode_nothing_the_limit_of_their_pixels_is_told(name):
     text, limit = (
         (ROOT / "docs" / name).read_text(encoding="utf-8"),
-        PackSpec(data="demo").raw_limit_bytes,
+        CacheSpec(data="demo").raw_limit_bytes,
     )
     assert (
         f"{limit >> 30} GiB" in text

@@ -64,7 +64,7 @@ def _run(
     }
     settings, place = bench.settings(nproc, handlers="handlers:note_losses", **given)
     assert bench.server.run(settings, place / "log", limit_s=1200, FER_TEST_FOLDER=str(place)) == 0
-    return support.loss_of(place), [
+    return support.build_loss_from_config(place), [
         json.loads(line)["val_accuracy"] for line in support.history(place / "run")
     ]
 

@@ -16,10 +16,10 @@ import torch
 from bench import LOADER, Bench, Row, progress
 
 from fer_ignite.config import check
-from fer_ignite.data.cache.format import open_pack
-from fer_ignite.data.dataset import PackedImages
-from fer_ignite.data.fetchers import LoaderFeed, Request
-from fer_ignite.data.open import pack_of
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.dataset import CachedImages
+from fer_ignite.data.fetchers import DataLoaderFetcher, IndexBatch
+from fer_ignite.data.open import find_cache
 from fer_ignite.distributed.machine import use_machine
 
 __all__ = ["log_volume", "long_runs", "many_faces", "many_starts"]
@@ -110,7 +110,8 @@ def log_volume(bench: Bench, trials: int) -> Iterator[Row]:
     code = bench.server.run({**settings, "data": str(data)}, place / "log", limit_s=7200)
     run = place / "run"
     sizes = {
-        name: _size(run / name) / 1e6 for name in ("log.txt", "history.jsonl", "results.csv", "tb")
+        name: _size(run / name) / 1e6
+        for name in ("log.txt", "history.jsonl", "results.csv", "tensorboard")
     }
     parts = ", ".join(f"{name} {size:.2f}" for name, size in sizes.items())
     total = f"{sum(sizes.values()):.2f} MB ({parts}; exit {code})"
@@ -131,8 +132,8 @@ def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
     count = 10_000 * trials
     pack = _large_pack(bench, count)
     use_machine(1)
-    feed = LoaderFeed(
-        PackedImages(open_pack(pack)),
+    feed = DataLoaderFetcher(
+        CachedImages(open_cache(pack)),
         seed=0,
         device=torch.device("cpu"),
         side_px=4,
@@ -141,7 +142,7 @@ def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
     )
     order_N = np.random.default_rng(0).permutation(count)[: count // 10]
     requests = [
-        Request(order_N[at : at + 64], 0, at // 64, np.arange(len(order_N[at : at + 64])))
+        IndexBatch(order_N[at : at + 64], 0, at // 64, np.arange(len(order_N[at : at + 64])))
         for at in range(0, len(order_N), 64)
     ]
     seen: list[list[float]] = []
@@ -164,7 +165,7 @@ def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
 
 def _large_pack(bench: Bench, count: int) -> Path:
     """The bench's pack with its faces cut to 4 x 4 pixels and repeated."""
-    small, _ = pack_of(check(support.settings(bench.faces, bench.folder)))
+    small, _ = find_cache(check(support.settings(bench.faces, bench.folder)))
     assert small is not None
     folder = bench.place() / "pack"
     shutil.copytree(small, folder)

@@ -83,7 +83,7 @@ def two_agents(bench: Bench, trials: int) -> Iterator[Row]:
         )
         == 0
     )
-    losses = support.loss_of(place) == support.loss_of(single)
+    losses = support.build_loss_from_config(place) == support.build_loss_from_config(single)
     yield (
         "A12 two torchrun agents",
         "losses and digest as with one agent",

@@ -22,7 +22,7 @@ PER_EPOCH, EPOCHS = 7, 3
 STEPS = PER_EPOCH * EPOCHS
 
 # What an interruption may change: clocks.
-TIMES = ("seconds", "elapsed", "images_per_second")
+TIMES = ("epoch_seconds", "elapsed_seconds", "images_per_second")
 # What a resume must bring back to the bit.
 STATE = (
     *(
@@ -147,7 +147,7 @@ def scalars(run: Path) -> Iterator[tuple[str, int, str]]:
     """(tag, step, value) of every TensorBoard scalar, clocks aside."""
     from tensorboardX.proto.event_pb2 import Event
 
-    for file in (run / "tb").glob("events.*"):
+    for file in (run / "tensorboard").glob("events.*"):
         content, place = file.read_bytes(), 0
         while place < len(content):
             (size,) = struct.unpack_from("<Q", content, place)
@@ -158,7 +158,7 @@ def scalars(run: Path) -> Iterator[tuple[str, int, str]]:
                     yield value.tag, event.step, float(value.simple_value).hex()
 
 
-def loss_of(path: Path) -> dict[int, tuple[float, float]]:
+def build_loss_from_config(path: Path) -> dict[int, tuple[float, float]]:
     """Per iteration (sum of losses, faces) over all processes, from the files that ``note_losses`` left in ``path``."""
     sums: dict[int, tuple[float, float]] = {}
     for file in path.glob("losses-*.jsonl"):

@@ -93,5 +93,10 @@ def test_what_a_run_writes_about_a_hundred_thousand_iterations_is_small(tmp_path
     )
     assert train(config)["iterations"] == 200 * epochs
     run = tmp_path / "run"
-    files = [run / "log.txt", run / "history.jsonl", run / "results.csv", *(run / "tb").iterdir()]
+    files = [
+        run / "log.txt",
+        run / "history.jsonl",
+        run / "results.csv",
+        *(run / "tensorboard").iterdir(),
+    ]
     assert sum(file.stat().st_size for file in files) * 100_000 / (200 * epochs) <= 5e6

@@ -121,7 +121,7 @@ def test_five_kills_in_a_row_lose_at_most_what_was_not_saved(server, faces, uncu
 def test_a_finished_run_is_left_as_it_is(server, faces, tmp_path):
     settings, log = small(faces, tmp_path, 1, epochs=1), tmp_path / "log"
     assert server.run(settings, log) == 0
-    last, tb = tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "run" / "tb"
+    last, tb = tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "run" / "tensorboard"
     before = (
         hashlib.sha256(last.read_bytes()).hexdigest(),
         sorted(os.listdir(tb)),

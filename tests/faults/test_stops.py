@@ -116,7 +116,7 @@ def test_loader_processes_neither_save_nor_end_the_run_when_the_group_is_signall
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_the_time_limit_stops_all_and_the_run_goes_on_later(server, faces, uncut, tmp_path, nproc):
     settings, log = settings_of(faces, tmp_path, nproc), tmp_path / "log"
-    assert server.run({**settings, "time": "0.01s"}, log) == 0
+    assert server.run({**settings, "max_time": "0.01s"}, log) == 0
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["status"] == "time_limit"
     assert 1 <= iteration_of(run) < support.STEPS

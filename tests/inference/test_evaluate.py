@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_ignite import evaluate, load_network, predict, train
+from fer_ignite import evaluate, load_model, predict, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
 from fer_ignite.data.classes import map_classes
-from fer_ignite.data.dataset import Faces
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
 from fer_ignite.data.loader import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, NonFiniteError
 from fer_ignite.inference.evaluate import compare, targets_as_known
-from fer_ignite.inference.loaded_model import probabilities_of, run_folder_of
+from fer_ignite.inference.loaded_model import find_run_dir, predict_probabilities
 from fer_ignite.models import build_model
 
 
@@ -57,7 +57,7 @@ def test_evaluation_repeats_what_the_run_itself_measured(finished_run, best):
 
 def test_a_checkpoint_that_was_copied_away_needs_no_other_file(best, tmp_path):
     copied = shutil.copy(best, tmp_path / "mine.pt")
-    assert run_folder_of(copied) is None and run_folder_of(best) is not None
+    assert find_run_dir(copied) is None and find_run_dir(best) is not None
     assert evaluate(copied, quiet=True, tta="none")["n"] == 70
 
 
@@ -70,11 +70,13 @@ def test_batch_size_does_not_change_the_counts(best):
 
 
 def test_a_network_gives_probabilities_for_faces_of_any_size(best):
-    network = load_network(best)
+    network = load_model(best)
     assert network.classes == DEMO_CLASSES and not network.model.training
     for side in (48, 96, 20):
-        chances_BK = network.probabilities(torch.zeros(2, side, side, 1, dtype=torch.uint8))
-        assert chances_BK.shape == (2, 7) and torch.allclose(chances_BK.sum(1), torch.ones(2))
+        probabilities_BK = network.probabilities(torch.zeros(2, side, side, 1, dtype=torch.uint8))
+        assert probabilities_BK.shape == (2, 7) and torch.allclose(
+            probabilities_BK.sum(1), torch.ones(2)
+        )
 
 
 @pytest.mark.parametrize("stored", [2.0**100, 1e-6, 20.0, 0.05, None])
@@ -115,9 +117,13 @@ def test_the_largest_probability_is_at_the_largest_logit_where_rounding_makes_tw
         [[0.5, 0.5 + 1e-7, 0.0], [0.0, 1.0, 2.0], [-1e4, 0.0, 1e4], [3.0, 3.0, 3.0]]
     )
     for temperature in (0.05, 1.0, 20.0):
-        chances_BK = probabilities_of(logits_BK, temperature)
-        assert chances_BK.argmax(dim=1).tolist() == logits_BK.argmax(dim=1).tolist() == [1, 2, 2, 0]
-        assert torch.allclose(chances_BK.sum(dim=1), torch.ones(4))
+        probabilities_BK = predict_probabilities(logits_BK, temperature)
+        assert (
+            probabilities_BK.argmax(dim=1).tolist()
+            == logits_BK.argmax(dim=1).tolist()
+            == [1, 2, 2, 0]
+        )
+        assert torch.allclose(probabilities_BK.sum(dim=1), torch.ones(4))
 
 
 def diverged(best, tmp_path):
@@ -136,7 +142,7 @@ def test_a_network_without_finite_outputs_is_neither_scored_nor_asked(best, tmp_
     with pytest.raises(NonFiniteError, match=r"not finite.*use an earlier checkpoint"):
         evaluate(path, quiet=True)
     with pytest.raises(NonFiniteError, match="not finite"):
-        load_network(path, device="cpu").probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8))
+        load_model(path, device="cpu").probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8))
 
 
 def test_prediction_agrees_with_evaluation(best, tmp_path):
@@ -146,7 +152,7 @@ def test_prediction_agrees_with_evaluation(best, tmp_path):
     for i, image in enumerate(pixels):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(image.squeeze()).save(files[-1])
-    network = load_network(best)
+    network = load_model(best)
     direct = network.probabilities(torch.from_numpy(pixels.reshape(21, 48, 48, 1)), tta="flip")
     found = list(predict(network, files, topk=1, batch_size=4, tta="flip"))
     assert [prediction.top[0][0] for prediction in found] == [
@@ -164,7 +170,7 @@ def test_a_file_that_can_t_be_read_has_its_reason(best, tmp_path):
 
 
 def targets(classes, labels=(0, 1, 2)):
-    return Faces(
+    return FaceDataset(
         tuple(classes), Targets(np.array(labels), len(classes)), {}, 48, 1, (0.5,), (0.5,), "f", "s"
     )
 
@@ -263,7 +269,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"hello")
     for path in (tmp_path / "x.pt", tmp_path / "absent.pt", tmp_path):
         with pytest.raises(CheckpointError, match=path.name[:1]):
-            load_network(path)
+            load_model(path)
 
 
 def test_a_user_s_class_is_never_imported_on_a_file_s_word(tiny, tmp_path, monkeypatch):
@@ -279,7 +285,7 @@ def test_a_user_s_class_is_never_imported_on_a_file_s_word(tiny, tmp_path, monke
     seen = (tmp_path / "my_net.py.imported").read_text()
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     with pytest.raises(CheckpointError, match="--model"):
-        load_network(best)
+        load_model(best)
     with pytest.raises(FerError, match="--model"):
         evaluate(best, quiet=True)
     assert (tmp_path / "my_net.py.imported").read_text() == seen
@@ -295,7 +301,7 @@ def test_a_user_s_class_is_never_imported_on_a_file_s_word(tiny, tmp_path, monke
 def test_an_average_of_the_weights_is_what_is_scored(tiny, tmp_path):
     train(tiny(model_ema=True, model_ema_decay=0.5))
     path = tmp_path / "run" / "checkpoints" / "best.pt"
-    network = load_network(path)
+    network = load_model(path)
     stored = network.checkpoint
     plain = copy.deepcopy(network.model)
     plain.load_state_dict(stored["model"])
@@ -344,9 +350,9 @@ def voted(tmp_path_factory):
     lines = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
     for place, (label, usage) in enumerate(zip(labels, usages, strict=True)):
         name = DEMO_CLASSES[label]
-        ballots = ["0"] * len(FERPLUS_COLUMNS)
-        ballots[column_of["sad" if name == "angry" else name]] = "10"
-        lines.append(",".join([usage, f"fer{place:07d}.png", *ballots]))
+        vote_texts = ["0"] * len(FERPLUS_COLUMNS)
+        vote_texts[column_of["sad" if name == "angry" else name]] = "10"
+        lines.append(",".join([usage, f"fer{place:07d}.png", *vote_texts]))
     (folder / "fer2013new.csv").write_text("\n".join(lines) + "\n")
     return folder / "fer2013.csv", folder / "fer2013new.csv"
 
@@ -378,7 +384,7 @@ def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_pa
     for name in DEMO_CLASSES:
         shutil.copy(next((root / "val" / name).iterdir()), root / "train" / name / "copy.png")
     train(tiny(epochs=1, data=str(root), name="all"))
-    train(tiny(epochs=1, data=str(root), name="kept", drop_leaks=True))
+    train(tiny(epochs=1, data=str(root), name="kept", drop_train_duplicates=True))
     kept, whole = (
         json.loads((tmp_path / name / "summary.json").read_text())["val"]
         for name in ("kept", "all")
@@ -396,5 +402,5 @@ def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatc
         return build_model(name, image_px=image_px, **settings)
 
     monkeypatch.setattr("fer_ignite.inference.loaded_model.build_model", noted)
-    load_network(best)
+    load_model(best)
     assert sides == [48]

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fer_ignite.errors import CheckpointError
-from fer_ignite.inference.metadata import Record
+from fer_ignite.inference.metadata import ExportMetadata
 
 PREPARATION = {
     "image_px": 44,
@@ -14,18 +14,18 @@ PREPARATION = {
     "stored_px": 64,
     "resize_mode": "crop",
 }
-RECORD = Record(
+RECORD = ExportMetadata(
     ("happy", "sad"), PREPARATION, 1.5, "flip", "int8", {"model": "fer48"}, {"kind": "best"}
 )
 
 
 def test_a_record_reads_itself():
-    assert Record.from_json(RECORD.to_json(), name="m.onnx") == RECORD
+    assert ExportMetadata.from_json(RECORD.to_json(), name="m.onnx") == RECORD
 
 
 def test_single_faces_are_fitted_to_the_stored_side_where_there_is_one():
     assert RECORD.side_px == 64
-    assert Record(("a",), {**PREPARATION, "stored_px": 0}, 1.0, "none").side_px == 48
+    assert ExportMetadata(("a",), {**PREPARATION, "stored_px": 0}, 1.0, "none").side_px == 48
 
 
 def test_the_record_describes_input_and_output_for_those_who_have_only_the_file():
@@ -59,11 +59,11 @@ def test_the_record_describes_input_and_output_for_those_who_have_only_the_file(
 def test_a_record_that_says_nonsense_is_refused_in_one_sentence(change, said):
     text = json.dumps({**json.loads(RECORD.to_json()), **change})
     with pytest.raises(CheckpointError, match=said) as told:
-        Record.from_json(text, name="m.onnx")
+        ExportMetadata.from_json(text, name="m.onnx")
     assert "m.onnx" in str(told.value) and "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{", "3"])
 def test_a_file_without_a_record_is_refused(text):
     with pytest.raises(CheckpointError, match=r"m\.onnx"):
-        Record.from_json(text, name="m.onnx")
+        ExportMetadata.from_json(text, name="m.onnx")

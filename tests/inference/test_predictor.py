@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_ignite import build_session, compare, evaluate, load_network, predict, train
+from fer_ignite import build_session, compare, evaluate, load_model, predict, train
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.config import Config
 from fer_ignite.data.images import require_faces
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.inference.predictor import open_recogniser
+from fer_ignite.inference.predictor import open_predictor
 from fer_ignite.weights import shipped_checkpoint
 
 
@@ -51,7 +51,7 @@ def test_one_checkpoint_is_one_path(face, checkpoint):
     for call in (
         lambda: predict(checkpoint, face),
         lambda: evaluate(checkpoint),
-        lambda: load_network(checkpoint),
+        lambda: load_model(checkpoint),
         lambda: compare(checkpoint, checkpoint),
     ):
         with pytest.raises(ConfigError, match="path"):
@@ -77,19 +77,19 @@ def test_one_checkpoint_is_one_path(face, checkpoint):
 )
 def test_probabilities_say_which_pixels_they_take(faces, said):
     with pytest.raises(DataError, match=said):
-        load_network(shipped_checkpoint()).probabilities(faces)
+        load_model(shipped_checkpoint()).probabilities(faces)
 
 
 def test_a_recogniser_takes_arrays_of_its_channels():
-    recogniser = open_recogniser(shipped_checkpoint())
-    assert recogniser.probabilities(np.zeros((2, 60, 50, 1), np.uint8)).shape == (2, 7)
+    predictor = open_predictor(shipped_checkpoint())
+    assert predictor.probabilities(np.zeros((2, 60, 50, 1), np.uint8)).shape == (2, 7)
     for faces in (
         np.zeros((2, 48, 48, 1), np.float32),
         np.zeros((2, 48, 48, 3), np.uint8),
         torch.zeros(2, 48, 48, 1, dtype=torch.uint8),
     ):
         with pytest.raises(DataError, match="uint8 numpy array"):
-            recogniser.probabilities(faces)
+            predictor.probabilities(faces)
     with pytest.raises(DataError, match="RGB"):
         require_faces(np.zeros((2, 48, 48, 1), np.uint8), channels=3, kind="numpy array")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from fer_ignite.data.loader import EvalStream, Preparation, Targets
-from fer_ignite.inference.scoring import report_of, score_split
+from fer_ignite.data.loader import EvalLoader, Preprocessing, Targets
+from fer_ignite.inference.scoring import score_report, score_split
 from fer_ignite.training.components import loss_terms
 from fer_ignite.training.losses import build_loss
 
@@ -34,8 +34,13 @@ class Remainder(torch.nn.Module):
 
 def stream(labels, order=None):
     places = np.arange(COUNT) if order is None else np.array(order)
-    return EvalStream(
-        Faces(), places, Targets(np.array(labels), 3), Preparation(4, 4, 1, (0.0,), (1.0,)), CPU, 4
+    return EvalLoader(
+        Faces(),
+        places,
+        Targets(np.array(labels), 3),
+        Preprocessing(4, 4, 1, (0.0,), (1.0,)),
+        CPU,
+        4,
     )
 
 
@@ -67,7 +72,7 @@ def test_every_face_is_scored_once_and_rows_stand_in_the_data_s_order():
 def test_a_report_is_plain_and_has_the_names_of_the_interface():
     labels = np.arange(COUNT) % 3
     labels[0] = 1  # one mistake: true 1, said 0
-    report = report_of(scored(labels), ["a", "b", "c"])
+    report = score_report(scored(labels), ["a", "b", "c"])
     assert {
         "n",
         "loss",

@@ -209,7 +209,7 @@ def classification_metrics(classes):
 def test_all_of_ignite_s_classification_metrics_attach_to_both_engines(tiny, settings):
     from fer_ignite import build_session
 
-    with build_session(tiny(epochs=1, limit_train=64, **settings)) as session:
+    with build_session(tiny(epochs=1, max_train_samples=64, **settings)) as session:
         K, seen = len(session.faces.classes), {"trainer": [], "evaluator": []}
         for name, engine in (("trainer", session.trainer), ("evaluator", session.evaluator)):
             for title, metric in classification_metrics(K).items():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_ignite.metrics.calibration import calibration_error, calibration_of
+from fer_ignite.metrics.calibration import build_calibration, calibration_error
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
 
 
@@ -35,7 +35,7 @@ def test_f1_s_interval_holds_it_and_narrows_with_more_faces():
 def test_confidence_is_binned_with_all_faces_and_the_published_error():
     torch.manual_seed(0)
     logits_NK, labels_N = 2 * torch.randn(300, 5), torch.randint(5, (300,))
-    found = calibration_of(logits_NK, labels_N, temperature=2.0, bins=15)
+    found = build_calibration(logits_NK, labels_N, temperature=2.0, bins=15)
     assert sum(part.count for part in found.bins) == 300
     assert all(
         part.low - 1e-9 <= part.confidence <= part.high + 1e-9 and part.count > 0

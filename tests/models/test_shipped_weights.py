@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_ignite.inference.loaded_model import load_network
+from fer_ignite.inference.loaded_model import load_model
 from fer_ignite.weights import shipped_checkpoint
 
 CARD = shipped_checkpoint().with_suffix(".md")
@@ -16,7 +16,7 @@ MEASURED = json.loads(
 
 def test_the_shipped_checkpoint_is_the_measured_run_and_small():
     assert shipped_checkpoint().stat().st_size < 2_500_000
-    network = load_network(shipped_checkpoint(), device="cpu")
+    network = load_model(shipped_checkpoint(), device="cpu")
     assert network.config.model == "fer48" and len(network.classes) == 7
     assert network.temperature == pytest.approx(MEASURED["test"]["temperature"])
     assert network.checkpoint["data"]["fingerprint"] == MEASURED["data"]["fingerprint"]

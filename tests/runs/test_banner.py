@@ -54,7 +54,7 @@ def runs(cli, tiny_flags):
     [
         ((), ()),
         (("--plots",), ("--no-plots",)),
-        (("--limit-train", "50", "--tta", "none"), ()),
+        (("--max-train-samples", "50", "--tta", "none"), ()),
         (("--out", "a folder"), ()),
         (("--cache", "packs here"), ()),
         (("--folds", "3", "--fold", "1"), ()),
@@ -95,18 +95,20 @@ def test_every_printed_next_command_runs_and_every_named_file_exists(cli, runs, 
 )
 def test_the_printed_continue_command_continues_the_run(cli, runs, flags):
     without = ("--model-args",) if "--model" in flags else ()
-    ended = runs(*flags, "--set", "epochs=400", "--time", "0.4s", without=(*without, "--epochs"))
+    ended = runs(
+        *flags, "--set", "epochs=400", "--max-time", "0.4s", without=(*without, "--epochs")
+    )
     (command,) = printed(ended.err, "continue")
     program, *words = shlex.split(command)
     assert program == "fer-ignite"
-    again = cli(*words, "--time", "0.2s")
+    again = cli(*words, "--max-time", "0.2s")
     assert again.code == 0, again.err
     assert re.search(r"^continues .*step-|^continues .*last", again.err, re.M)
     assert "demo:140" in again.err
 
 
 def test_the_header_counts_the_faces_that_are_trained_on(runs):
-    err = runs("--limit-train", "20").err
+    err = runs("--max-train-samples", "20").err
     assert "train 20 of 112, val 14, test 14" in err
     assert "1 epochs x 1 optimizer steps of at most 20 images" in err
 
@@ -119,7 +121,7 @@ def test_best_val_and_test_are_in_per_cent_with_their_split_and_views():
             "epochs": 3,
             "seconds": 4.2,
             "best": {"metric": "accuracy", "value": 0.6125, "epoch": 2},
-            "val": {**scores, "tta": "ten"},
+            "val": {**scores, "tta": "shift10"},
             "test": {**scores, "tta": "none"},
         }
     )

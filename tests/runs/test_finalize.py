@@ -54,16 +54,16 @@ def test_the_best_epoch_s_weights_are_scored_and_not_the_last_ones(made):
 def test_test_is_looked_at_once_and_the_look_is_noted(made):
     session = made()
     finish(session, session.run())
-    (line,) = [json.loads(text) for text in session.folder.ledger.read_text().splitlines()]
+    (line,) = [json.loads(text) for text in session.folder.test_access.read_text().splitlines()]
     assert line["by"] == "train" and line["split"] == "test" and line["n"] == 14
 
 
 def test_a_run_that_was_interrupted_does_not_look_at_test(made):
     session = made(epochs=5)
-    session.votes.signal_number = lambda: 15
+    session.coordinator.signal_number = lambda: 15
     summary = finish(session, session.run())
     assert summary["status"] == "interrupted" and "test" not in summary and "val" not in summary
-    assert not session.folder.ledger.exists()
+    assert not session.folder.test_access.exists()
 
 
 def test_a_run_that_its_handler_stopped_is_scored(made):
@@ -105,7 +105,7 @@ def test_the_best_value_of_a_loss_is_told_as_a_loss(tiny):
 
 def test_the_first_epoch_that_passes_a_threshold_is_noted():
     history = [
-        {"epoch": i, "val_accuracy": score, "elapsed": 3.0 * i}
+        {"epoch": i, "val_accuracy": score, "elapsed_seconds": 3.0 * i}
         for i, score in ((1, 0.4), (2, 0.56), (3, 0.51))
     ]
     assert time_to_accuracy(history) == {
@@ -118,7 +118,7 @@ def test_the_first_epoch_that_passes_a_threshold_is_noted():
 def test_another_split_is_prepared_as_val_is(made):
     session = made()
     stream = split_stream(session.faces, "test", session.val_stream)
-    assert stream.preparation is session.val_stream.preparation
+    assert stream.preprocessing is session.val_stream.preprocessing
     assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(
         session.faces.indices["test"].tolist()
     )
@@ -171,7 +171,7 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd, m
 
         return setup
 
-    settings = {"epochs": 3, "save_iterations": 4, "keep": 9}
+    settings = {"epochs": 3, "save_iterations": 4, "keep_checkpoints": 9}
     folder = Path(train(tiny(**settings), handlers=[scored_by(lambda epoch: epoch / 10)])["folder"])
     assert load_checkpoint(folder / "checkpoints" / "best.pt")["trainer"]["iteration"] == 12
     told = load_checkpoint(folder / "checkpoints" / "best.pt")["temperature"]
@@ -199,9 +199,9 @@ def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
         "history",
         "resume_points",
         "report",
-        "settle",
+        "sync_epoch",
         "optimizer_step",
-        "note_batch",
+        "update_metrics",
     ],
 )
 def test_a_run_without_a_built_in_handler_ends_with_a_summary(tiny, name):

@@ -3,11 +3,11 @@ import json
 import pytest
 
 from fer_ignite import Config, train
-from fer_ignite.runs.validate import check_names, check_sendable
-from fer_ignite.data.open import is_user_dataset, pack_of, pack_spec
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.data.open import build_cache_spec, find_cache, is_user_dataset
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
 from fer_ignite.runs.prepare import choose_folder, prepare, undo
-from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.runs.validate import check_names, check_sendable
 
 
 def given(config):
@@ -137,9 +137,9 @@ def test_what_names_no_class_is_no_user_dataset(data):
 
 
 def test_the_pack_is_asked_for_as_the_settings_say(tiny):
-    spec = pack_spec(tiny(image_size=32, resize=40, channels="gray", split="0.8,0.1,0.1"))
+    spec = build_cache_spec(tiny(image_size=32, resize=40, channels="gray", split="0.8,0.1,0.1"))
     assert (spec.side_px, spec.channels, spec.split) == (40, "gray", (0.8, 0.1, 0.1))
-    assert pack_of(tiny())[1] == pack_of(tiny())[1]
+    assert find_cache(tiny())[1] == find_cache(tiny())[1]
 
 
 def at_top_level(session):

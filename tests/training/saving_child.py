@@ -23,12 +23,7 @@ from ignite.engine import Engine, Events
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import clean_temporary
 from fer_ignite.checkpoint.format import SCHEMA, load_checkpoint, newest_valid
-from fer_ignite.checkpoint.handler import (
-    DurableSaver,
-    PlainState,
-    attach_best,
-    attach_resume_points,
-)
+from fer_ignite.checkpoint.handler import AtomicSaver, PlainState, attach_best, attach_resume_points
 from fer_ignite.errors import StorageError
 
 WIDTH = 100  # about 40 KB of weights
@@ -55,7 +50,7 @@ def wire(folder: Path, *, width: int = WIDTH):
         "model": model,
         "trainer": PlainState(lambda: {"iteration": trainer.state.iteration}),
     }
-    saver = DurableSaver(folder)
+    saver = AtomicSaver(folder)
     points = attach_resume_points(trainer, to_save, saver, event=Events.ITERATION_COMPLETED, keep=2)
     best = attach_best(
         evaluator, to_save, saver, score=lambda engine: engine.state.score, trainer=trainer

@@ -3,15 +3,20 @@ import torch
 
 from fer_ignite import build_session
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.data.dataset import faces_of_pack
-from fer_ignite.data.open import pack_of
+from fer_ignite.data.dataset import dataset_from_cache
+from fer_ignite.data.open import find_cache
 from fer_ignite.errors import ConfigError, FerError
-from fer_ignite.training.components import augmentation_of, plan_of, preparation_of, schedule_of
+from fer_ignite.training.components import (
+    build_augment_spec,
+    build_preprocessing,
+    build_sampler,
+    build_schedule_from_config,
+)
 
 
 @pytest.fixture
 def faces(tiny):
-    return faces_of_pack(pack_of(tiny())[0])
+    return dataset_from_cache(find_cache(tiny())[0])
 
 
 @pytest.fixture
@@ -28,26 +33,26 @@ def wired(tiny):
 
 
 def test_the_preparation_is_the_data_s_unless_settings_say_otherwise(tiny, faces):
-    plain = preparation_of(tiny(), faces)
+    plain = build_preprocessing(tiny(), faces)
     assert (plain.image_px, plain.resize_px, plain.channels, plain.mean) == (48, 48, 1, faces.mean)
-    cropped = preparation_of(tiny(image_size=32, resize=40, normalize="imagenet"), faces)
+    cropped = build_preprocessing(tiny(image_size=32, resize=40, normalize="imagenet"), faces)
     assert (cropped.image_px, cropped.resize_px) == (32, 40)
     assert cropped.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
 
 
 def test_augmentation_is_taken_as_set_or_not_at_all(tiny):
-    assert augmentation_of(tiny(augment=False)) is None
-    spec = augmentation_of(tiny(rotate=7, mixup=0.3, padding="border"))
+    assert build_augment_spec(tiny(augment=False)) is None
+    spec = build_augment_spec(tiny(rotate=7, mixup=0.3, padding="border"))
     assert (spec.rotate_deg, spec.mixup, spec.padding, spec.vflip) == (7, 0.3, "border", 0)
 
 
 def test_a_trial_run_takes_three_batches(tiny, faces):
-    assert plan_of(tiny(fast_dev_run=True, batch_size=16), faces).iterations_per_epoch == 3
-    assert plan_of(tiny(limit_train=40), faces).faces_per_epoch == 40
+    assert build_sampler(tiny(fast_dev_run=True, batch_size=16), faces).iterations_per_epoch == 3
+    assert build_sampler(tiny(max_train_samples=40), faces).faces_per_epoch == 40
 
 
 def test_the_schedule_counts_optimizer_steps(tiny):
-    schedule = schedule_of(
+    schedule = build_schedule_from_config(
         tiny(sched="step", decay_epochs=1, decay_rate=0.5, epochs=3), steps_per_epoch=4
     )
     assert [schedule(step) for step in range(12)] == [1] * 4 + [0.5] * 4 + [0.25] * 4
@@ -109,16 +114,16 @@ def test_a_behaviour_is_attached_where_a_setting_asks_for_it(wired, settings, ki
         "best",
         "resume_points",
         "report",
-        "note_step",
-        "votes",
-        "settle",
-        "sound_statistics",
+        "record_step_taken",
+        "sync_iteration",
+        "sync_epoch",
+        "batchnorm_guard",
         "log_step",
         "scheduler",
-        "clear",
-        "note_batch",
-        "flush",
-        "fold",
+        "clear_metrics",
+        "update_metrics",
+        "flush_metrics",
+        "reduce_metrics",
     }
     assert handles == everyday | ({kind} if kind else set())
 

@@ -7,20 +7,20 @@ import torch
 from ignite.engine import Engine, Events
 
 from fer_ignite.errors import ConfigError, NonFiniteError
-from fer_ignite.training.coordination import StopReason, Votes, voting_handlers
+from fer_ignite.training.coordination import StopCoordinator, StopReason, coordination_handlers
 from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
 from fer_ignite.training.events import RunEvents
 
 
 def voting(made, **settings):
-    votes = Votes(made.trainer, **settings)
-    for _, event, handler in voting_handlers(votes):
+    coordinator = StopCoordinator(made.trainer, **settings)
+    for _, event, handler in coordination_handlers(coordinator):
         made.trainer.add_event_handler(event, handler)
     saved = []
     made.trainer.add_event_handler(
         RunEvents.RESUME_POINT, lambda engine: saved.append(engine.state.iteration)
     )
-    return votes, saved
+    return coordinator, saved
 
 
 def run(made, batches, epochs=1):
@@ -89,21 +89,21 @@ def test_early_stopping_waits_for_patience_evaluations_without_gain(scores, sett
 
 def test_a_wish_to_stop_is_granted_an_iteration_later_with_a_resume_point(steps, batches):
     made = steps()
-    votes, saved = voting(made)
+    coordinator, saved = voting(made)
     made.trainer.add_event_handler(
         Events.ITERATION_STARTED(once=3), lambda engine: engine.terminate()
     )
     state = run(made, [batches(4)] * 10)
     assert state.iteration == 4 and saved == [4]
-    assert votes.reason is StopReason.HANDLER and votes.status == "early_stopped"
+    assert coordinator.reason is StopReason.HANDLER and coordinator.status == "early_stopped"
 
 
 def test_a_stop_waits_for_the_window_to_close(steps, batches):
     made = steps()
     window = [
-        batches(4, window=12, closes=False),
-        batches(4, window=12, opens=False, closes=False),
-        batches(4, window=12, opens=False),
+        batches(4, window=12, is_last_micro=False),
+        batches(4, window=12, is_first_micro=False, is_last_micro=False),
+        batches(4, window=12, is_first_micro=False),
     ]
     _votes, saved = voting(made)
     made.trainer.add_event_handler(
@@ -119,42 +119,46 @@ def test_a_stop_waits_for_the_window_to_close(steps, batches):
 )
 def test_a_signal_is_a_reason_of_its_own(steps, batches, number, reason):
     made = steps()
-    votes, saved = voting(
+    coordinator, saved = voting(
         made, signal_number=lambda: number if made.trainer.state.iteration >= 2 else 0
     )
     state = run(made, [batches(4)] * 10)
-    assert votes.reason is reason and votes.status == "interrupted"
+    assert coordinator.reason is reason and coordinator.status == "interrupted"
     assert saved == [state.iteration] and state.iteration == 3
 
 
 def test_the_time_limit_ends_a_run_in_good_order(steps, batches):
     made = steps()
-    votes, saved = voting(made, time_limit_s=0.0)
+    coordinator, saved = voting(made, time_limit_s=0.0)
     time.sleep(0.01)
     state = run(made, [batches(4)] * 10)
-    assert votes.status == "time_limit" and state.iteration == 2 and saved == [2]
+    assert coordinator.status == "time_limit" and state.iteration == 2 and saved == [2]
 
 
 def test_the_highest_of_several_reasons_wins(steps, batches):
     made = steps()
-    votes, _ = voting(made, time_limit_s=0.0, signal_number=lambda: signal.SIGTERM)
+    coordinator, _ = voting(made, time_limit_s=0.0, signal_number=lambda: signal.SIGTERM)
     made.trainer.add_event_handler(
         Events.ITERATION_STARTED(once=1), lambda engine: engine.terminate()
     )
     run(made, [batches(4)] * 10)
-    assert votes.reason is StopReason.SIGTERM
+    assert coordinator.reason is StopReason.SIGTERM
 
 
 def test_a_stop_at_an_epoch_s_end_comes_behind_the_validation(steps, batches):
     made, seen = steps(), []
     made.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append("validation"))
-    votes, _saved = voting(made)
+    coordinator, _saved = voting(made)
     made.trainer.add_event_handler(
         RunEvents.RESUME_POINT, lambda engine: seen.append("resume point")
     )
     made.trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: engine.terminate())
     state = run(made, [batches(4)], epochs=5)
-    assert (state.epoch, seen, votes.status) == (1, ["validation", "resume point"], "early_stopped")
+    assert (state.epoch, seen, coordinator.status) == (
+        1,
+        ["validation", "resume point"],
+        "early_stopped",
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,10 +171,10 @@ def test_a_stop_at_an_epoch_s_end_comes_behind_the_validation(steps, batches):
 )
 def test_resume_points_come_by_epochs_iterations_and_at_the_end(steps, batches, settings, points):
     made = steps()
-    votes, saved = voting(made, **settings)
+    coordinator, saved = voting(made, **settings)
     run(made, [batches(4)] * 4, epochs=3)
     assert saved == points
-    assert votes.reason is StopReason.NONE and votes.status == "completed"
+    assert coordinator.reason is StopReason.NONE and coordinator.status == "completed"
 
 
 def test_resume_points_come_by_the_clock(steps, batches):
@@ -189,13 +193,13 @@ def test_gradients_that_stay_non_finite_end_the_run_by_name(steps, batches):
     assert made.trainer.state.iteration in (
         7,
         8,
-    )  # the third in a row is 6; votes are read a step later
+    )  # the third in a row is 6; coordinator are read a step later
     assert torch.isfinite(torch.cat([p.detach().flatten() for p in made.model.parameters()])).all()
 
 
 def test_a_vote_under_way_is_waited_for(steps, batches):
     made = steps()
-    votes, _ = voting(made)
+    coordinator, _ = voting(made)
     run(made, [batches(4)] * 2)
-    votes.drain()
-    assert votes._pending is None
+    coordinator.wait_pending()
+    assert coordinator._pending is None

@@ -19,7 +19,7 @@ def test_the_average_is_the_formula_s_after_each_optimizer_step(steps, batches):
         StepEvents.OPTIMIZER_STEPPED,
         lambda: expected.append(0.9 * expected[-1] + 0.1 * weights(made.model)),
     )
-    halves = [batches(4, window=8, closes=False), batches(4, window=8, opens=False)]
+    halves = [batches(4, window=8, is_last_micro=False), batches(4, window=8, is_first_micro=False)]
     made.trainer.run(halves * 3, max_epochs=1, epoch_length=6)
     assert len(expected) == 4  # per window, not per micro-batch
     assert torch.allclose(weights(ema.ema_model), expected[-1], atol=1e-6)

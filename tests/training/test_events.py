@@ -37,7 +37,7 @@ def test_the_built_in_listeners_of_the_table_are_the_session_s_handles(tiny):
 
 def test_filters_count_optimizer_steps(steps, batches):
     made, seen = steps(), []
-    halves = [batches(4, window=8, closes=False), batches(4, window=8, opens=False)]
+    halves = [batches(4, window=8, is_last_micro=False), batches(4, window=8, is_first_micro=False)]
     made.trainer.add_event_handler(
         StepEvents.OPTIMIZER_STEPPED(every=2),
         lambda engine: seen.append((engine.state.optimizer_steps, engine.state.iteration)),

@@ -7,7 +7,7 @@ from ignite.engine import Engine, Events
 from tensorboardX.proto.event_pb2 import Event
 
 from fer_ignite import build_session
-from fer_ignite.checkpoint.run_dir import RunFolder, _records
+from fer_ignite.checkpoint.run_dir import RunDir, _records
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import (
     attach_basic_profiler,
@@ -91,8 +91,8 @@ def test_an_epoch_s_line_stands_in_history_table_and_log(ran):
         "val_weighted_f1",
         "skipped_steps",
         "is_best",
-        "seconds",
-        "elapsed",
+        "epoch_seconds",
+        "elapsed_seconds",
         "images_per_second",
     }
     assert set(lines[0]) == expected
@@ -100,16 +100,16 @@ def test_an_epoch_s_line_stands_in_history_table_and_log(ran):
     assert re.search(
         r"epoch 2/2  train loss .* val loss .* images/s", session.folder.log.read_text()
     )
-    assert all(a["elapsed"] < b["elapsed"] for a, b in pairwise(lines))
+    assert all(a["elapsed_seconds"] < b["elapsed_seconds"] for a, b in pairwise(lines))
 
 
 def test_history_writes_whatever_line_it_is_given(reporter, tmp_path, caplog):
-    folder, logger = RunFolder(tmp_path), logging.getLogger("a test's own")
+    folder, logger = RunDir(tmp_path), logging.getLogger("a test's own")
     line = {
         "epoch": 1,
         "iteration": 2,
         "lr": 0.1,
-        "seconds": 1.0,
+        "epoch_seconds": 1.0,
         "images_per_second": 10.0,
         "mine": 5,
     }
@@ -182,7 +182,7 @@ def test_pictures_are_drawn_as_the_run_goes(ran):
 
 
 def test_a_picture_that_fails_is_no_reason_to_end_a_run(reporter, tmp_path, caplog):
-    folder = RunFolder(tmp_path / "absent")
+    folder = RunDir(tmp_path / "absent")
     attach_plots(reporter, folder, ("a", "b"), Engine(lambda engine, batch: None))
     logger = logging.getLogger("fer_ignite")
     logger.propagate = True
@@ -242,7 +242,7 @@ def test_profilers_are_reached_by_a_flag(ran, capsys, profile, said):
 
 
 def test_the_log_belongs_to_the_main_process_and_is_begun_anew_for_each_run(tmp_path, capsys):
-    folders = [RunFolder(tmp_path / name) for name in "ab"]
+    folders = [RunDir(tmp_path / name) for name in "ab"]
     for folder in folders:
         folder.create()
     run_logger(folders[0], rank=0, quiet=False).info("first")

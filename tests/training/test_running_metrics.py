@@ -2,14 +2,14 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from fer_ignite.training.running_metrics import Records, attach_records, gather_json
+from fer_ignite.training.running_metrics import RunningMetrics, attach_running_metrics, gather_json
 
 CPU = torch.device("cpu")
 
 
 def recorded(made, *, log_every=2):
-    records = Records(group=None, device=CPU)
-    attach_records(made.trainer, records, log_every=log_every)
+    records = RunningMetrics(group=None, device=CPU)
+    attach_running_metrics(made.trainer, records, log_every=log_every)
     return records
 
 
@@ -18,7 +18,7 @@ def test_an_epoch_s_sums_are_means_over_its_faces(steps, batches):
     records = recorded(made)
     parts = [batches(4, seed=1), batches(4, seed=2), batches(3, seed=3)]
     made.trainer.run(parts, max_epochs=1, epoch_length=3)
-    records.fold()
+    records.reduce_across_ranks()
     logits = [made.model(part.images_BCHW) for part in parts]
     losses = torch.cat(
         [
@@ -44,10 +44,10 @@ def test_folding_in_the_middle_changes_nothing(steps, batches):
             Events.ITERATION_COMPLETED(
                 event_filter=lambda engine, count, folds=folds: count in folds
             ),
-            records.fold,
+            records.reduce_across_ranks,
         )
         made.trainer.run(parts, max_epochs=1, epoch_length=4)
-        records.fold()
+        records.reduce_across_ranks()
         sums.append(records.epoch())
     assert sums[0] == sums[1]
 
@@ -56,33 +56,33 @@ def test_folded_sums_go_on_after_a_restart(steps, batches):
     parts = [batches(4, seed=seed) for seed in range(4)]
     made = steps()
     whole = recorded(made)
-    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), whole.fold)
+    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), whole.reduce_across_ranks)
     kept = {}
     made.trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=2), lambda: kept.update(whole.state_dict())
     )
-    second = Records(group=None, device=CPU)
+    second = RunningMetrics(group=None, device=CPU)
     made.trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=3), lambda: second.load_state_dict(kept)
     )
-    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(after=2), second.note_batch)
+    made.trainer.add_event_handler(Events.ITERATION_COMPLETED(after=2), second.update)
     made.trainer.run(parts, max_epochs=1, epoch_length=4)
-    whole.fold()
-    second.fold()
+    whole.reduce_across_ranks()
+    second.reduce_across_ranks()
     assert second.epoch() == whole.epoch()
 
 
 @pytest.mark.parametrize(("reduce", "value"), [("mean", 2.0), ("sum", 6.0), ("last", 3.0)])
 def test_logged_values_are_reduced_over_the_epoch_as_asked(reduce, value):
-    records = Records(group=None, device=CPU)
+    records = RunningMetrics(group=None, device=CPU)
     for iteration in (1, 2, 3):
         records.log("x", torch.tensor(float(iteration)), iteration, reduce=reduce)
-    records.fold()
+    records.reduce_across_ranks()
     assert records.epoch() == {"x": value}
 
 
 def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_not():
-    records, heard = Records(group=None, device=CPU), []
+    records, heard = RunningMetrics(group=None, device=CPU), []
     records.on_flush.append(lambda values, iteration: heard.append((iteration, values)))
     records.log("a", 1.0, 5)
     records.log("b", 2.0, 7, on="epoch")
@@ -95,10 +95,10 @@ def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_no
 
 
 def test_a_logged_tensor_is_taken_as_it_is_now():
-    records, value = Records(group=None, device=CPU), torch.tensor(1.0)
+    records, value = RunningMetrics(group=None, device=CPU), torch.tensor(1.0)
     records.log("x", value, 1)
     value.fill_(9)
-    records.fold()
+    records.reduce_across_ranks()
     assert records.epoch()["x"] == 1
 
 
@@ -107,7 +107,7 @@ def test_a_new_epoch_begins_at_nothing(steps, batches):
     records = recorded(made)
     made.trainer.run([batches(4)] * 2, max_epochs=1, epoch_length=2)
     records.log("x", 1.0, 2)
-    records.fold()
+    records.reduce_across_ranks()
     records.clear()
     assert records.epoch() == {}
 

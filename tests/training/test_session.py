@@ -222,8 +222,8 @@ def test_a_closed_session_gives_its_folder_and_its_log_free(tiny):
 def test_keep_refuses_what_has_no_state(made):
     session = made()
     with pytest.raises(ConfigError, match="int has no state_dict"):
-        session.keep("x", 3)
-    assert session.keep("y", Counter()).count == 0
+        session.add_to_checkpoint("x", 3)
+    assert session.add_to_checkpoint("y", Counter()).count == 0
 
 
 def test_the_network_s_own_randomness_follows_from_the_iteration(made):
@@ -304,14 +304,14 @@ REMOVED = {
     "gradient_norm": {"logged"},
     "clip": {"weights"},
     "optimizer_step": {"weights"},
-    "sound_statistics": set(),
+    "batchnorm_guard": set(),
     "ema": {"refused"},
     "zero_grad": {"weights"},
-    "clear": {"train"},
+    "clear_metrics": {"train"},
     "log_step": {"logged"},
-    "note_batch": {"train"},
-    "flush": set(),
-    "fold": {"refused"},
+    "update_metrics": {"train"},
+    "flush_metrics": set(),
+    "reduce_metrics": {"refused"},
     "validate": {"val", "best", "weights", "lr"},
     "history": {"lines", "train", "val", "lr", "logged"},
     "plots": {"plots"},
@@ -323,9 +323,9 @@ REMOVED = {
     "early_stopping": set(),
     "resume_points": {"points"},
     "report": {"lines", "train", "val", "lr", "logged", "plots"},
-    "note_step": set(),
-    "votes": set(),
-    "settle": {"points"},
+    "record_step_taken": set(),
+    "sync_iteration": set(),
+    "sync_epoch": {"points"},
 }
 FULL = {
     "clip_grad": 0.5,
@@ -338,7 +338,7 @@ FULL = {
     "plateau_patience": 0,
     "min_delta": 1.0,
     "decay_rate": 0.5,
-    "limit_train": 64,
+    "max_train_samples": 64,
     "epochs": 3,
     "model_args": {"widths": [8, 8], "blocks": [0, 0]},
     "dropout": 0.3,
@@ -426,7 +426,7 @@ def test_a_handler_that_needs_fp16_s_gradients_cleared_or_unscaled_says_so_or_un
 def test_fold_may_be_removed_with_the_resume_points(made):
     session = made()
     session.handles["resume_points"].remove()
-    session.handles["fold"].remove()
+    session.handles["reduce_metrics"].remove()
     session.run()
     assert len(history(session)) == 2
 

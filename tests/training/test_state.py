@@ -55,7 +55,7 @@ def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
     whole = made(name="whole", **settings)
     whole.run()
     first = made(name="cut", **settings)
-    first.votes.signal_number = lambda: (
+    first.coordinator.signal_number = lambda: (
         signal.SIGTERM if first.trainer.state.iteration >= cut else 0
     )
     first.run()
@@ -197,8 +197,10 @@ def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
     def ended(name, number):
         session = made(name=name, epochs=9)
         session.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), session.trainer.terminate)
-        session.votes.signal_number = lambda: (
-            number if session.trainer.state.epoch >= 2 and session.trainer.state.stop_wished else 0
+        session.coordinator.signal_number = lambda: (
+            number
+            if session.trainer.state.epoch >= 2 and session.trainer.state.stop_requested
+            else 0
         )
         return session, session.run()
 

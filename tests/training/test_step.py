@@ -135,7 +135,7 @@ def test_step_if_steps_where_the_flag_says_so(opt, taken):
         parameter.grad = (
             torch.ones_like(parameter) if taken else torch.full_like(parameter, math.nan)
         )
-    step.step_if(optimizer, torch.tensor(taken))
+    step.conditional_step(optimizer, torch.tensor(taken))
     if taken:
         plain.step()
     assert torch.allclose(weights(model), weights(twin))
@@ -213,7 +213,7 @@ def test_an_overflow_leaves_no_mark_in_batch_statistics(steps, batches):
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
     model.train()
     made = steps(model=model)
-    step.attach_sound_statistics(made.trainer, model)
+    step.attach_batchnorm_guard(made.trainer, model)
     ema = make_ema(model, decay=0.5)
     attach_ema(made.trainer, ema)
     broken = batches(4, seed=1)
@@ -245,7 +245,7 @@ def test_the_guard_of_batch_statistics_equals_a_copy_per_buffer(mixed):
     if mixed:
         model[1].double()
     statistics = [b for module in model for b in (module.running_mean, module.running_var)]
-    step.attach_sound_statistics(trainer, model)
+    step.attach_batchnorm_guard(trainer, model)
     expected = [b.clone() for b in statistics]
 
     @trainer.on(Events.ITERATION_STARTED)
@@ -274,7 +274,7 @@ def test_the_guard_s_work_does_not_grow_with_the_number_of_batch_normalisations(
             Engine(lambda engine, batch: engine.fire_event(StepEvents.OPTIMIZER_STEPPED)),
         )
         trainer.register_events(*StepEvents)
-        step.attach_sound_statistics(trainer, model)
+        step.attach_batchnorm_guard(trainer, model)
         trainer.fire_event(Events.STARTED)
         # flatten, view and split make no kernel
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -292,7 +292,7 @@ def test_the_guard_s_work_does_not_grow_with_the_number_of_batch_normalisations(
 
 def test_the_guard_has_nothing_to_do_without_batch_normalisation(steps, batches):
     made = steps()
-    step.attach_sound_statistics(made.trainer, made.model)
+    step.attach_batchnorm_guard(made.trainer, made.model)
     assert run(made, [batches(4)]).optimizer_steps == 1
 
 

@@ -10,7 +10,7 @@ from fer_ignite.data.loader import EvalBatch
 from fer_ignite.training.components import loss_terms
 from fer_ignite.training.events import StepEvents
 from fer_ignite.training.losses import build_loss
-from fer_ignite.training.trainer import average_views, create_evaluator
+from fer_ignite.training.trainer import create_evaluator, tta_logits
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_an_accumulated_window_is_weighted_by_its_samples_the_short_one_too(step
             whole.targets_BK[start:stop],
         )
         part.labels_B = whole.labels_B[start:stop]
-        part.weights_B, part.count, part.opens, part.closes = (
+        part.weights_B, part.count, part.is_first_micro, part.is_last_micro = (
             torch.ones(stop - start),
             stop - start,
             start == 0,
@@ -64,7 +64,10 @@ def test_the_events_of_a_step_come_in_order_and_a_window_steps_once(steps, batch
         made.trainer.add_event_handler(
             event, lambda engine, name=event.value: seen.append((engine.state.iteration, name))
         )
-    run(made, [batches(4, window=8, closes=False), batches(4, window=8, opens=False)])
+    run(
+        made,
+        [batches(4, window=8, is_last_micro=False), batches(4, window=8, is_first_micro=False)],
+    )
     assert seen == [
         (1, "loss_ready"),
         (2, "loss_ready"),
@@ -100,7 +103,7 @@ def test_terminate_is_a_wish_until_it_is_granted(steps, batches):
         Events.ITERATION_COMPLETED(once=3), lambda engine: engine.stop_now()
     )
     state = run(made, [batches(2)] * 5)
-    assert made.trainer.state.stop_wished and state.iteration == 3
+    assert made.trainer.state.stop_requested and state.iteration == 3
 
 
 def test_an_epoch_that_goes_on_has_had_its_beginning(steps, batches):
@@ -160,8 +163,8 @@ def test_an_empty_batch_is_evaluated_to_nothing(steps, batches):
 
 def test_views_are_averaged_as_probabilities(steps, batches):
     model, images = steps().model, batches(5).images_BCHW
-    plain = average_views(model, images, device=CPU, precision="fp32", tta="none")
-    both = average_views(model, images, device=CPU, precision="fp32", tta="flip")
+    plain = tta_logits(model, images, device=CPU, precision="fp32", tta="none")
+    both = tta_logits(model, images, device=CPU, precision="fp32", tta="flip")
     assert torch.allclose(plain, model(images))
     expected = (model(images).softmax(1) + model(images.flip(-1)).softmax(1)) / 2
     assert torch.allclose(both.exp(), expected, atol=1e-6)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.apps.audit.near_duplicates import SIDE_PX, near_pairs
 from fer_ignite.data.cache.decode import measure
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.cache.manifest import numbered
 
 __all__ = ["Copies", "find_copies", "small_versions"]
@@ -36,7 +36,7 @@ class Copies:
     flat_N: NDArray[np.bool_]
 
 
-def find_copies(pack: Pack) -> Copies:
+def find_copies(pack: DatasetCache) -> Copies:
     """Compares all images of a pack with all others; the time grows with the square of their number."""
     digests, small, flat = [], [], []
     for at in range(0, len(pack), _PIECE):

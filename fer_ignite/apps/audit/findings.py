@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.apps.audit.duplicates import Copies
-from fer_ignite.apps.audit.label_issues import Doubts
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.apps.audit.label_issues import LabelIssues
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.samples import SPLITS
 
@@ -64,7 +64,7 @@ class Finding:
 
 
 def collect(
-    pack: Pack, copies: Copies, doubts: Doubts, seen_N: Flags, *, drop_above: float
+    pack: DatasetCache, copies: Copies, issues: LabelIssues, seen_N: Flags, *, drop_above: float
 ) -> list[Finding]:
     """All findings, the surest kinds first, doubtful labels by falling score.
 
@@ -78,7 +78,7 @@ def collect(
     majority_N = majority_of_groups(copies.near_N, labels_N, len(pack.classes))
     flags = {
         "blank": copies.flat_N,
-        "label": doubts.listed_N & ~copies.flat_N,  # a blank has no right label
+        "label": issues.listed_N & ~copies.flat_N,  # a blank has no right label
         "contradicting": grouped_N & _differs_in(copies.near_N, labels_N),
         "across_splits": grouped_N & _differs_in(copies.near_N, splits_N),
         "exact_copy": grouped_N
@@ -86,15 +86,15 @@ def collect(
         "mirrored": grouped_N & copies.mirrored_N,
     }
     flags["near_copy"] = grouped_N & ~flags["exact_copy"] & ~flags["mirrored"]
-    drop_N = _advice(copies, flags, labels_N, splits_N, majority_N, doubts, drop_above)
+    drop_N = _advice(copies, flags, labels_N, splits_N, majority_N, issues, drop_above)
     first_N = _heads(copies.near_N, splits_N)
     found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
     rows = []
-    for place in sorted(found.tolist(), key=lambda place: _rank(place, flags, doubts, copies)):
-        suggested = int(doubts.suggested_N[place]) if flags["label"][place] else -1
+    for place in sorted(found.tolist(), key=lambda place: _rank(place, flags, issues, copies)):
+        suggested = int(issues.predicted_N[place]) if flags["label"][place] else -1
         if suggested < 0 and flags["contradicting"][place]:
             suggested = int(majority_N[place])
-        score = doubts.score_N[place]
+        score = issues.score_N[place]
         rows.append(
             Finding(
                 id=pack.sample_id(place),
@@ -117,7 +117,7 @@ def collect(
     return [*_broken(pack), *rows]
 
 
-def _broken(pack: Pack) -> list[Finding]:
+def _broken(pack: DatasetCache) -> list[Finding]:
     """Files that can't be read: they are in no pack, so there is nothing to leave out."""
     parts = [text.partition(": ") for text in pack.manifest["skipped"]]
     return [Finding(id=name, kinds="broken", note=reason) for name, _, reason in parts]
@@ -129,7 +129,7 @@ def _advice(
     labels_N: Numbers,
     splits_N: NDArray[np.uint8],
     majority_N: Numbers,
-    doubts: Doubts,
+    issues: LabelIssues,
     drop_above: float,
 ) -> Flags:
     """Train images that are better left out.
@@ -138,12 +138,12 @@ def _advice(
     copies is against, and all where there is none; all but the first of exact copies; very doubtful labels.
     """
     train_N = splits_N == SPLITS.index("train")
-    judged = np.zeros(len(labels_N), dtype=np.bool_)
-    judged[copies.near_N[~train_N]] = True  # by group: whether an image of it selects or judges
+    scored = np.zeros(len(labels_N), dtype=np.bool_)
+    scored[copies.near_N[~train_N]] = True  # by group: whether an image of it selects or judges
     outvoted_N = flags["contradicting"] & (labels_N != majority_N)
-    doubtful_N = flags["label"] & (np.nan_to_num(doubts.score_N) >= drop_above)
+    doubtful_N = flags["label"] & (np.nan_to_num(issues.score_N) >= drop_above)
     drop_N = train_N & (
-        flags["blank"] | (flags["across_splits"] & judged[copies.near_N]) | outvoted_N | doubtful_N
+        flags["blank"] | (flags["across_splits"] & scored[copies.near_N]) | outvoted_N | doubtful_N
     )
     left = np.flatnonzero(train_N & ~drop_N)
     first = np.zeros(len(labels_N), dtype=np.bool_)
@@ -184,10 +184,10 @@ def _heads(groups_N: Numbers, splits_N: NDArray[np.uint8]) -> Numbers:
 
 
 def _rank(
-    place: int, flags: dict[str, Flags], doubts: Doubts, copies: Copies
+    place: int, flags: dict[str, Flags], issues: LabelIssues, copies: Copies
 ) -> tuple[int, float, int, int]:
     kind = next(number for number, kind in enumerate(KINDS) if kind in flags and flags[kind][place])
-    score = -float(doubts.score_N[place]) if KINDS[kind] == "label" else 0.0
+    score = -float(issues.score_N[place]) if KINDS[kind] == "label" else 0.0
     return kind, score, int(copies.near_N[place]), place
 
 

@@ -9,38 +9,42 @@ from numpy.typing import NDArray
 
 from fer_ignite.imports import optional_library
 
-__all__ = ["JUDGES", "Doubts", "auroc", "doubts_of", "score_of"]
+__all__ = ["JUDGES", "LabelIssues", "auroc", "find_label_issues", "label_issue_score"]
 
 JUDGES = ("own", "cleanlab")
 SCORES = ("surprise", "self_confidence", "margin")
 _FLOOR = 1e-6  # bfloat16 networks say 0 where they mean little
 
-Chances = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Doubts:
+class LabelIssues:
     """What is thought of each label.
 
     Attributes:
         score_N: float64 in [0, 1], 1 the most doubtful; NaN for images that were not judged.
         listed_N: bool, probably wrong.
-        suggested_N: int64, the label that the network would give; -1 where it was not asked.
+        predicted_N: int64, the label that the network would give; -1 where it was not asked.
     """
 
     score_N: NDArray[np.float64]
     listed_N: NDArray[np.bool_]
-    suggested_N: Labels
+    predicted_N: Labels
 
 
-def doubts_of(
-    chances_NK: Chances, labels_N: Labels, judged_N: NDArray[np.bool_], *, judge: str = "own"
-) -> Doubts:
+def find_label_issues(
+    probabilities_NK: Probabilities,
+    labels_N: Labels,
+    scored_N: NDArray[np.bool_],
+    *,
+    label_method: str = "own",
+) -> LabelIssues:
     """Doubts about the labels of all images that were judged.
 
     Args:
-        chances_NK: float32 probabilities; rows of images that were not judged are ignored.
+        probabilities_NK: float32 probabilities; rows of images that were not judged are ignored.
         judge: "own" lists labels that surprise the network more than it expected to be surprised; "cleanlab" leaves
             both the list and the score to that package.
     Raises:
@@ -48,22 +52,22 @@ def doubts_of(
     """
     score_N = np.full(len(labels_N), np.nan)
     listed_N = np.zeros(len(labels_N), dtype=np.bool_)
-    suggested_N = np.full(len(labels_N), -1, dtype=np.int64)
-    if not judged_N.any():
-        return Doubts(score_N, listed_N, suggested_N)
-    chances_JK, labels_J = chances_NK[judged_N], labels_N[judged_N]
-    suggested_N[judged_N] = chances_JK.argmax(axis=1)
-    if judge == "cleanlab":
-        score_N[judged_N], listed_N[judged_N] = _ask_cleanlab(chances_JK, labels_J)
+    predicted_N = np.full(len(labels_N), -1, dtype=np.int64)
+    if not scored_N.any():
+        return LabelIssues(score_N, listed_N, predicted_N)
+    probabilities_JK, labels_J = probabilities_NK[scored_N], labels_N[scored_N]
+    predicted_N[scored_N] = probabilities_JK.argmax(axis=1)
+    if label_method == "cleanlab":
+        score_N[scored_N], listed_N[scored_N] = _ask_cleanlab(probabilities_JK, labels_J)
     else:
-        score_N[judged_N] = score_of(chances_JK, labels_J)
-        listed_N[judged_N] = score_N[judged_N] > 0.5
+        score_N[scored_N] = label_issue_score(probabilities_JK, labels_J)
+        listed_N[scored_N] = score_N[scored_N] > 0.5
     # A label that the network itself would give is not called wrong.
-    return Doubts(score_N, listed_N & (suggested_N != labels_N), suggested_N)
+    return LabelIssues(score_N, listed_N & (predicted_N != labels_N), predicted_N)
 
 
-def score_of(
-    chances_NK: Chances, labels_N: Labels, *, kind: str = "surprise"
+def label_issue_score(
+    probabilities_NK: Probabilities, labels_N: Labels, *, kind: str = "surprise"
 ) -> NDArray[np.float64]:
     """How doubtful each label is, in [0, 1].
 
@@ -74,16 +78,16 @@ def score_of(
     Source: the three ideas are those of confident learning (Northcutt, Jiang, Chuang, JAIR 2021, arXiv:1911.00068) and
         of Kuan and Mueller, "Model-agnostic label quality scoring", 2022; s and h are put together in our own way.
     """
-    chances_NK = chances_NK.astype(np.float64)
+    probabilities_NK = probabilities_NK.astype(np.float64)
     rows = np.arange(len(labels_N))
-    own_N = chances_NK[rows, labels_N]
+    own_N = probabilities_NK[rows, labels_N]
     if kind == "self_confidence":
         return np.asarray(1 - own_N)
     if kind == "margin":
-        others_NK = chances_NK.copy()
+        others_NK = probabilities_NK.copy()
         others_NK[rows, labels_N] = -1
         return np.asarray((1 + others_NK.max(axis=1) - own_N) / 2)
-    sure_NK = np.clip(chances_NK, _FLOOR, 1)
+    sure_NK = np.clip(probabilities_NK, _FLOOR, 1)
     surprise_N = -np.log(sure_NK[rows, labels_N])
     expected_N = -(sure_NK * np.log(sure_NK)).sum(axis=1)
     return np.asarray(surprise_N / np.maximum(surprise_N + expected_N, _FLOOR))
@@ -105,11 +109,13 @@ def auroc(scores_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) -> float:
 
 
 def _ask_cleanlab(
-    chances_JK: Chances, labels_J: Labels
+    probabilities_JK: Probabilities, labels_J: Labels
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    filters = optional_library("cleanlab.filter", extra="audit", purpose="--judge cleanlab")
-    rank = optional_library("cleanlab.rank", extra="audit", purpose="--judge cleanlab")
-    chances_JK = chances_JK / chances_JK.sum(axis=1, keepdims=True)
-    quality_J = rank.get_label_quality_scores(labels_J, chances_JK, method="normalized_margin")
-    listed_J = filters.find_label_issues(labels_J, chances_JK, filter_by="both", n_jobs=1)
+    filters = optional_library("cleanlab.filter", extra="audit", purpose="--label-method cleanlab")
+    rank = optional_library("cleanlab.rank", extra="audit", purpose="--label-method cleanlab")
+    probabilities_JK = probabilities_JK / probabilities_JK.sum(axis=1, keepdims=True)
+    quality_J = rank.get_label_quality_scores(
+        labels_J, probabilities_JK, method="normalized_margin"
+    )
+    listed_J = filters.find_label_issues(labels_J, probabilities_JK, filter_by="both", n_jobs=1)
     return 1 - np.asarray(quality_J, dtype=np.float64), np.asarray(listed_J, dtype=np.bool_)

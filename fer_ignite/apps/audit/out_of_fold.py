@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.classes import map_classes
-from fer_ignite.data.dataset import Faces
-from fer_ignite.inference.loaded_model import Network
-from fer_ignite.training.build import wire
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.inference.loaded_model import LoadedModel
+from fer_ignite.training.build import build_session_objects
 
-__all__ = ["NO_FOLD", "chances_of", "out_of_fold"]
+__all__ = ["NO_FOLD", "out_of_fold", "out_of_fold_probabilities"]
 
 NO_FOLD = -1  # no network learns from these images: val, test
 
@@ -35,7 +35,7 @@ _LARGEST_PX = 48  # larger faces are made smaller for the small networks
 
 
 def out_of_fold(
-    faces: Faces,
+    faces: FaceDataset,
     fold_N: NDArray[np.int64],
     *,
     learned_N: NDArray[np.bool_],
@@ -61,7 +61,7 @@ def out_of_fold(
     config = check(
         {**QUICK, "epochs": epochs, "save_epochs": epochs, "seed": seed, **_size(faces.side_px)}
     )
-    chances_NK = np.zeros((len(fold_N), len(faces.classes)), dtype=np.float32)
+    probabilities_NK = np.zeros((len(fold_N), len(faces.classes)), dtype=np.float32)
     folds, others = int(fold_N.max()) + 1, np.flatnonzero(fold_N == NO_FOLD)
     for fold in range(folds):
         held = np.flatnonzero(fold_N == fold)
@@ -72,11 +72,13 @@ def out_of_fold(
             config,
             device,
         )
-        chances_NK[held] = chances_of(network, faces, held, tta=tta)
-        chances_NK[others] += chances_of(network, faces, others, tta=tta) / folds
+        probabilities_NK[held] = out_of_fold_probabilities(network, faces, held, tta=tta)
+        probabilities_NK[others] += (
+            out_of_fold_probabilities(network, faces, others, tta=tta) / folds
+        )
         done(len(held))
     done(len(others))
-    return chances_NK
+    return probabilities_NK
 
 
 def _size(side_px: int) -> dict[str, int]:
@@ -84,24 +86,24 @@ def _size(side_px: int) -> dict[str, int]:
 
 
 def _train_without(
-    faces: Faces,
+    faces: FaceDataset,
     kept: NDArray[np.int64],
     held: NDArray[np.int64],
     config: Config,
     device: torch.device,
-) -> Network:
+) -> LoadedModel:
     part = replace(
         faces, indices={"train": kept, "val": held[:_WATCHED], "test": held[:0]}, leaks=None
     )
     with tempfile.TemporaryDirectory(prefix="fer-ignite-audit-") as name:
-        folder = RunFolder(name)
+        folder = RunDir(name)
         folder.create()
-        session = wire(config, part, folder, device=device)
+        session = build_session_objects(config, part, folder, device=device)
         session.run()
-    return Network(
+    return LoadedModel(
         session.evaluated.eval(),
         faces.classes,
-        session.preparation,
+        session.preprocessing,
         config,
         {},
         device,
@@ -109,8 +111,8 @@ def _train_without(
     )
 
 
-def chances_of(
-    network: Network, faces: Faces, indices: NDArray[np.int64], *, tta: str
+def out_of_fold_probabilities(
+    network: LoadedModel, faces: FaceDataset, indices: NDArray[np.int64], *, tta: str
 ) -> NDArray[np.float32]:
     """float32 [len(indices), K]: a network's probabilities, in the order of the data's classes.
 
@@ -125,7 +127,7 @@ def chances_of(
         ).numpy()
         for at in range(0, len(indices), _BATCH)
     ]
-    chances_NK: NDArray[np.float32] = (
+    probabilities_NK: NDArray[np.float32] = (
         np.concatenate(parts) if parts else np.zeros((0, len(network.classes)), np.float32)
     )
-    return chances_NK[:, places]
+    return probabilities_NK[:, places]

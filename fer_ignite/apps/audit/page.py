@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from fer_ignite.apps.audit.findings import Finding
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 
 __all__ = ["draw_page"]
 
@@ -34,7 +34,10 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def draw_page(
-    report: Mapping[str, Any], sentences: Sequence[str], findings: Sequence[Finding], pack: Pack
+    report: Mapping[str, Any],
+    sentences: Sequence[str],
+    findings: Sequence[Finding],
+    pack: DatasetCache,
 ) -> str:
     """The page as HTML; every text that comes from the data is escaped.
 
@@ -105,14 +108,14 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def _faces(findings: Iterable[Finding], pack: Pack) -> str:
+def _faces(findings: Iterable[Finding], pack: DatasetCache) -> str:
     items = "".join(
         f"<li>{_picture(finding, pack)}{_caption(finding)}</li>" for finding in findings
     )
     return f'<ul class="faces">{items}</ul>' if items else ""
 
 
-def _picture(finding: Finding, pack: Pack) -> str:
+def _picture(finding: Finding, pack: DatasetCache) -> str:
     pixels_HWC = pack.read([finding.place])[0]
     image = Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
     image.thumbnail((_LARGEST_PX, _LARGEST_PX))
@@ -135,7 +138,7 @@ def _caption(finding: Finding) -> str:
     return f"<div>{label}</div><div>{escape(', '.join(fact for fact in facts if fact))}</div>"
 
 
-def _groups(title: str, kind: str, findings: Sequence[Finding], pack: Pack) -> str:
+def _groups(title: str, kind: str, findings: Sequence[Finding], pack: DatasetCache) -> str:
     members = [finding for finding in findings if kind in finding.kinds.split(";")]
     members.sort(key=lambda finding: (int(finding.group), finding.place))
     groups = [list(group) for _, group in groupby(members, key=lambda finding: finding.group)]

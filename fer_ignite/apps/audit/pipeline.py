@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from fer_ignite.apps.audit.duplicates import Copies, find_copies
 from fer_ignite.apps.audit.findings import Finding, as_csv, collect
-from fer_ignite.apps.audit.label_issues import doubts_of
-from fer_ignite.apps.audit.out_of_fold import NO_FOLD, chances_of, out_of_fold
+from fer_ignite.apps.audit.label_issues import find_label_issues
+from fer_ignite.apps.audit.out_of_fold import NO_FOLD, out_of_fold, out_of_fold_probabilities
 from fer_ignite.apps.audit.page import draw_page
-from fer_ignite.apps.audit.summary import told
-from fer_ignite.apps.audit.vote_validation import ask_voters, voted_labels
+from fer_ignite.apps.audit.summary import summarise
+from fer_ignite.apps.audit.vote_validation import validate_against_votes, voted_labels
 from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
 from fer_ignite.config import Config
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.folds import deal, faces_of_fold
-from fer_ignite.data.open import is_user_dataset, open_faces, pack_of
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.folds import dataset_of_fold, deal
+from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.splits import joined_units
 from fer_ignite.distributed import LaunchSpec
@@ -34,7 +34,7 @@ from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
-from fer_ignite.inference.loaded_model import load_network, run_folder_of
+from fer_ignite.inference.loaded_model import find_run_dir, load_model
 from fer_ignite.metrics.intervals import accuracy_interval
 
 __all__ = ["AuditRequest", "audit"]
@@ -65,7 +65,7 @@ class AuditRequest:
     folds: int = 5
     epochs: int = 6
     labels: bool = True
-    judge: str = "own"
+    label_method: str = "own"
     drop_above: float = 0.7
     tta: str = "flip"
     device: str = "auto"
@@ -73,11 +73,11 @@ class AuditRequest:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _LabelScores:
     """What networks said: float32 [N, K], which images were asked about, which of them had been trained on."""
 
-    chances_NK: NDArray[np.float32]
-    judged_N: NDArray[np.bool_]
+    probabilities_NK: NDArray[np.float32]
+    scored_N: NDArray[np.bool_]
     seen_N: NDArray[np.bool_]
     by: str
     warning: str | None = None
@@ -92,15 +92,15 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         ``data, n, fingerprint, balance`` {split: {class: count}}, ``copies``, ``blank``, ``broken``, ``kinds``, ``labels``
         {judged_by, judge, warning, listed, agreement: share of unseen images whose label is the network's own answer, skill: what
         that is compared with; without ``sufficient`` skill no label is listed},
-        ``voters`` (see :func:`ask_voters`; None without votes), ``drop`` (train images that the list would leave out),
+        ``voters`` (see :func:`validate_against_votes`; None without votes), ``drop`` (train images that the list would leave out),
         ``seconds``, ``files``, and ``sentences``: the same in words.
     Raises:
         ConfigError, DataError, CheckpointError: one sentence; nothing was written.
     """
     _check(config, request)
     clock = time.monotonic()
-    faces = open_faces(
-        config, pack_of(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
+    faces = open_dataset(
+        config, find_cache(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
     )
     faces.exclude = None
     pack = faces.pack
@@ -109,52 +109,57 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
     copies = find_copies(pack)
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
-    judged = _judge(faces, copies, request, quiet=config.quiet)
+    scored = _score_labels(faces, copies, request, quiet=config.quiet)
     seconds["labels"] = time.monotonic() - clock
-    skill = _skill(judged, faces.targets.labels_N, len(faces.classes))
+    skill = _skill(scored, faces.targets.labels_N, len(faces.classes))
     if skill is not None and not skill["sufficient"]:
-        judged = replace(judged, judged_N=np.zeros_like(judged.judged_N))
-    doubts = doubts_of(
-        judged.chances_NK, faces.targets.labels_N, judged.judged_N, judge=request.judge
+        scored = replace(scored, scored_N=np.zeros_like(scored.scored_N))
+    issues = find_label_issues(
+        scored.probabilities_NK,
+        faces.targets.labels_N,
+        scored.scored_N,
+        label_method=request.label_method,
     )
-    findings = collect(pack, copies, doubts, judged.seen_N, drop_above=request.drop_above)
+    findings = collect(pack, copies, issues, scored.seen_N, drop_above=request.drop_above)
     facts = _facts(faces, copies, findings)
     report = {
         **facts,
         "labels": {
-            "judged_by": judged.by,
-            "warning": judged.warning,
-            "judge": request.judge,
+            "scored_by": scored.by,
+            "warning": scored.warning,
+            "label_method": request.label_method,
             "listed": facts["kinds"].get("label", 0),
             "agreement": None if skill is None else skill["agreement"],
             "skill": skill,
         },
         "voters": None
-        if voted_N is None or not judged.judged_N.any()
-        else ask_voters(
+        if voted_N is None or not scored.scored_N.any()
+        else validate_against_votes(
             voted_N,
             faces.targets.labels_N,
             np.asarray(pack.splits),
-            doubts,
-            judged.chances_NK,
-            judged.seen_N,
+            issues,
+            scored.probabilities_NK,
+            scored.seen_N,
         ),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     return _write(report, findings, faces, Path(request.out))
 
 
-def _skill(judged: _Judged, labels_N: NDArray[np.int64], num_classes: int) -> dict[str, Any] | None:
+def _skill(
+    scored: _LabelScores, labels_N: NDArray[np.int64], num_classes: int
+) -> dict[str, Any] | None:
     """Whether the networks recognise expressions well enough to say anything about labels; None without unseen images.
 
     Returns:
         ``agreement``: share of unseen images that they give their label, with its ``interval`` (95 %), ``majority``: share
         of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above both.
     """
-    asked_N = judged.judged_N & ~judged.seen_N
+    asked_N = scored.scored_N & ~scored.seen_N
     if not asked_N.any():
         return None
-    hits_n = judged.chances_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
+    hits_n = scored.probabilities_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
     majority = float(np.bincount(labels_N[asked_N]).max() / asked_N.sum())
     low, high = accuracy_interval(hits_n)
     return {
@@ -182,17 +187,21 @@ def _check(config: Config, request: AuditRequest) -> None:
         raise ConfigError(f"--out: {out} is a file; name a folder.")
     if request.votes is not None and not Path(request.votes).is_file():
         raise ConfigError(f"--votes: there is no file {request.votes}; name fer2013new.csv.")
-    if request.judge == "cleanlab":
-        require_library("cleanlab", extra="audit", purpose="--judge cleanlab")
+    if request.label_method == "cleanlab":
+        require_library("cleanlab", extra="audit", purpose="--label-method cleanlab")
 
 
-def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) -> _Judged:
+def _score_labels(
+    faces: FaceDataset, copies: Copies, request: AuditRequest, *, quiet: bool
+) -> _LabelScores:
     count = len(faces.targets.labels_N)
     everyone, nobody = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
     if not request.labels:
-        return _Judged(np.zeros((count, len(faces.classes)), np.float32), nobody, nobody, "nobody")
+        return _LabelScores(
+            np.zeros((count, len(faces.classes)), np.float32), nobody, nobody, "nobody"
+        )
     if request.checkpoint is not None:
-        return _judge_by_checkpoint(faces, request, request.checkpoint)
+        return _score_with_checkpoint(faces, request, request.checkpoint)
     device = torch.device(make_plan(LaunchSpec(device=request.device), {}, this_machine()).device)  # type: ignore[arg-type]
     train, units_N = faces.indices["train"], _units(copies, faces)
     if not len(train):
@@ -203,7 +212,7 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
     fold_N[train] = deal(faces.targets.labels_N[train], units_N[train], folds=request.folds, seed=0)
     apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
     with tqdm(total=count, desc="judging", unit="image", disable=quiet, leave=False) as bar:
-        chances_NK = out_of_fold(
+        probabilities_NK = out_of_fold(
             faces,
             fold_N,
             learned_N=apart_N,
@@ -213,30 +222,32 @@ def _judge(faces: Faces, copies: Copies, request: AuditRequest, *, quiet: bool) 
             tta=request.tta,
             done=bar.update,
         )
-    return _Judged(
-        chances_NK,
+    return _LabelScores(
+        probabilities_NK,
         everyone,
         nobody,
         f"{request.folds} small networks of {request.epochs} epochs, out of fold",
     )
 
 
-def _units(copies: Copies, faces: Faces) -> NDArray[np.int64]:
+def _units(copies: Copies, faces: FaceDataset) -> NDArray[np.int64]:
     """Images that stay in one fold: copies, and the data's own groups; a chain of both makes one unit."""
     assert faces.pack is not None
     groups = faces.pack.groups
     return copies.near_N if groups is None else joined_units(copies.near_N, np.asarray(groups))
 
 
-def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -> _Judged:
-    network = load_network(checkpoint, device=request.device, model=request.model)
-    if faces.channels != network.preparation.channels:
+def _score_with_checkpoint(
+    faces: FaceDataset, request: AuditRequest, checkpoint: str
+) -> _LabelScores:
+    network = load_model(checkpoint, device=request.device, model=request.model)
+    if faces.channels != network.preprocessing.channels:
         raise DataError(
-            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preparation.channels}; "
-            f"audit it with --channels {'gray' if network.preparation.channels == 1 else 'rgb'}."
+            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preprocessing.channels}; "
+            f"audit it with --channels {'gray' if network.preprocessing.channels == 1 else 'rgb'}."
         )
     everyone = np.arange(len(faces.targets.labels_N))
-    chances_NK = chances_of(network, faces, everyone, tta=request.tta)
+    probabilities_NK = out_of_fold_probabilities(network, faces, everyone, tta=request.tta)
     seen_N = np.zeros(len(everyone), dtype=np.bool_)
     known = network.checkpoint["data"]["fingerprint"] == faces.fingerprint
     seen_N[
@@ -249,7 +260,7 @@ def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -
         else "the checkpoint was trained on other data or with other data settings: it can't be told which of these images it "
         "has seen, so all of train count as seen."
     )
-    folder = run_folder_of(checkpoint)
+    folder = find_run_dir(checkpoint)
     if folder is not None and len(faces.indices["test"]):
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -257,20 +268,22 @@ def _judge_by_checkpoint(faces: Faces, request: AuditRequest, checkpoint: str) -
             "split": "test",
             "tta": request.tta,
         }
-        folder.note_test({**line, "n": len(faces.indices["test"]), "data": faces.source})
-    return _Judged(chances_NK, np.ones(len(everyone), dtype=np.bool_), seen_N, checkpoint, warning)
+        folder.log_test_access({**line, "n": len(faces.indices["test"]), "data": faces.source})
+    return _LabelScores(
+        probabilities_NK, np.ones(len(everyone), dtype=np.bool_), seen_N, checkpoint, warning
+    )
 
 
-def _trained_on(saved: Mapping[str, Any], faces: Faces) -> NDArray[np.int64]:
+def _trained_on(saved: Mapping[str, Any], faces: FaceDataset) -> NDArray[np.int64]:
     """Places of the checkpoint's train images in its own data: those of a fold's run lie in train and val."""
     if saved.get("folds") is None:
         return faces.indices["train"]
-    return faces_of_fold(
+    return dataset_of_fold(
         faces, folds=saved["folds"], fold=saved["fold"], seed=saved["split_seed"]
     ).indices["train"]
 
 
-def _facts(faces: Faces, copies: Copies, findings: Sequence[Finding]) -> dict[str, Any]:
+def _facts(faces: FaceDataset, copies: Copies, findings: Sequence[Finding]) -> dict[str, Any]:
     pack = faces.pack
     assert pack is not None
     kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
@@ -310,10 +323,10 @@ def _leaks(copies: Copies, splits_N: NDArray[np.uint8]) -> dict[str, int]:
 
 
 def _write(
-    report: dict[str, Any], findings: Sequence[Finding], faces: Faces, out: Path
+    report: dict[str, Any], findings: Sequence[Finding], faces: FaceDataset, out: Path
 ) -> dict[str, Any]:
     assert faces.pack is not None
-    sentences = told(report, out)
+    sentences = summarise(report, out)
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
         "audit.html": lambda: draw_page(report, sentences, findings, faces.pack),  # type: ignore[arg-type]

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["told"]
+__all__ = ["summarise"]
 
 
-def told(report: Mapping[str, Any], out: Path) -> list[str]:
+def summarise(report: Mapping[str, Any], out: Path) -> list[str]:
     """One sentence per fact, out of what :func:`fer_ignite.apps.audit.pipeline.audit` found.
 
     Args:
@@ -41,13 +41,13 @@ def _balance(split: str, counts: Mapping[str, int]) -> str:
 
 def _labels(report: Mapping[str, Any]) -> list[str]:
     labels = report["labels"]
-    if labels["judged_by"] == "nobody":
+    if labels["scored_by"] == "nobody":
         return []
     skill = labels["skill"]
     if skill is not None and not skill["sufficient"]:
         low, high = (100 * bound for bound in skill["interval"])
         return [
-            f"No verdict on labels: {labels['judged_by']} give {100 * skill['agreement']:.1f} % of {skill['n']} unseen images their "
+            f"No verdict on labels: {labels['scored_by']} give {100 * skill['agreement']:.1f} % of {skill['n']} unseen images their "
             f"label (95 % interval {low:.1f} to {high:.1f}), which is not clearly more than the largest class "
             f"({100 * skill['majority']:.1f} %) and chance ({100 * skill['chance']:.1f} %). Use more images, more --epochs, or a "
             "--checkpoint trained on similar faces."
@@ -59,7 +59,7 @@ def _labels(report: Mapping[str, Any]) -> list[str]:
         else f", which would give {100 * labels['agreement']:.1f} % of unseen images their label"
     )
     lines = [
-        f"{labels['listed']} labels ({share:.1f} %) are probably wrong, judged by {labels['judged_by']}{agreement}."
+        f"{labels['listed']} labels ({share:.1f} %) are probably wrong, judged by {labels['scored_by']}{agreement}."
     ]
     return lines + ([f"Warning: {labels['warning']}"] if labels["warning"] else [])
 

@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.apps.audit.label_issues import SCORES, Doubts, auroc, score_of
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.apps.audit.label_issues import SCORES, LabelIssues, auroc, label_issue_score
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
-from fer_ignite.data.readers.csv_files import rows_of
+from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import FERPLUS_CLASSES, majority, read_votes
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import DataError
 
-__all__ = ["ask_voters", "voted_labels"]
+__all__ = ["validate_against_votes", "voted_labels"]
 
 OTHER = -2  # contempt, unknown, not a face: a majority, and surely for another label
 NOBODY = -1  # no majority, or removed by FER+'s authors
 
 
-def voted_labels(path: str, pack: Pack) -> NDArray[np.int64]:
+def voted_labels(path: str, pack: DatasetCache) -> NDArray[np.int64]:
     """What the majority of FER+'s voters says of each image: a class of the pack, `OTHER` or `NOBODY`.
 
     Raises:
         DataError: the votes are not of this data, row by row, or its classes have other names.
     """
-    votes = read_votes(Path(path), rows_of(Path(path)))
+    votes = read_votes(Path(path), iter_rows(Path(path)))
     if len(votes.splits_N) != len(pack) or (votes.splits_N != pack.splits).any():
         raise DataError(
             f"{votes.name} has {len(votes.splits_N)} rows, the data {len(pack)}: votes and images go together row by row; "
@@ -47,12 +47,12 @@ def voted_labels(path: str, pack: Pack) -> NDArray[np.int64]:
     return label_N
 
 
-def ask_voters(
+def validate_against_votes(
     voted_N: NDArray[np.int64],
     labels_N: NDArray[np.int64],
     splits_N: NDArray[np.uint8],
-    doubts: Doubts,
-    chances_NK: NDArray[np.float32],
+    issues: LabelIssues,
+    probabilities_NK: NDArray[np.float32],
     seen_N: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """How well the scores find the images whose majority differs from their label.
@@ -63,14 +63,14 @@ def ask_voters(
         ``auroc_of`` {other scores}, ``listed`` (how many are listed as probably wrong), ``precision`` and ``recall`` of
         that list, and ``suggestion_right`` (share of listed images whose majority is the suggested label).
     """
-    judged_N = ~np.isnan(doubts.score_N) & (voted_N != NOBODY)
-    parts = {name: judged_N & (splits_N == place) for place, name in enumerate(SPLITS)}
-    parts |= {"all": judged_N} | (
-        {"unseen": judged_N & ~seen_N} if (judged_N & seen_N).any() else {}
+    scored_N = ~np.isnan(issues.score_N) & (voted_N != NOBODY)
+    parts = {name: scored_N & (splits_N == place) for place, name in enumerate(SPLITS)}
+    parts |= {"all": scored_N} | (
+        {"unseen": scored_N & ~seen_N} if (scored_N & seen_N).any() else {}
     )
     wrong_N = voted_N != labels_N
     return {
-        name: _asked(voted_N, wrong_N, labels_N, doubts, chances_NK, np.flatnonzero(part_N))
+        name: _asked(voted_N, wrong_N, labels_N, issues, probabilities_NK, np.flatnonzero(part_N))
         for name, part_N in parts.items()
         if part_N.any()
     }
@@ -80,20 +80,22 @@ def _asked(
     voted_N: NDArray[np.int64],
     wrong_N: NDArray[np.bool_],
     labels_N: NDArray[np.int64],
-    doubts: Doubts,
-    chances_NK: NDArray[np.float32],
+    issues: LabelIssues,
+    probabilities_NK: NDArray[np.float32],
     part: NDArray[np.int64],
     kinds: Sequence[str] = SCORES,
 ) -> dict[str, Any]:
-    wrong_n, listed_n = wrong_N[part], doubts.listed_N[part]
+    wrong_n, listed_n = wrong_N[part], issues.listed_N[part]
     found = int((wrong_n & listed_n).sum())
-    right = int((listed_n & (voted_N[part] == doubts.suggested_N[part])).sum())
+    right = int((listed_n & (voted_N[part] == issues.predicted_N[part])).sum())
     return {
         "n": len(part),
         "differ": float(wrong_n.mean()),
-        "auroc": auroc(doubts.score_N[part], wrong_n),
+        "auroc": auroc(issues.score_N[part], wrong_n),
         "auroc_of": {
-            kind: auroc(score_of(chances_NK[part], labels_N[part], kind=kind), wrong_n)
+            kind: auroc(
+                label_issue_score(probabilities_NK[part], labels_N[part], kind=kind), wrong_n
+            )
             for kind in kinds
         },
         "listed": int(listed_n.sum()),

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fer_ignite.apps.faces.detection import Box
-    from fer_ignite.apps.faces.face_reader import PhotoReader
-    from fer_ignite.inference.predictor import Recogniser
+    from fer_ignite.apps.faces.face_reader import FaceReader
+    from fer_ignite.inference.predictor import Predictor
 
-__all__ = ["LONGER_SIDE_PX", "Answer", "Answerer", "Face"]
+__all__ = ["LONGER_SIDE_PX", "Answer", "Face", "ImageAnalyzer"]
 
 # Photographs are scaled down to this before faces are looked for: a phone's 12 MP cost seconds and show no more faces.
 LONGER_SIDE_PX = 1600
@@ -58,15 +58,15 @@ class Answer:
     faces: tuple[Face, ...] = ()
 
 
-class Answerer:
+class ImageAnalyzer:
     """Answers questions about pictures.
 
     Args:
         reader: finds and reads the faces in a photograph; None where no detector is installed.
     """
 
-    def __init__(self, recogniser: Recogniser, reader: PhotoReader | None = None) -> None:
-        self.recogniser, self.reader = recogniser, reader
+    def __init__(self, predictor: Predictor, reader: FaceReader | None = None) -> None:
+        self.predictor, self.reader = predictor, reader
 
     def answer(self, data: bytes, *, name: str, one_face: bool) -> Answer:
         """What the network says about a picture; a sentence also where it is none.
@@ -85,16 +85,16 @@ class Answerer:
         return self._photograph(self.reader, image)
 
     def _whole(self, image: Image.Image) -> Answer:
-        recogniser = self.recogniser
-        channels = "gray" if recogniser.channels == 1 else "rgb"
-        face_HWC = fit_image(image, recogniser.side_px, recogniser.resize_mode, channels)
-        chances_K = recogniser.probabilities(np.stack([face_HWC]))[0]
-        face = Face(_sorted(dict(zip(recogniser.classes, chances_K.tolist(), strict=True))))
+        predictor = self.predictor
+        channels = "gray" if predictor.channels == 1 else "rgb"
+        face_HWC = fit_image(image, predictor.side_px, predictor.resize_mode, channels)
+        probabilities_K = predictor.probabilities(np.stack([face_HWC]))[0]
+        face = Face(_sorted(dict(zip(predictor.classes, probabilities_K.tolist(), strict=True))))
         advice = "." if self.reader is None else "; switch that off to have faces looked for."
         sentence = f"{_said(*face.top)}. The whole picture was taken as one face{advice}"
         return Answer(sentence[0].upper() + sentence[1:], _bounded(image), (face,))
 
-    def _photograph(self, reader: PhotoReader, image: Image.Image) -> Answer:
+    def _photograph(self, reader: FaceReader, image: Image.Image) -> Answer:
         picture_HW3 = _bounded(image)
         faces = tuple(
             Face(_sorted(found.probabilities), found.box) for found in reader.read([picture_HW3])[0]

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from fer_ignite.apps.faces.detection import Box
 
-__all__ = ["MAX_FACES", "answer_html", "examples_html"]
+__all__ = ["MAX_FACES", "analysis_html", "examples_html"]
 
 MAX_FACES = 50  # of a crowd, the first so many get bars; all get their box
 _SHOWN_PX = 960
 _FACE_PX = 96
 
 
-def answer_html(answer: Answer) -> str:
+def analysis_html(answer: Answer) -> str:
     """The details of an answer; its sentence stands elsewhere, where screen readers are told of changes.
 
     All pictures are data URIs: what people show the page is kept in no file for it.

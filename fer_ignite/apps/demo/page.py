@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.apps.demo.analyzer import Answer, Answerer
+from fer_ignite.apps.demo.analyzer import Answer, ImageAnalyzer
 from fer_ignite.apps.demo.examples import Example
-from fer_ignite.apps.demo.html import answer_html, examples_html
-from fer_ignite.apps.demo.request_guard import FOREIGN_FILE, Application, names_foreign_file
+from fer_ignite.apps.demo.html import analysis_html, examples_html
+from fer_ignite.apps.demo.request_guard import FOREIGN_FILE, Application, references_foreign_file
 from fer_ignite.data.images import MAX_FILE_BYTES, read_file_bytes
 from fer_ignite.errors import DataError
 
@@ -45,7 +45,7 @@ _PLAINLY: dict[str, Any] = {
 
 
 def build_page(
-    answerer: Answerer,
+    answerer: ImageAnalyzer,
     examples: Sequence[Example],
     *,
     network: str,
@@ -76,7 +76,7 @@ def build_page(
                 told = gradio.HTML("", elem_id="fer-told", js_on_load=None)
         drawn = gradio.HTML(examples_html(examples), elem_id="fer-examples", js_on_load=_CHOOSE)
         gradio.HTML(f"<p>Network: {escape(network)}</p>", elem_id="fer-foot")
-        asked = _Asked(answerer, examples, always_one=missing is not None, same=gradio.skip())
+        asked = _Callbacks(answerer, examples, always_one=missing is not None, same=gradio.skip())
         parts = [picture, switch, by_example, said, told]
         # Not `input`: when a picture is removed, that one still comes with the old picture.
         picture.upload(asked.picture, [picture, switch, by_example], parts, **_PLAINLY)
@@ -98,14 +98,14 @@ def _blocks_class(gradio: Any, folder: Path) -> Any:
         async def preprocess_data(
             self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any
         ) -> Any:
-            if names_foreign_file(inputs, folder):
+            if references_foreign_file(inputs, folder):
                 raise gradio.Error(FOREIGN_FILE, print_exception=False)
             return await super().preprocess_data(block_fn, inputs, *more, **named)
 
     return UploadedFilesOnly
 
 
-class _Asked:
+class _Callbacks:
     """What people do on the page; each first says that it looks, then what it saw, as values for the page's parts.
 
     Args:
@@ -113,7 +113,7 @@ class _Asked:
     """
 
     def __init__(
-        self, answerer: Answerer, examples: Sequence[Example], *, always_one: bool, same: Any
+        self, answerer: ImageAnalyzer, examples: Sequence[Example], *, always_one: bool, same: Any
     ) -> None:
         self.answerer, self.examples, self.always_one, self.same = (
             answerer,
@@ -157,7 +157,7 @@ class _Asked:
         answer = _guarded(lambda: self.answerer.answer(read(), name=name, one_face=one_face))
         # What can't be read is taken off the page: a browser would only try to draw it too.
         kept = self.same if answer.picture_HW3 is not None else None
-        yield kept, _sentence(answer.sentence), answer_html(answer)
+        yield kept, _sentence(answer.sentence), analysis_html(answer)
 
 
 def _picture(gradio: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOREIGN_FILE", "POLICY", "Guard", "names_foreign_file"]
+__all__ = ["FOREIGN_FILE", "POLICY", "RequestGuard", "references_foreign_file"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -40,7 +40,7 @@ _SINGLE_HEADERS = frozenset(
 )
 
 
-class Guard:
+class RequestGuard:
     """An ASGI application that refuses what no visitor of the page sends, and adds the headers of a closed page.
 
     Args:
@@ -123,10 +123,10 @@ class Guard:
             event = json.loads(body or b"null")
         except (ValueError, RecursionError):
             return "Events are JSON."
-        return FOREIGN_FILE if names_foreign_file(event, self.folder) else None
+        return FOREIGN_FILE if references_foreign_file(event, self.folder) else None
 
 
-def names_foreign_file(value: Any, folder: Path) -> bool:
+def references_foreign_file(value: Any, folder: Path) -> bool:
     """Whether a parsed event names a file outside a folder, or an address, anywhere in it.
 
     Args:

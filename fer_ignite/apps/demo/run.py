@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_ignite.apps.demo.server import address_of, is_loopback, serve, show, take_port
+from fer_ignite.apps.demo.server import (
+    is_loopback,
+    open_browser,
+    reserve_port,
+    serve,
+    server_address,
+)
 from fer_ignite.data.images import printable
 from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
 from fer_ignite.errors import ConfigError
@@ -39,7 +45,7 @@ def run_demo(
         port: 0 takes any free one.
         detector: of faces, as ``open_detector`` takes it; None = its default, and where that is not installed, as
             with "none", the page reads single faces.
-        model, tta: see :func:`fer_ignite.inference.predictor.open_recogniser`.
+        model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
         browser: open a tab, where there is a screen.
         say: told the page's address, and what is missing, in sentences.
     Returns:
@@ -52,19 +58,19 @@ def run_demo(
     try:
         with (
             raise_on_sigterm(),
-            take_port(host, port) as taken,
+            reserve_port(host, port) as taken,
             tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder,
         ):
             application, missing = _prepare(
                 checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
             )
-            address = address_of(taken)
+            address = server_address(taken)
 
             def on_ready() -> None:
                 for sentence in _opening(address, missing, alone=is_loopback(taken)):
                     say(sentence)
                 if browser:
-                    show(address)
+                    open_browser(address)
 
             return serve(application, taken, folder=Path(folder), on_ready=on_ready)
     except Terminated:
@@ -80,16 +86,16 @@ def _prepare(
     model: str | None,
     tta: str | None,
 ) -> tuple["Application", str | None]:
-    from fer_ignite.apps.demo.analyzer import Answerer
+    from fer_ignite.apps.demo.analyzer import ImageAnalyzer
     from fer_ignite.apps.demo.examples import draw_examples
-    from fer_ignite.apps.faces.face_reader import PhotoReader
-    from fer_ignite.inference.predictor import open_recogniser
+    from fer_ignite.apps.faces.face_reader import FaceReader
+    from fer_ignite.inference.predictor import open_predictor
     from fer_ignite.weights import shipped_checkpoint
 
     path = shipped_checkpoint() if checkpoint is None else checkpoint
-    recogniser = open_recogniser(path, device=device, model=model, tta=tta)
+    predictor = open_predictor(path, device=device, model=model, tta=tta)
     found, missing = _detector(detector)
-    reader = None if found is None else PhotoReader(recogniser, found)
+    reader = None if found is None else FaceReader(predictor, found)
     _close_gradio(folder)
     from fer_ignite.apps.demo.page import build_page
 
@@ -97,7 +103,7 @@ def _prepare(
         f"{printable(Path(path).name)}{' (ships with the package)' if checkpoint is None else ''}"
     )
     return build_page(
-        Answerer(recogniser, reader),
+        ImageAnalyzer(predictor, reader),
         draw_examples(),
         network=network,
         missing=missing,

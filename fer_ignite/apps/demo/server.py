@@ -14,17 +14,17 @@ from threading import Thread
 from types import FrameType
 from typing import Any
 
-from fer_ignite.apps.demo.request_guard import Application, Guard
+from fer_ignite.apps.demo.request_guard import Application, RequestGuard
 from fer_ignite.errors import ConfigError
 
-__all__ = ["address_of", "is_loopback", "names_of", "serve", "show", "take_port"]
+__all__ = ["host_names", "is_loopback", "open_browser", "reserve_port", "serve", "server_address"]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 # The page holds a stream open as long as it is looked at: an end that waited for it would never come.
 _PATIENCE_S = 1
 
 
-def take_port(host: str, port: int) -> socket.socket:
+def reserve_port(host: str, port: int) -> socket.socket:
     """A listening socket; who calls before the page is ready waits.
 
     Args:
@@ -55,7 +55,7 @@ def take_port(host: str, port: int) -> socket.socket:
     return taken
 
 
-def address_of(taken: socket.socket) -> str:
+def server_address(taken: socket.socket) -> str:
     """Where a browser on this machine finds the page."""
     host, port = taken.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -67,7 +67,7 @@ def is_loopback(taken: socket.socket) -> bool:
     return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def names_of(taken: socket.socket) -> frozenset[str]:
+def host_names(taken: socket.socket) -> frozenset[str]:
     """The names by which a loopback page is called; empty, any name, for one that others reach."""
     return (
         frozenset({"localhost", "127.0.0.1", "::1", taken.getsockname()[0]})
@@ -115,7 +115,7 @@ def serve(
             self.ended_by, self.should_exit = signal.Signals(number), True
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    guard: Any = Guard(application, hosts=names_of(taken), folder=folder)
+    guard: Any = RequestGuard(application, hosts=host_names(taken), folder=folder)
     # h11: refuses a repeated Host and conflicting lengths itself.
     config = uvicorn.Config(
         guard,
@@ -131,7 +131,7 @@ def serve(
     return 128 + server.ended_by
 
 
-def show(address: str) -> None:
+def open_browser(address: str) -> None:
     """Opens a browser's tab where there is a screen; elsewhere ``webbrowser`` would put a text browser into the terminal."""
     if (
         os.name == "posix"

@@ -15,50 +15,52 @@ from numpy.typing import NDArray
 from fer_ignite.apps.export.graph_formats import open_program
 from fer_ignite.apps.export.reference_images import Reference
 from fer_ignite.apps.export.weight_formats import open_safetensors, open_state_dict
-from fer_ignite.data.loader import Preparation
+from fer_ignite.data.loader import Preprocessing
 from fer_ignite.errors import FerError
-from fer_ignite.inference.loaded_model import Network
-from fer_ignite.inference.metadata import Record
-from fer_ignite.inference.onnx import OnnxNetwork
+from fer_ignite.inference.loaded_model import LoadedModel
+from fer_ignite.inference.metadata import ExportMetadata
+from fer_ignite.inference.onnx import OnnxModel
 from fer_ignite.metrics.intervals import paired_interval
 
-__all__ = ["TOLERANCE", "agreement", "answers_of_file", "refuse_disagreement"]
+__all__ = ["TOLERANCE", "compare_outputs", "predict_with_export", "refuse_disagreement"]
 
 Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 TOLERANCE = 1e-3  # of a probability, for fp32 in another order of summation: 1e-6 is usual
 
 
-def answers_of_file(path: Path, form: str, network: Network) -> tuple[Answers, Record]:
+def predict_with_export(
+    path: Path, form: str, network: LoadedModel
+) -> tuple[Answers, ExportMetadata]:
     """The written file, opened as its users will open it: faces_BHWC -> probabilities_BK, and the record inside.
 
     Args:
         network: the checkpoint's, whose class builds the network where the file holds weights alone.
     """
     if form == "onnx":
-        opened = OnnxNetwork(path, device="cpu")
+        opened = OnnxModel(path, device="cpu")
         return opened.probabilities, opened.record
     if form == "torch-export":
         module, text = open_program(path)
-        return _answers_of_module(module), Record.from_json(text, name=path.name)
+        return _answers_of_module(module), ExportMetadata.from_json(text, name=path.name)
     state, text = (open_safetensors if form == "safetensors" else open_state_dict)(path)
-    record = Record.from_json(text, name=path.name)
+    record = ExportMetadata.from_json(text, name=path.name)
     model = copy.deepcopy(network.model)
     model.load_state_dict(state)
     fields: dict[str, Any] = dict(record.preprocessing)
-    preparation = Preparation(
+    preprocessing = Preprocessing(
         **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
     )
     rebuilt = replace(
         network,
         model=model,
         classes=record.classes,
-        preparation=preparation,
+        preprocessing=preprocessing,
         checkpoint={"temperature": record.temperature},
     )
-    return answers_of_network(rebuilt, tta=record.tta), record
+    return predict_with_checkpoint(rebuilt, tta=record.tta), record
 
 
-def answers_of_network(network: Network, *, tta: str) -> Answers:
+def predict_with_checkpoint(network: LoadedModel, *, tta: str) -> Answers:
     """A checkpoint's network: faces_BHWC -> probabilities_BK."""
     return lambda faces_BHWC: network.probabilities(torch.from_numpy(faces_BHWC), tta=tta).numpy()
 
@@ -66,14 +68,14 @@ def answers_of_network(network: Network, *, tta: str) -> Answers:
 def _answers_of_module(module: torch.nn.Module) -> Answers:
     def answer(faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            chances_BK: NDArray[np.float32] = module(torch.from_numpy(faces_BHWC)).numpy()
-        return chances_BK
+            probabilities_BK: NDArray[np.float32] = module(torch.from_numpy(faces_BHWC)).numpy()
+        return probabilities_BK
 
     return answer
 
 
-def agreement(
-    network: Network, exported: Answers, reference: Reference, *, tta: str
+def compare_outputs(
+    network: LoadedModel, exported: Answers, reference: Reference, *, tta: str
 ) -> dict[str, Any]:
     """How far the export's answers are from the checkpoint's, which is computed in fp32.
 
@@ -83,7 +85,7 @@ def agreement(
         difference, difference_interval}`` (95 %, paired bootstrap; export minus checkpoint) and ``recall`` of the export
         per class; else None.
     """
-    asked = answers_of_network(network, tta=tta)
+    asked = predict_with_checkpoint(network, tta=tta)
     pairs = [(asked(faces_BHWC), exported(faces_BHWC)) for faces_BHWC in reference.batches()]
     ours_NK, theirs_NK = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
     gaps_NK = np.abs(ours_NK - theirs_NK)

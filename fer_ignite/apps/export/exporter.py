@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.apps.export.compare import agreement, answers_of_file, refuse_disagreement
+from fer_ignite.apps.export.compare import compare_outputs, predict_with_export, refuse_disagreement
 from fer_ignite.apps.export.graph_formats import onnx_bytes, program_bytes
-from fer_ignite.apps.export.inference_module import Deployed
-from fer_ignite.apps.export.model_card import card_of
-from fer_ignite.apps.export.quantize import quantised
+from fer_ignite.apps.export.inference_module import InferenceModule
+from fer_ignite.apps.export.model_card import render_model_card
+from fer_ignite.apps.export.quantize import quantize_static
 from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.apps.export.weight_formats import safetensors_bytes, state_dict_bytes
 from fer_ignite.checkpoint.atomic_io import (
@@ -24,8 +24,8 @@ from fer_ignite.checkpoint.atomic_io import (
 from fer_ignite.checkpoint.format import state_digest
 from fer_ignite.errors import ConfigError
 from fer_ignite.inference.evaluate import EvaluateRequest
-from fer_ignite.inference.loaded_model import Network, load_network, run_folder_of
-from fer_ignite.inference.metadata import Record
+from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
+from fer_ignite.inference.metadata import ExportMetadata
 
 __all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
 
@@ -79,7 +79,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         options: of :class:`ExportRequest`.
     Returns:
         ``file, card, format, weights, bytes, sha256, classes, temperature, tta, check`` (see
-        :func:`fer_ignite.apps.export.compare.agreement`), ``notes``.
+        :func:`fer_ignite.apps.export.compare.compare_outputs`), ``notes``.
     Raises:
         ConfigError: options that don't go together, a missing library, a file that is there already.
         CheckpointError, DataError: the checkpoint or the data can't be used.
@@ -89,7 +89,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     request = ExportRequest(str(checkpoint), **options)
     _check_request(request)
     # On the CPU in fp32: what the file computes is to be compared with that, not with a device's faster arithmetic.
-    network = load_network(request.checkpoint, device="cpu", model=request.model, precision="fp32")
+    network = load_model(request.checkpoint, device="cpu", model=request.model, precision="fp32")
     target = _target(request)
     asked = EvaluateRequest(
         request.checkpoint,
@@ -99,14 +99,14 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         quiet=request.quiet,
     )
     reference = reference_faces(network, asked, limit=request.limit)
-    record = record_of(network, tta=request.tta, weights=request.weights)
+    record = build_metadata(network, tta=request.tta, weights=request.weights)
     content = _content(request, network, record, reference)
     check = _write_checked(target, content, request, network, record, reference)
     card = card_path(target)
     summary = _summary_of(network, request.checkpoint)
     write_text_durably(
         card,
-        card_of(
+        render_model_card(
             record,
             form=request.form,
             file=target.name,
@@ -137,13 +137,15 @@ def card_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.md")
 
 
-def record_of(network: Network, *, tta: str | None = None, weights: str = "fp32") -> Record:
+def build_metadata(
+    network: LoadedModel, *, tta: str | None = None, weights: str = "fp32"
+) -> ExportMetadata:
     """What an exported file is to say about itself."""
     checkpoint, config = network.checkpoint, network.config
     data = dict(checkpoint.get("data") or {})
     if "source" in data:
         data["source"] = _without_folders(str(data["source"]))
-    record = Record(
+    record = ExportMetadata(
         classes=network.classes,
         preprocessing=dict(checkpoint["preprocessing"]),
         temperature=network.temperature,
@@ -163,7 +165,9 @@ def record_of(network: Network, *, tta: str | None = None, weights: str = "fp32"
             "versions": dict(checkpoint.get("versions") or {}),
         },
     )
-    return Record.from_json(record.to_json(), name="the checkpoint")  # as its readers will have it
+    return ExportMetadata.from_json(
+        record.to_json(), name="the checkpoint"
+    )  # as its readers will have it
 
 
 def _without_folders(source: str) -> str:
@@ -213,18 +217,18 @@ def _target(request: ExportRequest) -> Path:
 
 
 def _content(
-    request: ExportRequest, network: Network, record: Record, reference: Reference
+    request: ExportRequest, network: LoadedModel, record: ExportMetadata, reference: Reference
 ) -> bytes:
     if request.form in ("safetensors", "state-dict"):
         to_bytes = safetensors_bytes if request.form == "safetensors" else state_dict_bytes
         return to_bytes(network.model.state_dict(), record, half=request.half)
-    module = Deployed(network.model, record).eval()
+    module = InferenceModule(network.model, record).eval()
     if request.form == "torch-export":
         return program_bytes(module, record, half=request.half)
     if not request.int8:
         return onnx_bytes(module, record, half=request.half)
     faces_NHWC = reference.train_faces(request.calibration_faces, seed=network.config.seed)
-    return quantised(
+    return quantize_static(
         onnx_bytes(module, replace(record, weights="fp32"), half=False), faces_NHWC, record
     )
 
@@ -233,17 +237,17 @@ def _write_checked(
     target: Path,
     content: bytes,
     request: ExportRequest,
-    network: Network,
-    record: Record,
+    network: LoadedModel,
+    record: ExportMetadata,
     reference: Reference,
 ) -> dict[str, Any]:
     """The file's check; the file has its name only if it passed."""
     unchecked = target.with_name(f".unchecked-{target.name}")
     write_durably(unchecked, content)
     try:
-        answers, written = answers_of_file(unchecked, request.form, network)
+        answers, written = predict_with_export(unchecked, request.form, network)
         assert written == record, "the record inside is not the one that was given"
-        check = agreement(network, answers, reference, tta=record.tta)
+        check = compare_outputs(network, answers, reference, tta=record.tta)
         refuse_disagreement(check, exact=record.weights == "fp32")
         with storage_errors(target):
             os.replace(unchecked, target)
@@ -253,9 +257,9 @@ def _write_checked(
     return check
 
 
-def _summary_of(network: Network, path: str) -> dict[str, Any]:
+def _summary_of(network: LoadedModel, path: str) -> dict[str, Any]:
     """The run's summary where its figures are this checkpoint's: its best one, in its folder, at its end."""
-    folder = run_folder_of(path)
+    folder = find_run_dir(path)
     summary = {} if folder is None else folder.read_summary()
     trainer = network.checkpoint.get("trainer") or {}
     epoch = trainer.get("iteration", 0) / max(1, trainer.get("epoch_length") or 1)

@@ -14,7 +14,7 @@ from torch import nn
 from fer_ignite.apps.export.half_precision import halve_initializers, halve_module
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import optional_library
-from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, Record
+from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 
 __all__ = ["EXTRA_FILE", "OPSET", "onnx_bytes", "open_program", "program_bytes"]
 
@@ -24,7 +24,7 @@ _DYNAMIC = {0: "batch", 1: "height", 2: "width"}
 _LARGEST_BYTES = (2 << 30) - (1 << 20)  # of a protobuf message
 
 
-def onnx_bytes(module: nn.Module, record: Record, *, half: bool) -> bytes:
+def onnx_bytes(module: nn.Module, record: ExportMetadata, *, half: bool) -> bytes:
     """An ONNX file of the module, the record in its metadata.
 
     Raises:
@@ -55,7 +55,7 @@ def onnx_bytes(module: nn.Module, record: Record, *, half: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def describe(model: Any, record: Record) -> None:
+def describe(model: Any, record: ExportMetadata) -> None:
     """Puts the record into the metadata of an ``onnx.ModelProto``, replacing an older one."""
     entries = {entry.key: entry.value for entry in model.metadata_props} | {KEY: record.to_json()}
     del model.metadata_props[:]
@@ -63,7 +63,7 @@ def describe(model: Any, record: Record) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def program_bytes(module: nn.Module, record: Record, *, half: bool) -> bytes:
+def program_bytes(module: nn.Module, record: ExportMetadata, *, half: bool) -> bytes:
     """A ``torch.export`` archive of the module, the record as its extra file ``fer_ignite.json``.
 
     Raises:
@@ -84,7 +84,9 @@ def open_program(path: Path) -> tuple[nn.Module, str]:
     return module, extra[EXTRA_FILE]
 
 
-def _traced(module: nn.Module, record: Record, *, form: str) -> torch.export.ExportedProgram:
+def _traced(
+    module: nn.Module, record: ExportMetadata, *, form: str
+) -> torch.export.ExportedProgram:
     # Sides that equal no other size of the graph: equal ones would be taken for the same by necessity.
     side = record.side_px
     example = torch.zeros(3, side + 2, side + 5, record.channels, dtype=torch.uint8)

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fer_ignite.data.augment.tta import views
-from fer_ignite.inference.metadata import Record
+from fer_ignite.inference.metadata import ExportMetadata
 
-__all__ = ["Deployed"]
+__all__ = ["InferenceModule"]
 
 
-class Deployed(nn.Module):
+class InferenceModule(nn.Module):
     """Preparation, network, views and temperature in one module whose graph can be exported.
 
     Args:
@@ -22,7 +22,7 @@ class Deployed(nn.Module):
     scale_C11: Tensor
     offset_C11: Tensor
 
-    def __init__(self, network: nn.Module, record: Record) -> None:
+    def __init__(self, network: nn.Module, record: ExportMetadata) -> None:
         super().__init__()
         self.network = network
         self.tta, self.temperature = record.tta, record.temperature

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fer_ignite.inference.metadata import INPUT, OUTPUT, Record
+from fer_ignite.inference.metadata import INPUT, OUTPUT, ExportMetadata
 
-__all__ = ["card_of"]
+__all__ = ["render_model_card"]
 
 _NAMES = {
     "onnx": "ONNX",
@@ -69,8 +69,8 @@ unasked. In the European Union, inferring emotions at work and in education is f
 reasons (Regulation 2024/1689, article 5), and other uses carry duties. The data's own licence binds the use of the weights too."""
 
 
-def card_of(
-    record: Record,
+def render_model_card(
+    record: ExportMetadata,
     *,
     form: str,
     file: str,
@@ -113,7 +113,7 @@ def card_of(
     return "\n\n".join(parts) + "\n"
 
 
-def _interface(record: Record, form: str) -> Iterator[str]:
+def _interface(record: ExportMetadata, form: str) -> Iterator[str]:
     fields = record.preprocessing
     mean, std = (", ".join(f"{value:.4f}" for value in fields[name]) for name in ("mean", "std"))
     cut = (
@@ -138,7 +138,7 @@ def _interface(record: Record, form: str) -> Iterator[str]:
     yield "- all of this also stands in the file, as JSON under `fer_ignite`"
 
 
-def _own_limits(record: Record, check: Mapping[str, Any]) -> str:
+def _own_limits(record: ExportMetadata, check: Mapping[str, Any]) -> str:
     lines = []
     if str(record.origin["data"].get("source", "")).startswith("demo:"):
         lines.append(
@@ -158,7 +158,7 @@ def _own_limits(record: Record, check: Mapping[str, Any]) -> str:
     return "".join(f"\n{line}" for line in lines)
 
 
-def _data(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
+def _data(record: ExportMetadata, config: Mapping[str, Any]) -> Iterator[str]:
     data = record.origin["data"]
     yield f"- source: {data.get('source', 'not recorded')}"
     if data.get("counts"):
@@ -168,7 +168,9 @@ def _data(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
     yield f"- fingerprint of the content: `{data.get('fingerprint', 'not recorded')}`"
 
 
-def _figures(record: Record, check: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[str]:
+def _figures(
+    record: ExportMetadata, check: Mapping[str, Any], summary: Mapping[str, Any]
+) -> Iterator[str]:
     rows = [(split, summary[split]) for split in ("val", "test") if split in summary]
     if rows:
         yield "The run's own scores of this checkpoint; val chose the epoch, test was scored once at the end."
@@ -206,7 +208,7 @@ def _figures(record: Record, check: Mapping[str, Any], summary: Mapping[str, Any
             yield f"| {name} | {row['faces']} | {share} |"
 
 
-def _training(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
+def _training(record: ExportMetadata, config: Mapping[str, Any]) -> Iterator[str]:
     origin = record.origin
     yield "- settings: " + ", ".join(
         f"{name} {config[name]}" for name in _SETTINGS if config.get(name) is not None
@@ -221,5 +223,5 @@ def _short(source: str) -> str:
     return source.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _temperature(record: Record) -> str:
+def _temperature(record: ExportMetadata) -> str:
     return "1 (not calibrated)" if record.temperature == 1 else f"{record.temperature:.4f}"

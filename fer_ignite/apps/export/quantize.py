@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from fer_ignite.apps.export.graph_formats import describe
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.imports import optional_library
-from fer_ignite.inference.metadata import INPUT, Record
+from fer_ignite.inference.metadata import INPUT, ExportMetadata
 
-__all__ = ["quantised"]
+__all__ = ["quantize_static"]
 
 _OPERATIONS = ["Conv", "Gemm", "MatMul"]
 _BATCH = 32
 
 
-def quantised(content: bytes, faces_NHWC: NDArray[np.uint8], record: Record) -> bytes:
+def quantize_static(content: bytes, faces_NHWC: NDArray[np.uint8], record: ExportMetadata) -> bytes:
     """The ONNX file ``content`` in int8.
 
     Args:

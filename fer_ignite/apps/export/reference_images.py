@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_ignite.data.dataset import Faces
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.drawn_faces import draw_faces
-from fer_ignite.data.fetchers import Request
-from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.fetchers import IndexBatch
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError, FerError
 from fer_ignite.inference.evaluate import EvaluateRequest, evaluation_config, targets_as_known
-from fer_ignite.inference.loaded_model import Network
+from fer_ignite.inference.loaded_model import LoadedModel
 
 __all__ = ["Reference", "reference_faces"]
 
@@ -39,7 +39,7 @@ class Reference:
     indices_N: NDArray[np.int64]
     labels_N: NDArray[np.int64] | None
     channels: int
-    faces: Faces | None = None
+    faces: FaceDataset | None = None
     note: str | None = None
     published: str | None = None
 
@@ -67,11 +67,11 @@ class Reference:
             raise DataError(
                 f"--int8 is calibrated on train faces, and {self.source} has none; name the training's data with --data."
             )
-        chosen = self.faces.train_indices(drop_leaks=False, limit=count, seed=seed)
+        chosen = self.faces.train_indices(drop_train_duplicates=False, limit=count, seed=seed)
         return np.concatenate(list(_read(self.faces, [chosen])))
 
 
-def reference_faces(network: Network, request: EvaluateRequest, *, limit: int) -> Reference:
+def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -> Reference:
     """The validation faces of ``request.data``, or of the checkpoint's own data where that can still be read.
 
     Args:
@@ -91,17 +91,17 @@ def reference_faces(network: Network, request: EvaluateRequest, *, limit: int) -
         f"{count} drawn faces",
         np.arange(count),
         None,
-        network.preparation.channels,
+        network.preprocessing.channels,
         note=note,
         published=published,
     )
 
 
-def _real_faces(network: Network, request: EvaluateRequest, limit: int) -> Reference:
+def _real_faces(network: LoadedModel, request: EvaluateRequest, limit: int) -> Reference:
     config = evaluation_config(request, network.checkpoint)
-    pack, fingerprint = pack_of(config)
-    faces = open_faces(config, None if pack is None else str(pack))
-    channels = network.preparation.channels
+    pack, fingerprint = find_cache(config)
+    faces = open_dataset(config, None if pack is None else str(pack))
+    channels = network.preprocessing.channels
     if faces.channels != channels:
         raise DataError(
             f"{faces.source} has faces of {faces.channels} channel(s), the network takes {channels}; name other data with --data."
@@ -121,9 +121,9 @@ def _real_faces(network: Network, request: EvaluateRequest, limit: int) -> Refer
     return Reference(faces.source, indices_N, labels_N, channels, faces, note, published)
 
 
-def _read(faces: Faces, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-    requests = (Request(indices_B, 0, 0, np.arange(len(indices_B))) for indices_B in parts)
-    for images in faces.feed(torch.device("cpu"), seed=0).batches(requests):
+def _read(faces: FaceDataset, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+    requests = (IndexBatch(indices_B, 0, 0, np.arange(len(indices_B))) for indices_B in parts)
+    for images in faces.fetcher(torch.device("cpu"), seed=0).batches(requests):
         if images.is_floating_point():
             raise DataError(
                 f"{faces.source} gives finished tensors, an export takes 8-bit faces; name other data with --data."

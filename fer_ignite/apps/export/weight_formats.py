@@ -10,14 +10,14 @@ from torch import Tensor
 from fer_ignite.apps.export.half_precision import halve_state, widen_state
 from fer_ignite.checkpoint.format import load_weights_file
 from fer_ignite.imports import optional_library
-from fer_ignite.inference.metadata import KEY, Record
+from fer_ignite.inference.metadata import KEY, ExportMetadata
 
 __all__ = ["open_safetensors", "open_state_dict", "safetensors_bytes", "state_dict_bytes"]
 
 State = dict[str, Tensor]
 
 
-def safetensors_bytes(state: Mapping[str, Tensor], record: Record, *, half: bool) -> bytes:
+def safetensors_bytes(state: Mapping[str, Tensor], record: ExportMetadata, *, half: bool) -> bytes:
     """A safetensors file, the record in its metadata.
 
     Raises:
@@ -37,7 +37,7 @@ def open_safetensors(path: Path) -> tuple[State, str]:
         ]
 
 
-def state_dict_bytes(state: Mapping[str, Tensor], record: Record, *, half: bool) -> bytes:
+def state_dict_bytes(state: Mapping[str, Tensor], record: ExportMetadata, *, half: bool) -> bytes:
     """For torch's loader with ``weights_only=True``: ``{"state_dict": tensors by name, "fer_ignite": the record}``."""
     buffer = io.BytesIO()
     torch.save({"state_dict": _own(state, half=half), KEY: record.to_json()}, buffer)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.apps.faces.annotated_output import Album, VideoFile
-from fer_ignite.apps.faces.drawing import draw_readings
-from fer_ignite.apps.faces.face_reader import FaceReading, PhotoReader
-from fer_ignite.apps.faces.video import Watched, watch
-from fer_ignite.apps.faces.video_source import Footage, is_video, is_webcam, open_footage
+from fer_ignite.apps.faces.annotated_output import AnnotatedOutput, VideoFile
+from fer_ignite.apps.faces.drawing import draw_faces_on_image
+from fer_ignite.apps.faces.face_reader import FaceReader, FaceReading
+from fer_ignite.apps.faces.video import FrameResult, iter_video_results
+from fer_ignite.apps.faces.video_source import VideoSource, is_video, is_webcam, open_video
 from fer_ignite.data.images import fit_image, printable, read_image
 from fer_ignite.errors import DataError
 
-__all__ = ["Sighting", "look_for_faces"]
+__all__ = ["FaceRow", "look_for_faces"]
 
 Picture = NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ _MOST_PICTURES = 16
 
 
 @dataclass(frozen=True)
-class Sighting:
+class FaceRow:
     """A row.
 
     Attributes:
@@ -46,17 +46,17 @@ class Sighting:
 
 def look_for_faces(
     sources: Iterable[str],
-    reader: PhotoReader,
+    reader: FaceReader,
     *,
-    every: int = 1,
-    smooth_s: float = 0.5,
-    album: Album | None = None,
-) -> Iterator[Sighting]:
+    frame_stride: int = 1,
+    smooth_seconds: float = 0.5,
+    annotated_output: AnnotatedOutput | None = None,
+) -> Iterator[FaceRow]:
     """The faces in each source, in the sources' order.
 
     Args:
         sources: image files, video files, ``webcam:N``.
-        every, smooth_s: of videos and webcams, see :func:`fer_ignite.apps.faces.video.watch`.
+        every, smooth_seconds: of videos and webcams, see :func:`fer_ignite.apps.faces.video.iter_video_results`.
         album: where annotated pictures and videos go.
     Yields:
         A row per face; one with ``face`` 0 for a picture, or a whole video, without any; one with ``error`` for what
@@ -68,16 +68,16 @@ def look_for_faces(
     waiting: list[tuple[str, Picture | DataError]] = []
     for source in sources:
         if is_webcam(source) or is_video(source):
-            yield from _read_pictures(waiting, reader, album)
+            yield from _read_pictures(waiting, reader, annotated_output)
             waiting = []
-            yield from _video(source, reader, every, smooth_s, album)
+            yield from _video(source, reader, frame_stride, smooth_seconds, annotated_output)
             continue
         waiting.append((source, _picture(source)))
         pixels = sum(picture.nbytes for _, picture in waiting if not isinstance(picture, DataError))
         if len(waiting) == _MOST_PICTURES or pixels > _BATCH_BYTES:
-            yield from _read_pictures(waiting, reader, album)
+            yield from _read_pictures(waiting, reader, annotated_output)
             waiting = []
-    yield from _read_pictures(waiting, reader, album)
+    yield from _read_pictures(waiting, reader, annotated_output)
 
 
 def _picture(source: str) -> Picture | DataError:
@@ -88,67 +88,79 @@ def _picture(source: str) -> Picture | DataError:
 
 
 def _read_pictures(
-    pictures: list[tuple[str, Picture | DataError]], reader: PhotoReader, album: Album | None
-) -> Iterator[Sighting]:
+    pictures: list[tuple[str, Picture | DataError]],
+    reader: FaceReader,
+    annotated_output: AnnotatedOutput | None,
+) -> Iterator[FaceRow]:
     sound = [picture for _, picture in pictures if not isinstance(picture, DataError)]
     readings = iter(reader.read(sound) if sound else ())
     for source, picture in pictures:
         if isinstance(picture, DataError):
-            yield Sighting(source, error=str(picture))
+            yield FaceRow(source, error=str(picture))
             continue
         faces = next(readings)
-        if album is not None:
-            album.write_picture(source, draw_readings(picture, faces))
+        if annotated_output is not None:
+            annotated_output.write_picture(source, draw_faces_on_image(picture, faces))
         if not faces:
-            yield Sighting(source)
+            yield FaceRow(source)
         for number, reading in enumerate(faces, 1):
-            yield Sighting(source, number, reading)
+            yield FaceRow(source, number, reading)
 
 
 def _video(
-    source: str, reader: PhotoReader, every: int, smooth_s: float, album: Album | None
-) -> Iterator[Sighting]:
+    source: str,
+    reader: FaceReader,
+    frame_stride: int,
+    smooth_seconds: float,
+    annotated_output: AnnotatedOutput | None,
+) -> Iterator[FaceRow]:
     try:
-        footage = open_footage(source)
+        video_source = open_video(source)
     except DataError as error:
-        yield Sighting(source, error=str(error))
+        yield FaceRow(source, error=str(error))
         return
-    watched = watch(footage, reader, every=every, smooth_s=smooth_s, all_pixels=album is not None)
-    if album is None:
-        yield from _rows(footage, watched)
+    watched = iter_video_results(
+        video_source,
+        reader,
+        frame_stride=frame_stride,
+        smooth_seconds=smooth_seconds,
+        all_pixels=annotated_output is not None,
+    )
+    if annotated_output is None:
+        yield from _rows(video_source, watched)
     else:
-        with album.begin_video(footage) as file:
-            yield from _rows(footage, _drawn(watched, file))
+        with annotated_output.begin_video(video_source) as file:
+            yield from _rows(video_source, _drawn(watched, file))
 
 
-def _drawn(watched: Iterable[Watched], file: VideoFile) -> Iterator[Watched]:
+def _drawn(watched: Iterable[FrameResult], file: VideoFile) -> Iterator[FrameResult]:
     for seen in watched:
         if seen.frame.image_HW3 is not None:
             readings, tracks = (
                 [face.reading for face in seen.faces],
                 [face.track for face in seen.faces],
             )
-            file.write(draw_readings(seen.frame.image_HW3, readings, tracks))
+            file.write(draw_faces_on_image(seen.frame.image_HW3, readings, tracks))
         yield seen
 
 
-def _rows(footage: Footage, watched: Iterable[Watched]) -> Iterator[Sighting]:
+def _rows(video_source: VideoSource, watched: Iterable[FrameResult]) -> Iterator[FaceRow]:
     frames, found, last_s = 0, False, 0.0
     for seen in watched:
         frames, last_s = frames + 1, seen.frame.time_s
         for number, face in enumerate(seen.faces if seen.looked else (), 1):
             found = True
-            yield Sighting(footage.name, number, face.reading, last_s, face.track)
-    error = _cut_off(footage, frames, last_s)
+            yield FaceRow(video_source.name, number, face.reading, last_s, face.track)
+    error = _cut_off(video_source, frames, last_s)
     if error is not None or not found:
-        yield Sighting(footage.name, error=error)
+        yield FaceRow(video_source.name, error=error)
 
 
-def _cut_off(footage: Footage, frames: int, last_s: float) -> str | None:
+def _cut_off(video_source: VideoSource, frames: int, last_s: float) -> str | None:
     """What to say about a file that ends early; containers that guess their length are believed to a tenth."""
-    name = printable(footage.name)
+    name = printable(video_source.name)
     if frames == 0:
         return f"{name}: broken; no frame of it can be read."
-    if not footage.live and frames < 0.9 * footage.count:
-        return f"{name}: broken after {last_s:.1f} s; {frames} of {footage.count} frames could be read."
+    if not video_source.live and frames < 0.9 * video_source.count:
+        return f"{name}: broken after {last_s:.1f} s; {frames} of {video_source.count} frames could be read."
     return None

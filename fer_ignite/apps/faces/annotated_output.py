@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fer_ignite.apps.faces.opencv import load_opencv
-from fer_ignite.apps.faces.video_source import Footage
+from fer_ignite.apps.faces.video_source import VideoSource
 from fer_ignite.checkpoint.atomic_io import shown, storage_errors
 from fer_ignite.errors import ConfigError, StorageError
 
-__all__ = ["Album", "VideoFile"]
+__all__ = ["AnnotatedOutput", "VideoFile"]
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LONGEST_STEM_BYTES = 200  # file systems end at 255
 
 
-class Album:
+class AnnotatedOutput:
     """A folder for annotated pictures and videos: ``a.jpg`` becomes ``a.faces.jpg``, a second ``a.jpg`` ``a.faces-2.jpg``.
 
     Raises:
@@ -36,11 +36,11 @@ class Album:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--save: {shown(folder)} can't be made ({error.strerror}); name a folder."
+                f"--save-annotated: {shown(folder)} can't be made ({error.strerror}); name a folder."
             ) from None
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise ConfigError(
-                f"--save: {shown(folder)} is not yours to write; name another folder."
+                f"--save-annotated: {shown(folder)} is not yours to write; name another folder."
             )
         self._given: set[str] = set()
 
@@ -58,13 +58,13 @@ class Album:
             )  # PNG knows no quality and takes no notice
         return path
 
-    def begin_video(self, footage: Footage) -> VideoFile:
+    def begin_video(self, video_source: VideoSource) -> VideoFile:
         """An MP4 file (MPEG-4 part 2, which needs no other codec) with the source's size and mean frame rate.
 
         Raises:
             StorageError: it can't be written.
         """
-        return VideoFile(self._place(footage.name.replace(":", "-"), ".mp4"), footage)
+        return VideoFile(self._place(video_source.name.replace(":", "-"), ".mp4"), video_source)
 
     def _place(self, source: str, suffix: str) -> Path:
         stem = os.fsdecode(os.fsencode(Path(source).stem)[:_LONGEST_STEM_BYTES]) + ".faces"
@@ -83,15 +83,15 @@ class VideoFile:
         StorageError: it can't be written.
     """
 
-    def __init__(self, path: Path, footage: Footage) -> None:
-        self.path, self.size = path, (footage.width, footage.height)
+    def __init__(self, path: Path, video_source: VideoSource) -> None:
+        self.path, self.size = path, (video_source.width, video_source.height)
         self._cv2 = cv2 = load_opencv()
         with storage_errors(path):
             path.touch()
         try:
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer: Any = cv2.VideoWriter(
-                str(path), cv2.CAP_FFMPEG, code, footage.fps, self.size
+                str(path), cv2.CAP_FFMPEG, code, video_source.fps, self.size
             )
         except (UnicodeEncodeError, cv2.error):
             self._writer = None

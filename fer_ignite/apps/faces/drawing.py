@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fer_ignite.apps.faces.face_reader import FaceReading
 
-__all__ = ["draw_readings"]
+__all__ = ["draw_faces_on_image"]
 
 _COLOUR, _TEXT = (255, 210, 0), (0, 0, 0)  # black on yellow: 14 to 1, and seen on any skin
 
 
-def draw_readings(
+def draw_faces_on_image(
     image_HW3: NDArray[np.uint8], readings: Sequence[FaceReading], tracks: Sequence[int] = ()
 ) -> NDArray[np.uint8]:
     """A copy with each face's box, its most probable expression and how probable; with its track's number, if given.

@@ -14,9 +14,9 @@ from PIL import Image
 from fer_ignite.apps.faces.crops import cut_face
 from fer_ignite.apps.faces.detection import Box, Detector
 from fer_ignite.data.images import fit_image
-from fer_ignite.inference.predictor import Recogniser
+from fer_ignite.inference.predictor import Predictor
 
-__all__ = ["FaceReading", "PhotoReader"]
+__all__ = ["FaceReader", "FaceReading"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FaceReading:
         return name, self.probabilities[name]
 
 
-class PhotoReader:
+class FaceReader:
     """Finds and reads faces.
 
     Args:
@@ -48,13 +48,13 @@ class PhotoReader:
 
     def __init__(
         self,
-        recogniser: Recogniser,
+        predictor: Predictor,
         detector: Detector,
         *,
         margin: float | None = None,
         batch_size: int = 256,
     ) -> None:
-        self.recogniser, self.detector, self.batch_size = recogniser, detector, batch_size
+        self.predictor, self.detector, self.batch_size = predictor, detector, batch_size
         self.margin: float = getattr(detector, "margin", 0.0) if margin is None else margin
 
     def read(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[FaceReading]]:
@@ -72,10 +72,13 @@ class PhotoReader:
             for image, boxes in zip(images_HW3, found, strict=True)
             for box in boxes
         ]
-        chances = iter(self._chances(crops))
-        classes = self.recogniser.classes
+        probabilities = iter(self._chances(crops))
+        classes = self.predictor.classes
         return [
-            [FaceReading(box, dict(zip(classes, next(chances), strict=True))) for box in boxes]
+            [
+                FaceReading(box, dict(zip(classes, next(probabilities), strict=True)))
+                for box in boxes
+            ]
             for boxes in found
         ]
 
@@ -83,14 +86,14 @@ class PhotoReader:
         face = Image.fromarray(cut_face(image_HW3, box, margin=self.margin))
         return fit_image(
             face,
-            self.recogniser.side_px,
+            self.predictor.side_px,
             "squash",
-            "gray" if self.recogniser.channels == 1 else "rgb",
+            "gray" if self.predictor.channels == 1 else "rgb",
         )
 
     def _chances(self, crops: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
-        chances: list[list[float]] = []
+        probabilities: list[list[float]] = []
         for start in range(0, len(crops), self.batch_size):
             faces_BHWC = np.stack(crops[start : start + self.batch_size])
-            chances += self.recogniser.probabilities(faces_BHWC).tolist()
-        return chances
+            probabilities += self.predictor.probabilities(faces_BHWC).tolist()
+        return probabilities

@@ -72,11 +72,11 @@ class Mtcnn:
             networks = self._networks()
         try:
             boxes_B4 = _squared(self._propose(networks["pnet"], image_HW3))
-            boxes_B4, scores_B = self._judge(
+            boxes_B4, scores_B = self._score_labels(
                 networks["rnet"], image_HW3, boxes_B4, 24, ("dense_2", "softmax_1")
             )
             kept = self._apart(boxes_B4, scores_B, 0.7)
-            boxes_B4, scores_B = self._judge(
+            boxes_B4, scores_B = self._score_labels(
                 networks["onet"], image_HW3, _squared(boxes_B4[kept]), 48, ("dense_5", "softmax_2")
             )
         finally:
@@ -113,7 +113,7 @@ class Mtcnn:
         ) / np.float32(scale)
         return boxes_B4, moves[0, columns, rows], scores[0, columns, rows, 1]
 
-    def _judge(
+    def _score_labels(
         self,
         network: Any,
         image_HW3: NDArray[np.uint8],

@@ -29,19 +29,23 @@ class FaceTracker:
     """Follows faces.
 
     With x the network's probabilities at time t and p' the track's smoothed ones at its last sighting t', the smoothed
-    probabilities are p = a p' + (1 - a) x with a = exp(-(t - t') / smooth_s); p = x where a track begins. So a change is
-    63 % told after ``smooth_s`` seconds, however many frames are looked at.
+    probabilities are p = a p' + (1 - a) x with a = exp(-(t - t') / smooth_seconds); p = x where a track begins. So a change is
+    63 % told after ``smooth_seconds`` seconds, however many frames are looked at.
 
     Args:
-        smooth_s: seconds; 0 = no smoothing.
-        least_overlap: share of their common area (intersection over union) from which two boxes are one face.
+        smooth_seconds: seconds; 0 = no smoothing.
+        iou_threshold: share of their common area (intersection over union) from which two boxes are one face.
         patience_s: a face that is away for longer gets a new number.
     """
 
     def __init__(
-        self, *, smooth_s: float = 0.5, least_overlap: float = 0.3, patience_s: float = 1.0
+        self, *, smooth_seconds: float = 0.5, iou_threshold: float = 0.3, patience_s: float = 1.0
     ) -> None:
-        self.smooth_s, self.least_overlap, self.patience_s = smooth_s, least_overlap, patience_s
+        self.smooth_seconds, self.iou_threshold, self.patience_s = (
+            smooth_seconds,
+            iou_threshold,
+            patience_s,
+        )
         self._tracks: list[_Track] = []
         self._begun = 0
 
@@ -68,7 +72,7 @@ class FaceTracker:
         found: dict[int, _Track] = {}
         taken: set[int] = set()
         for shared, place, track in sorted(pairs, key=lambda pair: -pair[0]):
-            if shared >= self.least_overlap and place not in found and track.number not in taken:
+            if shared >= self.iou_threshold and place not in found and track.number not in taken:
                 found[place] = track
                 taken.add(track.number)
         return found
@@ -79,7 +83,11 @@ class FaceTracker:
             track = _Track(self._begun, time_s, reading)
             self._tracks.append(track)
         else:
-            kept = math.exp(-(time_s - track.seen_s) / self.smooth_s) if self.smooth_s > 0 else 0.0
+            kept = (
+                math.exp(-(time_s - track.seen_s) / self.smooth_seconds)
+                if self.smooth_seconds > 0
+                else 0.0
+            )
             before = track.reading.probabilities
             mixed = {
                 name: kept * before[name] + (1 - kept) * p

@@ -19,7 +19,7 @@ from fer_ignite.apps.faces.opencv import load_opencv
 from fer_ignite.data.images import MAX_PIXELS, printable
 from fer_ignite.errors import ConfigError, DataError
 
-__all__ = ["VIDEO_SUFFIXES", "Footage", "Frame", "is_video", "is_webcam", "open_footage"]
+__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoSource", "is_video", "is_webcam", "open_video"]
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -38,7 +38,7 @@ class Frame:
 
 
 @dataclass
-class Footage:
+class VideoSource:
     """An opened video or webcam.
 
     Attributes:
@@ -99,7 +99,7 @@ def is_webcam(source: str) -> bool:
     return source.startswith(_WEBCAM)
 
 
-def open_footage(source: str) -> Footage:
+def open_video(source: str) -> VideoSource:
     """A video file, or ``webcam:0``.
 
     Raises:
@@ -109,7 +109,7 @@ def open_footage(source: str) -> Footage:
     return _open_webcam(source) if is_webcam(source) else _open_video(source)
 
 
-def _open_webcam(source: str) -> Footage:
+def _open_webcam(source: str) -> VideoSource:
     cv2 = load_opencv()
     number = source.removeprefix(_WEBCAM)
     if not number.isdecimal() or len(number) > 3:
@@ -122,7 +122,7 @@ def _open_webcam(source: str) -> Footage:
     return _footage(source, capture, live=True)
 
 
-def _open_video(path: str) -> Footage:
+def _open_video(path: str) -> VideoSource:
     _refuse_foreign(path)
     cv2 = load_opencv()
     try:
@@ -136,17 +136,17 @@ def _open_video(path: str) -> Footage:
         raise DataError(
             f"{printable(path)}: broken or of an unknown kind; no video can be read in it."
         )
-    footage = _footage(path, capture, live=False)
-    if not 0 < footage.width * footage.height <= MAX_PIXELS:
+    video_source = _footage(path, capture, live=False)
+    if not 0 < video_source.width * video_source.height <= MAX_PIXELS:
         capture.release()
-        size = f"{footage.width} x {footage.height}"
+        size = f"{video_source.width} x {video_source.height}"
         raise DataError(
             f"{printable(path)}: frames of {size} pixels; at most {MAX_PIXELS} pixels are read, scale it down first."
         )
-    return footage
+    return video_source
 
 
-def _footage(name: str, capture: Any, *, live: bool) -> Footage:
+def _footage(name: str, capture: Any, *, live: bool) -> VideoSource:
     cv2 = load_opencv()
     fps, width, height, count = (
         capture.get(code)
@@ -158,7 +158,7 @@ def _footage(name: str, capture: Any, *, live: bool) -> Footage:
         )
     )
     known = math.isfinite(fps) and 0.1 <= fps <= 1000
-    return Footage(
+    return VideoSource(
         name,
         capture,
         fps if known else _USUAL_FPS,

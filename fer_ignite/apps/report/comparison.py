@@ -9,16 +9,16 @@ from typing import Any
 from fer_ignite.apps.report.charts import Svg, share_chart
 from fer_ignite.apps.report.context import class_rows, read_ledger
 from fer_ignite.apps.report.curves import shared_charts
-from fer_ignite.apps.report.evaluation import Options, result_of
+from fer_ignite.apps.report.evaluation import ReportOptions, evaluation_result
 from fer_ignite.apps.report.settings import differing_settings
-from fer_ignite.apps.report.subject import Subject
+from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.inference.evaluate import hits_of, paired_difference, same_faces
+from fer_ignite.inference.evaluate import correct_predictions, paired_difference, same_faces
 
-__all__ = ["comparison_of", "pair_of"]
+__all__ = ["build_comparison", "compare_pair"]
 
 
-def comparison_of(subjects: Sequence[Subject], options: Options) -> dict[str, Any]:
+def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -> dict[str, Any]:
     """The page of several networks as values for its template; each is scored once.
 
     Raises:
@@ -31,7 +31,7 @@ def comparison_of(subjects: Sequence[Subject], options: Options) -> dict[str, An
         for subject in subjects
     ]
     ranked = sorted(runs, key=lambda run: -run["result"]["accuracy"])
-    pairs = [pair_of(a, b) for a, b in itertools.combinations(ranked, 2)]
+    pairs = [compare_pair(a, b) for a, b in itertools.combinations(ranked, 2)]
     return {
         "title": f"{len(runs)} runs compared",
         "split": options.split,
@@ -46,7 +46,7 @@ def comparison_of(subjects: Sequence[Subject], options: Options) -> dict[str, An
     }
 
 
-def pair_of(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def compare_pair(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """McNemar's test and a paired interval of two runs' difference; only their names where faces or labels differ.
 
     See :func:`fer_ignite.inference.evaluate.paired_difference`.
@@ -61,7 +61,7 @@ def pair_of(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return pair
 
 
-def distinct_names(subjects: Sequence[Subject]) -> list[str]:
+def distinct_names(subjects: Sequence[RunReference]) -> list[str]:
     """Names that tell the subjects apart: the run's, with the checkpoint's or a number where two share it."""
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
@@ -84,12 +84,12 @@ def recall_chart(runs: Sequence[dict[str, Any]]) -> Svg:
     return share_chart("per-class", "Recall of each expression by run", rows)
 
 
-def _run(name: str, subject: Subject, options: Options) -> dict[str, Any]:
-    result = result_of(subject, options)
+def _run(name: str, subject: RunReference, options: ReportOptions) -> dict[str, Any]:
+    result = evaluation_result(subject, options)
     return {
         "name": name,
         "checkpoint": str(subject.checkpoint),
-        "hits_N": hits_of(result.pop("faces")),
+        "hits_N": correct_predictions(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),
         "looks": len(read_ledger(subject)),

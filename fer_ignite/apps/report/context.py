@@ -14,32 +14,32 @@ from torch import Tensor
 from fer_ignite.apps.report.charts import Svg, reliability_chart, share_chart
 from fer_ignite.apps.report.curves import history_charts
 from fer_ignite.apps.report.duplicate_groups import duplicate_groups
-from fer_ignite.apps.report.evaluation import Look, Options, look
-from fer_ignite.apps.report.explanations import Explainer, explainer_of
+from fer_ignite.apps.report.evaluation import ReportData, ReportOptions, evaluate_for_report
+from fer_ignite.apps.report.explanations import GradCam, build_explainer
 from fer_ignite.apps.report.gallery import confident_mistakes, confusion_cells, describe_faces
 from fer_ignite.apps.report.sentences import outcome_sentences
 from fer_ignite.apps.report.settings import setting_rows
-from fer_ignite.apps.report.subject import Subject
-from fer_ignite.metrics.calibration import calibration_of
+from fer_ignite.apps.report.subject import RunReference
+from fer_ignite.metrics.calibration import build_calibration
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
 from fer_ignite.training.session import versions
 
-__all__ = ["facts_of", "read_ledger"]
+__all__ = ["build_context", "read_ledger"]
 
 MISTAKES = 24
 
 
-def facts_of(subject: Subject, options: Options) -> dict[str, Any]:
+def build_context(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
     """The page of one network as values for its template.
 
     Raises:
         FerError: as ``evaluate`` does.
     """
-    seen = look(subject, options)
+    seen = evaluate_for_report(subject, options)
     result, checkpoint = seen.result, seen.network.checkpoint
     summary = {} if subject.folder is None else subject.folder.read_summary()
     ledger = read_ledger(subject)
-    explainer = explainer_of(seen)
+    explainer = build_explainer(seen)
     config = dict(checkpoint["config"])
     return {
         "title": subject.name,
@@ -61,7 +61,7 @@ def facts_of(subject: Subject, options: Options) -> dict[str, Any]:
         "matrix": matrix_rows(result),
         "cells": cell_faces(seen),
         "calibration": calibration_facts(seen),
-        "mistakes": mistakes_of(seen, explainer),
+        "mistakes": find_mistakes(seen, explainer),
         "attention": attention_facts(explainer),
         "data": data_facts(seen, options.split),
         "settings": setting_rows(config),
@@ -70,7 +70,7 @@ def facts_of(subject: Subject, options: Options) -> dict[str, Any]:
     }
 
 
-def read_ledger(subject: Subject) -> list[dict[str, Any]]:
+def read_ledger(subject: RunReference) -> list[dict[str, Any]]:
     """Every look at test with the run's networks."""
     return [] if subject.folder is None else subject.folder.read_ledger()
 
@@ -126,20 +126,20 @@ def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def cell_faces(seen: Look) -> dict[str, list[dict[str, Any]]]:
+def cell_faces(seen: ReportData) -> dict[str, list[dict[str, Any]]]:
     """The faces of each cell of the matrix under "true-predicted", as the page's script reads them."""
     cells = confusion_cells(seen.logits_NK, seen.labels_N, temperature=seen.network.temperature)
     described = describe_faces(seen, [row for rows in cells.values() for row in rows])
     return {f"{i}-{j}": [described[row] for row in rows] for (i, j), rows in cells.items()}
 
 
-def calibration_facts(seen: Look) -> dict[str, Any]:
+def calibration_facts(seen: ReportData) -> dict[str, Any]:
     """Reliability as trained, and at the stored temperature where there is one that can be used."""
     temperature = seen.network.temperature
-    before = calibration_of(seen.logits_NK, seen.labels_N, temperature=1.0)
+    before = build_calibration(seen.logits_NK, seen.labels_N, temperature=1.0)
     after = None
     if seen.network.calibrated:
-        after = calibration_of(seen.logits_NK, seen.labels_N, temperature=temperature)
+        after = build_calibration(seen.logits_NK, seen.labels_N, temperature=temperature)
     return {
         "before": before,
         "after": after,
@@ -147,13 +147,13 @@ def calibration_facts(seen: Look) -> dict[str, Any]:
     }
 
 
-def mistakes_of(seen: Look, explainer: Explainer | str) -> list[dict[str, Any]]:
+def find_mistakes(seen: ReportData, explainer: GradCam | str) -> list[dict[str, Any]]:
     """The surest mistakes, each with what spoke for the name it got and for the one it should have got."""
     rows = confident_mistakes(
         seen.logits_NK, seen.labels_N, temperature=seen.network.temperature, count=MISTAKES
     )
     described = describe_faces(seen, rows)
-    if isinstance(explainer, Explainer) and rows:
+    if isinstance(explainer, GradCam) and rows:
         predicted = [int(seen.logits_NK[row].argmax()) for row in rows]
         wanted = [int(seen.labels_N[row]) for row in rows]
         for kind, targets in (("for_named", predicted), ("for_true", wanted)):
@@ -162,18 +162,18 @@ def mistakes_of(seen: Look, explainer: Explainer | str) -> list[dict[str, Any]]:
     return [described[row] for row in rows]
 
 
-def attention_facts(explainer: Explainer | str) -> dict[str, Any]:
+def attention_facts(explainer: GradCam | str) -> dict[str, Any]:
     """Grad-CAM's pictures and the check of them, or the reason why there are none."""
     if isinstance(explainer, str):
         return {"reason": explainer}
     return {
         "layer": explainer.layer,
         "expressions": explainer.expressions(),
-        "belief": explainer.belief(),
+        "belief": explainer.deletion_test(),
     }
 
 
-def data_facts(seen: Look, split: str) -> dict[str, Any]:
+def data_facts(seen: ReportData, split: str) -> dict[str, Any]:
     """Counts by split and expression, what the pack says of itself, and duplicates in pictures."""
     faces, facts = seen.faces, dict(seen.faces.facts)
     counts = {name: faces.counts(indices).tolist() for name, indices in faces.indices.items()}
@@ -189,7 +189,7 @@ def data_facts(seen: Look, split: str) -> dict[str, Any]:
     }
 
 
-def network_facts(seen: Look) -> list[tuple[str, str]]:
+def network_facts(seen: ReportData) -> list[tuple[str, str]]:
     """The network in a few rows."""
     network = seen.network
     trained_on = network.checkpoint.get("data", {})
@@ -197,7 +197,10 @@ def network_facts(seen: Look) -> list[tuple[str, str]]:
     return [
         ("network", str(network.config.model)),
         ("parameters", f"{sum(tensor.numel() for tensor in parameters):,}"),
-        ("input", f"{network.preparation.image_px} px, {network.preparation.channels} channel(s)"),
+        (
+            "input",
+            f"{network.preprocessing.image_px} px, {network.preprocessing.channels} channel(s)",
+        ),
         ("weights", "running average (EMA)" if network.checkpoint.get("ema") else "as trained"),
         ("views averaged here", str(seen.result["tta"])),
         (

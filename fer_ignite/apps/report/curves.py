@@ -27,7 +27,7 @@ def shared_charts(names: Sequence[str], histories: Sequence[History]) -> list[di
     """The same measure of several runs on one pair of axes, over epochs and over time."""
     wanted = (
         ("val_accuracy", "Validation accuracy in %", "epoch", True),
-        ("val_accuracy", "Validation accuracy in % over time", "elapsed", True),
+        ("val_accuracy", "Validation accuracy in % over time", "elapsed_seconds", True),
         ("val_loss", "Validation loss", "epoch", False),
         ("train_loss", "Training loss", "epoch", False),
     )
@@ -50,7 +50,7 @@ def _pair(history: History, name: str) -> list[Series]:
 
 def points(history: History, field: str, *, over: str = "epoch") -> list[tuple[float, float]]:
     """(epoch or minutes, value) of the epochs that have a finite value."""
-    scale = 60 if over == "elapsed" else 1
+    scale = 60 if over == "elapsed_seconds" else 1
     pairs = ((_finite(line.get(over)), _finite(line.get(field))) for line in history)
     return [(x / scale, y) for x, y in pairs if x is not None and y is not None]
 
@@ -62,7 +62,7 @@ def _finite(value: Any) -> float | None:
 def _chart(
     key: str, title: str, series: Sequence[Series], *, percent: bool = False, over: str = "epoch"
 ) -> dict[str, Any]:
-    x_label = "minutes" if over == "elapsed" else "epoch"
+    x_label = "minutes" if over == "elapsed_seconds" else "epoch"
     svg: Svg = line_chart(
         key, title, series, x_label=x_label, percent=percent, whole=over == "epoch"
     )

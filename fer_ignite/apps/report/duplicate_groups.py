@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.apps.report.thumbnails import thumbnail_uri
 from fer_ignite.data.cache.decode import measure
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.cache.manifest import numbered
 from fer_ignite.data.samples import SPLITS
 
@@ -20,7 +20,7 @@ MOST_IMAGES = 200_000  # reading and hashing more takes minutes; their number st
 _PIECE = 1024
 
 
-def duplicate_groups(pack: Pack, split: str) -> list[dict[str, Any]]:
+def duplicate_groups(pack: DatasetCache, split: str) -> list[dict[str, Any]]:
     """Groups of equal pictures that touch a split, most contradicting first, up to 24.
 
     Returns:
@@ -35,7 +35,9 @@ def duplicate_groups(pack: Pack, split: str) -> list[dict[str, Any]]:
     return [_described(pack, group) for group in groups[:MOST_GROUPS]]
 
 
-def _worth_showing(copies_N: NDArray[np.int64], pack: Pack, split: int) -> list[NDArray[np.int64]]:
+def _worth_showing(
+    copies_N: NDArray[np.int64], pack: DatasetCache, split: int
+) -> list[NDArray[np.int64]]:
     """Groups with a member in the split and another label or role beside it; more labels first, then more roles."""
     touched = np.unique(copies_N[pack.splits == split])
     sizes = np.bincount(copies_N)
@@ -53,7 +55,7 @@ def _worth_showing(copies_N: NDArray[np.int64], pack: Pack, split: int) -> list[
     return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
 
 
-def _described(pack: Pack, members: NDArray[np.int64]) -> dict[str, Any]:
+def _described(pack: DatasetCache, members: NDArray[np.int64]) -> dict[str, Any]:
     copies = [
         {
             "id": pack.sample_id(place),

@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fer_ignite.apps.report.subject import Subject
+from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.data.dataset import Faces
-from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.inference.evaluate import EvaluateRequest, evaluate, evaluation_config
-from fer_ignite.inference.loaded_model import Network, code_again, load_network
+from fer_ignite.inference.loaded_model import LoadedModel, load_model, required_user_code
 
-__all__ = ["Look", "Options", "look", "result_of"]
+__all__ = ["ReportData", "ReportOptions", "evaluate_for_report", "evaluation_result"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """What a report reads; None means the run's own.
 
     Args:
@@ -39,7 +39,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Look:
+class ReportData:
     """A split as one network sees it.
 
     Attributes:
@@ -50,8 +50,8 @@ class Look:
         votes: the votes file that belongs to the faces, if any.
     """
 
-    network: Network
-    faces: Faces
+    network: LoadedModel
+    faces: FaceDataset
     result: dict[str, Any]
     logits_NK: Tensor
     labels_N: Tensor
@@ -60,7 +60,7 @@ class Look:
     votes: str | None
 
 
-def result_of(subject: Subject, options: Options) -> dict[str, Any]:
+def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
     """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's ledger.
 
     Raises:
@@ -70,28 +70,28 @@ def result_of(subject: Subject, options: Options) -> dict[str, Any]:
     return evaluate(given.pop("checkpoint"), **given)
 
 
-def look(subject: Subject, options: Options) -> Look:
-    """Scores a checkpoint on a split once; see :func:`result_of`."""
-    result = result_of(subject, options)
+def evaluate_for_report(subject: RunReference, options: ReportOptions) -> ReportData:
+    """Scores a checkpoint on a split once; see :func:`study_result`."""
+    result = evaluation_result(subject, options)
     seen = result.pop("faces")
     request = _request(subject, options)
-    network = load_network(subject.checkpoint, device=options.device, model=request.model)
+    network = load_model(subject.checkpoint, device=options.device, model=request.model)
     config = evaluation_config(request, network.checkpoint)
-    faces = open_faces(config, pack_of(config)[0])
+    faces = open_dataset(config, find_cache(config)[0])
     shown = options.votes or (config.votes if options.data is None else None)
-    return Look(
+    return ReportData(
         network,
         faces,
         result,
         torch.tensor(seen["logits"]),
         torch.tensor(seen["labels"]),
         np.array(seen["places"]),
-        faces.in_train(options.split, drop_leaks=config.drop_leaks),
+        faces.in_train(options.split, drop_train_duplicates=config.drop_train_duplicates),
         shown,
     )
 
 
-def _request(subject: Subject, options: Options) -> EvaluateRequest:
+def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
     """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
     config = load_checkpoint(subject.checkpoint)["config"]
     return EvaluateRequest(
@@ -103,6 +103,6 @@ def _request(subject: Subject, options: Options) -> EvaluateRequest:
         quiet=True,
         device=options.device,
         votes=options.votes if config.get("votes") else None,
-        model=code_again(config, "model", options.model),
-        collate_fn=code_again(config, "collate_fn", options.collate_fn),
+        model=required_user_code(config, "model", options.model),
+        collate_fn=required_user_code(config, "collate_fn", options.collate_fn),
     )

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer_ignite.apps.report.evaluation import Look
-from fer_ignite.apps.report.gallery import chances_of
+from fer_ignite.apps.report.evaluation import ReportData
+from fer_ignite.apps.report.gallery import out_of_fold_probabilities
 from fer_ignite.apps.report.grad_cam import Layer, attention_maps, find_layer, mask_brightest
-from fer_ignite.apps.report.thumbnails import overlay_uri, pixels_of
-from fer_ignite.data.fetchers import Request
+from fer_ignite.apps.report.thumbnails import load_pixels, overlay_uri
+from fer_ignite.data.fetchers import IndexBatch
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import ConfigError
 
-__all__ = ["Explainer", "explainer_of"]
+__all__ = ["GradCam", "build_explainer"]
 
 FACES_PER_CLASS = 64
 EXAMPLES_PER_CLASS = 4
@@ -27,15 +27,15 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Explainer:
+class GradCam:
     """Grad-CAM for the faces of one look."""
 
-    look: Look
+    look: ReportData
     layer: Layer
 
     def overlays(self, rows: Sequence[int], targets: Sequence[int]) -> list[str]:
         """A picture for each row: its face under the map of what spoke for a class."""
-        faces_BHWC = pixels_of(self.look.faces, [int(self.look.places_N[row]) for row in rows])
+        faces_BHWC = load_pixels(self.look.faces, [int(self.look.places_N[row]) for row in rows])
         maps_BHW = self.maps(rows, targets)
         return [
             overlay_uri(face, map_HW.numpy())
@@ -57,8 +57,8 @@ class Explainer:
 
     def expressions(self) -> list[dict[str, Any]]:
         """For each expression that was recognised: mean picture over up to 64 faces, and the surest ones."""
-        chances_NK, labels_N = chances_of(self.look), self.look.labels_N
-        confidence_N, predicted_N = chances_NK.amax(dim=1), self.look.logits_NK.argmax(dim=1)
+        probabilities_NK, labels_N = out_of_fold_probabilities(self.look), self.look.labels_N
+        confidence_N, predicted_N = probabilities_NK.amax(dim=1), self.look.logits_NK.argmax(dim=1)
         found = []
         for k, name in enumerate(self.look.network.classes):
             right = torch.nonzero((predicted_N == k) & (labels_N == k))[:, 0]
@@ -68,7 +68,9 @@ class Explainer:
             if not rows:
                 continue
             mean_HW = self.maps(rows, [k] * len(rows)).mean(dim=0)
-            faces_BHWC = pixels_of(self.look.faces, [int(self.look.places_N[row]) for row in rows])
+            faces_BHWC = load_pixels(
+                self.look.faces, [int(self.look.places_N[row]) for row in rows]
+            )
             mean_face = np.rint(faces_BHWC.astype(np.float32).mean(axis=0)).astype(np.uint8)
             examples = rows[:EXAMPLES_PER_CLASS]
             found.append(
@@ -83,7 +85,7 @@ class Explainer:
             )
         return found
 
-    def belief(self, *, count: int = 256) -> dict[str, Any]:
+    def deletion_test(self, *, count: int = 256) -> dict[str, Any]:
         """How much confidence falls when the brightest fifth is hidden, and when another face's fifth is.
 
         The other face's map is the control: it hides as much, in shapes as smooth, and mostly inside of the face.
@@ -97,36 +99,36 @@ class Explainer:
         model = self.look.network.model
         for images_BCHW in self.images([int(row) for row in drawn]):
             with torch.inference_mode():
-                chances_BK = model(images_BCHW).softmax(dim=1)
-            top_B = chances_BK.argmax(dim=1)
+                probabilities_BK = model(images_BCHW).softmax(dim=1)
+            top_B = probabilities_BK.argmax(dim=1)
             maps_BHW = attention_maps(model, images_BCHW, top_B, self.layer)
             for falls, maps in ((own, maps_BHW), (other, maps_BHW.roll(1, dims=0))):
                 with torch.inference_mode():
                     hidden_BK = model(
                         mask_brightest(images_BCHW, maps, share=HIDDEN_SHARE)
                     ).softmax(dim=1)
-                falls.append((chances_BK - hidden_BK).gather(1, top_B[:, None])[:, 0].cpu())
+                falls.append((probabilities_BK - hidden_BK).gather(1, top_B[:, None])[:, 0].cpu())
         mean_own, mean_other = (float(torch.cat(falls).mean()) for falls in (own, other))
         return {"count": len(drawn), "share": HIDDEN_SHARE, "own": mean_own, "other": mean_other}
 
 
-def explainer_of(look: Look) -> Explainer | str:
+def build_explainer(look: ReportData) -> GradCam | str:
     """Grad-CAM for a look, or the sentence that says why this network can't be explained so."""
     try:
-        return Explainer(look, find_layer(look.network.model, next(prepared(look, [0]))))
+        return GradCam(look, find_layer(look.network.model, next(prepared(look, [0]))))
     except ConfigError as error:
         return str(error)
 
 
-def prepared(look: Look, rows: Sequence[int]) -> Iterator[Tensor]:
+def prepared(look: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     """Faces as the network takes them: float32 [B, C, H, W], normalised, in batches of up to 32."""
     network = look.network
-    feed = look.faces.feed(network.device, seed=0)
+    feed = look.faces.fetcher(network.device, seed=0)
     places = [
         look.places_N[np.array(rows[at : at + _BATCH], dtype=np.int64)]
         for at in range(0, len(rows), _BATCH)
     ]
     for images in feed.batches(
-        Request(places_B, 0, 0, np.arange(len(places_B))) for places_B in places
+        IndexBatch(places_B, 0, 0, np.arange(len(places_B))) for places_B in places
     ):
-        yield network.preparation.plain(images, channels_last=network.config.channels_last)
+        yield network.preprocessing.plain(images, channels_last=network.config.channels_last)

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_ignite.apps.report.evaluation import Look
-from fer_ignite.apps.report.thumbnails import pixels_of, thumbnail_uri
-from fer_ignite.apps.report.vote_text import ballots_of
+from fer_ignite.apps.report.evaluation import ReportData
+from fer_ignite.apps.report.thumbnails import load_pixels, thumbnail_uri
+from fer_ignite.apps.report.vote_text import describe_votes
 
-__all__ = ["chances_of", "confident_mistakes", "confusion_cells", "describe_faces"]
+__all__ = ["confident_mistakes", "confusion_cells", "describe_faces", "out_of_fold_probabilities"]
 
 MOST_FACES = 1500  # on one page; at 48 px about 2 MB
 MOST_PER_CELL = 30
 
 
-def chances_of(look: Look) -> Tensor:
+def out_of_fold_probabilities(look: ReportData) -> Tensor:
     """float64 [N, K] at the stored temperature."""
     return (look.logits_NK.double() / look.network.temperature).softmax(dim=1)
 
@@ -54,13 +54,13 @@ def confusion_cells(
     return {cell: members[cell][:limit] for cell in sorted(fullest)}
 
 
-def describe_faces(look: Look, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+def describe_faces(look: ReportData, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
     """What the page says about single faces, by row: picture, name, label, the three best guesses, votes."""
     places = [int(look.places_N[row]) for row in rows]
-    chances_NK, classes = chances_of(look), look.network.classes
-    ballots = {} if look.votes is None else ballots_of(look.votes, look.faces.pack, places)
+    probabilities_NK, classes = out_of_fold_probabilities(look), look.network.classes
+    vote_texts = {} if look.votes is None else describe_votes(look.votes, look.faces.pack, places)
     described = {}
-    for row, place, face_HWC in zip(rows, places, pixels_of(look.faces, places), strict=True):
+    for row, place, face_HWC in zip(rows, places, load_pixels(look.faces, places), strict=True):
         best = look.logits_NK[row].topk(min(3, len(classes))).indices
         described[row] = {
             "id": look.faces.pack.sample_id(place)
@@ -68,9 +68,9 @@ def describe_faces(look: Look, rows: Sequence[int]) -> dict[int, dict[str, Any]]
             else f"sample {place}",
             "image": thumbnail_uri(face_HWC),
             "true": classes[int(look.labels_N[row])],
-            "guesses": [(classes[int(k)], float(chances_NK[row, k])) for k in best],
-            "chance_of_true": float(chances_NK[row, look.labels_N[row]]),
-            "votes": ballots.get(place),
+            "guesses": [(classes[int(k)], float(probabilities_NK[row, k])) for k in best],
+            "chance_of_true": float(probabilities_NK[row, look.labels_N[row]]),
+            "votes": vote_texts.get(place),
             "in_train": bool(look.in_train_N is not None and look.in_train_N[row]),
         }
     return described

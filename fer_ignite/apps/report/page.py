@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.apps.report.comparison import comparison_of
-from fer_ignite.apps.report.context import facts_of
-from fer_ignite.apps.report.evaluation import Options
+from fer_ignite.apps.report.comparison import build_comparison
+from fer_ignite.apps.report.context import build_context
+from fer_ignite.apps.report.evaluation import ReportOptions
 from fer_ignite.apps.report.render import render_page, require_jinja
-from fer_ignite.apps.report.subject import Subject, find_subject
+from fer_ignite.apps.report.subject import RunReference, resolve_run
 from fer_ignite.checkpoint.atomic_io import write_text_durably
 from fer_ignite.errors import ConfigError
 
@@ -24,7 +24,7 @@ def write_report(
         runs: run folders or checkpoints; a str or a Path is one of them.
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
             a run, ``comparison.html`` here for several.
-        options: see :class:`fer_ignite.apps.report.evaluation.Options`. Reads val unless ``split`` says otherwise; a look at test
+        options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Reads val unless ``split`` says otherwise; a look at test
             leaves its line in the run's ledger.
     Returns:
         ``file``, ``bytes``, and ``sentences``: the outcome in words.
@@ -35,18 +35,18 @@ def write_report(
     runs = [runs] if isinstance(runs, (str, Path)) else runs
     if not runs:
         raise ConfigError("a report needs a run's folder or a checkpoint; name one or several.")
-    subjects, chosen = [find_subject(run) for run in runs], Options(**options)
+    subjects, chosen = [resolve_run(run) for run in runs], ReportOptions(**options)
     target = Path(out) if out is not None else default_file(subjects)
     if len(subjects) == 1:
-        template, facts = "run.html", facts_of(subjects[0], chosen)
+        template, facts = "run.html", build_context(subjects[0], chosen)
     else:
-        template, facts = "comparison.html", comparison_of(subjects, chosen)
+        template, facts = "comparison.html", build_comparison(subjects, chosen)
     page = render_page(template, facts)
     write_text_durably(target, page)
     return {"file": str(target), "bytes": len(page.encode()), "sentences": facts["sentences"]}
 
 
-def default_file(subjects: Sequence[Subject]) -> Path:
+def default_file(subjects: Sequence[RunReference]) -> Path:
     """Where a page goes when nobody says where."""
     if len(subjects) > 1:
         return Path("comparison.html")

@@ -4,20 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, step_files
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.data.images import printable
 from fer_ignite.errors import ConfigError
-from fer_ignite.inference.loaded_model import run_folder_of
+from fer_ignite.inference.loaded_model import find_run_dir
 
-__all__ = ["Subject", "find_subject"]
+__all__ = ["RunReference", "resolve_run"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunReference:
     """One network of a report; ``folder`` is None for a checkpoint that was copied out of its run."""
 
     checkpoint: Path
-    folder: RunFolder | None
+    folder: RunDir | None
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class Subject:
         )
 
 
-def find_subject(path: str | Path) -> Subject:
+def resolve_run(path: str | Path) -> RunReference:
     """The checkpoint that a path means: itself, or a run's best one, its last one where there is no best.
 
     Raises:
@@ -35,8 +35,8 @@ def find_subject(path: str | Path) -> Subject:
     """
     path = Path(path)
     if path.is_file():
-        return Subject(path, run_folder_of(path))
-    folder = RunFolder(path)
+        return RunReference(path, find_run_dir(path))
+    folder = RunDir(path)
     if not path.is_dir() or not folder.holds_a_run:
         raise ConfigError(
             f"{printable(path)} is neither a checkpoint nor a run's folder; name one of these."
@@ -49,4 +49,4 @@ def find_subject(path: str | Path) -> Subject:
         raise ConfigError(
             f"{printable(path)} holds a run without a checkpoint; let it train until it has saved one."
         )
-    return Subject(found[0], folder)
+    return RunReference(found[0], folder)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fer_ignite.data.dataset import Faces
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.fetchers import sample_pixels
 
-__all__ = ["overlay_uri", "pixels_of", "thumbnail_uri"]
+__all__ = ["load_pixels", "overlay_uri", "thumbnail_uri"]
 
 Pixels = NDArray[np.uint8]
 THUMBNAIL_PX = 64
@@ -22,7 +22,7 @@ OVERLAY_PX = 96
 _QUALITY = 85
 
 
-def pixels_of(faces: Faces, places: Sequence[int]) -> Pixels:
+def load_pixels(faces: FaceDataset, places: Sequence[int]) -> Pixels:
     """The stored faces, uint8 [B, H, W, C]; finished tensors of a user's data set are stretched to 0..255."""
     if faces.pack is not None:
         return faces.pack.read(np.array(places, dtype=np.int64))
@@ -34,7 +34,7 @@ def pixels_of(faces: Faces, places: Sequence[int]) -> Pixels:
     )
 
 
-def _pixels(sample: object, faces: Faces) -> Pixels:
+def _pixels(sample: object, faces: FaceDataset) -> Pixels:
     image = sample[0] if isinstance(sample, tuple) else sample
     if isinstance(image, torch.Tensor) and image.is_floating_point():
         image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()

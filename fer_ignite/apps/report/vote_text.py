@@ -4,18 +4,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_ignite.data.cache.format import Pack
+from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
-from fer_ignite.data.readers.csv_files import rows_of
+from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import read_votes
 from fer_ignite.errors import DataError
 
-__all__ = ["ballots_of"]
+__all__ = ["describe_votes"]
 
 _ROW = re.compile(r"row (\d+)")
 
 
-def ballots_of(votes: str, pack: Pack | None, places: Sequence[int]) -> dict[int, str]:
+def describe_votes(votes: str, pack: DatasetCache | None, places: Sequence[int]) -> dict[int, str]:
     """The votes of the faces at ``places``, most first, such as "fear 5, surprise 4, neutral 1".
 
     Args:
@@ -28,8 +28,8 @@ def ballots_of(votes: str, pack: Pack | None, places: Sequence[int]) -> dict[int
         raise DataError(
             f"--votes: {votes} goes with the rows of fer2013.csv; the faces come from elsewhere. Leave it out."
         )
-    counts_NV = read_votes(Path(votes), rows_of(Path(votes))).counts_NV
-    ballots = {}
+    counts_NV = read_votes(Path(votes), iter_rows(Path(votes))).counts_NV
+    vote_texts = {}
     for place, number in numbers.items():
         index = (number or 0) - 2  # a row's number is a spreadsheet's: the header is row 1
         if not 0 <= index < len(counts_NV):
@@ -42,14 +42,16 @@ def ballots_of(votes: str, pack: Pack | None, places: Sequence[int]) -> dict[int
             if count
         ]
         pairs.sort(key=lambda pair: -pair[0])
-        ballots[place] = ", ".join(f"{_plain(name)} {count}" for count, name in pairs) or "no votes"
-    return ballots
+        vote_texts[place] = (
+            ", ".join(f"{_plain(name)} {count}" for count, name in pairs) or "no votes"
+        )
+    return vote_texts
 
 
 def _plain(column: str) -> str:
     return "not a face" if column == "NF" else FERPLUS_TO_FER2013.get(column, column)
 
 
-def _row_number(pack: Pack | None, place: int) -> int | None:
+def _row_number(pack: DatasetCache | None, place: int) -> int | None:
     found = None if pack is None else _ROW.fullmatch(pack.sample_id(place))
     return int(found[1]) if found else None

@@ -9,12 +9,12 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from fer_ignite.apps.trackers.registry import tracker_class
-from fer_ignite.apps.trackers.run_ids import Register
+from fer_ignite.apps.trackers.run_ids import RunIds
 from fer_ignite.apps.trackers.tracker import Tracker
 from fer_ignite.apps.trackers.upload_queue import Point
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.training.events import RunEvents
-from fer_ignite.training.running_metrics import Records
+from fer_ignite.training.running_metrics import RunningMetrics
 
 __all__ = ["Trackers", "attach_trackers"]
 
@@ -40,7 +40,7 @@ class Trackers:
     def __init__(
         self,
         trackers: Sequence[Tracker],
-        folder: RunFolder,
+        folder: RunDir,
         settings: Callable[[], Mapping[str, Any]],
         *,
         checkpoint: bool,
@@ -108,9 +108,9 @@ def attach_trackers(
     names: Sequence[str],
     trainer: Engine,
     optimizer: Any,
-    folder: RunFolder,
+    folder: RunDir,
     *,
-    records: Records,
+    records: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],
     settings: Callable[[], Mapping[str, Any]],
     project: str | None,
@@ -124,7 +124,7 @@ def attach_trackers(
         line: the epoch's line, as history.jsonl has it.
         every: iterations between logged learning rates.
     """
-    register = Register(folder.trackers)
+    register = RunIds(folder.trackers)
     trackers = []
     for name in names:
         made = tracker_class(name)
@@ -144,7 +144,7 @@ def _attach(
     tracker: Any,
     trainer: Engine,
     optimizer: Any,
-    records: Records,
+    records: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],
     every: int,
 ) -> None:

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_ignite.apps.trackers.run_ids import Register
+from fer_ignite.apps.trackers.run_ids import RunIds
 from fer_ignite.apps.trackers.tracker import Tracker
 
 __all__ = ["check_trackers", "tracker_class"]
@@ -31,6 +31,6 @@ def check_trackers(names: Sequence[str], register: Path) -> None:
     Raises:
         ConfigError: the package, the key or the server is missing; one sentence with the remedy.
     """
-    known = Register(register)
+    known = RunIds(register)
     for name in names:
         tracker_class(name).check(known.entry(name))

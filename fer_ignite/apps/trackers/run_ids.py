@@ -8,10 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from fer_ignite.checkpoint.atomic_io import write_json_durably
 
-__all__ = ["Register", "without_password"]
+__all__ = ["RunIds", "without_password"]
 
 
-class Register:
+class RunIds:
     """One entry per tracker: the record's ``id``, its ``place``, and ``reached``, the last iteration sent of each name.
 
     Args:

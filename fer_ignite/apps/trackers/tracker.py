@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fer_ignite.apps.trackers.run_ids import Register, without_password
-from fer_ignite.apps.trackers.upload_queue import Point, Post
+from fer_ignite.apps.trackers.run_ids import RunIds, without_password
+from fer_ignite.apps.trackers.upload_queue import Point, UploadQueue
 from fer_ignite.errors import ConfigError
 
-__all__ = ["Tracker", "no_answer", "undisturbed"]
+__all__ = ["Tracker", "no_answer", "preserve_global_state"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -42,12 +42,12 @@ class Tracker(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
 
-    def prepare(self, *, run: str, project: str | None, register: Register, folder: Path) -> None:
+    def prepare(self, *, run: str, project: str | None, register: RunIds, folder: Path) -> None:
         """Takes the arguments; instead of a constructor, which belongs to Ignite's logger and opens the record."""
         self.run_name, self.project, self.register, self.folder = run, project, register, folder
         self.known: dict[str, int] = {}
         self.reached: dict[str, int] = {}
-        self.post = Post(
+        self.post = UploadQueue(
             self.title,
             self.deliver,
             away=self.away,
@@ -108,7 +108,7 @@ class Tracker(ABC):
             ConfigError: it can't be opened; the run has not begun.
         """
         try:
-            with undisturbed():
+            with preserve_global_state():
                 place = self.open_record(settings)
         except ConfigError:
             raise
@@ -166,7 +166,7 @@ class Tracker(ABC):
             return
         self.ended = True
         self.post.close(within_s=_FAREWELL_S)
-        with undisturbed():
+        with preserve_global_state():
             try:
                 self.close_record(status)
             except Exception as error:  # the run itself is over and well
@@ -193,7 +193,7 @@ def no_answer(url: str) -> str | None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def preserve_global_state() -> Iterator[None]:
     """Random states and signal handlers are as before afterwards: trackers' packages draw names, and take signals over."""
     import torch
 

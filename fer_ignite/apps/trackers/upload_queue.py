@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-__all__ = ["Point", "Post"]
+__all__ = ["Point", "UploadQueue"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -34,7 +34,7 @@ class Point:
     time_ms: int = field(default_factory=lambda: int(1000 * time.time()), compare=False)
 
 
-class Post:
+class UploadQueue:
     """Delivers in order, one letter after the other, in a thread of its own.
 
     A delivery that fails is tried again until the server answers; one that a server refuses is left out. Either is said

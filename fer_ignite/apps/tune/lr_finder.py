@@ -10,15 +10,15 @@ from typing import Any
 from ignite.handlers import FastaiLRFinder
 
 from fer_ignite.checkpoint.atomic_io import write_durably
-from fer_ignite.checkpoint.run_dir import RunFolder
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.data.open import open_faces, pack_of
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.distributed import LaunchSpec, launch
-from fer_ignite.errors import ConfigError, FerError, error_of
+from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 from fer_ignite.imports import load_object
-from fer_ignite.runs.execute import device_of
+from fer_ignite.runs.execute import select_device
 from fer_ignite.runs.validate import check_names
-from fer_ignite.training.build import wire
+from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.session import Session
 
 __all__ = ["draw_rates", "find_lr"]
@@ -36,7 +36,7 @@ _BARE = {
     "quiet": True,
     "profile": "none",
     "resume": None,
-    "time": None,
+    "max_time": None,
     "fast_dev_run": False,
     "nonfinite_patience": 1_000_000,
 }
@@ -80,7 +80,7 @@ def find_lr(
             "--folds makes several runs; find-lr looks at one: say which with --fold, or leave both out."
         )
     check_names(config)
-    pack = pack_of(config)[0]
+    pack = find_cache(config)[0]
     spec = LaunchSpec(nproc=None, device=config.device, gpus=config.gpus, threads=config.threads)
     outcome = launch(
         _find,
@@ -92,7 +92,7 @@ def find_lr(
         spec=spec,
     )
     if outcome.exit_code:
-        raise error_of(outcome.exit_code)(outcome.message or outcome.status)
+        raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     result = {**(outcome.result or {}), "plot": plot}
     if plot is not None:
         draw_rates(result["curve"]["lr"], result["curve"]["loss"], result["suggestion"], Path(plot))
@@ -117,10 +117,14 @@ def _find(
     config = check({**values, **_BARE, **own, "lr": start_lr})
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
     with tempfile.TemporaryDirectory(prefix="fer-ignite-find-lr-") as name:
-        folder = RunFolder(name)
+        folder = RunDir(name)
         folder.create()
-        session = wire(
-            config, open_faces(config, pack), folder, device=device_of(config), handlers=handlers
+        session = build_session_objects(
+            config,
+            open_dataset(config, pack),
+            folder,
+            device=select_device(config),
+            handlers=handlers,
         )
         _leave_the_step_alone(session)
         finder, diverged = _rise(session, iterations * config.grad_accum_steps, start_lr, end_lr)

@@ -11,13 +11,13 @@ import yaml
 from fer_ignite.apps.tune.study import STORAGE, require_optuna
 from fer_ignite.checkpoint.atomic_io import write_durably, write_text_durably
 
-__all__ = ["draw_importance", "result_of", "write_results"]
+__all__ = ["draw_importance", "study_result", "write_results"]
 
 # How and where the trials were run, which is nothing to tell a later run.
 _OF_ONE_START = frozenset(
     {
         "quiet",
-        "time",
+        "max_time",
         "nproc",
         "nnodes",
         "node_rank",
@@ -34,7 +34,7 @@ _OF_ONE_START = frozenset(
         "save_epochs",
         "save_minutes",
         "save_iterations",
-        "keep",
+        "keep_checkpoints",
     }
 )
 BEST, TRIALS, PICTURE = "best.yaml", "trials.csv", "importance.png"
@@ -49,11 +49,11 @@ def write_results(
     best = _best(study)
     if best is not None:
         write_text_durably(folder / BEST, _as_settings(best, len(trials), folder, given))
-    if importance and (shares := importance_of(study)):
+    if importance and (shares := parameter_importance(study)):
         draw_importance(shares, folder / PICTURE)
 
 
-def result_of(study: Any, folder: Path) -> dict[str, Any]:
+def study_result(study: Any, folder: Path) -> dict[str, Any]:
     """The search so far, as plain values.
 
     Returns:
@@ -81,7 +81,7 @@ def result_of(study: Any, folder: Path) -> dict[str, Any]:
             "settings": best.user_attrs["settings"],
             "folder": str(folder / best.user_attrs["folder"]),
         },
-        "importance": importance_of(study),
+        "importance": parameter_importance(study),
         "files": [
             str(folder / name)
             for name in (BEST, TRIALS, PICTURE, STORAGE)
@@ -90,7 +90,7 @@ def result_of(study: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def importance_of(study: Any) -> dict[str, float]:
+def parameter_importance(study: Any) -> dict[str, float]:
     """Share of each setting in what made the complete trials differ, the largest first; empty where there are too few.
 
     Source: PED-ANOVA (Watanabe et al., 2023): which settings the best tenth of the trials agree in.

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.apps.tune.results import result_of, write_results
+from fer_ignite.apps.tune.results import study_result, write_results
 from fer_ignite.apps.tune.space import Dimension, read_space
 from fer_ignite.apps.tune.study import at_work, counted, open_study, require_optuna
 from fer_ignite.apps.tune.trials import InterruptedTrial, UnfitTrial, run_trial
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.config import Config, check, field_facts
-from fer_ignite.data.open import pack_of
+from fer_ignite.data.open import find_cache
 from fer_ignite.distributed import Outcome
 from fer_ignite.errors import ConfigError
 from fer_ignite.runs.validate import check_handlers, check_monitor, check_names
@@ -59,7 +59,7 @@ def tune(
         config, given: settings of all trials, and those among them that were really given.
         tell: hears a line about each trial.
     Returns:
-        An outcome whose result is :func:`fer_ignite.apps.tune.results.result_of`'s.
+        An outcome whose result is :func:`fer_ignite.apps.tune.results.study_result`'s.
     Raises:
         ConfigError, DataError, FolderInUseError: one sentence; no trial was begun.
     """
@@ -112,7 +112,7 @@ def tune(
         except InterruptedTrial as interrupted:
             code = interrupted.exit_code
     write_results(study, folder, kept, importance=True)
-    result = result_of(study, folder)
+    result = study_result(study, folder)
     return Outcome(code, "interrupted" if code else "completed", None, result)
 
 
@@ -125,12 +125,12 @@ def _check(config: Config, kept: Mapping[str, Any]) -> str | None:
         )
     if config.fast_dev_run:
         raise ConfigError(
-            "--fast-dev-run judges on three batches; leave it out, and try the search with --limit-train and --epochs."
+            "--fast-dev-run judges on three batches; leave it out, and try the search with --max-train-samples and --epochs."
         )
     check_names(config)
     check_monitor(config)
     check_handlers(config.handlers)
-    return pack_of(check(dict(kept)))[1]
+    return find_cache(check(dict(kept)))[1]
 
 
 def _refuse_starts(config: Config) -> None:
@@ -155,7 +155,7 @@ def _what(config: Config, space: list[Dimension], fingerprint: str | None) -> di
         name: value
         for name, value in config.model_dump(mode="json").items()
         if field_facts(name)["group"] not in ("Output", "Launch")
-        and name not in ("data", "cache", "time", "seed", *tried)
+        and name not in ("data", "cache", "max_time", "seed", *tried)
     }
     return {**fixed, "space": tried, "data": config.data if fingerprint is None else fingerprint}
 

@@ -34,7 +34,7 @@ _FIXED = frozenset(
         "tta",
         "seed",
         "deterministic",
-        "time",
+        "max_time",
         "fast_dev_run",
         "handlers",
         "eval_batch_size",

@@ -15,7 +15,14 @@ from fer_ignite.checkpoint.run_lock import LOCK_NAME, hold_folder, lock_folder
 from fer_ignite.errors import ConfigError, FerError, FolderInUseError
 from fer_ignite.imports import optional_library
 
-__all__ = ["at_work", "counted", "open_study", "require_optuna", "sampler_of", "try_again"]
+__all__ = [
+    "at_work",
+    "build_optuna_sampler",
+    "counted",
+    "open_study",
+    "require_optuna",
+    "try_again",
+]
 
 STORAGE = "study.db"
 NAME = "fer_ignite"
@@ -63,7 +70,7 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
     return study
 
 
-def sampler_of(seed: int, number: int) -> Any:
+def build_optuna_sampler(seed: int, number: int) -> Any:
     """The sampler of one trial: what it draws is a function of the seed, the trial's number and the trials before it."""
     return require_optuna().samplers.TPESampler(
         seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -8,11 +8,11 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from fer_ignite.apps.tune.space import Dimension
-from fer_ignite.apps.tune.study import require_optuna, sampler_of, try_again
+from fer_ignite.apps.tune.study import build_optuna_sampler, require_optuna, try_again
 from fer_ignite.config import check, merged
 from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.signals import SIGNAL_CODES
-from fer_ignite.errors import ConfigError, FerError, error_of
+from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 from fer_ignite.runs.execute import launch_training
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.session import Session
@@ -98,7 +98,7 @@ def run_trial(
     trial.set_user_attr("worker", worker)
     name = trial.user_attrs.get("folder") or f"trial-{trial.number:04d}"
     trial.set_user_attr("folder", name)
-    trial.study.sampler = sampler_of(seed, trial.number)
+    trial.study.sampler = build_optuna_sampler(seed, trial.number)
     drawn = {dimension.name: dimension.suggest(trial) for dimension in space}
     trial.set_user_attr("settings", drawn)
     chosen = {
@@ -131,7 +131,7 @@ def _figure(optuna: Any, trial: Any, outcome: Outcome) -> float:
     if code == FerError.exit_code:
         raise _unfit(trial, message)
     if code:
-        raise error_of(code)(message)
+        raise error_for_exit_code(code)(message)
     # The run may have been in another process: the storage knows what its handler noted.
     noted = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
     best = (outcome.result or {}).get("best", {})

@@ -10,10 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fer_ignite.data.augment.params import Draws
+from fer_ignite.data.augment.params import AugmentParams
 from fer_ignite.errors import ConfigError
 
-__all__ = ["adjust_brightness_", "adjust_contrast_", "erase_", "erase_boxes", "inside", "normalise"]
+__all__ = [
+    "adjust_brightness_",
+    "adjust_contrast_",
+    "box_mask",
+    "erase_",
+    "normalise",
+    "random_erasing_boxes",
+]
 
 Size = tuple[int, int]
 
@@ -49,7 +56,7 @@ def adjust_contrast_(images_BCHW: Tensor, factor_B: Tensor) -> Tensor:
     )
 
 
-def erase_boxes(draws: Draws, hw: Size) -> npt.NDArray[np.float32]:
+def random_erasing_boxes(draws: AugmentParams, hw: Size) -> npt.NDArray[np.float32]:
     """The rectangle erased from each image, whole pixels, empty where nothing is erased; float32 [B, 4].
 
     Source: torchvision's RandomErasing.get_params, with a fitting cut instead of another try.
@@ -64,7 +71,7 @@ def erase_boxes(draws: Draws, hw: Size) -> npt.NDArray[np.float32]:
     return np.stack([top_B, top_B + tall_B, left_B, left_B + wide_B], axis=1).astype(np.float32)
 
 
-def inside(boxes_B4: Tensor, hw: Size) -> Tensor:
+def box_mask(boxes_B4: Tensor, hw: Size) -> Tensor:
     """Which pixels lie in each image's rectangle; bool [B, 1, H, W]."""
     down_H, across_W = _counts(hw, boxes_B4.device)
     top, bottom, left, right = (boxes_B4[:, side, None] for side in range(4))
@@ -77,10 +84,10 @@ def erase_(images_BCHW: Tensor, boxes_B4: Tensor, *, fill: float = 0.0) -> Tenso
     """Set the rectangles to `fill`, in place.
 
     Args:
-        boxes_B4: from `erase_boxes`, on the images' device.
+        boxes_B4: from `random_erasing_boxes`, on the images' device.
     """
     return images_BCHW.masked_fill_(
-        inside(boxes_B4, (images_BCHW.shape[2], images_BCHW.shape[3])), fill
+        box_mask(boxes_B4, (images_BCHW.shape[2], images_BCHW.shape[3])), fill
     )
 
 

@@ -16,10 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fer_ignite.data.augment.params import Draws
+from fer_ignite.data.augment.params import AugmentParams
 from fer_ignite.errors import ConfigError
 
-__all__ = ["matrices", "pick", "prepare", "resize", "resized_hw", "to_device", "warp"]
+__all__ = [
+    "affine_matrices",
+    "crop_and_flip",
+    "resize",
+    "resize_center_crop",
+    "resized_hw",
+    "to_device",
+    "warp",
+]
 
 Size = tuple[int, int]
 Floats = npt.NDArray[np.float64]
@@ -50,8 +58,8 @@ def resized_hw(in_hw: Size, out_hw: Size, resize_px: int | None = None) -> Size:
     return resized
 
 
-def matrices(
-    draws: Draws,
+def affine_matrices(
+    draws: AugmentParams,
     in_hw: Size,
     out_hw: Size,
     resize_px: int | None = None,
@@ -96,7 +104,7 @@ def warp(
 
     Args:
         images_BHWC: uint8, or float of any range.
-        matrices_B23: float32 on the images' device, from `matrices`.
+        matrices_B23: float32 on the images' device, from `affine_matrices`.
         padding: 'zeros', 'border' or 'reflection'.
         margin_px: pixels repeated around the source first, so that an enlarged image doesn't fade towards its border.
     Returns:
@@ -120,7 +128,9 @@ def warp(
     )
 
 
-def pick(images_BHWC: Tensor, draws: Draws, out_hw: Size, *, random_crop: bool = True) -> Tensor:
+def crop_and_flip(
+    images_BHWC: Tensor, draws: AugmentParams, out_hw: Size, *, random_crop: bool = True
+) -> Tensor:
     """Crop and flip by moving pixels: exact, no resampling. The crop fits into the images.
 
     Returns:
@@ -153,7 +163,7 @@ def resize(images_BHWC: Tensor, hw: Size) -> Tensor:
     return F.interpolate(images_BCHW, size=hw, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
-def prepare(images_BHWC: Tensor, out_px: int, resize_px: int | None = None) -> Tensor:
+def resize_center_crop(images_BHWC: Tensor, out_px: int, resize_px: int | None = None) -> Tensor:
     """What evaluation sees: resize if needed, then the centre crop.
 
     Args:
@@ -178,7 +188,9 @@ def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _corners(draws: Draws, resized: Size, out_hw: Size, random_crop: bool) -> tuple[Floats, Floats]:
+def _corners(
+    draws: AugmentParams, resized: Size, out_hw: Size, random_crop: bool
+) -> tuple[Floats, Floats]:
     """The crop's top and left edges, whole pixels."""
     room = resized[0] - out_hw[0], resized[1] - out_hw[1]
     if random_crop:

@@ -7,16 +7,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fer_ignite.data.augment.color import inside
+from fer_ignite.data.augment.color import box_mask
 from fer_ignite.data.augment.geometry import to_device
-from fer_ignite.data.augment.params import Draws
+from fer_ignite.data.augment.params import AugmentParams
 
 __all__ = ["cut_boxes", "mix", "shares"]
 
 Size = tuple[int, int]
 
 
-def cut_boxes(draws: Draws, hw: Size) -> npt.NDArray[np.float32]:
+def cut_boxes(draws: AugmentParams, hw: Size) -> npt.NDArray[np.float32]:
     """The rectangle that cut-mix takes from the partner, cut at the image's border; whole pixels, float32 [B, 4].
 
     Source: Yun et al., CutMix (2019): sides in proportion to the square root of the share, centre uniform.
@@ -32,7 +32,7 @@ def cut_boxes(draws: Draws, hw: Size) -> npt.NDArray[np.float32]:
     return np.stack(sides, axis=1).astype(np.float32)
 
 
-def shares(draws: Draws, hw: Size) -> npt.NDArray[np.float32]:
+def shares(draws: AugmentParams, hw: Size) -> npt.NDArray[np.float32]:
     """The partner's part in each target, float32 [B]: what was drawn, and for cut-mix the rectangle's area."""
     boxes_B4 = cut_boxes(draws, hw)
     area_B = (boxes_B4[:, 1] - boxes_B4[:, 0]) * (boxes_B4[:, 3] - boxes_B4[:, 2]) / (hw[0] * hw[1])
@@ -44,7 +44,7 @@ def mix(
     partner_images_BCHW: Tensor,
     targets_BK: Tensor,
     partner_targets_BK: Tensor,
-    draws: Draws,
+    draws: AugmentParams,
 ) -> tuple[Tensor, Tensor]:
     """Mix each image and target with its partner's.
 
@@ -62,7 +62,7 @@ def mix(
     )
     weight_B1HW = numbers_BP[:, 1, None, None, None]
     if draws.cut.any():
-        weight_B1HW = torch.where(inside(numbers_BP[:, 2:], hw), 1.0, weight_B1HW)
+        weight_B1HW = torch.where(box_mask(numbers_BP[:, 2:], hw), 1.0, weight_B1HW)
     mixed_BCHW = torch.lerp(
         images_BCHW, partner_images_BCHW, weight_B1HW
     )  # lerp gives the partner itself at weight 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["AugmentSpec", "Draws", "draw", "partners"]
+__all__ = ["AugmentParams", "AugmentSpec", "mixup_partners", "sample_params"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -38,7 +38,7 @@ class AugmentSpec:
         vflip: share of images turned upside down, 0 to 1.
         rotate_deg: angle, uniform in +- this, 0 to 180.
         scale: enlargement, uniform in 1 +- this, 0 to below 1.
-        shift: shift in x and in y, each uniform in +- this share of the side, 0 to 1.
+        translate: shift in x and in y, each uniform in +- this share of the side, 0 to 1.
         shear_deg: shear along x, uniform in +- this, 0 to below 90.
         crop: random place of the crop where the resized image is larger than the output; off: the centre.
         padding: what lies outside of the image: 'zeros', 'border' or 'reflection'.
@@ -53,7 +53,7 @@ class AugmentSpec:
     vflip: float = 0.0
     rotate_deg: float = 0.0
     scale: float = 0.0
-    shift: float = 0.0
+    translate: float = 0.0
     shear_deg: float = 0.0
     crop: bool = True
     padding: str = "zeros"
@@ -68,7 +68,7 @@ class AugmentSpec:
             ("hflip", 1),
             ("vflip", 1),
             ("rotate_deg", 180),
-            ("shift", 1),
+            ("translate", 1),
             ("reprob", 1),
         ):
             self._check(name, f"0 to {top}", 0 <= getattr(self, name) <= top)
@@ -87,7 +87,7 @@ class AugmentSpec:
     @property
     def resamples(self) -> bool:
         """Whether geometry needs values between pixels: flips and crops don't."""
-        return any((self.rotate_deg, self.scale, self.shift, self.shear_deg))
+        return any((self.rotate_deg, self.scale, self.translate, self.shear_deg))
 
     @property
     def mixes(self) -> bool:
@@ -96,7 +96,7 @@ class AugmentSpec:
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentParams:
     """What was drawn for each image of a batch; arrays [B].
 
     Attributes:
@@ -134,12 +134,14 @@ class Draws:
     def __len__(self) -> int:
         return len(self.partner)
 
-    def take(self, positions: npt.ArrayLike | slice) -> Draws:
+    def take(self, positions: npt.ArrayLike | slice) -> AugmentParams:
         """The draws of some of the images, in the order of `positions` (int [B'] or a slice)."""
         chosen: Any = (
             positions if isinstance(positions, slice) else np.asarray(positions, dtype=np.int64)
         )
-        return Draws(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return AugmentParams(
+            **{field.name: getattr(self, field.name)[chosen] for field in fields(self)}
+        )
 
 
 # The columns of the one block of random numbers; a new one goes to the end, so that older runs can be repeated.
@@ -171,7 +173,7 @@ _COLUMNS = (
 )
 
 
-def draw(spec: AugmentSpec, generator: np.random.Generator, count: int) -> Draws:
+def sample_params(spec: AugmentSpec, generator: np.random.Generator, count: int) -> AugmentParams:
     """Draw the parameters of `count` images.
 
     Args:
@@ -184,7 +186,7 @@ def draw(spec: AugmentSpec, generator: np.random.Generator, count: int) -> Draws
     sign = {name: 2.0 * u[name] - 1.0 for name in ("angle", "scale", "shift_x", "shift_y", "shear")}
     cut_B = u["cut"] < 0.5 if spec.mixup and spec.cutmix else np.full(count, bool(spec.cutmix))
     low, high = np.log(ERASE_RATIO)
-    return Draws(
+    return AugmentParams(
         hflip=u["hflip"] < spec.hflip,
         vflip=u["vflip"] < spec.vflip,
         erase=u["erase"] < spec.reprob,
@@ -192,8 +194,8 @@ def draw(spec: AugmentSpec, generator: np.random.Generator, count: int) -> Draws
         angle_deg=spec.rotate_deg * sign["angle"],
         shear_deg=spec.shear_deg * sign["shear"],
         scale=1.0 + spec.scale * sign["scale"],
-        shift_x=spec.shift * sign["shift_x"],
-        shift_y=spec.shift * sign["shift_y"],
+        shift_x=spec.translate * sign["shift_x"],
+        shift_y=spec.translate * sign["shift_y"],
         crop_x=u["crop_x"],
         crop_y=u["crop_y"],
         brightness=_factors(u["brightness"], spec.brightness),
@@ -209,7 +211,7 @@ def draw(spec: AugmentSpec, generator: np.random.Generator, count: int) -> Draws
     )
 
 
-def partners(draws: Draws) -> Positions:
+def mixup_partners(draws: AugmentParams) -> Positions:
     """Position in the whole batch of the image that each one is mixed with, int64 [B]."""
     return draws.partner
 

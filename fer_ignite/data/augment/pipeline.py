@@ -10,32 +10,32 @@ from fer_ignite.data.augment.color import (
     adjust_brightness_,
     adjust_contrast_,
     erase_,
-    erase_boxes,
     normalise,
+    random_erasing_boxes,
 )
 from fer_ignite.data.augment.geometry import (
-    matrices,
-    pick,
-    prepare,
+    affine_matrices,
+    crop_and_flip,
     resize,
+    resize_center_crop,
     resized_hw,
     to_device,
     warp,
 )
 from fer_ignite.data.augment.mixup import mix
-from fer_ignite.data.augment.params import AugmentSpec, Draws, draw, partners
+from fer_ignite.data.augment.params import AugmentParams, AugmentSpec, mixup_partners, sample_params
 from fer_ignite.data.augment.tta import views
 
 __all__ = [
+    "AugmentParams",
     "AugmentSpec",
-    "Draws",
+    "affine_matrices",
     "augment",
-    "draw",
-    "matrices",
     "mix",
+    "mixup_partners",
     "normalise",
-    "partners",
-    "prepare",
+    "resize_center_crop",
+    "sample_params",
     "views",
     "warp",
 ]
@@ -45,7 +45,7 @@ Size = tuple[int, int]
 
 def augment(
     images_BHWC: Tensor,
-    draws: Draws,
+    draws: AugmentParams,
     spec: AugmentSpec,
     *,
     out_px: int,
@@ -86,27 +86,32 @@ def augment(
 
 
 def _moved(
-    images_BHWC: Tensor, draws: Draws, spec: AugmentSpec, resized: Size, out_hw: Size
+    images_BHWC: Tensor, draws: AugmentParams, spec: AugmentSpec, resized: Size, out_hw: Size
 ) -> Tensor:
     """Resized, cropped and flipped; where nothing is cropped the flip comes first, as it then moves fewer pixels."""
     if resized == out_hw:
         return resize(
-            pick(images_BHWC, draws, (images_BHWC.shape[1], images_BHWC.shape[2])), out_hw
+            crop_and_flip(images_BHWC, draws, (images_BHWC.shape[1], images_BHWC.shape[2])), out_hw
         )
-    return pick(resize(images_BHWC, resized), draws, out_hw, random_crop=spec.crop)
+    return crop_and_flip(resize(images_BHWC, resized), draws, out_hw, random_crop=spec.crop)
 
 
 def _numbers(
-    draws: Draws, spec: AugmentSpec, in_hw: Size, out_hw: Size, resized: Size, device: torch.device
+    draws: AugmentParams,
+    spec: AugmentSpec,
+    in_hw: Size,
+    out_hw: Size,
+    resized: Size,
+    device: torch.device,
 ) -> Tensor:
     """Matrix, rectangle, brightness and contrast of each image, float32 [B, 12], in one copy to the device."""
     numbers_BP = np.empty((len(draws), 12), np.float32)
     if spec.resamples:
-        numbers_BP[:, :6] = matrices(
+        numbers_BP[:, :6] = affine_matrices(
             draws, in_hw, out_hw, min(resized), random_crop=spec.crop
         ).reshape(-1, 6)
     if spec.reprob:
-        numbers_BP[:, 6:10] = erase_boxes(draws, out_hw)
+        numbers_BP[:, 6:10] = random_erasing_boxes(draws, out_hw)
     numbers_BP[:, 10], numbers_BP[:, 11] = draws.brightness, draws.contrast
     return to_device(numbers_BP, device)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["VIEW_KINDS", "count_views", "each_view", "views"]
+__all__ = ["VIEW_KINDS", "count_views", "iter_tta_views", "views"]
 
 # Shifts (down, right) as shares of the side; every one is seen plain and mirrored.
 _STILL = ((0.0, 0.0),)
@@ -18,8 +18,8 @@ _CORNERS = tuple((down, right) for down in (-1.0, 1.0) for right in (-1.0, 1.0))
 _RING = (*_CORNERS, (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
 REACH = 1 / 16
 
-VIEW_KINDS = ("none", "flip", "ten", "many")
-_SHIFTS = {"none": _STILL, "flip": _STILL, "ten": _STILL + _CORNERS, "many": _STILL + _RING}
+VIEW_KINDS = ("none", "flip", "shift10", "shift18")
+_SHIFTS = {"none": _STILL, "flip": _STILL, "shift10": _STILL + _CORNERS, "shift18": _STILL + _RING}
 
 
 def count_views(kind: str) -> int:
@@ -35,17 +35,17 @@ def views(images_BCHW: Tensor, kind: str) -> Tensor:
     """All views of a batch; the first is the batch itself.
 
     Args:
-        kind: 'none', 'flip' (mirrored), 'ten' (plain and four diagonal shifts by a sixteenth of the side, each mirrored
-            too) or 'many' (eight shifts). What a shift leaves free repeats the border.
+        kind: 'none', 'flip' (mirrored), 'shift10' (plain and four diagonal shifts by a sixteenth of the side, each mirrored
+            too) or 'shift18' (eight shifts). What a shift leaves free repeats the border.
     Returns:
         [V, B, C, H, W], the input's type and layout.
     Raises:
         ConfigError: an unknown kind.
     """
-    return torch.stack(list(each_view(images_BCHW, kind)))
+    return torch.stack(list(iter_tta_views(images_BCHW, kind)))
 
 
-def each_view(images_BCHW: Tensor, kind: str) -> Iterator[Tensor]:
+def iter_tta_views(images_BCHW: Tensor, kind: str) -> Iterator[Tensor]:
     """The same views one after the other, of which only one at a time needs memory: each [B, C, H, W]."""
     height, width = images_BCHW.shape[-2:]
     down_px, right_px = max(1, round(REACH * height)), max(1, round(REACH * width))

@@ -24,13 +24,13 @@ from fer_ignite.data.cache.decode import (
     refit,
 )
 from fer_ignite.data.cache.manifest import ImageFacts, numbered, write_facts
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
 from fer_ignite.data.samples import Samples, Source, choose_classes
-from fer_ignite.data.splits import decide_roles, joined_units
+from fer_ignite.data.splits import assign_val_split, joined_units
 from fer_ignite.errors import DataError
 
-__all__ = ["build_pack"]
+__all__ = ["build_cache"]
 
 _NPY_HEADER_BYTES = (
     128  # room for the header of pixels.npy, which is written last: skipped images change its shape
@@ -74,13 +74,13 @@ class _Facts:
         return [path for piece in self.pieces for path in piece.misnamed]
 
 
-def build_pack(spec: PackSpec, source: Source, folder: Path, *, progress: bool) -> str:
+def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool) -> str:
     """Writes a whole pack into an empty folder.
 
     Returns:
         The content's key, hexadecimal: equal for equal packs, wherever their source lay.
     Raises:
-        DataError: the source, or under `bad_images` "stop" any image of it, can't be read.
+        DataError: the source, or under `bad_images` "error" any image of it, can't be read.
     """
     samples = choose_classes(source.samples(), spec.classes)
     if not len(samples) and not samples.refused:
@@ -120,7 +120,7 @@ def build_pack(spec: PackSpec, source: Source, folder: Path, *, progress: bool) 
 
 
 def _write_images(
-    spec: PackSpec, samples: Samples, folder: Path, *, progress: bool
+    spec: CacheSpec, samples: Samples, folder: Path, *, progress: bool
 ) -> tuple[Fit, bool, _Facts]:
     facts = _Facts()
     with tqdm(
@@ -160,7 +160,7 @@ def _write_images(
     raise DataError("the image files changed while they were read; try again.")
 
 
-def _fit_of_pixels(spec: PackSpec, pixels_NHWC: npt.NDArray[np.uint8]) -> Fit:
+def _fit_of_pixels(spec: CacheSpec, pixels_NHWC: npt.NDArray[np.uint8]) -> Fit:
     own = pixels_NHWC.shape[1]
     channels = (
         {1: "gray", 3: "rgb"}[pixels_NHWC.shape[3]] if spec.channels == "auto" else spec.channels
@@ -209,8 +209,8 @@ def _write_encoded(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Fa
     np.save(folder / "image_ends.npy", np.array(ends, dtype=np.int64))
 
 
-def _refuse_bad(spec: PackSpec, source: Source, bad: list[str], *, left: int) -> None:
-    if bad and (spec.bad_images == "stop" or not left):
+def _refuse_bad(spec: CacheSpec, source: Source, bad: list[str], *, left: int) -> None:
+    if bad and (spec.bad_images == "error" or not left):
         shown = "; ".join(text.rstrip(".") for text in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         remedy = (
@@ -222,10 +222,10 @@ def _refuse_bad(spec: PackSpec, source: Source, bad: list[str], *, left: int) ->
 
 
 def _roles(
-    spec: PackSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
+    spec: CacheSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
     copies_N = numbered(digests_N16)
-    return decide_roles(
+    return assign_val_split(
         samples.labels_N,
         samples.splits_N,
         copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),

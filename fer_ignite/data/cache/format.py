@@ -25,7 +25,15 @@ from fer_ignite.data.images import fit_image, printable, read_image_bytes
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import DataError
 
-__all__ = ["PACK_FORMAT", "PACK_VERSION", "Pack", "describe", "is_pack", "map_array", "open_pack"]
+__all__ = [
+    "PACK_FORMAT",
+    "PACK_VERSION",
+    "DatasetCache",
+    "describe",
+    "is_cache",
+    "map_array",
+    "open_cache",
+]
 
 PACK_FORMAT = "fer_ignite pack"
 PACK_VERSION = 2
@@ -54,7 +62,7 @@ _NEEDED = (
 )
 
 
-class Pack:
+class DatasetCache:
     """An opened pack; pickled, it is its path."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -84,15 +92,15 @@ class Pack:
         self._ids = _Blobs(path, "ids.bin", "id_ends.npy")
 
     @classmethod
-    def open(cls, path: Path | str) -> "Pack":
-        """The pack in a folder, as `open_pack` gives it."""
-        return open_pack(path)
+    def open(cls, path: Path | str) -> "DatasetCache":
+        """The pack in a folder, as `open_cache` gives it."""
+        return open_cache(path)
 
     def __len__(self) -> int:
         return int(self.manifest["count"])
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return open_pack, (self.path,)
+        return open_cache, (self.path,)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -161,8 +169,8 @@ class _Blobs:
         return self._data[start : int(self._ends_N[index])].tobytes()
 
 
-def is_pack(path: Path) -> bool:
-    """Whether a folder calls itself a pack; `open_pack` says whether it is a sound one."""
+def is_cache(path: Path) -> bool:
+    """Whether a folder calls itself a pack; `open_cache` says whether it is a sound one."""
     manifest = path / "manifest.json"
     try:
         with manifest.open("rb") as file:
@@ -171,7 +179,7 @@ def is_pack(path: Path) -> bool:
         return False
 
 
-def open_pack(path: Path | str) -> Pack:
+def open_cache(path: Path | str) -> DatasetCache:
     """A pack folder, mapped.
 
     Raises:
@@ -206,12 +214,12 @@ def open_pack(path: Path | str) -> Pack:
                 f"{printable(file)}: {found} bytes, the manifest says {size}; build the pack again."
             )
     try:
-        return Pack(path.resolve(), manifest)
+        return DatasetCache(path.resolve(), manifest)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{printable(path)}: damaged ({error}); build the pack again.") from None
 
 
-def announced_source(pack: Pack, data: str) -> str:
+def announced_source(pack: DatasetCache, data: str) -> str:
     """What a run says that its data is: the path that was given, where an equal file elsewhere was packed first.
 
     Args:
@@ -220,12 +228,12 @@ def announced_source(pack: Pack, data: str) -> str:
     path = Path(data)
     return (
         os.path.abspath(path)
-        if path.exists() and not is_pack(path)
+        if path.exists() and not is_cache(path)
         else str(pack.manifest["source"])
     )
 
 
-def describe(pack: Pack, *, source: str | None = None) -> str:
+def describe(pack: DatasetCache, *, source: str | None = None) -> str:
     """A pack's facts as lines for people: counts, roles, duplicates, what was left out; `source` in place of its own."""
     manifest = pack.manifest
     kind = {1: "gray", 3: "RGB"}[pack.channels]
@@ -247,7 +255,7 @@ def describe(pack: Pack, *, source: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _table(pack: Pack) -> list[str]:
+def _table(pack: DatasetCache) -> list[str]:
     counts: dict[str, dict[str, int]] = pack.manifest["counts"]
     width = max(len("total"), *(len(name) for name in pack.classes))
     rows = [f"{'':{width}} " + "".join(f"{split:>9}" for split in SPLITS)]
@@ -268,7 +276,10 @@ def _duplicates(report: dict[str, int]) -> list[str]:
     counted = [(report[f"{one}_in_{other}"], one, other) for one, other in pairs]
     across = [f"{count} {one} images also in {other}" for count, one, other in counted if count]
     return (
-        [*lines, f"across roles: {', '.join(across)} (--drop-leaks leaves them out of train)"]
+        [
+            *lines,
+            f"across roles: {', '.join(across)} (--drop-train-duplicates leaves them out of train)",
+        ]
         if across
         else lines
     )

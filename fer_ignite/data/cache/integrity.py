@@ -13,14 +13,14 @@ from typing import Any
 from fer_ignite.data.images import printable
 from fer_ignite.errors import DataError
 
-__all__ = ["CHECKED_BYTES", "checksums_of", "manifest_checksum", "verify_files"]
+__all__ = ["CHECKED_BYTES", "compute_checksums", "manifest_checksum", "verify_files"]
 
 BLOCK_BYTES = 1 << 24
 # Checked at each start; SHA-256 takes about half a second for it on processors with SHA instructions.
 CHECKED_BYTES = 1 << 30
 
 
-def checksums_of(folder: Path) -> dict[str, list[str]]:
+def compute_checksums(folder: Path) -> dict[str, list[str]]:
     """SHA-256 of each block of `BLOCK_BYTES` of each file in a folder, hexadecimal."""
     return {
         file.name: [_hash(file, place) for place in range(_blocks(file))]

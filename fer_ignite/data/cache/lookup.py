@@ -19,17 +19,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fer_ignite.data.cache.build import build_pack
-from fer_ignite.data.cache.format import PACK_VERSION, open_pack
+from fer_ignite.data.cache.build import build_cache
+from fer_ignite.data.cache.format import PACK_VERSION, open_cache
 from fer_ignite.data.cache.integrity import verify_files
-from fer_ignite.data.cache.manifest import verify_pack
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.manifest import verify_cache
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.find import PackSource, find_source
+from fer_ignite.data.readers.find import CacheSource, find_source
 from fer_ignite.data.samples import Source
 from fer_ignite.errors import ConfigError, DataError, StorageError
 
-__all__ = ["PackSpec", "cache_folder", "open_or_build", "verify_pack"]
+__all__ = ["CacheSpec", "cache_folder", "open_or_build", "verify_cache"]
 
 _STALE_S = 24 * 3600.0
 
@@ -50,7 +50,7 @@ def cache_folder() -> Path:
         ) from None
 
 
-def open_or_build(spec: PackSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
+def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
     """The folder of the pack that a spec describes.
 
     A pack as `data` is used as it is: of all wishes, only other `classes` make a new one.
@@ -66,14 +66,14 @@ def open_or_build(spec: PackSpec, *, cache: Path | None = None, progress: bool =
     source = find_source(
         spec.data, votes=spec.votes, vote_mode=spec.vote_mode, any_classes=spec.classes is not None
     )
-    if isinstance(source, PackSource) and spec.classes is None and spec.split is None:
+    if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
         return _sound(source.path)
     cache = cache_folder() if cache is None else cache
     stamp = cache / "stamps" / _stamp_name(spec, source)
     return _known(cache, stamp) or _build(spec, source, cache, stamp, progress=progress)
 
 
-def _stamp_name(spec: PackSpec, source: Source) -> str:
+def _stamp_name(spec: CacheSpec, source: Source) -> str:
     wishes = {
         name: value
         for name, value in dataclasses.asdict(spec).items()
@@ -98,12 +98,12 @@ def _known(cache: Path, stamp: Path) -> Path | None:
 
 def _sound(folder: Path) -> Path:
     """The folder of a pack whose files have their checksums; of a very large one a sample is checked."""
-    pack = open_pack(folder)
+    pack = open_cache(folder)
     verify_files(pack.path, pack.manifest)
     return pack.path
 
 
-def _build(spec: PackSpec, source: Source, cache: Path, stamp: Path, *, progress: bool) -> Path:
+def _build(spec: CacheSpec, source: Source, cache: Path, stamp: Path, *, progress: bool) -> Path:
     packs = cache / "packs"
     try:
         packs.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _build(spec: PackSpec, source: Source, cache: Path, stamp: Path, *, progress
         ) from None
     try:
         with _hidden(packs) as folder:
-            key = build_pack(spec, source, folder, progress=progress)
+            key = build_cache(spec, source, folder, progress=progress)
             _flush(folder)
             _publish(folder, packs / key)
             _write_text(stamp, key)
@@ -123,7 +123,7 @@ def _build(spec: PackSpec, source: Source, cache: Path, stamp: Path, *, progress
         raise StorageError(
             f"the pack can't be written to {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
         ) from None
-    return open_pack(packs / key).path
+    return open_cache(packs / key).path
 
 
 @contextlib.contextmanager

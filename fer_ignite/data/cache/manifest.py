@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_ignite.data.cache.decode import measure
-from fer_ignite.data.cache.format import PACK_FORMAT, PACK_VERSION, Pack
-from fer_ignite.data.cache.integrity import checksums_of, manifest_checksum, verify_files
+from fer_ignite.data.cache.format import PACK_FORMAT, PACK_VERSION, DatasetCache
+from fer_ignite.data.cache.integrity import compute_checksums, manifest_checksum, verify_files
 from fer_ignite.data.samples import SPLITS, Samples
 from fer_ignite.data.splits import report_duplicates
 from fer_ignite.errors import DataError
 
-__all__ = ["ImageFacts", "fingerprint_of", "numbered", "verify_pack", "write_facts"]
+__all__ = ["ImageFacts", "compute_fingerprint", "numbered", "verify_cache", "write_facts"]
 
 _PIECE = 1024
 
@@ -63,7 +63,7 @@ def write_facts(
         "channels": shape[2],
         "mean": mean,
         "std": std,
-        "fingerprint": fingerprint_of(
+        "fingerprint": compute_fingerprint(
             samples.classes, shape, samples.labels_N, splits_N, samples.soft_NK, facts.digests_N16
         ),
         "counts": _counts(samples),
@@ -73,7 +73,7 @@ def write_facts(
     }
     key = _content_key(folder, manifest)
     manifest["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    manifest["checksums"] = checksums_of(folder)
+    manifest["checksums"] = compute_checksums(folder)
     manifest["checksum"] = manifest_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return key
@@ -99,7 +99,7 @@ def _write_arrays(
     np.save(folder / "id_ends.npy", np.cumsum([len(name) for name in samples.ids], dtype=np.int64))
 
 
-def verify_pack(pack: Pack) -> None:
+def verify_cache(pack: DatasetCache) -> None:
     """Reads every file and every pixel again.
 
     Raises:
@@ -111,7 +111,7 @@ def verify_pack(pack: Pack) -> None:
         for at in range(0, len(pack), _PIECE)
     ]
     shape = (pack.height, pack.width, pack.channels)
-    found = fingerprint_of(
+    found = compute_fingerprint(
         pack.classes, shape, pack.labels, pack.splits, pack.soft, np.concatenate(pieces)
     )
     if found != pack.fingerprint:
@@ -120,7 +120,7 @@ def verify_pack(pack: Pack) -> None:
         )
 
 
-def fingerprint_of(
+def compute_fingerprint(
     classes: tuple[str, ...],
     shape: tuple[int, int, int],
     labels_N: npt.NDArray[np.int64],

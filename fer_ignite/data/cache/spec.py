@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["PackSpec"]
+__all__ = ["CacheSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackSpec:
+class CacheSpec:
     """What to pack, and how.
 
     Args:
@@ -22,7 +22,7 @@ class PackSpec:
         channels: "auto", "gray" or "rgb".
         split: shares of train, val and test for a source that has no roles of its own.
         val_fraction: share of train that becomes val where the source has none.
-        bad_images: "stop" or "skip".
+        bad_images: "error" or "skip".
         raw_limit_bytes: packs larger than this keep the files' own bytes in place of pixels.
     """
 
@@ -36,14 +36,14 @@ class PackSpec:
     split: tuple[float, float, float] | None = None
     split_seed: int = 0
     val_fraction: float = 0.1
-    bad_images: str = "stop"
+    bad_images: str = "error"
     raw_limit_bytes: int = 8 << 30
 
     def __post_init__(self) -> None:
         _one_of("vote_mode", self.vote_mode, ("majority", "distribution"))
         _one_of("resize_mode", self.resize_mode, ("squash", "letterbox", "crop"))
         _one_of("channels", self.channels, ("auto", "gray", "rgb"))
-        _one_of("bad_images", self.bad_images, ("stop", "skip"))
+        _one_of("bad_images", self.bad_images, ("error", "skip"))
         if self.side_px is not None and not 1 <= self.side_px <= 4096:
             raise ConfigError(f"side_px is {self.side_px}; give 1 to 4096 pixels.")
         if not 0 <= self.val_fraction < 1:

@@ -19,11 +19,11 @@ import numpy as np
 
 from fer_ignite.data.expressions import FER2013_CODES, FER2013_WORDS
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.ferplus import Votes, apply_votes, read_votes
+from fer_ignite.data.readers.ferplus import FerPlusVotes, apply_votes, read_votes
 from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files
 from fer_ignite.errors import DataError
 
-__all__ = ["FerCsvSource", "ManifestSource", "columns_of", "file_stamp", "rows_of"]
+__all__ = ["FerCsvSource", "ManifestSource", "file_stamp", "iter_rows", "read_columns"]
 
 SIDE_PX = 48
 _FIELD_LIMIT = 1 << 17  # characters; 2304 pixels need 9216
@@ -51,11 +51,11 @@ class FerCsvSource:
 
     def samples(self) -> Samples:
         # The votes are read first: they are small, and what is wrong with them is known before the long part.
-        votes = None if self._votes is None else read_votes(self._votes, rows_of(self._votes))
+        votes = None if self._votes is None else read_votes(self._votes, iter_rows(self._votes))
         samples = _read_faces(self._path)
         return samples if votes is None else self._with_votes(samples, votes)
 
-    def _with_votes(self, samples: Samples, votes: Votes) -> Samples:
+    def _with_votes(self, samples: Samples, votes: FerPlusVotes) -> Samples:
         return apply_votes(samples, votes, mode=self._vote_mode)
 
 
@@ -84,14 +84,14 @@ class ManifestSource:
         return self._found
 
 
-def columns_of(path: Path) -> dict[str, int]:
+def read_columns(path: Path) -> dict[str, int]:
     """The column names of a csv, in lower case and without blanks, with their positions."""
-    for _, row in rows_of(path):
+    for _, row in iter_rows(path):
         return {name.strip().lower(): position for position, name in enumerate(row)}
     raise DataError(f"{printable(path)}: empty; its first row must name the columns.")
 
 
-def rows_of(
+def iter_rows(
     path: Path, *, broken: Callable[[int, str], None] | None = None
 ) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves.
@@ -175,7 +175,9 @@ def file_stamp(path: Path) -> bytes:
 def _read_faces(path: Path) -> Samples:
     name = printable(path)
     refused: list[tuple[bytes, str]] = []
-    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
+    rows = iter_rows(
+        path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
+    )
     places = _places(name, next(rows, (1, []))[1], ("emotion", "pixels"))
     emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
     width = max(places.values()) + 1
@@ -263,7 +265,9 @@ def _usage(text: str, name: str, number: int) -> int:
 def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     name = printable(path)
     refused: list[tuple[bytes, str]] = []
-    rows = rows_of(path, broken=lambda number, reason: refused.append((b"row %d" % number, reason)))
+    rows = iter_rows(
+        path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
+    )
     header = next(rows, (1, []))[1]
     places = _places(name, header, ("path", "label"))
     has_split, has_group = "split" in places, "group" in places

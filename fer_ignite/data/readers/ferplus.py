@@ -30,7 +30,14 @@ from fer_ignite.data.images import printable
 from fer_ignite.data.samples import SPLIT_OF_NAME, Samples
 from fer_ignite.errors import DataError
 
-__all__ = ["FERPLUS_CLASSES", "Votes", "apply_votes", "distribution", "majority", "read_votes"]
+__all__ = [
+    "FERPLUS_CLASSES",
+    "FerPlusVotes",
+    "apply_votes",
+    "distribution",
+    "majority",
+    "read_votes",
+]
 
 FERPLUS_CLASSES = (*FER2013_CODES, "contempt")
 
@@ -45,7 +52,7 @@ Shares = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Votes:
+class FerPlusVotes:
     """The rows of fer2013new.csv: votes int64 [N, V], roles uint8 [N], whether an image name is given bool [N]."""
 
     name: str
@@ -54,7 +61,7 @@ class Votes:
     named_N: npt.NDArray[np.bool_]
 
 
-def read_votes(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Votes:
+def read_votes(path: Path, rows: Iterable[tuple[int, list[str]]]) -> FerPlusVotes:
     """The votes file, strictly; `rows` are its numbered rows, the header first."""
     name, numbered = printable(path), iter(rows)
     header = [column.strip() for column in next(numbered, (1, []))[1]]
@@ -73,7 +80,7 @@ def read_votes(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Votes:
         splits.append(split)
         named.append(bool(row[1].strip()))
     counts_NV = np.array(counts, dtype=np.int64).reshape(-1, len(FERPLUS_COLUMNS))
-    return Votes(
+    return FerPlusVotes(
         name, counts_NV, np.frombuffer(splits, dtype=np.uint8), np.array(named, dtype=np.bool_)
     )
 
@@ -110,7 +117,7 @@ def distribution(counts_NV: Counts) -> Shares:
     return shares_NV
 
 
-def apply_votes(samples: Samples, votes: Votes, *, mode: str) -> Samples:
+def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
     """The samples with FER+ labels; `mode` "distribution" adds soft labels. What is left out is counted by reason."""
     if len(votes.splits_N) != len(samples) or (votes.splits_N != samples.splits_N).any():
         raise DataError(
@@ -140,7 +147,7 @@ def _without_slips(counts_NV: Counts) -> Counts:
     return np.where(counts_NV > 1, counts_NV, 0)
 
 
-def _reasons(votes: Votes, column_N: Counts) -> dict[str, int]:
+def _reasons(votes: FerPlusVotes, column_N: Counts) -> dict[str, int]:
     named_N = votes.named_N
     return {
         "FER+: removed by its authors": int((~named_N).sum()),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_ignite.data.cache.format import is_pack, open_pack
+from fer_ignite.data.cache.format import is_cache, open_cache
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.csv_files import FerCsvSource, ManifestSource, columns_of, file_stamp
+from fer_ignite.data.readers.csv_files import FerCsvSource, ManifestSource, file_stamp, read_columns
 from fer_ignite.data.readers.folders import FolderSource, visible
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.errors import DataError
@@ -59,8 +59,8 @@ def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -
     else:
         path = Path(data)
     if path.is_dir():
-        if is_pack(path):
-            return PackSource(path)
+        if is_cache(path):
+            return CacheSource(path)
         table = _face_table(path)
         return (
             FerCsvSource(table, votes=votes, vote_mode=vote_mode)
@@ -71,7 +71,7 @@ def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -
 
 
 def _csv_source(path: Path, *, votes: Path | None, vote_mode: str) -> Source:
-    columns = columns_of(path)
+    columns = read_columns(path)
     if "emotion" in columns or "pixels" in columns:
         return FerCsvSource(path, votes=votes, vote_mode=vote_mode)
     if "path" in columns or "label" in columns:
@@ -141,7 +141,7 @@ class DemoSource:
         )
 
 
-class PackSource:
+class CacheSource:
     """An existing pack, packed again under other class names."""
 
     kind = "pack"
@@ -151,10 +151,10 @@ class PackSource:
         self.path = path
 
     def stamp(self) -> bytes:
-        return hashlib.sha256(open_pack(self.path).fingerprint.encode()).digest()
+        return hashlib.sha256(open_cache(self.path).fingerprint.encode()).digest()
 
     def samples(self) -> Samples:
-        pack = open_pack(self.path)
+        pack = open_cache(self.path)
         everything = np.arange(len(pack))
         return Samples(
             classes=pack.classes,

@@ -103,8 +103,8 @@ def _is_meant(name: str) -> bool:
 
 def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
     parts, ignored = _layout(root)
-    names_of = {folder: visible(folder)[0] for _, folder in parts}
-    classes = tuple(sorted({name for names in names_of.values() for name in names}))
+    host_names = {folder: visible(folder)[0] for _, folder in parts}
+    classes = tuple(sorted({name for names in host_names.values() for name in names}))
     if len(classes) < 2:
         raise DataError(_too_few(root, classes))
     walk = _Walk(os.fsencode(root))
@@ -112,7 +112,7 @@ def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
     splits: list[int] = []
     empty = []
     for split, folder in parts:
-        for name in names_of[folder]:
+        for name in host_names[folder]:
             before = len(walk.ids) + len(walk.refused)
             _walk_class(walk, os.fsencode(folder / name))
             if len(walk.ids) + len(walk.refused) == before:
@@ -126,7 +126,7 @@ def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
         )
     if not any_classes:
         _refuse_differences(
-            root, {SPLITS[split]: names_of[f] for split, f in parts if split != UNDECIDED}, empty
+            root, {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED}, empty
         )
     counted = {"no image by name": walk.stray, "folders beside the roles": ignored}
     samples = Samples(

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.spec import CacheSpec
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,8 @@ def pack_of_faces(tmp_path):
                 path.write_bytes(pixels)
             else:
                 Image.fromarray(pixels).save(path)
-        return open_pack(
-            open_or_build(PackSpec(data=str(tmp_path / "faces"), channels="gray", **spec))
+        return open_cache(
+            open_or_build(CacheSpec(data=str(tmp_path / "faces"), channels="gray", **spec))
         )
 
     return make

@@ -6,18 +6,18 @@ import pytest
 
 from fer_ignite.apps.audit.duplicates import find_copies
 from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, majority_of_groups
-from fer_ignite.apps.audit.label_issues import Doubts, doubts_of
+from fer_ignite.apps.audit.label_issues import LabelIssues, find_label_issues
 
 
 def nothing_judged(pack):
-    return doubts_of(
+    return find_label_issues(
         np.zeros((len(pack), len(pack.classes)), np.float32),
         np.array(pack.labels),
         np.zeros(len(pack), dtype=bool),
     )
 
 
-def rows_of(findings):
+def iter_rows(findings):
     return {
         row["id"].rsplit("/", 1)[-1].removesuffix(".png"): row
         for row in csv.DictReader(io.StringIO(as_csv(findings)))
@@ -48,7 +48,7 @@ def found(pack_of_faces, blob):
         bad_images="skip",
     )
     unseen = np.zeros(len(pack), dtype=bool)
-    return rows_of(collect(pack, find_copies(pack), nothing_judged(pack), unseen, drop_above=0.7))
+    return iter_rows(collect(pack, find_copies(pack), nothing_judged(pack), unseen, drop_above=0.7))
 
 
 def test_only_images_with_something_to_say_are_listed(found):
@@ -97,8 +97,8 @@ def test_doubtful_labels_are_ranked_and_dropped_from_a_score_on_in_train_only(pa
     pack = pack_of_faces(images)
     scores = np.array([0.6, 0.9, 0.95, 0.2])  # train a, train b, val a, val b: in the pack's order
     names = [pack.sample_id(i) for i in range(4)]
-    doubts = Doubts(scores, scores > 0.5, 1 - np.array(pack.labels))
-    findings = collect(pack, find_copies(pack), doubts, pack.splits == 0, drop_above=0.7)
+    issues = LabelIssues(scores, scores > 0.5, 1 - np.array(pack.labels))
+    findings = collect(pack, find_copies(pack), issues, pack.splits == 0, drop_above=0.7)
     assert [finding.id for finding in findings] == [names[2], names[1], names[0]]
     assert [finding.drop for finding in findings] == [
         "yes" if scores[i] > 0.7 and pack.splits[i] == 0 else "no" for i in (2, 1, 0)
@@ -115,9 +115,9 @@ def test_a_blank_is_blank_and_nothing_else_is_said_of_it(pack_of_faces, blob):
             "train/a/z": blob(1),
         }
     )
-    doubts = Doubts(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(pack.labels))
-    found = rows_of(
-        collect(pack, find_copies(pack), doubts, np.zeros(3, dtype=bool), drop_above=0.7)
+    issues = LabelIssues(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(pack.labels))
+    found = iter_rows(
+        collect(pack, find_copies(pack), issues, np.zeros(3, dtype=bool), drop_above=0.7)
     )
     assert found["x"]["kinds"] == found["y"]["kinds"] == "blank" and found["z"]["kinds"] == "label"
 

@@ -6,8 +6,8 @@ import torch
 
 from fer_ignite.apps.audit.out_of_fold import NO_FOLD, out_of_fold
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
-from fer_ignite.data.dataset import faces_of_pack
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.dataset import dataset_from_cache
 from fer_ignite.data.folds import deal
 from fer_ignite.data.loader import Targets
 
@@ -15,7 +15,7 @@ from fer_ignite.data.loader import Targets
 @pytest.mark.slow
 def test_an_image_is_judged_by_a_network_that_never_saw_its_label():
     """Another label for one image changes what is said about the other fold, and not a bit of what is said about its own."""
-    faces = faces_of_pack(open_or_build(PackSpec(data="demo:70")))
+    faces = dataset_from_cache(open_or_build(CacheSpec(data="demo:70")))
     labels = np.array(faces.targets.labels_N)
     folds = deal(labels, np.arange(70), folds=2, seed=0)
     settings = {
@@ -37,7 +37,7 @@ def test_an_image_is_judged_by_a_network_that_never_saw_its_label():
 
 @pytest.mark.slow
 def test_images_without_a_fold_teach_nobody_and_all_networks_judge_them():
-    faces = faces_of_pack(open_or_build(PackSpec(data="demo:70")))
+    faces = dataset_from_cache(open_or_build(CacheSpec(data="demo:70")))
     labels = np.array(faces.targets.labels_N)
     train = faces.indices["train"]
     folds, learned = np.full(70, NO_FOLD), np.ones(70, dtype=bool)

@@ -5,7 +5,7 @@ import numpy as np
 
 from fer_ignite.apps.audit.duplicates import find_copies
 from fer_ignite.apps.audit.findings import collect
-from fer_ignite.apps.audit.label_issues import Doubts
+from fer_ignite.apps.audit.label_issues import LabelIssues
 from fer_ignite.apps.audit.page import draw_page
 
 
@@ -32,8 +32,8 @@ def page_of(pack_of_faces, blob):
             for i, label in enumerate((evil, "b"))
         }
     )
-    doubts = Doubts(np.full(4, 0.9), np.ones(4, dtype=bool), 1 - np.array(pack.labels))
-    findings = collect(pack, find_copies(pack), doubts, np.zeros(4, dtype=bool), drop_above=0.7)
+    issues = LabelIssues(np.full(4, 0.9), np.ones(4, dtype=bool), 1 - np.array(pack.labels))
+    findings = collect(pack, find_copies(pack), issues, np.zeros(4, dtype=bool), drop_above=0.7)
     return draw_page(
         {"data": '"><b>', "balance": {"train": pack.manifest["counts"]["train"]}},
         ["1 < 2"],

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from fer_ignite.apps.audit.pipeline import AuditRequest, _Judged, _skill, audit
+from fer_ignite.apps.audit.pipeline import AuditRequest, _LabelScores, _skill, audit
 from fer_ignite.errors import ConfigError, DataError
 
 
-def rows_of(path):
+def iter_rows(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
@@ -42,7 +42,7 @@ def test_the_command_writes_csv_page_and_report_and_train_takes_the_csv(cli, fol
     assert (
         "1 images are blank, 1 files can't be read" in ended.out and "audit/audit.csv" in ended.out
     )
-    rows = rows_of(ended.folder / "audit" / "audit.csv")
+    rows = iter_rows(ended.folder / "audit" / "audit.csv")
     dropped = sorted(row["id"].rsplit("/", 1)[1] for row in rows if row["drop"] == "yes")
     assert dropped == [
         "a.png",
@@ -99,7 +99,7 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments, 
 
 def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_path):
     best = str(finished_run / "checkpoints" / "best.pt")
-    looks = (finished_run / "ledger.jsonl").read_text().count("\n")
+    looks = (finished_run / "test_access.jsonl").read_text().count("\n")
     report = audit(
         tiny(data="demo:700"), AuditRequest(checkpoint=best, out=str(tmp_path / "a"), tta="none")
     )
@@ -107,10 +107,10 @@ def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_pat
         "Warning" in line for line in report["sentences"]
     )
     seen = {
-        row["split"]: row["seen"] for row in rows_of(tmp_path / "a" / "audit.csv") if row["seen"]
+        row["split"]: row["seen"] for row in iter_rows(tmp_path / "a" / "audit.csv") if row["seen"]
     }
     assert all(seen[split] == ("yes" if split == "train" else "no") for split in seen)
-    assert (finished_run / "ledger.jsonl").read_text().count(
+    assert (finished_run / "test_access.jsonl").read_text().count(
         "\n"
     ) == looks + 1  # test was looked at
     other = audit(
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_pat
 @pytest.mark.slow
 def test_without_a_checkpoint_networks_judge_what_they_have_not_seen(tiny, tmp_path):
     report = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "a"), folds=2, epochs=1))
-    assert report["labels"]["warning"] is None and "out of fold" in report["labels"]["judged_by"]
+    assert report["labels"]["warning"] is None and "out of fold" in report["labels"]["scored_by"]
     assert 0 <= report["labels"]["agreement"] <= 1
 
 
@@ -172,16 +172,18 @@ def test_networks_at_chance_give_no_verdict_on_labels(tiny, tmp_path):
     assert "No verdict on labels" in (tmp_path / "a" / "audit.html").read_text()
     assert all(
         "label" not in row["kinds"].split(";") and not row["score"]
-        for row in rows_of(tmp_path / "a" / "audit.csv")
+        for row in iter_rows(tmp_path / "a" / "audit.csv")
     )
 
 
 def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
     labels_N = np.array([0] * 90 + [1] * 10)
-    chances_NK = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
+    probabilities_NK = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
     everyone = np.ones(100, dtype=bool)
-    judged = _Judged(chances_NK, everyone, ~everyone, "a network")
-    assert not _skill(judged, labels_N, 2)["sufficient"]
-    perfect = _Judged(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
+    scored = _LabelScores(probabilities_NK, everyone, ~everyone, "a network")
+    assert not _skill(scored, labels_N, 2)["sufficient"]
+    perfect = _LabelScores(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
     assert _skill(perfect, labels_N, 2)["sufficient"]
-    assert _skill(_Judged(chances_NK, everyone, everyone, "a network"), labels_N, 2) is None
+    assert (
+        _skill(_LabelScores(probabilities_NK, everyone, everyone, "a network"), labels_N, 2) is None
+    )

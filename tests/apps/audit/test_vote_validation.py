@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
 
-from fer_ignite.apps.audit.label_issues import doubts_of
-from fer_ignite.apps.audit.vote_validation import NOBODY, OTHER, ask_voters, voted_labels
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.apps.audit.label_issues import find_label_issues
+from fer_ignite.apps.audit.vote_validation import (
+    NOBODY,
+    OTHER,
+    validate_against_votes,
+    voted_labels,
+)
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
-from fer_ignite.data.cache.spec import PackSpec
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS
 from fer_ignite.errors import DataError
 
@@ -37,7 +42,7 @@ def voted(tmp_path):
             votes.append(",".join([(roles or [row[1] for row in ROWS])[i], f"fer{i}.png", *cells]))
         (tmp_path / "fer2013.csv").write_text("\n".join(faces) + "\n")
         (tmp_path / "votes.csv").write_text("\n".join(votes) + "\n")
-        return open_pack(open_or_build(PackSpec(data=str(tmp_path / "fer2013.csv")))), str(
+        return open_cache(open_or_build(CacheSpec(data=str(tmp_path / "fer2013.csv")))), str(
             tmp_path / "votes.csv"
         )
 
@@ -66,10 +71,12 @@ def test_scores_are_judged_on_images_with_a_majority(voted):
         pack.classes.index("angry"),
         pack.classes.index("fear"),
     )
-    chances = np.full((8, 7), 0.02, dtype=np.float32)
-    chances[np.arange(8), said] = 0.88
-    doubts = doubts_of(chances, labels, np.ones(8, dtype=bool))
-    found = ask_voters(voted_N, labels, np.array(pack.splits), doubts, chances, pack.splits == 0)
+    probabilities = np.full((8, 7), 0.02, dtype=np.float32)
+    probabilities[np.arange(8), said] = 0.88
+    issues = find_label_issues(probabilities, labels, np.ones(8, dtype=bool))
+    found = validate_against_votes(
+        voted_N, labels, np.array(pack.splits), issues, probabilities, pack.splits == 0
+    )
     assert found["all"]["n"] == 7 and found["all"]["differ"] == pytest.approx(3 / 7)
     # Wrong are rows 2, 4 and 6; their scores are high, high and low, the right ones' low, low, low and high.
     assert found["all"]["auroc"] == pytest.approx(((3 + 0.5) * 2 + 3 * 0.5) / (3 * 4))

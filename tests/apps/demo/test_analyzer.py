@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_ignite.apps.demo.analyzer import LONGER_SIDE_PX, Answerer
+from fer_ignite.apps.demo.analyzer import LONGER_SIDE_PX, ImageAnalyzer
 from fer_ignite.apps.faces.detection import Box
-from fer_ignite.apps.faces.face_reader import PhotoReader
-from fer_ignite.inference.predictor import open_recogniser, predict
+from fer_ignite.apps.faces.face_reader import FaceReader
+from fer_ignite.inference.predictor import open_predictor, predict
 from fer_ignite.weights import shipped_checkpoint
 
 
 @pytest.fixture(scope="module")
-def recogniser():
-    return open_recogniser(shipped_checkpoint(), device="cpu", tta="none")
+def predictor():
+    return open_predictor(shipped_checkpoint(), device="cpu", tta="none")
 
 
 @pytest.fixture
-def asked(recogniser):
+def asked(predictor):
     """(boxes) -> an Answerer whose detector finds these, and that notes what it was shown."""
 
     def make(*boxes):
@@ -25,17 +25,17 @@ def asked(recogniser):
             answerer.shown = [image.shape for image in images_HW3]
             return [list(boxes) for _ in images_HW3]
 
-        answerer = Answerer(recogniser, PhotoReader(recogniser, detector))
+        answerer = ImageAnalyzer(predictor, FaceReader(predictor, detector))
         return answerer
 
     return make
 
 
-def test_a_tight_face_gets_what_predict_says_of_it(recogniser, happy, tmp_path):
+def test_a_tight_face_gets_what_predict_says_of_it(predictor, happy, tmp_path):
     file = tmp_path / "face.png"
     happy().save(file)
-    [prediction] = predict(recogniser, [file], topk=7)
-    answer = Answerer(recogniser).answer(file.read_bytes(), name="face.png", one_face=False)
+    [prediction] = predict(predictor, [file], topk=7)
+    answer = ImageAnalyzer(predictor).answer(file.read_bytes(), name="face.png", one_face=False)
     [face] = answer.faces
     assert tuple(face.probabilities.items()) == prediction.top
     assert (

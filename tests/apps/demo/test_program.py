@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from fer_ignite.apps.demo.server import take_port
+from fer_ignite.apps.demo.server import reserve_port
 from fer_ignite.apps.faces import detection
 from fer_ignite.errors import ConfigError
 
 
 def test_a_port_in_use_ends_it_with_code_2_before_anything_is_loaded(cli):
-    with take_port("127.0.0.1", 0) as taken:
+    with reserve_port("127.0.0.1", 0) as taken:
         ended = cli("demo", "absent.pt", "--port", str(taken.getsockname()[1]))
     assert ended.code == 2 and "in use" in ended.err and ended.err.count("\n") == 1
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_ignite.apps.demo.request_guard import POLICY, Guard
+from fer_ignite.apps.demo.request_guard import POLICY, RequestGuard
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -13,7 +13,7 @@ async def _never(*_):
 
 
 def guard(hosts=LOCAL, folder=Path("/uploads")):
-    return Guard(_never, hosts=hosts, folder=folder)
+    return RequestGuard(_never, hosts=hosts, folder=folder)
 
 
 @pytest.mark.parametrize(

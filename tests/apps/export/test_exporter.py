@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from fer_ignite import imports, load_network
+from fer_ignite import imports, load_model
 from fer_ignite.apps.export import exporter
-from fer_ignite.apps.export.compare import agreement, refuse_disagreement
-from fer_ignite.apps.export.exporter import FORMATS, export_checkpoint, record_of
+from fer_ignite.apps.export.compare import compare_outputs, refuse_disagreement
+from fer_ignite.apps.export.exporter import FORMATS, build_metadata, export_checkpoint
 from fer_ignite.apps.export.half_precision import halve_module, halve_state, widen_state
-from fer_ignite.apps.export.inference_module import Deployed
+from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.apps.export.reference_images import Reference
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, StorageError
-from fer_ignite.inference.metadata import Record
-from fer_ignite.inference.onnx import OnnxNetwork
+from fer_ignite.inference.metadata import ExportMetadata
+from fer_ignite.inference.onnx import OnnxModel
 from fer_ignite.models.registry import build_model
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
@@ -62,7 +62,7 @@ def exported(best, out):
 
 @pytest.fixture(scope="module")
 def network(best):
-    return load_network(best, device="cpu", precision="fp32")
+    return load_model(best, device="cpu", precision="fp32")
 
 
 def faces(count, side, seed=0):
@@ -122,11 +122,14 @@ def test_an_onnx_file_takes_any_number_of_faces_of_any_side(exported, network):
     )
     for count, side in ((1, 48), (5, 96), (2, 20), (3, 33)):
         faces_BHWC = faces(count, side)
-        [chances_BK] = session.run(None, {"faces": faces_BHWC})
+        [probabilities_BK] = session.run(None, {"faces": faces_BHWC})
         expected_BK = network.probabilities(
             torch.from_numpy(faces_BHWC), tta=network.config.tta
         ).numpy()
-        assert chances_BK.shape == (count, 7) and np.abs(chances_BK - expected_BK).max() < 1e-5
+        assert (
+            probabilities_BK.shape == (count, 7)
+            and np.abs(probabilities_BK - expected_BK).max() < 1e-5
+        )
 
 
 def test_an_onnx_file_holds_what_its_users_must_know_and_nothing_of_this_machine(exported, network):
@@ -138,7 +141,8 @@ def test_an_onnx_file_holds_what_its_users_must_know_and_nothing_of_this_machine
         and record["temperature"] == network.temperature != 1
     )
     assert (
-        record["preprocessing"]["mean"] == list(network.preparation.mean) and record["tta"] == "ten"
+        record["preprocessing"]["mean"] == list(network.preprocessing.mean)
+        and record["tta"] == "shift10"
     )
     assert (
         b"site-packages" not in content
@@ -153,13 +157,15 @@ def test_the_temperature_and_the_views_are_inside(best, network, out):
     path = out / "hot.pt"
     with path.open("wb") as file:
         write_checkpoint(hot, file)
-    hot_network, faces_BHWC = load_network(path, device="cpu"), torch.from_numpy(faces(2, 48))
-    chances_BK = Deployed(network.model, record_of(hot_network, tta="none"))(faces_BHWC).detach()
-    assert torch.allclose(chances_BK, hot_network.probabilities(faces_BHWC), atol=1e-6)
-    assert float(chances_BK.std()) < 0.5 * float(network.probabilities(faces_BHWC).std())
+    hot_network, faces_BHWC = load_model(path, device="cpu"), torch.from_numpy(faces(2, 48))
+    probabilities_BK = InferenceModule(network.model, build_metadata(hot_network, tta="none"))(
+        faces_BHWC
+    ).detach()
+    assert torch.allclose(probabilities_BK, hot_network.probabilities(faces_BHWC), atol=1e-6)
+    assert float(probabilities_BK.std()) < 0.5 * float(network.probabilities(faces_BHWC).std())
 
 
-@pytest.mark.parametrize("tta", ["none", "flip", "ten"])
+@pytest.mark.parametrize("tta", ["none", "flip", "shift10"])
 def test_the_deployed_module_repeats_the_network_s_own_probabilities(network, tta):
     for resize_px, image_px in (
         (48, 48),
@@ -167,12 +173,12 @@ def test_the_deployed_module_repeats_the_network_s_own_probabilities(network, tt
         (51, 48),
     ):  # the middle is cut out, halves go to the even pixel
         network.checkpoint["preprocessing"] |= {"resize_px": resize_px, "image_px": image_px}
-        preparation = type(network.preparation)(
-            **{**vars(network.preparation), "resize_px": resize_px, "image_px": image_px}
+        preprocessing = type(network.preprocessing)(
+            **{**vars(network.preprocessing), "resize_px": resize_px, "image_px": image_px}
         )
-        changed = type(network)(**{**vars(network), "preparation": preparation})
+        changed = type(network)(**{**vars(network), "preprocessing": preprocessing})
         pixels_BHWC = torch.from_numpy(faces(4, 60))
-        found_BK = Deployed(network.model, record_of(changed, tta=tta))(pixels_BHWC)
+        found_BK = InferenceModule(network.model, build_metadata(changed, tta=tta))(pixels_BHWC)
         assert torch.allclose(found_BK, changed.probabilities(pixels_BHWC, tta=tta), atol=1e-6)
     network.checkpoint["preprocessing"] |= {"resize_px": 48, "image_px": 48}
 
@@ -182,7 +188,7 @@ def test_a_torch_export_runs_without_this_package_s_classes(exported, network):
     module = torch.export.load(exported("torch-export")["file"], extra_files=extra_files).module()
     pixels_BHWC = torch.from_numpy(faces(6, 40))
     assert torch.allclose(
-        module(pixels_BHWC), network.probabilities(pixels_BHWC, tta="ten"), atol=1e-6
+        module(pixels_BHWC), network.probabilities(pixels_BHWC, tta="shift10"), atol=1e-6
     )
     assert json.loads(extra_files["fer_ignite.json"])["classes"] == list(DEMO_CLASSES)
 
@@ -198,7 +204,7 @@ def test_int8_is_calibrated_on_train_faces_and_its_cost_is_measured(exported):
     found = report["check"]
     assert (
         report["weights"] == "int8"
-        and Record.from_json(record_text(report), name="").weights == "int8"
+        and ExportMetadata.from_json(record_text(report), name="").weights == "int8"
     )
     assert 0 < found["largest_difference"] < 0.5 and found["equal_decisions"] > 0.8
     low, high = found["accuracy"]["difference_interval"]
@@ -337,7 +343,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(best, tmp_path):
 
 def test_an_export_that_answers_otherwise_is_not_kept(best, network, tmp_path, monkeypatch):
     reference = Reference("3 drawn faces", np.arange(3), None, 1)
-    found = agreement(
+    found = compare_outputs(
         network,
         lambda faces_BHWC: np.full((len(faces_BHWC), 7), 1 / 7, np.float32),
         reference,
@@ -408,5 +414,5 @@ def test_other_networks_are_exported_too(best, tmp_path, name):
         write_checkpoint({**content, "config": config, "model": model.eval().state_dict()}, file)
     report = export_checkpoint(path, tta="flip", quiet=True, limit=8)
     assert report["check"]["largest_difference"] < 1e-4
-    answers_BK = OnnxNetwork(report["file"]).probabilities(draw_faces(3, seed=0)[0])
+    answers_BK = OnnxModel(report["file"]).probabilities(draw_faces(3, seed=0)[0])
     assert np.allclose(answers_BK.sum(axis=1), 1, atol=1e-5)

@@ -61,12 +61,12 @@ def clip(tmp_path_factory, astronaut, coffee):
 def reader():
     """The shipped network and the built-in detector."""
     from fer_ignite.apps.faces.detection import open_detector
-    from fer_ignite.apps.faces.face_reader import PhotoReader
-    from fer_ignite.inference.predictor import open_recogniser
+    from fer_ignite.apps.faces.face_reader import FaceReader
+    from fer_ignite.inference.predictor import open_predictor
     from fer_ignite.weights import shipped_checkpoint
 
-    return PhotoReader(
-        open_recogniser(shipped_checkpoint(), device="cpu", tta="none"), open_detector()
+    return FaceReader(
+        open_predictor(shipped_checkpoint(), device="cpu", tta="none"), open_detector()
     )
 
 
@@ -75,9 +75,11 @@ def fer2013_faces():
     """The first 40 val faces, uint8 [48, 48] each."""
     import os
 
-    from fer_ignite.data.cache.format import Pack
+    from fer_ignite.data.cache.format import DatasetCache
     from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import PackSpec
+    from fer_ignite.data.cache.spec import CacheSpec
 
-    pack = Pack.open(open_or_build(PackSpec(data=os.environ["FER2013_CSV"], channels="gray")))
+    pack = DatasetCache.open(
+        open_or_build(CacheSpec(data=os.environ["FER2013_CSV"], channels="gray"))
+    )
     return list(pack.read(pack.indices("val")[:40])[..., 0])

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_ignite.apps.faces.annotated_output import Album
+from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.errors import ConfigError, StorageError
 
 PICTURE = np.full((40, 60, 3), 200, np.uint8)
 
 
 def test_names_are_the_source_s_and_never_given_twice(tmp_path):
-    album = Album(tmp_path / "new" / "album")
+    annotated_output = AnnotatedOutput(tmp_path / "new" / "album")
     names = [
-        album.write_picture(source, PICTURE).name
+        annotated_output.write_picture(source, PICTURE).name
         for source in ("a/x.jpg", "b/x.jpg", "x.JPEG", "x.webp", "y.z.gif")
     ]
     assert names == [
@@ -26,8 +26,8 @@ def test_names_are_the_source_s_and_never_given_twice(tmp_path):
         "y.z.faces.png",
     ]
     with (
-        Image.open(album.folder / "x.faces.jpg") as jpeg,
-        Image.open(album.folder / "x.faces.png") as png,
+        Image.open(annotated_output.folder / "x.faces.jpg") as jpeg,
+        Image.open(annotated_output.folder / "x.faces.png") as png,
     ):
         assert jpeg.format == "JPEG" and png.size == (60, 40)
 
@@ -36,30 +36,33 @@ def test_a_source_in_the_same_folder_is_never_overwritten(tmp_path):
     source = tmp_path / "x.faces.png"
     source.write_bytes(b"mine")
     os.symlink(source, tmp_path / "x.png")
-    assert Album(tmp_path).write_picture(str(tmp_path / "x.png"), PICTURE).name == "x.faces-2.png"
+    assert (
+        AnnotatedOutput(tmp_path).write_picture(str(tmp_path / "x.png"), PICTURE).name
+        == "x.faces-2.png"
+    )
     assert source.read_bytes() == b"mine"
 
 
 def test_names_that_are_odd_or_too_long_are_written(tmp_path):
-    album = Album(tmp_path)
+    annotated_output = AnnotatedOutput(tmp_path)
     for name in (
         b"x" * 251 + b".png",
         b"new\nline.png",
         b"bytes\xff\xfe.png",
         "\u00e9".encode() * 120 + b".png",
     ):
-        assert album.write_picture(os.fsdecode(name), PICTURE).exists()
+        assert annotated_output.write_picture(os.fsdecode(name), PICTURE).exists()
 
 
 def test_a_folder_that_can_t_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match="--save"):
-            Album(place)
+        with pytest.raises(ConfigError, match="--save-annotated"):
+            AnnotatedOutput(place)
 
 
 def test_a_picture_that_can_t_be_written_is_a_storage_error(tmp_path):
-    album = Album(tmp_path / "album")
+    annotated_output = AnnotatedOutput(tmp_path / "album")
     (tmp_path / "album").rmdir()
     with pytest.raises(StorageError, match=r"x\.faces\.png"):
-        album.write_picture("x.png", PICTURE)
+        annotated_output.write_picture("x.png", PICTURE)

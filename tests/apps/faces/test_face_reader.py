@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fer_ignite.apps.faces.detection import Box
-from fer_ignite.apps.faces.drawing import draw_readings
-from fer_ignite.apps.faces.face_reader import FaceReading, PhotoReader
+from fer_ignite.apps.faces.drawing import draw_faces_on_image
+from fer_ignite.apps.faces.face_reader import FaceReader, FaceReading
 
 
 class Recorder:
@@ -32,9 +32,9 @@ def halves(images):
 def test_the_faces_of_all_pictures_go_through_the_network_at_once_and_come_back_in_order():
     picture = np.zeros((100, 100, 3), np.uint8)
     picture[:, 50:] = 255
-    reader = PhotoReader(Recorder(), halves)
+    reader = FaceReader(Recorder(), halves)
     first, second, third = reader.read([picture, picture[:20], 255 - picture])
-    assert reader.recogniser.asked == [(4, 48, 48, 1)]
+    assert reader.predictor.asked == [(4, 48, 48, 1)]
     assert [reading.top for reading in first] == [("dark", 1), ("light", 1)] and second == []
     assert [reading.top[0] for reading in third] == ["light", "dark"] and list(
         third[0].probabilities
@@ -42,9 +42,9 @@ def test_the_faces_of_all_pictures_go_through_the_network_at_once_and_come_back_
 
 
 def test_many_faces_are_asked_in_batches():
-    reader = PhotoReader(Recorder(), halves, batch_size=3)
+    reader = FaceReader(Recorder(), halves, batch_size=3)
     assert len(reader.read([np.zeros((100, 100, 3), np.uint8)] * 4)) == 4
-    assert [shape[0] for shape in reader.recogniser.asked] == [3, 3, 2]
+    assert [shape[0] for shape in reader.predictor.asked] == [3, 3, 2]
 
 
 def test_the_detector_s_margin_is_taken_unless_another_is_given():
@@ -53,10 +53,10 @@ def test_the_detector_s_margin_is_taken_unless_another_is_given():
 
     wide.margin = 0.3
     assert (
-        PhotoReader(Recorder(), wide).margin == 0.3
-        and PhotoReader(Recorder(), wide, margin=0.1).margin == 0.1
+        FaceReader(Recorder(), wide).margin == 0.3
+        and FaceReader(Recorder(), wide, margin=0.1).margin == 0.1
     )
-    assert PhotoReader(Recorder(), halves).margin == 0
+    assert FaceReader(Recorder(), halves).margin == 0
 
 
 def test_the_astronaut_is_happy(reader, astronaut, coffee):
@@ -72,11 +72,11 @@ def test_boxes_are_drawn_without_touching_the_original(astronaut):
         FaceReading(Box(left, top, 80, 80), {"happy": 1.0})
         for left, top in ((100, 100), (-20, -20), (480, 490), (2000, 2000))
     ]
-    drawn = draw_readings(astronaut, readings, tracks=[1, 2, 3, 4])
+    drawn = draw_faces_on_image(astronaut, readings, tracks=[1, 2, 3, 4])
     assert drawn.shape == astronaut.shape and (astronaut == before).all()
     changed_HW = (drawn != astronaut).any(axis=2)
     assert changed_HW[100, 100:180].all() and not changed_HW[120:160, 120:160].any()
-    assert draw_readings(astronaut, []) is astronaut
+    assert draw_faces_on_image(astronaut, []) is astronaut
 
 
 def test_faces_are_found_without_torch():

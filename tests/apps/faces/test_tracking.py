@@ -37,16 +37,16 @@ def test_the_box_that_overlaps_most_goes_on_with_the_track():
 
 def test_probabilities_are_smoothed_by_the_documented_formula():
     """p = a p' + (1 - a) x with a = exp(-dt / s): 1, then a, then a * a at x = 0 each dt = 0.1, s = 0.5."""
-    tracker, kept = FaceTracker(smooth_s=0.5), math.exp(-0.2)
+    tracker, kept = FaceTracker(smooth_seconds=0.5), math.exp(-0.2)
     seen = [
         tracker.update(0.1 * n, [face(0, float(n == 0))])[0].reading.probabilities for n in range(3)
     ]
-    assert [chances["happy"] for chances in seen] == pytest.approx([1, kept, kept**2])
-    assert all(sum(chances.values()) == pytest.approx(1) for chances in seen)
+    assert [probabilities["happy"] for probabilities in seen] == pytest.approx([1, kept, kept**2])
+    assert all(sum(probabilities.values()) == pytest.approx(1) for probabilities in seen)
 
 
 def test_fewer_looks_smooth_the_same_over_time():
-    often, seldom = FaceTracker(smooth_s=0.5), FaceTracker(smooth_s=0.5)
+    often, seldom = FaceTracker(smooth_seconds=0.5), FaceTracker(smooth_seconds=0.5)
     for n in range(11):
         last = often.update(0.1 * n, [face(0, float(n == 0))])
     seldom.update(0.0, [face(0, 1)])
@@ -55,7 +55,7 @@ def test_fewer_looks_smooth_the_same_over_time():
 
 
 def test_without_smoothing_each_look_stands_alone():
-    tracker = FaceTracker(smooth_s=0)
+    tracker = FaceTracker(smooth_seconds=0)
     tracker.update(0.0, [face(0, 1)])
     assert tracker.update(0.0, [face(0, 0.25)])[0].reading.probabilities["happy"] == 0.25
 

@@ -7,22 +7,22 @@ import pytest
 from scenes import write_video
 
 from fer_ignite.apps.faces.analyze import look_for_faces
-from fer_ignite.apps.faces.annotated_output import Album
-from fer_ignite.apps.faces.video import watch
-from fer_ignite.apps.faces.video_source import is_video, is_webcam, open_footage
+from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
+from fer_ignite.apps.faces.video import iter_video_results
+from fer_ignite.apps.faces.video_source import is_video, is_webcam, open_video
 from fer_ignite.errors import ConfigError, DataError
 
 
 def test_frames_come_with_their_times_and_pixels_only_where_wanted(clip):
-    footage = open_footage(str(clip))
-    assert (footage.fps, footage.width, footage.height, footage.count, footage.live) == (
-        10,
-        640,
-        480,
-        10,
-        False,
-    )
-    frames = list(footage.frames(lambda number: number % 3 == 0))
+    video_source = open_video(str(clip))
+    assert (
+        video_source.fps,
+        video_source.width,
+        video_source.height,
+        video_source.count,
+        video_source.live,
+    ) == (10, 640, 480, 10, False)
+    frames = list(video_source.frames(lambda number: number % 3 == 0))
     assert [frame.time_s for frame in frames] == pytest.approx(
         [n / 10 for n in range(10)], abs=0.011
     )
@@ -41,7 +41,7 @@ def test_colours_are_red_first(tmp_path):
     write_video(
         tmp_path / "red.avi", red, [[np.zeros((2, 2), np.uint8)]], seconds=0.2, side=2, code="MJPG"
     )
-    frame = next(open_footage(str(tmp_path / "red.avi")).frames())
+    frame = next(open_video(str(tmp_path / "red.avi")).frames())
     assert frame.image_HW3[2, 2, 0] > 200 and frame.image_HW3[2, 2, 2] < 50
 
 
@@ -59,11 +59,11 @@ def test_each_kind_of_file_is_read(tmp_path, coffee, name, code):
     write_video(
         tmp_path / name, coffee, [[np.zeros((2, 2), np.uint8)]], seconds=0.2, side=2, code=code
     )
-    assert is_video(name) and len(list(open_footage(str(tmp_path / name)).frames())) == 5
+    assert is_video(name) and len(list(open_video(str(tmp_path / name)).frames())) == 5
 
 
 def test_faces_of_a_video_keep_their_tracks_and_their_rows_have_times(clip, reader):
-    rows = list(look_for_faces([str(clip)], reader, every=3))
+    rows = list(look_for_faces([str(clip)], reader, frame_stride=3))
     assert {row.track for row in rows} == {1, 2} and all(
         row.reading.top[0] == "happy" for row in rows
     )
@@ -73,16 +73,20 @@ def test_faces_of_a_video_keep_their_tracks_and_their_rows_have_times(clip, read
 
 
 def test_between_two_looks_the_faces_of_the_last_one_are_shown(clip, reader):
-    seen = list(watch(open_footage(str(clip)), reader, every=4, all_pixels=True))
+    seen = list(iter_video_results(open_video(str(clip)), reader, frame_stride=4, all_pixels=True))
     assert [moment.looked for moment in seen] == [n % 4 == 0 for n in range(10)]
     assert all(moment.frame.image_HW3 is not None for moment in seen)
     assert seen[1].faces == seen[0].faces and seen[4].faces != seen[0].faces
 
 
 def test_the_annotated_video_has_every_frame_and_boxes(clip, reader, tmp_path):
-    rows = list(look_for_faces([str(clip)], reader, every=2, album=Album(tmp_path / "new")))
+    rows = list(
+        look_for_faces(
+            [str(clip)], reader, frame_stride=2, annotated_output=AnnotatedOutput(tmp_path / "new")
+        )
+    )
     assert len(rows) == 10
-    written = open_footage(str(tmp_path / "new" / "clip.faces.mp4"))
+    written = open_video(str(tmp_path / "new" / "clip.faces.mp4"))
     assert (written.fps, written.width, written.height) == (10, 640, 480)
     frames = [frame.image_HW3 for frame in written.frames()]
     assert len(frames) == 10
@@ -113,7 +117,7 @@ def test_hostile_videos_are_told_in_a_sentence_each_and_do_not_stop_the_rest(
     clip, reader, tmp_path
 ):
     sources = [*hostile(tmp_path, clip), str(tmp_path / "absent.mp4"), str(clip)]
-    rows = list(look_for_faces(sources, reader, every=10))
+    rows = list(look_for_faces(sources, reader, frame_stride=10))
     assert [row.file for row in rows[:-2]] == sources[:-1] and all(row.error for row in rows[:-2])
     assert all(row.error.startswith(row.file) and "\n" not in row.error for row in rows[:-2])
     assert [row.track for row in rows[-2:]] == [1, 2]
@@ -123,7 +127,7 @@ def test_a_video_that_ends_early_is_read_to_there_and_told(tmp_path, coffee, rea
     path = tmp_path / "cut.avi"
     write_video(path, coffee, [[np.zeros((2, 2), np.uint8)]], seconds=1, side=2, code="MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    (row,) = look_for_faces([str(path)], reader, every=5)
+    (row,) = look_for_faces([str(path)], reader, frame_stride=5)
     assert row.reading is None and "broken" in row.error and "of 25 frames" in row.error
 
 
@@ -138,7 +142,7 @@ def test_frames_that_are_too_large_are_refused_before_decoding(tmp_path):
         code="MJPG",
     )
     with pytest.raises(DataError, match="5002 x 4000 pixels; at most 20000000"):
-        open_footage(str(tmp_path / "wide.avi"))
+        open_video(str(tmp_path / "wide.avi"))
 
 
 def test_a_camera_that_is_not_there_is_told():
@@ -149,4 +153,4 @@ def test_a_camera_that_is_not_there_is_told():
         ("webcam:-1", "names no camera"),
     ):
         with pytest.raises(ConfigError, match=said):
-            open_footage(source)
+            open_video(source)

@@ -1,10 +1,10 @@
 import pytest
 
-from fer_ignite.apps.report.evaluation import Options, look
-from fer_ignite.apps.report.subject import find_subject
+from fer_ignite.apps.report.evaluation import ReportOptions, evaluate_for_report
+from fer_ignite.apps.report.subject import resolve_run
 
 
 @pytest.fixture(scope="session")
 def seen(finished_run):
     """The finished tiny run's look at its 70 drawn validation faces."""
-    return look(find_subject(finished_run), Options())
+    return evaluate_for_report(resolve_run(finished_run), ReportOptions())

@@ -9,14 +9,14 @@ from PIL import Image
 
 from fer_ignite.apps.report.duplicate_groups import duplicate_groups
 from fer_ignite.apps.report.gallery import (
-    chances_of,
     confident_mistakes,
     confusion_cells,
     describe_faces,
+    out_of_fold_probabilities,
 )
 from fer_ignite.apps.report.thumbnails import overlay_uri, thumbnail_uri
-from fer_ignite.apps.report.vote_text import ballots_of
-from fer_ignite.data.cache.format import open_pack
+from fer_ignite.apps.report.vote_text import describe_votes
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.errors import DataError
 
 
@@ -47,7 +47,7 @@ def test_a_page_holds_a_bounded_number_of_faces():
 
 
 def test_faces_are_described_from_the_scores_and_the_pack(seen):
-    labels_N, chances_NK = seen.labels_N, chances_of(seen)
+    labels_N, probabilities_NK = seen.labels_N, out_of_fold_probabilities(seen)
     described = describe_faces(seen, [3, 5])
     for row in (3, 5):
         face, classes = described[row], seen.network.classes
@@ -57,7 +57,7 @@ def test_faces_are_described_from_the_scores_and_the_pack(seen):
             == seen.faces.classes[seen.faces.targets.labels_N[seen.places_N[row]]]
         )
         assert [name for name, _ in face["guesses"]] == [
-            classes[k] for k in chances_NK[row].argsort(descending=True)[:3]
+            classes[k] for k in probabilities_NK[row].argsort(descending=True)[:3]
         ]
         stored = seen.faces.pack.read([seen.places_N[row]])[0, :, :, 0].astype(float)
         assert abs(np.asarray(picture(face["image"])).astype(float) - stored).mean() < 6  # JPEG
@@ -77,7 +77,7 @@ def test_large_pictures_are_made_small_and_maps_are_laid_over_them():
 def csv_pack(tmp_path_factory):
     """A csv of 6 faces, of which rows 2 and 3 (train, val) are equal but labelled differently, and its votes."""
     from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import PackSpec
+    from fer_ignite.data.cache.spec import CacheSpec
 
     folder = tmp_path_factory.mktemp("csv")
     draw = np.random.default_rng(0)
@@ -94,15 +94,15 @@ def csv_pack(tmp_path_factory):
     votes = [f"Training,fer{place}.png,{place},0,0,4,{6 - place},0,0,0,0,1" for place in range(6)]
     (folder / "votes.csv").write_text("\n".join([head, *votes]) + "\n")
     pack = open_or_build(
-        PackSpec(data=str(folder / "faces.csv")), cache=folder / "cache", progress=False
+        CacheSpec(data=str(folder / "faces.csv")), cache=folder / "cache", progress=False
     )
-    return open_pack(pack), str(folder / "votes.csv")
+    return open_cache(pack), str(folder / "votes.csv")
 
 
 def test_votes_are_those_of_the_face_s_own_row(csv_pack):
     pack, votes = csv_pack
     assert pack.sample_id(2) == "row 4"
-    assert ballots_of(votes, pack, [0, 2]) == {
+    assert describe_votes(votes, pack, [0, 2]) == {
         0: "angry 6, sad 4, not a face 1",
         2: "sad 4, angry 4, neutral 2, not a face 1",
     }
@@ -111,11 +111,11 @@ def test_votes_are_those_of_the_face_s_own_row(csv_pack):
 def test_votes_that_don_t_belong_to_the_faces_are_refused(csv_pack, seen, tmp_path):
     pack, votes = csv_pack
     with pytest.raises(DataError, match="come from elsewhere"):
-        ballots_of(votes, seen.faces.pack, [0])
+        describe_votes(votes, seen.faces.pack, [0])
     short = tmp_path / "short.csv"
     short.write_text("\n".join(Path(votes).read_text().splitlines()[:3]) + "\n")
     with pytest.raises(DataError, match="2 rows, the data has a row 7"):
-        ballots_of(str(short), pack, [5])
+        describe_votes(str(short), pack, [5])
 
 
 def test_equal_pictures_with_other_labels_or_roles_are_shown(csv_pack):

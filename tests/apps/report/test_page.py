@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from fer_ignite import train
-from fer_ignite.apps.report.comparison import distinct_names, pair_of
-from fer_ignite.apps.report.context import facts_of
-from fer_ignite.apps.report.evaluation import Options
+from fer_ignite.apps.report.comparison import compare_pair, distinct_names
+from fer_ignite.apps.report.context import build_context
+from fer_ignite.apps.report.evaluation import ReportOptions
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.apps.report.render import render_page
 from fer_ignite.apps.report.settings import differing_settings, setting_rows
-from fer_ignite.apps.report.subject import find_subject
+from fer_ignite.apps.report.subject import resolve_run
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import ConfigError, FerError
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def facts(finished_run):
-    return facts_of(find_subject(finished_run), Options())
+    return build_context(resolve_run(finished_run), ReportOptions())
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def test_the_page_shows_the_run_s_figures(finished_run, facts, page):
     assert read.open == []
     assert f"{100 * summary['val']['accuracy']:.1f} %" in read.text
     looks = len(
-        (finished_run / "ledger.jsonl").read_text().splitlines()
+        (finished_run / "test_access.jsonl").read_text().splitlines()
     )  # other tests look at this run too
     scored = f"the run scored {100 * summary['test']['accuracy']:.1f} % on 70 test faces"
     assert f"{scored}; test has been looked at {looks} time" in read.text
@@ -189,7 +189,7 @@ def test_a_hostile_class_name_goes_through_a_whole_report(tiny, tmp_path):
 
 def test_val_is_read_unless_test_is_asked_for_which_leaves_its_line(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
-    ledger = run / "ledger.jsonl"
+    ledger = run / "test_access.jsonl"
     before = ledger.read_text()
     looks = len(before.splitlines())
     written = write_report([run])
@@ -251,7 +251,7 @@ def test_what_is_no_run_is_refused(make, tmp_path):
         ConfigError,
         match=r"without a checkpoint" if make == "unsaved" else r"neither a checkpoint nor a run",
     ):
-        find_subject(path)
+        resolve_run(path)
 
 
 def test_without_jinja2_one_sentence_names_the_extra(monkeypatch):
@@ -291,13 +291,13 @@ def test_runs_on_other_faces_are_not_paired():
         {"name": name, "hits_N": None, "result": {"fingerprint": name, "accuracy": 0.5}}
         for name in "ab"
     ]
-    assert pair_of(*runs) == {"a": "a", "b": "b", "paired": False}
+    assert compare_pair(*runs) == {"a": "a", "b": "b", "paired": False}
 
 
 def test_runs_of_one_name_are_told_apart(finished_run):
     subject, last = (
-        find_subject(finished_run),
-        find_subject(finished_run / "checkpoints" / "last.pt"),
+        resolve_run(finished_run),
+        resolve_run(finished_run / "checkpoints" / "last.pt"),
     )
     assert distinct_names([subject, last]) == ["run best", "run last"]
     assert distinct_names([subject, subject]) == ["run best (1)", "run best (2)"]

@@ -2,24 +2,20 @@ import json
 
 import pytest
 
-from fer_ignite.apps.trackers.run_ids import Register, without_password
+from fer_ignite.apps.trackers.run_ids import RunIds, without_password
 
 
 def test_an_entry_outlives_the_process_and_keeps_its_other_facts(tmp_path):
     path = tmp_path / "trackers.json"
-    Register(path).begin("mlflow", id="a", place="here")
-    Register(path).note("mlflow", reached={"val/loss": 4})
-    Register(path).begin("wandb", id="b")
-    assert Register(path).entry("mlflow") == {
-        "id": "a",
-        "place": "here",
-        "reached": {"val/loss": 4},
-    }
+    RunIds(path).begin("mlflow", id="a", place="here")
+    RunIds(path).note("mlflow", reached={"val/loss": 4})
+    RunIds(path).begin("wandb", id="b")
+    assert RunIds(path).entry("mlflow") == {"id": "a", "place": "here", "reached": {"val/loss": 4}}
     assert set(json.loads(path.read_text())) == {"mlflow", "wandb"}
 
 
 def test_a_new_record_forgets_what_the_earlier_one_had(tmp_path):
-    register = Register(tmp_path / "trackers.json")
+    register = RunIds(tmp_path / "trackers.json")
     register.begin("mlflow", id="a", reached={"x": 1})
     register.begin("mlflow", id="b")
     assert register.entry("mlflow") == {"id": "b"}
@@ -29,7 +25,7 @@ def test_a_new_record_forgets_what_the_earlier_one_had(tmp_path):
 def test_a_damaged_file_counts_as_empty(tmp_path, text):
     path = tmp_path / "trackers.json"
     path.write_text(text)
-    assert Register(path).entry("mlflow") == {}
+    assert RunIds(path).entry("mlflow") == {}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from fer_ignite.apps.trackers.upload_queue import Point, Post
+from fer_ignite.apps.trackers.upload_queue import Point, UploadQueue
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_points_arrive_in_order_and_those_that_wait_go_together():
         gate.wait()
         letters.append([point.step for point in points])
 
-    post = Post("T", deliver, away=lambda: None)
+    post = UploadQueue("T", deliver, away=lambda: None)
     for step in range(5):
         post.put(Point({"a": 1.0}, step))
     gate.set()
@@ -31,7 +31,9 @@ def test_points_arrive_in_order_and_those_that_wait_go_together():
 
 def test_a_file_goes_behind_the_points_that_came_before_it():
     sent = []
-    post = Post("T", lambda points: sent.extend(point.step for point in points), away=lambda: None)
+    post = UploadQueue(
+        "T", lambda points: sent.extend(point.step for point in points), away=lambda: None
+    )
     post.put(Point({"a": 1.0}, 1))
     post.put(lambda: sent.append("file"))
     post.put(Point({"a": 1.0}, 2))
@@ -51,7 +53,7 @@ def test_what_a_server_refuses_is_left_out_and_said_once(warned):
             raise ValueError("no such name")
         sent.append(points[0].step)
 
-    post = Post("T", deliver, away=lambda: None)
+    post = UploadQueue("T", deliver, away=lambda: None)
     for step in range(3):
         post.put(Point({"a": 1.0}, step))
         assert post.drain(within_s=5)
@@ -65,7 +67,7 @@ def test_a_server_that_is_away_is_waited_for_by_nobody(warned):
     def deliver(points):
         raise ConnectionError
 
-    post = Post("T", deliver, away=lambda: "T is away")
+    post = UploadQueue("T", deliver, away=lambda: "T is away")
     begun = time.monotonic()
     for step in range(1000):
         post.put(Point({"a": 1.0}, step))
@@ -85,7 +87,7 @@ def test_a_server_that_comes_back_gets_everything(monkeypatch):
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
+    post = UploadQueue("T", deliver, away=lambda: None if up.is_set() else "away")
     for step in range(10):
         post.put(Point({"a": 1.0}, step))
     time.sleep(0.2)
@@ -103,7 +105,7 @@ def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = Post("T", deliver, away=lambda: None if up.is_set() else "away")
+    post = UploadQueue("T", deliver, away=lambda: None if up.is_set() else "away")
     post.put(Point({"a": 1.0}, 1))
     assert tried.wait(5)
     assert not post.drain(within_s=60)  # away still
@@ -120,13 +122,15 @@ def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = Post("T", deliver, away=lambda: None)  # it answers again by the time that it is asked
+    post = UploadQueue(
+        "T", deliver, away=lambda: None
+    )  # it answers again by the time that it is asked
     post.put(Point({"a": 1.0}, 1))
     assert post.close(within_s=5) and sent == [1]
 
 
 def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
-    post = Post("T", lambda points: time.sleep(60), away=lambda: None)
+    post = UploadQueue("T", lambda points: time.sleep(60), away=lambda: None)
     post.put(Point({"a": 1.0}, 1))
     begun = time.monotonic()
     assert not post.close(within_s=0.2)

@@ -23,7 +23,7 @@ def test_one_run_per_fold_and_their_mean_and_spread(tiny, tmp_path):
         (42, 84)
     ] * 3
     assert not any(
-        "test" in summary or (folder / "ledger.jsonl").exists()
+        "test" in summary or (folder / "test_access.jsonl").exists()
         for summary, folder in zip(summaries, folders, strict=True)
     )
     assert result["val"]["accuracy"] == list(
@@ -55,7 +55,7 @@ def test_test_is_left_alone_where_it_is_not_to_be_scored(tiny, tmp_path):
     assert (
         "val" in summary
         and "test" not in summary
-        and not (tmp_path / "run" / "ledger.jsonl").exists()
+        and not (tmp_path / "run" / "test_access.jsonl").exists()
     )
 
 

@@ -49,7 +49,7 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     ]
     assert result["best"]["value"] == max(summary["best"]["value"] for summary in summaries)
     assert not any("test" in summary for summary in summaries) and not list(
-        folder.glob("*/ledger.jsonl")
+        folder.glob("*/test_access.jsonl")
     )
     best = from_layers(read_yaml(folder / "best.yaml"))
     assert {name: getattr(best, name) for name in ("lr", "opt")} == result["best"]["settings"]

@@ -8,12 +8,12 @@ from torchvision.transforms.v2 import functional as tv
 from fer_ignite.data.augment.color import (
     adjust_brightness_,
     adjust_contrast_,
+    box_mask,
     erase_,
-    erase_boxes,
-    inside,
     normalise,
+    random_erasing_boxes,
 )
-from fer_ignite.data.augment.params import AugmentSpec, draw
+from fer_ignite.data.augment.params import AugmentSpec, sample_params
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import ConfigError
 
@@ -55,8 +55,8 @@ def test_an_erased_rectangle_is_torchvisions_erase():
 
 
 def test_erased_rectangles_have_the_drawn_area_and_lie_in_the_image():
-    drawn = draw(AugmentSpec(reprob=0.5), np.random.default_rng(0), 3000)
-    boxes_B4 = erase_boxes(drawn, (48, 48))
+    drawn = sample_params(AugmentSpec(reprob=0.5), np.random.default_rng(0), 3000)
+    boxes_B4 = random_erasing_boxes(drawn, (48, 48))
     tall_B, wide_B = boxes_B4[:, 1] - boxes_B4[:, 0], boxes_B4[:, 3] - boxes_B4[:, 2]
     assert boxes_B4.min() >= 0 and boxes_B4.max() <= 48
     assert ((tall_B * wide_B > 0) == drawn.erase).all()
@@ -69,7 +69,7 @@ def test_erased_rectangles_have_the_drawn_area_and_lie_in_the_image():
 
 
 def test_inside_counts_the_rectangles_pixels():
-    mask_B1HW = inside(torch.tensor([[1.0, 3.0, 2.0, 5.0], [0.0, 0.0, 0.0, 4.0]]), (4, 6))
+    mask_B1HW = box_mask(torch.tensor([[1.0, 3.0, 2.0, 5.0], [0.0, 0.0, 0.0, 4.0]]), (4, 6))
     assert mask_B1HW.shape == (2, 1, 4, 6) and mask_B1HW.sum(dim=(1, 2, 3)).tolist() == [2 * 3, 0]
     assert mask_B1HW[0, 0, 1:3, 2:5].all()
 

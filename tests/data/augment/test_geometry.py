@@ -6,8 +6,15 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from fer_ignite.data.augment.geometry import matrices, pick, prepare, resize, resized_hw, warp
-from fer_ignite.data.augment.pipeline import AugmentSpec, augment, draw
+from fer_ignite.data.augment.geometry import (
+    affine_matrices,
+    crop_and_flip,
+    resize,
+    resize_center_crop,
+    resized_hw,
+    warp,
+)
+from fer_ignite.data.augment.pipeline import AugmentSpec, augment, sample_params
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import ConfigError
 
@@ -28,7 +35,7 @@ def faces(count=4, size=48, channels=1):
 
 def fixed(count, **values):
     """Draws that are all off, but for the values given."""
-    drawn = draw(AugmentSpec(), np.random.default_rng(0), count)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count)
     return drawn.__class__(
         **(vars(drawn) | {name: np.full(count, value) for name, value in values.items()})
     )
@@ -40,7 +47,10 @@ def planar(images_BHWC):
 
 def warped(images_BHWC, drawn, padding="zeros"):
     hw = tuple(images_BHWC.shape[1:3])
-    return warp(images_BHWC, torch.from_numpy(matrices(drawn, hw, hw)), hw, padding=padding) / 255
+    return (
+        warp(images_BHWC, torch.from_numpy(affine_matrices(drawn, hw, hw)), hw, padding=padding)
+        / 255
+    )
 
 
 def largest_difference(ours_BCHW, theirs_BCHW, border=0):
@@ -123,7 +133,7 @@ def test_flips_are_exact_and_torchvisions(channels):
     images_BHWC = faces(channels=channels)
     images_BCHW = images_BHWC.permute(0, 3, 1, 2)
     for name, theirs in (("hflip", tv.horizontal_flip), ("vflip", tv.vertical_flip)):
-        flipped_BHWC = pick(images_BHWC, fixed(4, **{name: True}), (48, 48))
+        flipped_BHWC = crop_and_flip(images_BHWC, fixed(4, **{name: True}), (48, 48))
         assert flipped_BHWC.dtype == torch.uint8
         assert torch.equal(flipped_BHWC.permute(0, 3, 1, 2), theirs(images_BCHW))
 
@@ -145,7 +155,7 @@ def test_flip_before_rotation_as_torchvision_composes_them():
 def test_a_random_crop_is_an_exact_piece_of_the_image():
     images_BHWC = faces(count=64, size=56)
     spec = AugmentSpec(hflip=0.5)
-    drawn = draw(spec, np.random.default_rng(4), 64)
+    drawn = sample_params(spec, np.random.default_rng(4), 64)
     ours_BCHW = augment(images_BHWC, drawn, spec, out_px=48) * 255
     tops, lefts = np.floor(drawn.crop_y * 9).astype(int), np.floor(drawn.crop_x * 9).astype(int)
     assert set(tops) == set(lefts) == set(range(9))  # 56 - 48 + 1 places, each taken
@@ -159,7 +169,7 @@ def test_a_crop_inside_the_matrix_is_the_same_crop():
     images_BHWC = faces(size=56)
     drawn = fixed(4, crop_x=0.3, crop_y=0.9)  # floor(0.3 * 9) = 2, floor(0.9 * 9) = 8
     sampled_BCHW = warp(
-        images_BHWC, torch.from_numpy(matrices(drawn, (56, 56), (48, 48))), (48, 48)
+        images_BHWC, torch.from_numpy(affine_matrices(drawn, (56, 56), (48, 48))), (48, 48)
     )
     assert largest_difference(sampled_BCHW, tv.crop(planar(images_BHWC), 8, 2, 48, 48)) < 1e-2
 
@@ -168,12 +178,12 @@ def test_a_crop_inside_the_matrix_is_the_same_crop():
 def test_evaluation_takes_torchvisions_centre_crop_exactly(side, out):
     images_BHWC = faces(size=side)
     theirs_BCHW = tv.center_crop(images_BHWC.permute(0, 3, 1, 2), [out, out])
-    assert torch.equal((prepare(images_BHWC, out) * 255).round().byte(), theirs_BCHW)
+    assert torch.equal((resize_center_crop(images_BHWC, out) * 255).round().byte(), theirs_BCHW)
 
 
 def test_evaluation_does_not_touch_images_of_the_right_size():
     images_BHWC = faces()
-    assert torch.equal(prepare(images_BHWC, 48), images_BHWC.permute(0, 3, 1, 2) / 255)
+    assert torch.equal(resize_center_crop(images_BHWC, 48), images_BHWC.permute(0, 3, 1, 2) / 255)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -181,10 +191,10 @@ def test_evaluation_does_not_touch_images_of_the_right_size():
 def test_resizing_is_torchvisions_antialiased_resize(side, target, channels):
     images_BHWC = faces(size=side, channels=channels)
     theirs_BCHW = tv.resize(planar(images_BHWC) / 255, [target, target], antialias=True)
-    assert largest_difference(prepare(images_BHWC, target, target), theirs_BCHW) < LEVEL
+    assert largest_difference(resize_center_crop(images_BHWC, target, target), theirs_BCHW) < LEVEL
     assert torch.equal(
         resize(images_BHWC, (target, target)).permute(0, 3, 1, 2) / 255,
-        prepare(images_BHWC, target, target),
+        resize_center_crop(images_BHWC, target, target),
     )
 
 
@@ -193,7 +203,7 @@ def test_an_enlarged_image_in_one_matrix_is_the_resized_and_cropped_one_up_to_it
     images_BHWC = faces()
     spec = AugmentSpec(rotate_deg=1e-9, crop=False)
     ours_BCHW = augment(images_BHWC, fixed(4), spec, out_px=112, resize_px=resize_px)
-    assert largest_difference(ours_BCHW, prepare(images_BHWC, 112, resize_px)) < LEVEL
+    assert largest_difference(ours_BCHW, resize_center_crop(images_BHWC, 112, resize_px)) < LEVEL
 
 
 def test_a_shrunk_image_is_antialiased_before_it_is_turned():

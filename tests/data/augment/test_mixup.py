@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from fer_ignite.data.augment.mixup import cut_boxes, mix, shares
-from fer_ignite.data.augment.params import AugmentSpec, draw
+from fer_ignite.data.augment.params import AugmentSpec, sample_params
 
 # Dimensions: B images, C channels, H W pixels, K classes.
 
 
 def mixed(spec, count=200, channels=1):
-    drawn = draw(spec, np.random.default_rng(0), count)
+    drawn = sample_params(spec, np.random.default_rng(0), count)
     zeros_BCHW, ones_BCHW = (
         torch.zeros(count, channels, 20, 20),
         torch.ones(count, channels, 20, 20),
@@ -48,7 +48,7 @@ def test_mixup_blends_evenly_and_cutmix_only_replaces():
 
 
 def test_a_cut_rectangle_away_from_the_border_has_the_drawn_share():
-    drawn = draw(AugmentSpec(cutmix=1.0), np.random.default_rng(0), 2000)
+    drawn = sample_params(AugmentSpec(cutmix=1.0), np.random.default_rng(0), 2000)
     boxes_B4 = cut_boxes(drawn, (100, 100))
     free_B = (boxes_B4[:, ::2] > 0).all(1) & (boxes_B4[:, 1::2] < 100).all(1)
     side_B = 100 * np.sqrt(drawn.share)
@@ -61,7 +61,7 @@ def test_a_cut_rectangle_away_from_the_border_has_the_drawn_share():
 
 def test_without_mixing_everything_stays_bit_for_bit():
     count = 6
-    drawn = draw(AugmentSpec(), np.random.default_rng(0), count)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count)
     images_BCHW, targets_BK = torch.rand(count, 1, 20, 20), torch.rand(count, 7)
     mixed_BCHW, mixed_BK = mix(
         images_BCHW, images_BCHW.flip(0), targets_BK, targets_BK.flip(0), drawn

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from fer_ignite.data.augment import pipeline as module
-from fer_ignite.data.augment.pipeline import AugmentSpec, augment, draw, mix, normalise, partners
+from fer_ignite.data.augment.pipeline import (
+    AugmentSpec,
+    augment,
+    mix,
+    mixup_partners,
+    normalise,
+    sample_params,
+)
 from fer_ignite.data.drawn_faces import draw_faces
 
 # Dimensions: B images, C channels, H W pixels.
@@ -15,7 +22,7 @@ EVERYTHING = AugmentSpec(
     vflip=0.1,
     rotate_deg=15,
     scale=0.15,
-    shift=0.15,
+    translate=0.15,
     shear_deg=5,
     brightness=0.3,
     contrast=0.3,
@@ -56,7 +63,7 @@ def test_an_image_comes_out_the_same_in_any_slice_of_its_batch(
         count = 13
         images_BHWC, drawn = (
             batch(count, side, channels),
-            draw(spec, np.random.default_rng(0), count),
+            sample_params(spec, np.random.default_rng(0), count),
         )
         whole_BCHW = finish(images_BHWC, drawn, spec, out_px, model_channels)
         for start, stop in ((0, 1), (1, 3), (3, 10), (10, 13), (12, 13)):
@@ -69,10 +76,13 @@ def test_an_image_comes_out_the_same_in_any_slice_of_its_batch(
 
 def test_mixing_gives_the_same_in_any_slice():
     count = 12
-    images_BHWC, drawn = batch(count, 48, 1), draw(EVERYTHING, np.random.default_rng(1), count)
+    images_BHWC, drawn = (
+        batch(count, 48, 1),
+        sample_params(EVERYTHING, np.random.default_rng(1), count),
+    )
     images_BCHW = augment(images_BHWC, drawn, EVERYTHING, out_px=48)
     targets_BK = torch.eye(7)[torch.arange(count) % 7]
-    partner_B = torch.from_numpy(partners(drawn))
+    partner_B = torch.from_numpy(mixup_partners(drawn))
     whole_BCHW, whole_BK = mix(
         images_BCHW, images_BCHW[partner_B], targets_BK, targets_BK[partner_B], drawn
     )
@@ -87,7 +97,7 @@ def test_mixing_gives_the_same_in_any_slice():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nothing_asked_for_changes_nothing(channels):
     images_BHWC = batch(5, 48, channels)
-    drawn = draw(AugmentSpec(), np.random.default_rng(0), 5)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), 5)
     assert torch.equal(
         augment(images_BHWC, drawn, AugmentSpec(), out_px=48), images_BHWC.permute(0, 3, 1, 2) / 255
     )
@@ -97,13 +107,15 @@ def test_nothing_asked_for_changes_nothing(channels):
 def test_the_raw_batch_is_left_alone_and_the_result_lies_in_range(spec):
     images_BHWC = batch(20, 48, 1)
     kept_BHWC = images_BHWC.clone()
-    ours_BCHW = augment(images_BHWC, draw(spec, np.random.default_rng(0), 20), spec, out_px=48)
+    ours_BCHW = augment(
+        images_BHWC, sample_params(spec, np.random.default_rng(0), 20), spec, out_px=48
+    )
     assert torch.equal(images_BHWC, kept_BHWC)
     assert ours_BCHW.dtype == torch.float32 and ours_BCHW.min() >= 0 and ours_BCHW.max() <= 1
 
 
 def test_an_empty_slice_gives_an_empty_batch():
-    drawn = draw(EVERYTHING, np.random.default_rng(0), 0)
+    drawn = sample_params(EVERYTHING, np.random.default_rng(0), 0)
     assert augment(
         torch.empty(0, 48, 48, 3, dtype=torch.uint8), drawn, EVERYTHING, out_px=40
     ).shape == (0, 3, 40, 40)
@@ -112,7 +124,12 @@ def test_an_empty_slice_gives_an_empty_batch():
 def test_the_same_call_gives_the_same_bits():
     images_BHWC = batch(32, 48, 1)
     first, second = (
-        augment(images_BHWC, draw(EVERYTHING, np.random.default_rng(9), 32), EVERYTHING, out_px=48)
+        augment(
+            images_BHWC,
+            sample_params(EVERYTHING, np.random.default_rng(9), 32),
+            EVERYTHING,
+            out_px=48,
+        )
         for _ in range(2)
     )
     assert torch.equal(first, second)

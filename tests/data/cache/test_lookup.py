@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import fer_ignite
-from fer_ignite.data.cache.format import Pack, describe, open_pack
-from fer_ignite.data.cache.lookup import PackSpec, cache_folder, open_or_build, verify_pack
+from fer_ignite.data.cache.format import DatasetCache, describe, open_cache
+from fer_ignite.data.cache.lookup import CacheSpec, cache_folder, open_or_build, verify_cache
 from fer_ignite.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def data(tmp_path):
 
 
 def build(data, tmp_path, **wishes):
-    return open_pack(open_or_build(PackSpec(data=str(data), **wishes), cache=tmp_path / "cache"))
+    return open_cache(open_or_build(CacheSpec(data=str(data), **wishes), cache=tmp_path / "cache"))
 
 
 def test_pixels_labels_roles_and_names_come_back(data, tmp_path):
@@ -87,9 +87,9 @@ def test_a_pack_is_pickled_as_its_path_and_its_map_can_be_written_without_harm(d
     pack = build(data, tmp_path)
     assert len(pickle.dumps(pack)) < 600
     copy = pickle.loads(pickle.dumps(pack))
-    assert isinstance(copy, Pack) and np.array_equal(copy.pixels, pack.pixels)
+    assert isinstance(copy, DatasetCache) and np.array_equal(copy.pixels, pack.pixels)
     torch.from_numpy(pack.pixels)[0] = 0  # a warning here would fail the test
-    assert open_pack(pack.path).pixels[0].any()
+    assert open_cache(pack.path).pixels[0].any()
 
 
 @pytest.mark.skipif(
@@ -150,22 +150,22 @@ def test_a_damaged_pack_in_the_cache_is_built_anew_and_named_when_opened(data, t
     else:
         os.truncate(target, target.stat().st_size - 2)
     with pytest.raises(DataError, match="build"):
-        open_pack(pack.path)
+        open_cache(pack.path)
     again = build(data, tmp_path)
     assert again.path == pack.path
-    verify_pack(again)
+    verify_cache(again)
 
 
 def test_verification_finds_a_single_changed_bit(data, tmp_path):
     pack = build(data, tmp_path)
-    verify_pack(pack)
+    verify_cache(pack)
     with (pack.path / "pixels.npy").open("r+b") as file:
         file.seek(-7, os.SEEK_END)
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(DataError, match="damaged"):
-        verify_pack(open_pack(pack.path))
+        verify_cache(open_cache(pack.path))
 
 
 def test_an_existing_pack_is_a_source_and_can_be_relabelled(data, tmp_path):
@@ -213,7 +213,7 @@ def test_a_pack_over_the_limit_keeps_the_files_and_reads_the_same(data, tmp_path
     everything = np.arange(len(raw))[::-1]
     assert np.array_equal(raw.read(everything), kept.read(everything))
     assert kept.fingerprint == raw.fingerprint and kept.mean == raw.mean
-    verify_pack(kept)
+    verify_cache(kept)
     with pytest.raises(DataError, match="read"):
         _ = kept.pixels
 
@@ -244,7 +244,7 @@ def test_bad_images_are_skipped_counted_and_listed_when_asked(data, tmp_path):
     assert len(pack) == 35 and len(pack.manifest["skipped"]) == 3
     names = ["test/sad/pipe.jpg", "train/happy/bad.png", "val/sad/0.png"]
     assert sorted(text.split(":")[0] for text in pack.manifest["skipped"]) == names
-    verify_pack(pack)
+    verify_cache(pack)
     assert "skipped: 3" in describe(pack)
 
 
@@ -413,15 +413,15 @@ def test_leftovers_of_killed_builds_are_cleared_after_a_day(data, tmp_path):
 )
 def test_nonsense_wishes_are_refused(wishes):
     with pytest.raises(ConfigError):
-        PackSpec(data="demo", **wishes)
+        CacheSpec(data="demo", **wishes)
 
 
 def test_what_is_no_pack_is_refused(tmp_path):
     with pytest.raises(DataError, match="no pack"):
-        open_pack(tmp_path)
+        open_cache(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="not a pack's"):
-        open_pack(tmp_path)
+        open_cache(tmp_path)
 
 
 def test_a_pack_of_another_version_is_refused(data, tmp_path):
@@ -429,7 +429,7 @@ def test_a_pack_of_another_version_is_refused(data, tmp_path):
     manifest = json.loads((pack.path / "manifest.json").read_text())
     (pack.path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
     with pytest.raises(DataError, match="version 99"):
-        open_pack(pack.path)
+        open_cache(pack.path)
 
 
 @pytest.mark.slow
@@ -449,7 +449,7 @@ def test_two_processes_may_build_at_once_and_a_script_needs_no_guard(data, tmp_p
     assert [job.returncode for job in jobs] == [0, 0], said
     paths = {out.decode().splitlines()[-1] for out, _ in said}
     assert len(paths) == 1
-    verify_pack(open_pack(paths.pop()))
+    verify_cache(open_cache(paths.pop()))
     assert len(os.listdir(tmp_path / "cache" / "packs")) == 1
 
 
@@ -457,7 +457,7 @@ def test_two_processes_may_build_at_once_and_a_script_needs_no_guard(data, tmp_p
 def test_many_processes_give_the_same_pack_as_one(data, tmp_path, monkeypatch):
     alone = build(data, tmp_path)
     monkeypatch.setattr("fer_ignite.data.cache.decode._SERIAL_S", -1.0)
-    together = open_pack(open_or_build(PackSpec(data=str(data)), cache=tmp_path / "other"))
+    together = open_cache(open_or_build(CacheSpec(data=str(data)), cache=tmp_path / "other"))
     assert together.fingerprint == alone.fingerprint and together.path.name == alone.path.name
 
 
@@ -482,20 +482,20 @@ def test_the_real_fer2013_has_its_known_facts(tmp_path):
         12,
     )
     assert (round(pack.mean[0], 4), round(pack.std[0], 4)) == (0.5077, 0.2550)
-    verify_pack(pack)
+    verify_cache(pack)
 
 
 def test_two_equal_files_announce_their_own_path(tmp_path):
     from fer_ignite.config import check
-    from fer_ignite.data.open import open_faces, pack_of
+    from fer_ignite.data.open import find_cache, open_dataset
 
     first = faces_csv(tmp_path / "first.csv", ["Training", "PublicTest", "PrivateTest"] * 9)
     second = tmp_path / "second.csv"
     second.write_bytes(first.read_bytes())
     for path in (first, second):
         config = check({"data": str(path), "cache": str(tmp_path / "cache")})
-        pack, _ = pack_of(config)
-        assert open_faces(config, pack).source == str(path)
+        pack, _ = find_cache(config)
+        assert open_dataset(config, pack).source == str(path)
 
 
 def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
@@ -557,7 +557,7 @@ def test_large_files_are_checked_by_a_sample_of_blocks_and_in_full_on_request(
             found += 1
     assert 0 < found < 200  # each start reads other blocks
     with pytest.raises(DataError, match="damaged"):
-        verify_pack(pack)
+        verify_cache(pack)
 
 
 def test_a_csv_of_equal_size_and_time_that_changed_is_read_again(tmp_path):

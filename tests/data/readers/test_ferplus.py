@@ -6,7 +6,7 @@ import pytest
 from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS
 from fer_ignite.data.readers.ferplus import (
     FERPLUS_CLASSES,
-    Votes,
+    FerPlusVotes,
     apply_votes,
     distribution,
     majority,
@@ -86,7 +86,9 @@ def samples(count, splits):
 
 def votes(counts, splits, named=None):
     named_N = np.ones(len(counts), dtype=np.bool_) if named is None else np.array(named)
-    return Votes("fer2013new.csv", np.array(counts), np.array(splits, dtype=np.uint8), named_N)
+    return FerPlusVotes(
+        "fer2013new.csv", np.array(counts), np.array(splits, dtype=np.uint8), named_N
+    )
 
 
 def test_majority_labels_replace_the_old_ones_and_what_is_left_out_is_counted():
