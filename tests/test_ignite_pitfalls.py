@@ -63,7 +63,7 @@ def test_i3_an_epoch_length_that_changed_is_refused_only_when_it_is_given():
 
 
 def test_i4_data_starts_again_in_the_middle_of_an_epoch():
-    """TrainStream asks for the iteration and begins there."""
+    """TrainLoader asks for the iteration and begins there."""
     engine, seen = idle(), []
     engine.load_state_dict({"iteration": 5, "epoch_length": 10, "max_epochs": 1})
     engine.add_event_handler(
@@ -92,7 +92,7 @@ def test_i6_a_scaler_that_is_on_refuses_the_state_of_one_that_was_off():
 
 
 def test_i8_the_old_file_is_removed_before_the_new_one_is_written():
-    """DurableSaver only notes removals and carries them out afterwards."""
+    """AtomicSaver only notes removals and carries them out afterwards."""
     trainer, shelf = idle(), Shelf(fails_at=1)
     handler = Checkpoint(
         {"a": nn.Linear(1, 1), "t": trainer},
@@ -131,7 +131,7 @@ def test_i11_a_single_object_is_saved_without_its_name():
 
 
 def test_i14_a_type_error_while_saving_is_swallowed_and_the_saver_called_again():
-    """DurableSaver turns it into a RuntimeError."""
+    """AtomicSaver turns it into a RuntimeError."""
     calls = []
 
     def saver(checkpoint, filename, metadata=None):

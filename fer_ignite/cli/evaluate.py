@@ -153,9 +153,9 @@ def metric_table(result: dict[str, Any]) -> str:
     head = max(width, len("true / predicted"))
     for name, row in zip(names, result["confusion_matrix"], strict=True):
         lines.append(f"{name:{head}}" + "".join(f"{count:>{cell}}" for count in row))
-    if "looks_at_test" in result:
+    if "test_evaluations" in result:
         lines += [
             "",
-            f"the test split has been looked at {result['looks_at_test']} time(s) with this run's networks",
+            f"the test split has been looked at {result['test_evaluations']} time(s) with this run's networks",
         ]
     return "\n".join(lines)

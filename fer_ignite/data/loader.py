@@ -85,7 +85,7 @@ class Batch:
         weights_B: float32, 1 for a face and 0 for a stand-in.
         count: faces in it, stand-ins not counted.
         micro_count: faces of the micro-batch, over all processes.
-        window_count: faces of the whole optimizer step, over all processes.
+        step_size: faces of the whole optimizer step, over all processes.
         opens, closes: whether the optimizer step begins, ends with it.
         indices_B: places in the data.
     """

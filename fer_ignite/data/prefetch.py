@@ -63,7 +63,7 @@ def prefetch(
     """The items in order; the next one is asked for, inside ``aside()``, before the one at hand is given out.
 
     Args:
-        hand_over: told each item just before it is given out.
+        record_stream: told each item just before it is given out.
     """
 
     def ask() -> list[Item]:

@@ -214,7 +214,7 @@ def launch_evaluation(
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "evaluate", "split": "test"}
         folder.log_test_access({**line, **{name: outcome.result[name] for name in kept}})
         outcome = replace(
-            outcome, result={**outcome.result, "looks_at_test": folder.test_evaluations()}
+            outcome, result={**outcome.result, "test_evaluations": folder.test_evaluations()}
         )
     return outcome
 

@@ -45,9 +45,9 @@ def outcome_sentences(
         sentences.append(
             f"At its end the run scored {percent(test['accuracy'])} on {test['n']:,} test faces{seen}."
         )
-    elif "looks_at_test" in result:
+    elif "test_evaluations" in result:
         sentences.append(
-            f"This is look number {result['looks_at_test']} at test with this run's networks."
+            f"This is look number {result['test_evaluations']} at test with this run's networks."
         )
     return sentences
 

@@ -438,9 +438,9 @@ def test_two_processes_may_build_at_once_and_a_script_needs_no_guard(data, tmp_p
     script.write_text(
         "import fer_ignite.data.cache.decode as decoding\n"
         "from pathlib import Path\n"
-        "from fer_ignite.data.cache.lookup import PackSpec, open_or_build\n"
+        "from fer_ignite.data.cache.lookup import CacheSpec, open_or_build\n"
         "decoding._SERIAL_S = -1.0\n"  # processes for the smallest work too
-        f"print(open_or_build(PackSpec(data={str(data)!r}), cache=Path({str(tmp_path / 'cache')!r})))\n"
+        f"print(open_or_build(CacheSpec(data={str(data)!r}), cache=Path({str(tmp_path / 'cache')!r})))\n"
     )
     env = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env}
