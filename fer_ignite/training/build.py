@@ -1,6 +1,7 @@
 """Settings become objects, and objects become a session with every built-in handler attached, then the user's."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -154,6 +155,10 @@ def _set_determinism(config: Config) -> None:
     manual_seed(
         config.seed
     )  # for user code; what is ours draws from generators of its own, but for the network's first weights
+    if (
+        config.deterministic
+    ):  # read when cuBLAS makes its first handle; without it torch refuses matrix products on CUDA
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)
 
