@@ -1,4 +1,4 @@
-"""Trainer for facial-expression recognition on PyTorch-Ignite: every step and every decision is an event to hook.
+"""Trainer for facial-expression recognition on PyTorch-Ignite; every step and decision is an event.
 
 Public names are imported on first use, so that ``fer-ignite --help`` needs no torch.
 """

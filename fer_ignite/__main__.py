@@ -1,4 +1,4 @@
-"""``python -m fer_ignite`` is the program ``fer-ignite``."""
+"""``python -m fer_ignite`` runs the command line."""
 
 from fer_ignite.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Every setting of a run, declared once: the field is the YAML key, the flag, its help and its validation.
+"""Configuration: each setting declared once, as YAML key, flag, help text and validation.
 
 ``Config`` is frozen and read only where a run is wired. Defaults are those of the ``quick`` recipe. A field's
 ``structural`` mark says that a resumed run with another value would be another run.

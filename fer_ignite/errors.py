@@ -1,4 +1,4 @@
-"""Every error that a user can cause or meet, and the exit code that it ends the program with."""
+"""Exceptions and their exit codes."""
 
 __all__ = [
     "HELP_PAGE",

@@ -1,4 +1,4 @@
-"""User code by name: ``package.module:name`` or ``./file.py:name``.
+"""Import of user code by name (``package.module:name`` or ``./file.py:name``) and of optional libraries.
 
 Naming an object runs its module, so names are taken from the command line, a configuration file named on it, or Python
 - never from a checkpoint, a run's folder or a data set.

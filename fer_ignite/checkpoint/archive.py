@@ -1,4 +1,4 @@
-"""The file around a checkpoint: an ordinary torch zip file, sealed by its own SHA-256, searched before it is opened.
+"""Checkpoint archive: a torch zip file with a SHA-256 trailer, inspected before it is opened.
 
 The seal is the archive's comment, the one place in a zip file that every reader allows: torch and any zip tool read the
 file as it is. The digest is over every byte before the comment, so it travels with the file. It proves that a file is

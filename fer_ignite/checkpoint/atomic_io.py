@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens in between.
+"""Atomic, durable file writes.
 
 The new content goes to a temporary file in the same folder, is synced, renamed over the old, and the folder is synced:
 a crash or a full disk at any moment leaves the old file or the new one, and at worst a temporary file, which

@@ -1,4 +1,4 @@
-"""Deaths on order: a test names a point of the program in ``FER_FAULT``, and the process that reaches it kills itself.
+"""Failpoints for crash tests: ``FER_FAULT=point:rank:iteration`` sends SIGKILL.
 
 ``FER_FAULT=point:rank:iteration[:attempt]``, several separated by commas. The first time that the process of that rank
 reaches the point at that iteration or later, it sends itself SIGKILL. ``attempt`` counts torchrun's restarts, from 0.

@@ -1,4 +1,4 @@
-"""A checkpoint is data: tensors and plain values under a fixed schema, in a file that proves its own integrity.
+"""Checkpoint format: tensors and plain values under a fixed schema, written and read with verification.
 
 The only module that unpickles. A file is read once, then its seal is checked, its archive and pickle program are
 searched (``container.py``), torch loads it with ``weights_only=True`` and nothing allow-listed, and every value is

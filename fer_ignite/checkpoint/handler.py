@@ -1,4 +1,4 @@
-"""Ignite's Checkpoint made durable: the new file is safe before the old one goes, and a failed save changes nothing.
+"""Checkpoint handlers on Ignite's Checkpoint: durable saves; a failed save changes nothing.
 
 Ignite 0.5.5 removes the old file before it writes the new, and has changed its record by then (handlers/checkpoint.py,
 511-523). So the saver below only notes removals and carries them out after the new file is durable, and the handlers

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold: tensors and plain values in dicts, lists and tuples, of bounded depth and number."""
+"""Values that a checkpoint may hold: tensors and plain values of bounded depth and number."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A run's folder: which file holds what, and how files are cut back to a resume point, so that no line stands twice."""
+"""Files of a run's folder, and their truncation to a resume point."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""One run per folder: ``run.lock`` is locked while a run writes there, and the kernel lets go when the run dies.
+"""Lock of a run's folder: ``run.lock``, released by the kernel when the process ends.
 
 The lock is the kernel's (flock), not the file's existence: after SIGKILL the next run starts at once. The file says
 who holds it, for the other one's error; it stays when the lock is gone, because removing it would let two runs in.

@@ -1,1 +1,1 @@
-"""The command line: one file per command; each builds a configuration, calls one function and prints its result."""
+"""Command line: one file per command; each builds a configuration, calls one function and prints the result."""

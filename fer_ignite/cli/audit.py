@@ -1,4 +1,4 @@
-"""``fer-ignite audit``: copies, contradictions, blanks and probably wrong labels of a data set."""
+"""``fer-ignite audit``: duplicates, blank images and likely label errors of a data set."""
 
 from typing import Any
 

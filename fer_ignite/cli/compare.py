@@ -1,4 +1,4 @@
-"""``fer-ignite compare A B``: is one checkpoint really better than another on the same faces?"""
+"""``fer-ignite compare A B``: paired comparison of two checkpoints on the same images."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`fer-ignite completion`: what a shell needs to complete commands, options and their choices."""
+"""``fer-ignite completion``: shell completion."""
 
 import click
 from click.shell_completion import get_completion_class

@@ -1,4 +1,4 @@
-"""``fer-ignite demo``: a local page that names the expressions in pictures."""
+"""``fer-ignite demo``: local web page for predictions."""
 
 from typing import Any
 

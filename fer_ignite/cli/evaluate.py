@@ -1,4 +1,4 @@
-"""``fer-ignite evaluate``: a checkpoint scored; a table, JSON, a picture."""
+"""``fer-ignite evaluate``: metrics of a checkpoint as a table, JSON or a plot."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``fer-ignite export``: a checkpoint as one checked file for use elsewhere, with its model card."""
+"""``fer-ignite export``: a checkpoint as one checked file, with its model card."""
 
 from typing import Any
 

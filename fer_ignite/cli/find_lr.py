@@ -1,4 +1,4 @@
-"""``fer-ignite find-lr``: the learning rate at which the loss falls fastest; a sentence, a picture, JSON."""
+"""``fer-ignite find-lr``: learning-rate range test."""
 
 from typing import Any
 

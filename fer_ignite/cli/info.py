@@ -1,4 +1,4 @@
-"""``fer-ignite info``: this installation; or what a checkpoint, a pack or a run holds."""
+"""``fer-ignite info``: installation, or content of a checkpoint, a dataset cache or a run."""
 
 import json
 from pathlib import Path

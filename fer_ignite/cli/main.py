@@ -1,4 +1,4 @@
-"""The program ``fer-ignite``: finds the command, turns every FerError into one line and its exit code."""
+"""Entry point ``fer-ignite``: command lookup, errors as one line and an exit code."""
 
 import importlib
 import os

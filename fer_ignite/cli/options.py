@@ -1,4 +1,4 @@
-"""Flags out of the configuration's declarations: no setting is described a second time."""
+"""Flags generated from the configuration's fields."""
 
 import types
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""``fer-ignite pack``: a data set read once; its facts; a sheet of augmented faces."""
+"""``fer-ignite pack``: builds the dataset cache, prints its facts, draws augmented images."""
 
 from typing import Any
 

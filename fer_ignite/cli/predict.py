@@ -1,4 +1,4 @@
-"""``fer-ignite predict``: expressions in image files, or of every face in photographs and videos; a table, csv or JSON lines."""
+"""``fer-ignite predict``: expressions in image files, photographs and videos."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""``fer-ignite predict --faces``: a row per face with its box and probabilities; a table, csv or JSON lines."""
+"""``fer-ignite predict --faces``: one row per detected face, as table, csv or JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fer-ignite predict`` without ``--faces``: a row per file; a table, csv or JSON lines."""
+"""``fer-ignite predict`` without ``--faces``: one row per file, as table, csv or JSON lines."""
 
 import json
 from collections.abc import Callable, Sequence

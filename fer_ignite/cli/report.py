@@ -1,4 +1,4 @@
-"""``fer-ignite report``: a run as one HTML page, or several runs compared."""
+"""``fer-ignite report``: HTML report of one run or of several."""
 
 import json
 from collections.abc import Sequence

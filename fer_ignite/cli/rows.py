@@ -1,4 +1,4 @@
-"""A row of the csv files that commands print: one line each, whatever its cells hold."""
+"""Csv rows of command output."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What the words of ``fer-ignite predict`` mean: a run, a checkpoint, or none, and files, folders, globs, webcams."""
+"""Arguments of ``fer-ignite predict``: checkpoint or run, files, folders, globs and webcams."""
 
 import glob
 import os

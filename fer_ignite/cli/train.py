@@ -1,4 +1,4 @@
-"""``fer-ignite train``: settings from recipe, file and flags; one call; the outcome."""
+"""``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``fer-ignite tune``: a search for the settings with the best validation figure; a line per trial, files, JSON."""
+"""``fer-ignite tune``: hyperparameter search on the validation split."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What flags of any command may say: numbers that are finite, files that can be written; without the configuration's libraries."""
+"""Validation of flags that are no settings: finite numbers, writable files."""
 
 import math
 import os

@@ -1,1 +1,1 @@
-"""From whatever holds faces to batches on the device: sources, pack, plan, stream; augmentation on whole batches."""
+"""Data: sources, dataset cache, sampler, loaders and batch augmentation."""

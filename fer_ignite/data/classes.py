@@ -1,4 +1,4 @@
-"""Classes are matched by name, never by position: mapping, renaming, merging, and telling a difference."""
+"""Class names: matching by name, renaming, merging, and differences between two sets."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The faces of a run, whatever they came from: classes, labels, roles, statistics, and a feed of raw pixels."""
+"""Dataset of a run: classes, labels, splits, statistics and a fetcher of raw images."""
 
 import hashlib
 import inspect

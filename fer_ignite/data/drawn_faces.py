@@ -1,4 +1,4 @@
-"""Drawn faces with seven expressions: data for a first try and for tests, with nothing to download.
+"""Drawn faces with seven expressions, for a first run and for tests.
 
 A face is a handful of filled curves whose shape follows from thirteen numbers. Each expression is one row of such
 numbers; a face lies between the neutral row and its own, with its own head, light and noise. Face i of a seed is a

@@ -1,4 +1,4 @@
-"""A list of images that training leaves out: a csv with their ids, and the digest by which a run knows it again.
+"""Exclude list: a csv of image ids that training leaves out, with its digest.
 
 In a run's configuration the list stands as ``audit.csv#<digest>``: the digest is of the ids, so the file may move, and a
 list that was changed is another setting.

@@ -1,4 +1,4 @@
-"""The names of the expressions, and the orders in which their sources number them.
+"""Names of the expressions, and their numbering in published data sets.
 
 Two orders are in use and must never be mixed: the label codes of ``fer2013.csv`` and the alphabetical order of class
 folders. Everything past a source speaks of names; numbers are positions in the pack's own list of names.

@@ -1,4 +1,4 @@
-"""Where a batch's raw faces come from: the pack, by slice, or a ``DataLoader`` over what can't be packed.
+"""Fetchers of raw images: from the dataset cache by index, or from a ``DataLoader``.
 
 Both answer the same request - "these places, in this order, for each coming batch" - so that order, slices and
 mix-up partners are decided in one place, the plan.

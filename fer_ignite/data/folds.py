@@ -1,4 +1,4 @@
-"""Cross-validation: train and val dealt anew into K folds, of which one is judged; test is left out of all of them."""
+"""K-fold cross-validation over train and val; test is left out."""
 
 # Dimensions: N images of the pool (train and val), U units (images that stay together), F folds, C channels.
 

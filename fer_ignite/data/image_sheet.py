@@ -1,4 +1,4 @@
-"""A sheet of images as one PNG, for the eye to check what a model will see."""
+"""A grid of images as one PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading one image file as people mean it, and refusing by name what can't be meant or trusted.
+"""Reading and validation of one image file.
 
 What is read: gray, 1-bit, palette, RGB, CMYK, 16-bit, transparent (laid on white, as viewers show it), EXIF-turned,
 one-page TIFF, a GIF's first frame. What is refused: everything that is no plain image file of an allowed format whose

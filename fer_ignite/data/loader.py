@@ -1,4 +1,4 @@
-"""From places in the plan to batches on the device: slice, augment, normalise, mix.
+"""Train and validation loaders: fetch, augment, normalise and mix batches.
 
 A stream begins at any iteration at no cost, because nothing in it is state: batch i is a function of (seed, i). A
 process augments its own slice only; a mix-up partner that lies in another process's slice is read and augmented here

@@ -1,4 +1,4 @@
-"""One batch ahead on CUDA: the next batch is copied and augmented on a side stream while the step runs."""
+"""Prefetching on CUDA: the next batch is copied and augmented on a side stream."""
 
 import contextlib
 import itertools

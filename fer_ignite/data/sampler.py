@@ -1,4 +1,4 @@
-"""Order is arithmetic: which faces form micro-batch i, and which of them a process takes, follows from (seed, i) alone.
+"""Batch order as a pure function of seed and iteration, and each rank's slice of it.
 
 Nothing here has state to save. An epoch is cut into *windows* of ``batch_size`` faces (one optimizer step each, over all
 processes), a window into ``grad_accum_steps`` *micro-batches* (one engine iteration each), a micro-batch into one slice

@@ -1,4 +1,4 @@
-"""What every source comes down to: names, labels, roles and either pixels or files."""
+"""Samples of a source: names, labels, splits, and pixels or files."""
 
 # Dimensions: N images, H W pixels, C channels, K classes.
 

@@ -1,4 +1,4 @@
-"""Which images train, which select, which judge: honest roles, and what the same pixels in two of them mean."""
+"""Stratified, group-aware train/val/test splits."""
 
 # Dimensions: N images, U units (groups of images that stay together), K classes.
 

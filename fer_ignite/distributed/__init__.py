@@ -1,4 +1,4 @@
-"""Starting a function in one or several processes, and ending all of them together with one outcome."""
+"""Starts a function in one or several processes and ends all of them with one outcome."""
 
 from fer_ignite.distributed.launcher import launch, leave
 from fer_ignite.distributed.outcome import Outcome

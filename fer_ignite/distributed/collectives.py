@@ -1,4 +1,4 @@
-"""Small talk between the processes of a run over the CPU, with tensors only.
+"""CPU collectives (gloo).
 
 Object collectives unpickle what others send, so a text travels as bytes in a uint8 tensor.
 """

@@ -1,4 +1,4 @@
-"""From the ends of all processes of a node to one outcome: whose failure came first, and what to call it."""
+"""Root cause of a failed group: from all exit states to one outcome."""
 
 import signal
 import sys

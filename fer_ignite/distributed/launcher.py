@@ -1,4 +1,4 @@
-"""The way in and the way out: ``launch`` runs a function in one or several processes, ``leave`` ends the program."""
+"""``launch`` runs a function in one or several processes; ``leave`` ends the program."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The machine under a process: what it has, how many threads compute, and that freed memory stays at hand."""
+"""CPUs, GPUs and memory of the machine; number of threads; allocator settings."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""How a process ended, as a file that the others can read, and which of several ends was the cause of the rest."""
+"""Exit state of a process, as a file that the other processes read."""
 
 import json
 import os

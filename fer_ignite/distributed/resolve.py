@@ -1,4 +1,4 @@
-"""What to start, as a pure function of the flags, the environment and the machine's numbers.
+"""Launch plan from flags, environment and machine, as a pure function.
 
 Precedence, from the strongest: torchrun's variables (``--nproc`` beside them is refused), a Slurm step of several tasks
 (``srun``; ``--nproc`` beside it is refused), ``--nproc`` (also in an interactive ``salloc`` or ``sbatch`` shell, whose

@@ -1,4 +1,4 @@
-"""What a process does about signals and about the death of the process that started it."""
+"""Signal handling, and the end of a process when its parent dies."""
 
 import os
 import signal

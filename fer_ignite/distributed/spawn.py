@@ -1,4 +1,4 @@
-"""The launcher's side of several processes: start them, forward signals, end them together, find the cause."""
+"""Supervisor of spawned processes: start, signal forwarding, joint end, root cause."""
 
 import ast
 import logging

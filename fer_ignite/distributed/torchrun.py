@@ -1,4 +1,4 @@
-"""One process of a group that torchrun or Slurm has started: join, run, and leave so that the others can tell why.
+"""A process that torchrun or Slurm started: join the group, run, record the end.
 
 torchrun restarts whatever leaves with a non-zero code, also a run that was told to stop, went non-finite or was started
 wrongly. Such an end leaves a marker beside the agent's attempt folders, and a restarted process that finds it leaves at

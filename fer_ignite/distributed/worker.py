@@ -1,4 +1,4 @@
-"""One process of a run, from its first moment to its recorded end."""
+"""Entry point of a spawned process."""
 
 import contextlib
 import multiprocessing

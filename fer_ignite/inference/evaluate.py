@@ -1,4 +1,4 @@
-"""Scoring checkpoints: one on a split, over any number of processes, or two against each other."""
+"""Evaluation of a checkpoint on a split, and paired comparison of two."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A checkpoint, ready to use: the network, its classes and its preparation, wherever the file was copied to."""
+"""A loaded checkpoint: network, classes, preprocessing and temperature."""
 
 # Dimensions: B images of a batch, K expressions, C channels, H W pixels.
 

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: classes, preparation, temperature, views, origin; read without torch."""
+"""Metadata of an exported file: classes, preprocessing, temperature, views, origin; read without torch."""
 
 import json
 from collections.abc import Mapping

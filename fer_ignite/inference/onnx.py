@@ -1,4 +1,4 @@
-"""An exported ONNX file, ready to be asked: onnxruntime, numpy and Pillow are all it needs."""
+"""Prediction with an exported ONNX file; needs onnxruntime, numpy and Pillow."""
 
 # Dimensions: B images of a batch, H W pixels, C channels, K expressions.
 

@@ -1,4 +1,4 @@
-"""A whole photograph given where a face crop is meant: found by its size, its shape and, where it is installed, the detector."""
+"""Warning for whole photographs given where a face crop is expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a checkpoint, or what was exported from one, about image files of one face each, in batches."""
+"""Prediction on image files of one face each, with a checkpoint or an export."""
 
 # Dimensions: B images of a batch, H W pixels, C channels, K expressions.
 

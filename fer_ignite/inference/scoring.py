@@ -1,4 +1,4 @@
-"""Scoring a network on a split: once over every face, over all processes, with the predictions at hand."""
+"""Metrics and logits of a network on a split, over all processes."""
 
 # Dimensions: N faces of the split, K expressions; confusion_KK has true rows and predicted columns.
 

@@ -1,4 +1,4 @@
-"""What is measured: Ignite metrics, exact for any number of processes and for processes without data.
+"""Classification metrics as Ignite metrics, exact for any number of processes.
 
 Every score is derived from one confusion matrix, whose counts add up over processes; the loss is a sum and a count.
 """

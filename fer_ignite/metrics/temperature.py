@@ -1,4 +1,4 @@
-"""Bounds of the softmax temperature; read without torch."""
+"""Bounds of the softmax temperature; imports no torch."""
 
 __all__ = ["TEMPERATURES", "usable_temperature"]
 

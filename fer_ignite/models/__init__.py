@@ -1,4 +1,4 @@
-"""Networks by name, their start weights, and what can be said about them."""
+"""Networks by name, initial weights, parameter and FLOP counts."""
 
 from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import WeightsReport, initialise_from

@@ -1,4 +1,4 @@
-"""Parts that the own networks share: normalisation by name, convolution units, residual, CSP and attention blocks.
+"""Shared building blocks: normalisation, convolution units, residual, CSP and attention blocks.
 
 None of them uses adaptive pooling, whose backward pass is not deterministic on CUDA.
 """

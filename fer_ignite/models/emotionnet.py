@@ -1,4 +1,4 @@
-"""The reference's shape of network: convolution stem, CSP stages, area attention at strides 16 and 32, wide head.
+"""EmotionNet: convolution stem, CSP stages, area attention at strides 16 and 32, wide head.
 
 Written from the published descriptions: CSPNet (Wang et al., 2019), ELAN (Wang et al., 2022) and area attention with
 residual ELAN (Tian et al., "YOLOv12", 2025). The parts, with their papers, stand in :mod:`fer_ignite.models.blocks`.

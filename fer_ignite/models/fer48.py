@@ -1,4 +1,4 @@
-"""The default network: a small residual CNN for 48-px gray faces, made for CPUs.
+"""Fer48, the default network: a small residual CNN for 48-px gray faces.
 
 Every stage is convolution, 2x2 maximum, normalisation, activation, residual blocks. Pooling comes before the
 normalisation because there it leaves a quarter of the pixels to the cheap, memory-bound layers; the stem, whose map is

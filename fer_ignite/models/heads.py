@@ -1,4 +1,4 @@
-"""Which parameters are the classifier's, as opposed to the backbone's."""
+"""Parameters of the classifier head, as opposed to the backbone's."""
 
 from torch import nn
 

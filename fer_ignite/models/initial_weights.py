@@ -1,4 +1,4 @@
-"""Start weights out of somebody's state: what fits is loaded, and every name that doesn't is told.
+"""Initial weights from another state dict: loads what fits and reports every other name.
 
 The file itself is read elsewhere, by the one module that may; here a mapping comes in.
 """

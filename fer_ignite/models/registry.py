@@ -1,4 +1,4 @@
-"""A network from its name: an own one, a torchvision classifier fitted to faces, or the user's class."""
+"""Networks by name: own, torchvision's, or the user's class."""
 
 # Dimensions: B images, C channels, H W pixels, K expressions.
 

@@ -1,4 +1,4 @@
-"""What a run says about its network: parameters, cost of one image, and who learns at which rate."""
+"""Parameter count, FLOPs of one image, and parameter groups."""
 
 # Dimensions: B images, C channels, H W pixels.
 

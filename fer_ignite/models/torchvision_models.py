@@ -1,4 +1,4 @@
-"""torchvision's classifiers fitted to faces: a classifier of K expressions and, for gray images, one input channel.
+"""torchvision's classifiers with K classes and one or three input channels.
 
 torchvision is imported inside the functions: the default network doesn't need it, and it takes a second.
 """

@@ -1,4 +1,4 @@
-"""Recipes: settings as YAML files, each headed by its command, hardware, measured accuracy and time."""
+"""Recipes: YAML files headed by their command, hardware, measured accuracy and time."""
 
 import difflib
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""What a run tells people at its start and at its end."""
+"""Lines printed at the start and at the end of a run."""
 
 import logging
 import shlex

@@ -1,4 +1,4 @@
-"""What Python users and the command line call: train, evaluate, predict, or a session to hold in one's own hands."""
+"""Execution of a run: launch, seeds, folds, and the work of one process."""
 
 import contextlib
 import logging

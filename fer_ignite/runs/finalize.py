@@ -1,4 +1,4 @@
-"""The end of a run: the best network scored on val, on test once, and the summary that scripts read."""
+"""End of a run: the best network scored on val, then once on test, and summary.json."""
 
 import copy
 import hashlib

@@ -1,4 +1,4 @@
-"""All that can be known before the first process starts: the run's folder and lock, what it goes on from, its data.
+"""Preparation of a run before any process starts: folder, lock, resume point, data.
 
 Whatever is wrong here ends the program with one sentence and leaves the disk as it was.
 """

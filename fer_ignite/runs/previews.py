@@ -1,4 +1,4 @@
-"""Pictures before a run: its learning rates, its augmented faces."""
+"""Previews: learning-rate schedule and augmented images."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What settings name is looked up before anything is started: user code, networks, data."""
+"""Validation before the start: user code, networks, metrics, data."""
 
 import difflib
 import os

@@ -1,1 +1,1 @@
-"""Engines, their handlers, checkpoints: everything between a batch and a finished run."""
+"""Training: engines, events, handlers and session."""

@@ -1,4 +1,4 @@
-"""Settings become objects, and objects become a session with every built-in handler attached, then the user's."""
+"""Builds a session from a configuration, with every built-in handler, then the user's."""
 
 import logging
 import os

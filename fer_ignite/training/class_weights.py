@@ -1,4 +1,4 @@
-"""Weights against class imbalance, scaled so that their mean over the train split is 1 and the loss keeps its size."""
+"""Class weights with mean 1 over the train split."""
 
 # Dimensions: K expressions.
 

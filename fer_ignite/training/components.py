@@ -1,4 +1,4 @@
-"""Settings become objects: preparation, order, network, loss, optimizer, schedule."""
+"""Builds preprocessing, sampler, network, loss, optimizer and schedule from a configuration."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""All processes decide together: wishes to stop are coordinator, sent in iteration k and read in iteration k + 1.
+"""Stop coordination: ranks reduce stop requests in iteration k and read them in iteration k + 1.
 
 A vote is one small integer tensor, reduced by maximum over a CPU group without waiting, so the device never waits for
 it. What ends a run ends it on every process after the same optimizer step.

@@ -1,4 +1,4 @@
-"""An average of the weights, updated after each optimizer step, with its handle in the user's hand."""
+"""Exponential moving average of the weights, updated after each optimizer step."""
 
 from ignite.engine import Engine
 from ignite.engine.events import RemovableEventHandle

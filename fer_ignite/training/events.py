@@ -1,4 +1,4 @@
-"""The events of a run beyond Ignite's own, in one table: event, when it fires, payload, counter, built-in listeners.
+"""Events of a run beyond Ignite's own: when each fires, its payload, counter and built-in listeners.
 
 The documentation's event map is made from :data:`EVENT_TABLE`; nothing else lists these facts.
 """

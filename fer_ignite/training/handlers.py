@@ -1,4 +1,4 @@
-"""The built-in handlers of a session, in the order in which they run; each under a name in ``session.handles``."""
+"""Built-in handlers in their order, each under a name in ``session.handles``."""
 
 import logging
 from collections.abc import Callable

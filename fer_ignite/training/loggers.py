@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes: progress bar, a line per epoch, TensorBoard, history, pictures, profilers.
+"""Progress bar, epoch line, history, TensorBoard, plots and profilers.
 
 All of it hangs on the main process; none of it decides anything.
 """

@@ -1,4 +1,4 @@
-"""Losses, one value per image, so that a sum over processes and micro-batches is exact whatever their sizes.
+"""Losses, one value per image.
 
 A loss takes float logits_BK and targets_BK, a distribution over expressions for each image (one-hot, crowd votes,
 mixed), and gives float32 losses_B. Whoever sums them divides by the number of images of the whole optimizer step.

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the optimizer step, behind one scheduler handler.
+"""Learning-rate schedules as pure functions of the optimizer step.
 
 ``build_schedule`` gives ``factor(step)``, by which every parameter group's own rate is multiplied; step 0 is the first.
 Warm-up is a factor in front of it. Two things are not pure: plateau, whose factor follows a validation metric and

@@ -1,4 +1,4 @@
-"""Who learns, at which rate, with which rule: parameter groups, frozen parts, optimizers."""
+"""Parameter groups, frozen parameters and optimizers."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""A picture of a learning-rate schedule, for looking at it before the run."""
+"""Plot of a learning-rate schedule."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures of a run; they only read what its files hold."""
+"""Plots of curves and of the confusion matrix, from a run's files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run notes of itself between two evaluations: sums of the epoch, and what users log.
+"""Sums over the epoch, and values that users log.
 
 Sums are float64 over values rounded to a grid, hence exact: neither the number of processes nor where a run was cut
 shows in them.

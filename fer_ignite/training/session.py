@@ -1,4 +1,4 @@
-"""A session: one run's engines, wired from a configuration, every built-in handler at hand.
+"""Session: the engines of one run, its state, and every built-in handler by name.
 
 :mod:`fer_ignite.training.build` makes it. Built-in handlers are attached first, then the user's; those that must see
 everything before them (best checkpoint, early stopping, resume points, votes) move behind the user's when the run starts.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a session, and how a session takes it up again."""
+"""State of a session for checkpoints, and its restoration."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The optimizer step as handlers: scaled backward, unscale, finite check and norm, clip, step, zero_grad.
+"""Optimizer step as handlers: backward, unscale, gradient norm, clip, step, zero_grad.
 
 Each ``attach_*`` adds one behaviour and returns its handle; a user takes one off with ``handle.remove()`` and attaches
 another in its place. Nothing here waits for the device, except where an optimizer can't skip a step by itself

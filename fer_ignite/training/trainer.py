@@ -1,4 +1,4 @@
-"""The two engines. The trainer's process function computes the loss and fires :class:`StepEvents`; handlers do the rest."""
+"""Trainer and evaluator engines; the process function computes the loss, handlers do the rest."""
 
 # Dimensions: B images of this process's slice, C channels, H W pixels, K expressions, V views.
 

@@ -1,4 +1,4 @@
-"""The network in the box: `quick`, trained on FER2013 by the default recipe, with its model card beside it."""
+"""Shipped weights: `quick`, trained on FER2013 by the default recipe."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Trust your data: copies, contradictions, blanks, and labels that are probably wrong."""
+"""Data audit: duplicates, contradicting labels, blank images and likely label errors."""

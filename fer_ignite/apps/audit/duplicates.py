@@ -1,4 +1,4 @@
-"""Groups of images that show the same photograph: equal pixels, or rotated, cropped, mirrored, brightened, recompressed copies."""
+"""Exact and near duplicates, as groups of images."""
 
 # Dimensions: N images, D images that differ, S S the side of a small version, P pairs, H W pixels, C channels.
 

@@ -1,4 +1,4 @@
-"""What the audit found, image by image, and which train images it would leave out; as the rows of audit.csv."""
+"""Findings per image and the images advised to drop, as the rows of audit.csv."""
 
 # Dimensions: N images, G groups of copies, K expressions.
 

@@ -1,4 +1,4 @@
-"""How doubtful a label is, from the probabilities that a network gives an image it has not seen."""
+"""Label-error scores from out-of-fold probabilities."""
 
 # Dimensions: N images, K expressions.
 

@@ -1,4 +1,4 @@
-"""What networks say about faces that they never saw: K small networks, each trained on all folds of train but one."""
+"""Out-of-fold probabilities: K small networks, each trained on all folds of train but one."""
 
 # Dimensions: N images, K expressions, B images of a batch.
 

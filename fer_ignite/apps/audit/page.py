@@ -1,4 +1,4 @@
-"""The audit as a page: figures, tables and the faces themselves, in one file that fetches nothing."""
+"""The audit as one HTML file: figures, tables and images; it fetches nothing."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The audit from end to end: read the data, compare all images, ask a network about the labels, write what was found."""
+"""The audit pipeline: read the data, find duplicates, score labels, write the results."""
 
 # Dimensions: N images, K expressions.
 

@@ -1,4 +1,4 @@
-"""What the audit found, in sentences."""
+"""The audit's results as sentences."""
 
 import shlex
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Are the doubts right? FER+'s ten people per image are asked how often they side with them."""
+"""Validation of the label-error scores against FER+'s ten votes per image."""
 
 # Dimensions: N images, V vote columns.
 

@@ -1,1 +1,1 @@
-"""A page on this machine that names the expressions in pictures which people give it."""
+"""Local web page that predicts the expressions in uploaded pictures."""

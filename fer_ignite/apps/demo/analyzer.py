@@ -1,4 +1,4 @@
-"""From the bytes of somebody's picture to an answer: the faces, what the network says of each, and one sentence."""
+"""From the bytes of an uploaded picture to faces, probabilities and one sentence."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

@@ -1,4 +1,4 @@
-"""Faces to try the page with: drawn ones, so that they show nobody and belong to nobody."""
+"""Example images of the demo: drawn faces, free of rights."""
 
 import io
 from dataclasses import dataclass

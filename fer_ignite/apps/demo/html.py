@@ -1,4 +1,4 @@
-"""Answers and examples as HTML: pictures with numbered boxes, expressions as bars; names are escaped."""
+"""Predictions and examples as HTML; names are escaped."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

@@ -1,4 +1,4 @@
-"""The page itself, made with Gradio: a picture goes in by file, paste, camera or example, an answer comes out."""
+"""The Gradio page: input by file, paste, camera or example, and the result."""
 
 # No `from __future__ import annotations` here: Gradio reads the annotations of the functions that it calls.
 

@@ -1,4 +1,4 @@
-"""What stands between the network and the page: who may ask, what may not be asked for, and what the browser may fetch."""
+"""Request filter of the demo: allowed hosts and origins, refused paths, Content-Security-Policy."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The demo from end to end: port, network, detector, page; then it is served until somebody ends it."""
+"""Starts the demo: port, network, detector and page, served until a signal ends it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A page on a port until somebody ends it: the port is taken first, and Ctrl-C or SIGTERM end it at once."""
+"""HTTP server of the demo: reserves the port first; Ctrl-C and SIGTERM end it at once."""
 
 import ipaddress
 import logging

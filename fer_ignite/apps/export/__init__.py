@@ -1,1 +1,1 @@
-"""A checkpoint taken elsewhere: one file with preparation, classes and temperature inside, checked, with a model card."""
+"""Export of a checkpoint as one checked file with preprocessing, classes, temperature and a model card."""

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as its checkpoint does, in figures, on the same faces."""
+"""Comparison of an exported file's outputs with its checkpoint's on the same images."""
 
 # Dimensions: N faces, B images of a batch, H W pixels, C channels, K expressions.
 

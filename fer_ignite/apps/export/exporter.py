@@ -1,4 +1,4 @@
-"""One call from a checkpoint to a checked file with its card: written beside, checked, and only then given its name."""
+"""Export of a checkpoint: written to a temporary file, compared with the checkpoint, then renamed."""
 
 import hashlib
 import os

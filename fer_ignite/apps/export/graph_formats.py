@@ -1,4 +1,4 @@
-"""Formats that hold the whole computation: ONNX for any runtime, torch.export for PyTorch without this package."""
+"""Formats that hold the computation: ONNX and torch.export."""
 
 import contextlib
 import io

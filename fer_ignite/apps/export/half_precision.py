@@ -1,4 +1,4 @@
-"""Weights in half the bytes: kernels and matrices are stored as fp16 and widened to fp32 before they are used.
+"""Weights stored as fp16 and widened to fp32 before use.
 
 What is stored loses digits, what is computed doesn't; so the file runs wherever the fp32 one does. Vectors (biases,
 statistics of normalisations) stay: they are few, and rounding them costs most.

@@ -1,4 +1,4 @@
-"""The network as others run it: faces of any side go in, probabilities come out, and nothing else is needed."""
+"""Module of an export: preprocessing, test-time views, network and softmax."""
 
 # Dimensions: V views, B images, H W pixels, C channels, K expressions.
 

@@ -1,4 +1,4 @@
-"""The model card beside an export: what it is, what it was trained on, its figures, what it is for and what not."""
+"""Model card of an export: interface, training data, figures, intended use and limits."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

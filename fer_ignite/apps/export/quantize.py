@@ -1,4 +1,4 @@
-"""Int8 by static quantisation: weights per channel, activations by their range on faces of the train split.
+"""Static int8 quantisation: weights per channel, activations calibrated on train images.
 
 Convolutions and matrix products are quantised, which is where the time goes; the preparation, the normalisations that
 stayed and the softmax remain fp32.

@@ -1,4 +1,4 @@
-"""Faces that an export is checked on: the checkpoint's own validation split, other data, or drawn faces at the worst."""
+"""Images on which an export is compared: the validation split, other data, or drawn faces."""
 
 # Dimensions: N faces in all, B images of a batch, H W pixels, C channels.
 

@@ -1,4 +1,4 @@
-"""Formats that hold weights alone, for who builds the network himself: safetensors and torch's state dict."""
+"""Formats that hold weights alone: safetensors and state dict."""
 
 import io
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Faces in photographs, videos and webcams: found, cut out, read, followed and drawn."""
+"""Face detection, tracking and annotation in photographs, videos and webcams."""

@@ -1,4 +1,4 @@
-"""Looking for faces in pictures, videos and webcams, one after the other: a row per face."""
+"""Analysis of pictures, videos and webcams: one row per face."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

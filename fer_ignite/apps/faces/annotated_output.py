@@ -1,4 +1,4 @@
-"""Annotated pictures and videos in a folder, under names that are never the source's."""
+"""Annotated pictures and videos in a folder; sources are never overwritten."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

@@ -1,4 +1,4 @@
-"""Cutting a face out of a picture as the training's faces were cut: a square with the face filling it."""
+"""Square face crops in the proportions of the training data."""
 
 # Dimensions: H W pixels of the picture, S side of the square, 3 channels (RGB).
 

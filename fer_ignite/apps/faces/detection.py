@@ -1,4 +1,4 @@
-"""What a face detector is: a function from pictures to boxes, built in or the user's own."""
+"""Detector interface: a function from pictures to boxes, built in or the user's."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

@@ -1,4 +1,4 @@
-"""Boxes with names drawn into pictures."""
+"""Boxes and labels drawn on pictures."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

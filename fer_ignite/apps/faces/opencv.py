@@ -1,4 +1,4 @@
-"""OpenCV, imported when it is asked for: quiet, reading nothing but files, with as many threads as were wished for."""
+"""Import of OpenCV: quiet, local files only, with the configured number of threads."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""The same face from frame to frame: boxes that overlap make a track, and a track's probabilities are smoothed over time."""
+"""Face tracking by box overlap, with probabilities smoothed over time."""
 
 import math
 from collections.abc import Sequence

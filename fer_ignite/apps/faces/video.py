@@ -1,4 +1,4 @@
-"""Watching a video: every n-th frame is looked at, in batches; faces are followed and their probabilities smoothed."""
+"""Analysis of a video: every n-th frame in batches, with tracking and smoothing."""
 
 from __future__ import annotations
 

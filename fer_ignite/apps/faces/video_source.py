@@ -1,4 +1,4 @@
-"""Moving pictures as frames with times: video files, checked before they are decoded, and webcams."""
+"""Frames with times from video files, which are checked before decoding, and from webcams."""
 
 # Dimensions: H W pixels, 3 channels (RGB).
 

@@ -1,1 +1,1 @@
-"""A run, or several, as one HTML page that people read in a browser, with nothing fetched from anywhere."""
+"""HTML report of one or several runs; the file fetches nothing."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: drawn small enough for a phone, coloured by the page's style, so that light and dark both read.
+"""Charts as inline SVG, coloured by the page's style sheet.
 
 Elements are built as a tree, so that whatever names hold is escaped. Each chart has a title and a description in words.
 """

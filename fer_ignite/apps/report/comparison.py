@@ -1,4 +1,4 @@
-"""Everything that the page of several runs shows: figures side by side, and which differences are more than chance."""
+"""Template context of the report of several runs: figures side by side, paired differences."""
 
 # Dimensions: N faces of the split, which all paired runs were scored on.
 

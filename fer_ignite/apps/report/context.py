@@ -1,4 +1,4 @@
-"""Everything that the page of one run shows, gathered into plain values and pictures."""
+"""Template context of the report of one run."""
 
 # Dimensions: N faces of the split, K expressions.
 

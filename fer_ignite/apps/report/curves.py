@@ -1,4 +1,4 @@
-"""A run's history as charts, alone or beside those of other runs."""
+"""Learning curves of one or several runs."""
 
 import math
 from collections.abc import Mapping, Sequence

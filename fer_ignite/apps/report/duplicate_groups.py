@@ -1,4 +1,4 @@
-"""Equal pictures under different labels or in different roles: what no network can get right, or gets for nothing."""
+"""Duplicates with different labels or in different splits."""
 
 # Dimensions: N images in the pack, H W pixels, C channels.
 

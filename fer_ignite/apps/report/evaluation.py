@@ -1,4 +1,4 @@
-"""One look at a split: what ``evaluate`` finds, and beside it every face's scores, with the network at hand."""
+"""Evaluation of a split for the report, with the scores of every image."""
 
 # Dimensions: N faces of the split, K expressions.
 

@@ -1,4 +1,4 @@
-"""What the network looks at, in pictures: single faces, the mean over each expression, and how far to believe it."""
+"""Grad-CAM overlays of single images, mean maps per class, and the deletion test."""
 
 # Dimensions: B faces, H W pixels, C channels, K expressions.
 

@@ -1,4 +1,4 @@
-"""Which faces a report shows: the most confident mistakes, and some of every cell of the confusion matrix."""
+"""Images of the report: the most confident errors, and samples of each cell of the confusion matrix."""
 
 # Dimensions: N faces of the split, K expressions.
 

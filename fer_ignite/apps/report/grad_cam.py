@@ -1,4 +1,4 @@
-"""What a network looks at: Grad-CAM, at the deepest map of any network that still tells places apart.
+"""Grad-CAM at the deepest layer whose map has spatial extent.
 
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017:
 the channels of a map are added up, each weighted by the mean of its gradient over the places, and what speaks against

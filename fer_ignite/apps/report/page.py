@@ -1,4 +1,4 @@
-"""``write_report``: from runs or checkpoints to an HTML file."""
+"""``write_report``: runs or checkpoints to one HTML file."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From facts to one HTML file that fetches nothing: templates with escaping on, style and script inside, a strict policy."""
+"""HTML rendering with jinja2: escaping on, style and script inline, a strict Content-Security-Policy."""
 
 import base64
 import hashlib

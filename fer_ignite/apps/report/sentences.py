@@ -1,4 +1,4 @@
-"""The outcome of a run in sentences, out of its figures."""
+"""Result of a run as sentences."""
 
 from collections.abc import Mapping
 from typing import Any

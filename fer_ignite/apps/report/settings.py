@@ -1,4 +1,4 @@
-"""A run's settings for people: value, default, meaning, and which were changed."""
+"""Table of a run's settings: value, default, meaning, changed or not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

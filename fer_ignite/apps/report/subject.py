@@ -1,4 +1,4 @@
-"""What a report is about: a run's folder or a checkpoint comes down to one checkpoint and, where it is known, its run."""
+"""Resolution of a run's folder or a checkpoint's path to checkpoint and run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Faces as small pictures that stand in the page itself: data URIs, with or without what the network looks at."""
+"""Images and Grad-CAM overlays as data URIs."""
 
 # Dimensions: B faces, H W pixels, C channels.
 

@@ -1,4 +1,4 @@
-"""What ten people said about a face: the FER+ votes of single faces, in words."""
+"""FER+ votes of single images as text."""
 
 import re
 from collections.abc import Sequence

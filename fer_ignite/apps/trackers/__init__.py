@@ -1,1 +1,1 @@
-"""A run's record in MLflow, Weights & Biases or ClearML: beside its own files, sent by a thread, continued on resume."""
+"""Experiment trackers MLflow, Weights & Biases and ClearML: sent by a thread, continued on resume."""

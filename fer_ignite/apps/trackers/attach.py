@@ -1,4 +1,4 @@
-"""Trackers on a run's events: steps and rates every few iterations, the epoch's line, the outcome with its files."""
+"""Tracker handlers: steps and learning rates every few iterations, epochs, final result and files."""
 
 import functools
 import logging

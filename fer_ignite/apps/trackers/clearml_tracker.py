@@ -1,4 +1,4 @@
-"""ClearML: a task on the server that ``clearml.conf`` names, or offline (``CLEARML_OFFLINE_MODE=1``) until it is imported."""
+"""ClearML tracker, online or offline (``CLEARML_OFFLINE_MODE=1``)."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""MLflow: the run, its settings as parameters, its points in batches, its files as artifacts."""
+"""MLflow tracker: settings as parameters, points in batches, files as artifacts."""
 
 import math
 import os

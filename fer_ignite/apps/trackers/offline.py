@@ -1,4 +1,4 @@
-"""What offline records really hold, read from their files: a killed process leaves less in them than it was told to write."""
+"""Last step stored in offline records, read from their files."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Trackers by name, and what can be known of them before a run starts: packages, keys, servers that answer."""
+"""Trackers by name, and their checks before a run starts: packages, keys, reachable servers."""
 
 import importlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which records a run has: ``trackers.json`` in its folder, written before the first point is sent; no secrets."""
+"""Stored run ids: ``trackers.json`` in the run's folder; it holds no secrets."""
 
 import json
 import threading

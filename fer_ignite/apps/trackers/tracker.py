@@ -1,4 +1,4 @@
-"""What all trackers have in common: a record that is opened or continued, points, files, and an orderly end."""
+"""Base class of the trackers: open or continue a record, log points and files, close."""
 
 import contextlib
 import logging

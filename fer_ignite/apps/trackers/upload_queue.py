@@ -1,4 +1,4 @@
-"""A thread that carries a run's points and files to a tracker, so that no training waits for a server or ends with it."""
+"""Upload queue: a thread sends points and files, so that training never waits for a server."""
 
 import logging
 import queue

@@ -1,4 +1,4 @@
-"""Weights & Biases: online, or offline (``WANDB_MODE=offline``) into the run's own folder until ``wandb sync``."""
+"""Weights & Biases tracker, online or offline (``WANDB_MODE=offline``)."""
 
 import netrc
 import os

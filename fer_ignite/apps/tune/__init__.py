@@ -1,1 +1,1 @@
-"""Finding good settings: the learning rate by a range test, any settings by a search; neither ever reads test."""
+"""Hyperparameter search and learning-rate range test; neither reads the test split."""

@@ -1,4 +1,4 @@
-"""The learning-rate range test: Ignite's FastaiLRFinder on the run's own trainer, which trains while the rate rises."""
+"""Learning-rate range test with Ignite's FastaiLRFinder on the run's own trainer."""
 
 import math
 import tempfile

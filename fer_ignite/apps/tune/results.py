@@ -1,4 +1,4 @@
-"""What a search leaves for people: best.yaml for train --config, all trials as a table, which settings mattered."""
+"""Results of a search: best.yaml, a table of trials, parameter importance."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The search: trials one after another until there are enough, in as many workers as share the folder."""
+"""Search loop: trials one after another, by as many workers as share the folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A search space: settings by name, each with the range or the choices that are tried, checked before anything starts."""
+"""Search space: a range or choices per setting, validated before the start."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""The study behind a search: Optuna's sqlite storage in the search's folder, shared by workers, outliving all of them."""
+"""Optuna study in an sqlite file that workers share and that survives them."""
 
 import contextlib
 import os

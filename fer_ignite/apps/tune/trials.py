@@ -1,4 +1,4 @@
-"""One trial: an ordinary run in a folder of its own, watched by a handler that reports to the study and stops it early."""
+"""One trial: a run in its own folder with a handler that reports to the study and prunes."""
 
 import math
 from collections.abc import Mapping, Sequence

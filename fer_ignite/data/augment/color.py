@@ -1,4 +1,4 @@
-"""Light and gaps: brightness, contrast, erased rectangles and normalisation, on the whole batch in place."""
+"""Brightness, contrast, random erasing and normalisation, in place on a batch."""
 
 # Dimensions: B images, C channels, H W pixels, 4 = rectangle (top, bottom, left, right).
 

@@ -1,4 +1,4 @@
-"""Geometry of a batch: one matrix per image and one sampling call, and none at all where pixels only move.
+"""Geometry of a batch: one affine matrix per image and one resampling call.
 
 Matrices take an offset from the output's centre to an offset from the source's centre, both in pixels (x right, y
 down), so they know nothing about padding or about a library's own coordinates.

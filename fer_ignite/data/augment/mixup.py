@@ -1,4 +1,4 @@
-"""Mix-up and cut-mix: an image takes part of its partner, and its target the same part of the partner's target."""
+"""Mix-up and cut-mix of images and targets."""
 
 # Dimensions: B images, C channels, H W pixels, K classes, 4 = rectangle (top, bottom, left, right).
 

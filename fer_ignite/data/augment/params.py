@@ -1,4 +1,4 @@
-"""What chance decides about a batch: one row of numbers per image, drawn for the whole batch at once.
+"""Random augmentation parameters, one row per image.
 
 The amount of randomness used doesn't depend on what is switched on, so a changed setting leaves the other draws as they
 were.

@@ -1,4 +1,4 @@
-"""A raw batch becomes an augmented one: geometry in one sampling call, then light and gaps, each image its own."""
+"""Augmentation of a batch: geometry in one resampling call, then brightness, contrast and erasing."""
 
 # Dimensions: B images, C channels, H W pixels, P numbers per image that travel to the device together.
 

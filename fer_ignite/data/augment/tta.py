@@ -1,4 +1,4 @@
-"""Views of a batch for test-time averaging: mirrored and shifted copies, made by moving pixels only."""
+"""Test-time augmentation: mirrored and shifted views."""
 
 # Dimensions: V views, B images, C channels, H W pixels.
 

@@ -1,4 +1,4 @@
-"""From samples to a pack's files: decoded piece by piece, so that no more than one piece of pixels is in memory."""
+"""Build of a dataset cache in pieces, so that one piece of pixels is in memory at a time."""
 
 # Dimensions: N images, H W pixels, C channels, K classes.
 

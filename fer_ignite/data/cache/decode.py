@@ -1,4 +1,4 @@
-"""Decoding many files on all cores: what size they are stored in, and what was learned about each on the way."""
+"""Parallel image decoding, and the stored size that fits all images."""
 
 # Dimensions: N images in all, B images of one piece of work, H W pixels, C channels.
 

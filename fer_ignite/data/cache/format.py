@@ -1,4 +1,4 @@
-"""A pack: all images of a data set, decoded once, in arrays that every process maps and none copies.
+"""Dataset cache: decoded images in memory-mapped arrays, shared by all processes.
 
     manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, roles, what was left out
     pixels.npy      uint8 [N, H, W, C]; or, where that would be too large,

@@ -1,4 +1,4 @@
-"""Checksums of a pack's files: written when it is built, checked once per start, in full on request.
+"""Checksums of a dataset cache: written by the build, sampled at each start, full on request.
 
 Files are hashed in blocks, so that a large pixel file can be checked by a sample of its blocks.
 """

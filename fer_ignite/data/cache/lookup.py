@@ -1,4 +1,4 @@
-"""Finding a pack in the cache, or building it there: the files' stamps lead to the content's key, the key to the pack.
+"""Lookup of a dataset cache by file stamps and content key; it is built where it is missing.
 
     <cache>/stamps/<hash of spec and stamps>     holds the content's key
     <cache>/packs/<content's key>/               the pack

@@ -1,4 +1,4 @@
-"""What a pack says about itself: its fingerprint, statistics, counts, duplicates and the files that hold them."""
+"""Manifest of a dataset cache: fingerprint, statistics, counts, duplicates, files."""
 
 # Dimensions: N images, H W pixels, C channels, K classes.
 

@@ -1,4 +1,4 @@
-"""What a pack is made from, as plain values: two equal specs over the same files give the same pack."""
+"""Specification of a dataset cache: equal specifications over the same files give the same cache."""
 
 import math
 from dataclasses import dataclass

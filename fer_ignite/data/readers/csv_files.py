@@ -1,4 +1,4 @@
-"""Csv files: fer2013.csv and icml_face_data.csv, whose rows are the images, and manifests, whose rows name them.
+"""Csv sources: fer2013.csv and icml_face_data.csv (pixels in rows) and manifests (paths in rows).
 
 Row numbers in errors are a spreadsheet's: the header is row 1.
 """

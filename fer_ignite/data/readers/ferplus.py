@@ -1,4 +1,4 @@
-"""FER+: ten people's votes per face of fer2013.csv, turned into labels by the rule of the labels' publication.
+"""FER+ votes: ten annotators per image of fer2013.csv, as labels or distributions.
 
 The rule (Barsoum, Zhang, Canton Ferrer, Zhang: Training Deep Networks for Facial Expression Recognition with
 Crowd-Sourced Label Distribution, ICMI 2016, arXiv:1608.01041, and the code published with it):

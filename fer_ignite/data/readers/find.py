@@ -1,4 +1,4 @@
-"""Which kind of source a text names, told by looking at it."""
+"""Detection of the source that ``--data`` names."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Images in class folders, in every arrangement that people keep them in, walked without being led astray by links."""
+"""Images in class folders."""
 
 # Dimensions: N images.
 
