@@ -6,7 +6,7 @@
 
 Shards are read from first to last, as storage likes it. An epoch's order is one of shards, and one of the faces inside each
 group of shards that lies in memory. It is a function of (seed, epoch) alone: 1 and N processes see the same batches, and a
-run goes on in the middle of an epoch by reading one group again. Needs: pip install ".[stream]"
+run continues in the middle of an epoch by reading one group again. Needs: pip install ".[stream]"
 """
 
 import dataclasses

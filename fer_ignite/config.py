@@ -604,7 +604,7 @@ class Config(BaseModel):
         "Output",
         min_length=1,
     )
-    exist_ok: bool = _setting(False, "Start anew in a folder that holds a run.", "Output")
+    exist_ok: bool = _setting(False, "Start a new run in a folder that holds a run.", "Output")
     resume: str | None = _setting(
         None,
         "auto = continue the run in the folder or start one; last; or a checkpoint's path.",

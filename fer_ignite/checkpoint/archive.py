@@ -61,7 +61,7 @@ class HashingWriter:
     """A file for ``torch.save`` to write to, that hashes what passes and ends in the seal.
 
     It holds back the archive's last 22 bytes, where the comment's length has to be changed. A failing write is kept and
-    raised by ``seal``: torch, told of it, would say "unexpected pos 832 vs 726" instead of "No space left on device".
+    raised by ``seal``: torch would then say "unexpected pos 832 vs 726" instead of "No space left on device".
     """
 
     def __init__(self, file: BinaryIO) -> None:

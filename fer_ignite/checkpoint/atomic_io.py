@@ -78,7 +78,7 @@ def write_durably(
     Args:
         path: in a folder that exists; the new file's mode follows the umask.
         content: the bytes, or a function that writes them to the open file it is given.
-        reached: told the name of each point passed (``fer_ignite.checkpoint.failpoints.SAVE_POINTS``).
+        reached: called with the name of each point passed (``fer_ignite.checkpoint.failpoints.SAVE_POINTS``).
     Raises:
         StorageError: the system refused; the temporary file is removed and the old file stays.
     """
@@ -163,7 +163,7 @@ def clean_temporary(folder: str | os.PathLike[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    """A name that nobody else uses, and nothing left under it. Random: two writers must never meet in one file."""
+    """An unused name, and nothing left under it. Random: two writers must never meet in one file."""
     temporary = path.parent / f".fer-{secrets.token_hex(4)}.tmp"
     try:
         yield temporary

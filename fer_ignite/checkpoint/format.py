@@ -118,7 +118,7 @@ def write_checkpoint(
 
     Args:
         mapping: entries of ``SCHEMA``, at least those that evaluation needs; ``format`` is added. More are allowed.
-        reached: told when all but the seal is written (``fer_ignite.checkpoint.failpoints``).
+        reached: called when all but the seal is written (``fer_ignite.checkpoint.failpoints``).
     Returns:
         The SHA-256 that the file carries.
     Raises:
@@ -184,7 +184,7 @@ def require_resumable(mapping: Mapping[str, Any]) -> None:
     if absent:
         raise CheckpointError(
             f"This checkpoint can be evaluated, not continued: it has no {', '.join(absent)}. "
-            "Resume from a step-*.pt or last.pt, or start anew with --init-from."
+            "Resume from a step-*.pt or last.pt, or start a new run with --init-from."
         )
 
 
@@ -219,7 +219,7 @@ def newest_valid(folder: str | os.PathLike[str]) -> Found | None:
     if skipped:
         raise CheckpointError(
             f"{shown(folder)} holds no usable checkpoint; of {len(skipped)} the newest is refused because "
-            f"{skipped[0][1]} Start anew under another --name."
+            f"{skipped[0][1]} Start a new run under another --name."
         )
     return None
 

@@ -58,7 +58,7 @@ class AtomicSaver(BaseSaveHandler):
         agree: shares an error's text: called on every process after each save with its own text or None, it returns the
             same text on all, or None where all went well. A single process needs none.
     Attributes:
-        iteration: the trainer's, told by the handlers before each save; only the fault points ask for it.
+        iteration: the trainer's, set by the handlers before each save; only the fault points ask for it.
         pending: names of files that go once the next one is durable.
         written: number of saves that became durable.
     """
@@ -97,7 +97,7 @@ class AtomicSaver(BaseSaveHandler):
             raise RuntimeError(f"saving {filename} failed: {error}") from error
         if error is not None:
             raise error
-        if text is not None:  # of the same kind on all processes, whichever of them is heard first
+        if text is not None:  # of the same kind on all processes, whichever arrives first
             code_there, _, said = text.partition(" ")
             raise error_for_exit_code(int(code_there))(said)
         self.written += 1
@@ -120,7 +120,7 @@ class AtomicSaver(BaseSaveHandler):
             )
             if filename.startswith("step-"):
                 publish_alias(path, self.dirname / LAST_NAME)
-        except Exception as error:  # whatever it is, the other processes wait to be told
+        except Exception as error:  # whatever it is, the other processes wait for the result
             return error
         return None
 
@@ -182,7 +182,7 @@ class ResumeCheckpoint(_SafeCheckpoint):
         """Take over the files that the folder holds already, so that they are pruned like the run's own.
 
         Args:
-            up_to: the iteration that the run goes on from, 0 for a new run. Newer files are of a future that won't be,
+            up_to: the iteration that the run continues from, 0 for a new run. Newer files are of a future that won't be,
                 or damaged; they go once the next resume point is durable.
         """
         files = step_files(self.saver.dirname)
@@ -229,7 +229,7 @@ class BestCheckpoint(_SafeCheckpoint):
             return
         before, written = self.best, self.saver.written
         state = self._trainer.state
-        # Set before saving, so that best.pt knows itself and a run that goes on from it can't take a lower score.
+        # Set before saving, so that best.pt knows itself and a run that continues from it can't take a lower score.
         self.best = {"value": value, "iteration": state.iteration, "epoch": state.epoch}
         try:
             super().__call__(engine)

@@ -135,7 +135,7 @@ class RunDir:
         write_json_durably(self.summary, values)
 
     def read_summary(self) -> dict[str, Any]:
-        """The outcome; empty while the run goes on, and where there is none that can be read."""
+        """The outcome; empty while the run continues, and where there is none that can be read."""
         values = _json_of(self._bytes_of(self.summary))
         return values if isinstance(values, dict) else {}
 
@@ -173,7 +173,7 @@ class RunDir:
         return self._history
 
     def truncate_after(self, iteration: int, history: str | None = None) -> None:
-        """Drops every line and scalar that was written after ``iteration``, before a run goes on from there.
+        """Drops every line and scalar that was written after ``iteration``, before a run continues from there.
 
         The summary goes too: it tells of an end that is none any more. Damaged files are rebuilt, or set aside with a warning.
 
@@ -223,7 +223,7 @@ class RunDir:
             return b""
 
     def log_test_access(self, line: Mapping[str, Any]) -> None:
-        """One line in the ledger for one look at the test split."""
+        """One line in the test-access log for one look at the test split."""
         content = self._bytes_of(self.test_access)
         with storage_errors(self.test_access), self.test_access.open("a", encoding="utf-8") as file:
             file.write(
@@ -231,7 +231,7 @@ class RunDir:
             )  # after a line that a crash cut short
             file.write(json.dumps(line) + "\n")
 
-    def read_ledger(self) -> list[dict[str, Any]]:
+    def read_test_accesses(self) -> list[dict[str, Any]]:
         """Every look at the test split; what is no line of it is passed over."""
         return list(json_lines(self._bytes_of(self.test_access)))
 

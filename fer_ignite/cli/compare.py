@@ -16,7 +16,7 @@ __all__ = ["command"]
     type=click.Choice(["val", "test"]),
     default="val",
     show_default=True,
-    help="test is scored only when asked for by name; both runs' ledgers count the look.",
+    help="test is scored only when requested by name; both runs' test-access logs count the look.",
 )
 @click.option(
     "--tta",

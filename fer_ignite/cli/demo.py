@@ -48,7 +48,7 @@ def command(checkpoint: str | None, **options: Any) -> int:
     """Open a page on this machine: upload or paste a picture, use the camera, or try an example.
 
     CKPT is a run's checkpoint, or an .onnx file that `fer-ignite export` has written; without it the network that ships
-    with the package is asked. Nothing is fetched from the network, and pictures are deleted at the end. Ctrl-C ends it.
+    with the package is used. Nothing is fetched from the network, and pictures are deleted at the end. Ctrl-C ends it.
     """
     from fer_ignite.apps.demo.run import run_demo
 

@@ -21,7 +21,7 @@ __all__ = ["command"]
     type=click.Choice(["val", "test", "train"]),
     default="val",
     show_default=True,
-    help="test is scored only when asked for by name; the run's ledger counts the looks.",
+    help="test is scored only when requested by name; the run's test-access log counts the looks.",
 )
 @click.option(
     "--tta",

@@ -17,7 +17,7 @@ __all__ = ["command"]
     type=click.Choice(["onnx", "torch-export", "safetensors", "state-dict"]),
     default="onnx",
     show_default=True,
-    help="onnx and torch-export hold the preparation and the softmax, the others weights alone.",
+    help="onnx and torch-export hold the preprocessing and the softmax, the others weights alone.",
 )
 @click.option(
     "--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]"
@@ -55,7 +55,7 @@ __all__ = ["command"]
 @click.option("--quiet", is_flag=True, help="No report.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def command(checkpoint: str, as_json: bool, **options: Any) -> int:
-    """Write CHECKPOINT as one file for use elsewhere; classes, preparation and temperature are inside.
+    """Write CHECKPOINT as one file for use elsewhere; classes, preprocessing and temperature are inside.
 
     The file is checked against the checkpoint on validation faces. In fp32 it is kept only if no probability differs by more
     than 0.001. With --half or --int8 it is kept whatever the difference, as long as its answers are finite numbers: the

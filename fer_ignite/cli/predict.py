@@ -90,8 +90,8 @@ def command(
     """Name the expressions in SOURCES: tightly cut faces as image files, folders, globs; with --faces photographs, videos, webcam:0.
 
     CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
-    onnxruntime and no torch. Without it the network that ships with the package is asked, and a line says so. The training's
-    own preparation comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
+    onnxruntime and no torch. Without it the shipped network is used, and a line says so. The training's
+    own preprocessing comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
     no file at all could be read.
     """
     for name in (name for name, value in of_faces.items() if value is not None and not faces):

@@ -35,7 +35,7 @@ def open_face_rows(
     smooth_seconds: float | None,
     save_annotated: str | None,
 ) -> tuple[Iterator[FaceRow], int]:
-    """The rows, and how many expressions each has; what is missing is told before a network is read.
+    """The rows, and how many expressions each has; what is missing is reported before a network is read.
 
     Raises:
         ConfigError: a library, the detector or the folder can't be used.

@@ -23,7 +23,7 @@ __all__ = ["command"]
     type=click.Choice(["val", "test", "train"]),
     default="val",
     show_default=True,
-    help="test is scored only when asked for by name; the run's ledger counts the looks.",
+    help="test is scored only when requested by name; the run's test-access log counts the looks.",
 )
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")

@@ -15,7 +15,7 @@ _OF_ONE_RUN = (
     "resume",
     "override",
     "score_test",
-)  # refused by the search, which goes on by itself
+)  # refused by the search, which continues by itself
 
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")
@@ -68,7 +68,7 @@ def command(
       epochs: {int: [8, 24]}
       opt: [adamw, sgd]
 
-    Each trial is a run in --out/--name, judged by --monitor on val; test is never looked at. The same command goes on
+    Each trial is a run in --out/--name, judged by --monitor on val; test is never looked at. The same command continues
     with an interrupted search, and started twice it works with two workers. best.yaml is for train --config.
     """
     import json

@@ -43,10 +43,10 @@ def class_difference(expected: Iterable[str], found: Iterable[str]) -> str:
 
 
 def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
-    """The wished list of classes from its text form.
+    """The given list of classes from its text form.
 
     Args:
-        text: comma-separated names in the wished order; `new=old` renames, `new=old+old` merges; what isn't named is
+        text: comma-separated names in their order; `new=old` renames, `new=old+old` merges; what isn't named is
             left out.
         source_classes: the names that there are.
     Raises:
@@ -74,7 +74,7 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
             f"--classes names {', '.join(absent)}; the data has {', '.join(source_classes)}."
         )
     if len(plan) < 2:
-        raise ConfigError(f"--classes gives {len(plan)} class; two or more can be told apart.")
+        raise ConfigError(f"--classes gives {len(plan)} class; two or more can be distinguished.")
     return plan
 
 

@@ -33,7 +33,7 @@ _GRAY = ("1", "L", "LA", "I", "I;16", "F")
 
 @dataclass
 class FaceDataset:
-    """Labelled faces in roles.
+    """Labelled faces in splits.
 
     Attributes:
         indices: split -> int64 places in the data.
@@ -43,7 +43,7 @@ class FaceDataset:
         leaks: bool [N] or None: train faces that occur in val or test too.
         pack: where the pixels are, if packed.
         fetch: sample by place, if not packed.
-        exclude: the list of images that training leaves out; read when the train split is asked for.
+        exclude: the list of images that training leaves out; read when the train split is requested.
     """
 
     classes: tuple[str, ...]

@@ -106,7 +106,7 @@ def read_exclude_list(text: str) -> ExcludeList:
     if pinned and exclusion.digest != pinned["digest"]:
         raise DataError(
             f"--exclude: {printable(path)} lists other images than the run began with ({exclusion.digest}, was "
-            f"{pinned['digest']}); restore it, or give it anew with --exclude and allow it with --override exclude."
+            f"{pinned['digest']}); restore it, or give it again with --exclude and allow it with --override exclude."
         )
     return exclusion
 

@@ -215,7 +215,7 @@ def _started(loader: DataLoader[Any]) -> Any:
 
 
 def _report_dead_workers(batches: Any) -> Iterator[Any]:
-    """A loader's batches; what a dead worker leaves behind is told as torch tells it elsewhere, an error of ours by its sentence.
+    """A loader's batches; what a dead worker leaves behind is reported as torch does elsewhere, an error of ours by its sentence.
 
     Most often torch names the worker. But a batch that was under way arrives as a broken connection instead.
     """

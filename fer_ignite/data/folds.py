@@ -23,7 +23,7 @@ _PIECE = 1024
 
 
 def dataset_of_fold(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> FaceDataset:
-    """The same faces in other roles: ``fold`` is val, the other folds are train, nothing is test.
+    """The same faces in other splits: ``fold`` is val, the other folds are train, nothing is test.
 
     Equal images stay in one fold, and so do the data's own groups. A user's data set that isn't packed has neither: its
     samples are dealt one by one, and it keeps its mean and standard deviation.
@@ -42,9 +42,9 @@ def dataset_of_fold(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> 
         units_N = copies_N if groups is None else joined_units(copies_N, np.asarray(groups)[pool_N])
     fold_N = deal(faces.targets.labels_N[pool_N], units_N, folds=folds, seed=seed)
     kept_N = fold_N != fold
-    roles = {"train": pool_N[kept_N], "val": pool_N[~kept_N], "test": pool_N[:0]}
+    splits = {"train": pool_N[kept_N], "val": pool_N[~kept_N], "test": pool_N[:0]}
     # No copy of a judged face is in train, so there are no leaks to drop.
-    dealt = replace(faces, indices=roles, leaks=None)
+    dealt = replace(faces, indices=splits, leaks=None)
     if sums_N2C is not None and faces.pack is not None:
         dealt.mean, dealt.std = _statistics(
             sums_N2C[kept_N], pixels=faces.pack.height * faces.pack.width

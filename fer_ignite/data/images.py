@@ -4,7 +4,7 @@ What is read: gray, 1-bit, palette, RGB, CMYK, 16-bit, transparent (laid on whit
 one-page TIFF, a GIF's first frame. What is refused: everything that is no plain image file of an allowed format whose
 content agrees with its name, more than 20 megapixels (seen in the header, before decoding), several pages or moving
 pictures (which of them shows the expression?), float and 32-bit values (they say nowhere what white is), broken files.
-JPEG carries no checksum: a damaged one that still decodes can't be told from a sound one.
+JPEG carries no checksum: a damaged one that still decodes can't be determined from a sound one.
 """
 
 # Dimensions: H W pixels, C channels (1 gray, 3 RGB).
@@ -186,7 +186,7 @@ def is_colourless(image: Image.Image) -> bool:
 def fit_image(
     image: Image.Image, side_px: int | None, mode: str, channels: str
 ) -> npt.NDArray[np.uint8]:
-    """An image as an array of a wished size.
+    """An image as an array of a given size.
 
     Args:
         image: mode "L" or "RGB".

@@ -59,7 +59,7 @@ def find_cache(config: Config) -> tuple[Path | None, str | None]:
 
 
 def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
-    """The faces of a pack, or of the user's data set that ``--data`` names; in the roles of a fold, where one is asked for."""
+    """The faces of a pack, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
     if pack is not None:
         faces = dataset_from_cache(pack)
         faces = replace(

@@ -41,7 +41,7 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
 
 
 class _Ahead(Iterable[Item]):
-    """Iterable anew, as an engine may ask for."""
+    """Iterable again, as an engine may ask for."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ def prefetch(
     aside: Callable[[], contextlib.AbstractContextManager[Any]],
     record_stream: Callable[[Item], None],
 ) -> Iterator[Item]:
-    """The items in order; the next one is asked for, inside ``aside()``, before the one at hand is given out.
+    """The items in order; the next one is requested, inside ``aside()``, before the one at hand is given out.
 
     Args:
-        record_stream: told each item just before it is given out.
+        record_stream: called with each item just before it is given out.
     """
 
     def ask() -> list[Item]:

@@ -28,7 +28,7 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 UNDECIDED = 255
 
-# What people call the three roles, in lower case.
+# What people call the three splits, in lower case.
 SPLIT_OF_NAME = {
     "train": 0,
     "training": 0,
@@ -105,7 +105,7 @@ class Source(Protocol):
 
 
 def choose_classes(samples: Samples, text: str | None) -> Samples:
-    """The samples under the wished class names; those of a class that isn't wished are left out and counted."""
+    """The samples under the given class names; those of other classes are left out and counted."""
     if text is None:
         return samples
     plan = parse_classes(text, samples.classes)
@@ -120,7 +120,7 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
     Args:
         inodes_N2: device and inode of each file; zeros where it couldn't be looked at.
     Raises:
-        DataError: one file stands in two roles, or under two labels.
+        DataError: one file stands in two splits, or under two labels.
     """
     order = np.lexsort((inodes_N2[:, 0], inodes_N2[:, 1]))
     same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (
@@ -145,7 +145,7 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
             clashes.append(f"{printable(samples.ids[first])} = {printable(samples.ids[index])}")
     if clashes:
         raise DataError(
-            f"{len(clashes)} files stand in two roles or under two labels ({'; '.join(clashes[:5])}); "
+            f"{len(clashes)} files stand in two splits or under two labels ({'; '.join(clashes[:5])}); "
             "remove one of the two links or rows."
         )
     return samples.take(keep_N, reason="reached twice")

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
-_PURPOSE = 0x726F6C6573  # "roles": the second half of the generator's key
+_PURPOSE = 0x726F6C6573  # "splits": the second half of the generator's key
 
 Splits = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -28,7 +28,7 @@ Labels = npt.NDArray[np.int64]
 def assign_splits(
     labels_N: Labels, units_N: Labels, shares: tuple[float, float, float], *, seed: int
 ) -> Splits:
-    """Roles drawn at random, every class in the same proportions, no unit torn apart.
+    """Splits drawn at random, every class in the same proportions, no unit torn apart.
 
     Args:
         labels_N: int64 class of each image.
@@ -84,16 +84,16 @@ def assign_val_split(
     seed: int,
     grouped: bool,
 ) -> tuple[Splits, str]:
-    """The final roles, and how they came about in one sentence.
+    """The final splits, and how they came about in one sentence.
 
     Args:
-        splits_N: the source's own roles, or `UNDECIDED` throughout.
+        splits_N: the source's own splits, or `UNDECIDED` throughout.
         units_N: images that stay together.
-        split: shares for a source without roles; None takes 0.8, 0.1, 0.1.
+        split: shares for a source without splits; None takes 0.8, 0.1, 0.1.
         val_fraction: share of train that becomes val where the source has no val; 0 leaves it without.
         grouped: the units are the user's groups, not just equal images; for the sentence only.
     Raises:
-        DataError: the source has roles of its own and `split` was given too.
+        DataError: the source has splits of its own and `split` was given too.
     """
     how = f"stratified{', by group' if grouped else ', equal images together'}, seed {seed}"
     if (splits_N == UNDECIDED).all():
@@ -141,7 +141,7 @@ def report_duplicates(
     Args:
         copies_N: int64 0.., equal where the pixels are equal.
     Returns:
-        Counts by name, and bool [N]: the image also stands in a role that judges it (train in val or test, val in
+        Counts by name, and bool [N]: the image also stands in a split that judges it (train in val or test, val in
         test).
     """
     size_G = np.bincount(copies_N)

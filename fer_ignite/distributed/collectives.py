@@ -84,7 +84,7 @@ def agree_on_text(text: str | None) -> str | None:
     Args:
         text: this process's own, None if it has nothing to say.
     Returns:
-        the same on every process; None if nobody had a text.
+        the same on every process; None if no process had a text.
     """
     group = cpu_group()
     if group is None:

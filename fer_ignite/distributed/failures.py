@@ -86,7 +86,7 @@ def describe_exit(exitcode: int) -> str:
         name = signal.Signals(-exitcode).name
     except ValueError:
         name = f"signal {-exitcode}"
-    hint = "; if nobody did that, memory may have run out" if name == "SIGKILL" else ""
+    hint = "; if no user did that, memory may have run out" if name == "SIGKILL" else ""
     return f"it was killed by {name}{hint}"
 
 

@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
     """Have the allocator keep what is freed; whether it could be asked.
 
     A training step frees and asks for the same large blocks again and again. By default glibc gives each back to the
-    system, which then fills every page with zeros anew: a tenth to a quarter of a step on two cores
+    system, which then fills every page with zeros again: a tenth to a quarter of a step on two cores
     (docs/performance.md). Nothing is changed where the user has set the allocator up, or on another C library.
 
     Source: mallopt(3); ``M_MMAP_MAX`` 0 because ``M_MMAP_THRESHOLD`` can't be raised above 32 MiB.

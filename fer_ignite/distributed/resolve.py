@@ -149,22 +149,22 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) ->
 def choose_device(
     device: Device, *, cuda_devices: int, has_mps: bool
 ) -> Literal["cpu", "cuda", "mps"]:
-    """The device that ``auto`` stands for, or the one asked for if the machine has it."""
+    """The device that ``auto`` stands for, or the one requested if the machine has it."""
     if device == "auto":
         return "cuda" if cuda_devices else "mps" if has_mps else "cpu"
     if device == "cuda" and not cuda_devices:
         raise ConfigError(
-            "--device cuda was asked for, but no CUDA device is visible: use --device cpu."
+            "--device cuda was requested, but no CUDA device is visible: use --device cpu."
         )
     if device == "mps" and not has_mps:
         raise ConfigError(
-            "--device mps was asked for, but this machine has no MPS device: use --device cpu."
+            "--device mps was requested, but this machine has no MPS device: use --device cpu."
         )
     return device
 
 
 def threads_per_process(threads: int | None, *, cores: int, nproc: int) -> int:
-    """CPU threads of one process: what was asked for, else an equal share of the cores, at least one.
+    """CPU threads of one process: what was requested, else an equal share of the cores, at least one.
 
     It is the same under every launcher, because the number of threads changes the last bits of a sum.
     """

@@ -54,7 +54,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What ``evaluate`` is asked for; None means the checkpoint's own.
+    """Options of ``evaluate``; None means the checkpoint's own.
 
     Args:
         data, votes, split: other data or other votes, and which split; test only by name. The run's own data keeps its votes.
@@ -84,7 +84,7 @@ def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
         ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the faces' places in it), ``checkpoint``,
-        ``images_per_second``, ``test_evaluations`` where the run's ledger is at hand; asked ``with_faces``, ``faces``: lists
+        ``images_per_second``, ``test_evaluations`` where the run's test-access log is at hand; asked ``with_faces``, ``faces``: lists
         ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
@@ -178,7 +178,7 @@ def launch_evaluation(
     threads: int | None = None,
     start_method: str = "spawn",
 ) -> Outcome:
-    """Checks, packs, starts the processes, and leaves a line in the ledger for a look at test."""
+    """Checks, packs, starts the processes, and leaves a line in the test-access log for a look at test."""
     _check_request(request, nproc)
     checkpoint = load_checkpoint(request.checkpoint)
     config = evaluation_config(request, checkpoint)
@@ -258,7 +258,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     if request.data is not None:
         changes["data"] = request.data
         if not _same_source(request.data, str(saved.get("data", ""))):
-            # Another source has labels and roles of its own.
+            # Another source has labels and splits of its own.
             changes |= {
                 "votes": request.votes,
                 "classes": None,

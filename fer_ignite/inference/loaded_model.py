@@ -185,7 +185,7 @@ def _with_weights(
 
 
 def required_user_code(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
-    """The user's ``module:name`` for a run that had one, None for the others: several runs may be asked with one name.
+    """The user's ``module:name`` for a run that had one, None for the others: several runs may get one name.
 
     Args:
         saved: a checkpoint's configuration.

@@ -70,8 +70,8 @@ class OnnxModel:
 def _opened(runtime: Any, path: str | Path, providers: list[str]) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they become exceptions anyway
-    wished = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    options.intra_op_num_threads = int(wished) if wished.isdecimal() else 0  # 0: one per core
+    requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    options.intra_op_num_threads = int(requested) if requested.isdecimal() else 0  # 0: one per core
     if not os.path.isfile(path):
         raise CheckpointError(
             f"there is no file {printable(path)}; name one that `fer-ignite export` has written."

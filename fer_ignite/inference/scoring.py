@@ -102,7 +102,7 @@ def score_report(
     """The evaluation's result as plain values; the names are an interface.
 
     Args:
-        temperature: fitted on val; what dividing by it does to the calibration is told beside the raw one. None: not calibrated.
+        temperature: fitted on val; what dividing by it does to the calibration is reported beside the raw one. None: not calibrated.
         in_train_N: which of the split's faces occur in train too, in the split's order.
     Returns:
         ``n, loss, accuracy, accuracy_interval`` (95 %, bootstrap), ``uar, macro_f1, weighted_f1, tta, ece,

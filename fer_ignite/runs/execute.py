@@ -78,7 +78,7 @@ def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[in
         The first outcome that was not a success, else one whose result has ``seeds``, ``folders`` and, for val and test,
         ``{accuracy: [mean, standard deviation], ...}``; it also stands in ``<out>/<name>-seeds.json``.
     Raises:
-        ConfigError: folds were asked for too.
+        ConfigError: folds were requested too.
     """
     if config.folds is not None and config.fold is None:
         raise ConfigError(
@@ -155,7 +155,7 @@ def _nothing_to_do(job: RunSpec) -> Outcome:
 def _prepare_and_work(
     local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any
 ) -> Outcome:
-    """Under torchrun or Slurm: the main process prepares, the others hear of its job, or of its error."""
+    """Under torchrun or Slurm: the main process prepares, the others receive its specification, or its error."""
     config, told, lock = check(values), {}, None
     if idist.get_rank() == 0:
         try:

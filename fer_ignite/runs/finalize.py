@@ -40,9 +40,9 @@ THRESHOLDS = (0.50, 0.55, 0.583, 0.60, 0.65, 0.70)
 
 
 def finish(session: Session, reason: StopReason) -> dict[str, Any]:
-    """Scores and summarises; writes ``summary.json`` and the ledger on the main process.
+    """Scores and summarises; writes ``summary.json`` and the test-access log on the main process.
 
-    The test split is looked at only when the run is over: one that a signal or a time limit has cut will go on. Nor is it
+    The test split is looked at only when the run is over: one that a signal or a time limit has cut will continue. Nor is it
     with ``score_test`` off.
     """
     status = STATUS[reason]
@@ -145,7 +145,7 @@ def weights_digest(session: Session) -> str:
 def best_network(session: Session) -> tuple[nn.Module, Path | None]:
     """A copy of the evaluated network with best.pt's weights, on every process; the last ones where there is no best.
 
-    A run that goes on from a checkpoint of another folder, and finds no better network, has no best.pt of its own.
+    A run that continues from a checkpoint of another folder, and finds no better network, has no best.pt of its own.
 
     Returns:
         The network, and on the main process the file that its weights were read from, None where there is none.

@@ -70,12 +70,12 @@ class RunSpec:
     Attributes:
         config: the whole resolved configuration.
         pack: the pack's path; None for a user's data set.
-        resume: the checkpoint to go on from.
+        resume: the checkpoint to continue from.
         notes: sentences that the run says at its start.
         warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
-        best_lost: best.pt of the run that goes on can't be used; the best epoch is chosen among those that follow.
+        best_lost: best.pt of the run that continues can't be used; the best epoch is chosen among those that follow.
     """
 
     config: Mapping[str, Any]
@@ -130,7 +130,7 @@ def prepare(
 
 @contextlib.contextmanager
 def run_guard(job: RunSpec, lock: RunLock | None) -> Iterator[None]:
-    """Within the block a prepared run goes on; where it turns out to be wrong, what was made for it goes again.
+    """Within the block a prepared run continues; where it turns out to be wrong, what was made for it goes again.
 
     Args:
         lock: from :func:`prepare`, given back at the end; None in a process that prepared nothing and cleans nothing up.
@@ -245,7 +245,7 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     base, number = default_name(config), 1
     while _numbered(out, base, number).exists():
         number += 1
-    # A restarted torchrun attempt and --resume go on in the newest folder, all else gets a new one.
+    # A restarted torchrun attempt and --resume continue in the newest folder, all else gets a new one.
     if number > 1 and (config.resume is not None or restart_count() > 0):
         return RunDir(_numbered(out, base, number - 1)), True
     while True:
@@ -305,7 +305,7 @@ def _refuse_or_clear(folder: RunDir, config: Config) -> None:
         return
     if not config.exist_ok:
         raise FolderInUseError(
-            f"{folder.path} holds a run; continue it with --resume auto, start anew in it with --exist-ok, "
+            f"{folder.path} holds a run; continue it with --resume auto, start a new run in it with --exist-ok, "
             "or choose another --name."
         )
     folder.clear()
@@ -347,7 +347,7 @@ def _check_changes(
             f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural
         )
         raise ConfigError(
-            f"--resume goes on with another run's settings: {told}; leave them as they were, "
+            f"--resume continues with another run's settings: {told}; leave them as they were, "
             f"or allow it with --override {','.join(structural)}."
         )
     if not same_data and fingerprint is not None and "data" not in config.override:

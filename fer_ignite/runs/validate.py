@@ -74,9 +74,9 @@ def check_handlers(names: Sequence[str]) -> None:
 
 
 def check_monitor(config: Config, handlers: Sequence[Callable[[Any], Any]] = ()) -> None:
-    """Fails early where ``--monitor`` names no metric, or one of which nobody can tell what is better.
+    """Fails early where ``--monitor`` names no metric, or one whose direction is unknown.
 
-    Handlers may bring metrics that nobody knows yet.
+    Handlers may bring further metrics.
 
     Raises:
         ConfigError: naming those that there are.

@@ -107,7 +107,7 @@ def _bare_session(
         objects["ema"] = make_ema(model, decay=config.model_ema_decay)
         evaluated = objects["ema"].ema_model
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
-    # One view while training goes on; the run's view averaging is for the final figures.
+    # One view while training continues; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
     metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
@@ -170,7 +170,7 @@ def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
         return model
     logging.getLogger(
         "ignite.distributed.auto.auto_model"
-    ).disabled = True  # it announces what was asked for
+    ).disabled = True  # it announces what was requested
     return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
 
 

@@ -117,7 +117,7 @@ def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Sched
 def build_network(
     config: Config, faces: FaceDataset, preprocessing: Preprocessing, device: torch.device
 ) -> nn.Module:
-    """The network on its device, with start weights where they were asked for."""
+    """The network on its device, with start weights where they were requested."""
     model = build_model(
         config.model,
         num_classes=len(faces.classes),

@@ -53,13 +53,13 @@ STATUS = {
 
 
 class StopCoordinator:
-    """Collects this process's wishes, reduces them, and acts on what all have heard.
+    """Reduces stop requests over the ranks and acts on the common result.
 
     Args:
         trainer: stopped through :meth:`Trainer.stop_now`.
         group: CPU process group of all processes; None for one process.
         signal_number: () -> number of a signal that was received, or 0.
-        time_limit_s: wall-clock seconds from now after which this process wishes to stop.
+        time_limit_s: wall-clock seconds from now after which this process requests a stop.
         save_every_s, save_epochs, save_iterations: when resume points are due.
         nonfinite_patience: optimizer steps in a row with a loss or gradients that are not finite, which end the run.
 
@@ -149,7 +149,7 @@ class StopCoordinator:
             self.trainer.stop_now()
 
     def open(self) -> None:
-        """The run begins or goes on: the vote that a resume point's iteration sent is cast again."""
+        """The run begins or continues: the vote that a resume point's iteration sent is cast again."""
         self._send()
 
     def wait_pending(self) -> None:
@@ -159,9 +159,9 @@ class StopCoordinator:
         self._pending = None
 
     def _own(self) -> Tensor:
-        """int64 [4]: stop reason, whether a handler wishes to stop, whether a resume point is due, steps not taken in a row."""
-        now, wished = time.monotonic(), bool(self.trainer.state.stop_requested)
-        reason = StopReason.HANDLER if wished else StopReason.NONE
+        """int64 [4]: stop reason, whether a handler requested a stop, whether a resume point is due, steps not taken in a row."""
+        now, requested = time.monotonic(), bool(self.trainer.state.stop_requested)
+        reason = StopReason.HANDLER if requested else StopReason.NONE
         if self.deadline is not None and now > self.deadline:
             reason = StopReason.TIME_LIMIT
         if number := self.signal_number():
@@ -169,7 +169,7 @@ class StopCoordinator:
         return torch.tensor(
             [
                 int(reason),
-                int(wished),
+                int(requested),
                 int(now - self.last_save > self.save_every_s),
                 self.not_taken,
             ]
@@ -199,10 +199,10 @@ class StopCoordinator:
         self._pending = None
         if work is not None:
             work.wait()
-        reason, wished, save, not_taken = vote.tolist()
+        reason, requested, save, not_taken = vote.tolist()
         self.reason = max(self.reason, StopReason(reason))
-        # A wish that a signal outranks is remembered by all, so that a resume point has it whoever's it was.
-        self.trainer.state.stop_requested = self.trainer.state.stop_requested or bool(wished)
+        # A request that a signal outranks is kept on all ranks, so that the resume point has it.
+        self.trainer.state.stop_requested = self.trainer.state.stop_requested or bool(requested)
         self.save_wanted = self.save_wanted or bool(save)
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(

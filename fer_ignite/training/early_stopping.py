@@ -84,7 +84,7 @@ def stopped_by_patience(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def has_patience_left(checkpoint: Mapping[str, Any], patience: int) -> bool:
-    """Whether a run that its early stopping ended goes on under another patience.
+    """Whether a run that its early stopping ended continues under another patience.
 
     Args:
         patience: evaluations without a gain that are allowed now; 0 for any number.

@@ -109,7 +109,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "batchnorm_guard": "Batch statistics that became non-finite stay so.",
     "ema": "Refused: the evaluation uses the average of the weights.",
     "zero_grad": "Gradients add up over optimizer steps. Refused with fp16.",
-    "clear_metrics": "The epoch's sums go on over the whole run.",
+    "clear_metrics": "The epoch's sums continue over the whole run.",
     "log_step": "`step_loss` and `grad_norm` are not logged.",
     "update_metrics": "The epoch's line has no `train_` columns.",
     "flush_metrics": "Logged values are handed on at the epoch's end only.",

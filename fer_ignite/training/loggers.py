@@ -115,7 +115,7 @@ def attach_epoch_clock(trainer: Engine) -> EpochClock:
     for event in (
         Events.STARTED,
         Events.EPOCH_STARTED,
-    ):  # the latter is silent where a run goes on within an epoch
+    ):  # the latter is silent where a run continues within an epoch
         trainer.add_event_handler(event, clock.restart)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.count)
     clock.timer.attach(

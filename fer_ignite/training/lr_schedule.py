@@ -138,14 +138,14 @@ def attach_schedule(
 class PlateauFactor:
     """A factor that falls when a validation metric stops improving; call it with the evaluator after each evaluation.
 
-    torch's ReduceLROnPlateau does the deciding, on a rate of 1 that belongs to nobody: it would set the groups' rates, which the
+    torch's ReduceLROnPlateau does the deciding, on a dummy rate of 1: it would set the groups' rates, which the
     warm-up multiplies too. A metric that isn't finite counts as no improvement.
 
     Args:
         metric_name: in ``engine.state.metrics``.
         mode: ``max`` or ``min``.
         factor: by which it falls, in (0, 1).
-        patience: evaluations without improvement that are borne.
+        patience: evaluations without improvement before the rate is lowered.
         threshold: least change that counts, absolute.
         min_factor: it doesn't fall below.
     """

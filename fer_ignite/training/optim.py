@@ -85,7 +85,7 @@ def parameter_groups(
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """Batch normalisations whose parameters are all frozen: they must stay in evaluation mode, or they go on moving."""
+    """Batch normalisations whose parameters are all frozen: they must stay in evaluation mode, or they continue moving."""
     found: list[nn.Module] = []
     for module in model.modules():
         own = list(module.parameters(recurse=False))
@@ -189,7 +189,7 @@ def _use_fused(name: str, groups: Sequence[dict[str, Any]], fused: bool | None) 
         raise ConfigError(
             f"torch has no fused {name} on {', '.join(sorted(devices))}; leave fused out."
         )
-    # Adagrad's kernel is younger elsewhere than on the CPU, so there it is used only when asked for.
+    # Adagrad's kernel is younger elsewhere than on the CPU, so there it is used only when requested.
     return able and (name != "adagrad" or devices == {"cpu"}) if fused is None else fused
 
 

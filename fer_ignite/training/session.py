@@ -170,7 +170,7 @@ class Session:
         return thing
 
     def stop(self) -> None:
-        """Wishes for the end of the run: all processes stop together after the next optimizer step."""
+        """Requests the end of the run: all processes stop together after the next optimizer step."""
         self.trainer.terminate()
 
     # -- wiring
@@ -275,7 +275,7 @@ class Session:
             self.objects["trackers"].settle()
 
     def _reraise_last(self) -> None:
-        # With a user's handler on EXCEPTION_RAISED Ignite goes on as if nothing had happened (engine.py, 674).
+        # With a user's handler on EXCEPTION_RAISED Ignite continues as if nothing had happened (engine.py, 674).
         def reraise(engine: Engine, error: BaseException) -> None:
             raise error
 

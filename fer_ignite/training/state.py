@@ -54,7 +54,7 @@ def evaluation_state(session: Session) -> dict[str, Any]:
 
 
 def resume_state(session: Session) -> dict[str, Any]:
-    """Everything that a run needs to go on as if nothing had happened."""
+    """Everything that a run needs to continue as if nothing had happened."""
     objects = session.objects
     return {
         **evaluation_state(session),
@@ -98,7 +98,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     if length != was:
         raise ConfigError(
             f"--resume: an epoch of this run has {was} iterations, and {length} with these settings (batch_size, grad_accum_steps, "
-            "max_train_samples, drop_last, exclude and the data count), so there is no place to go on from; leave them as they were, or "
+            "max_train_samples, drop_last, exclude and the data count), so there is no place to continue from; leave them as they were, or "
             "begin a new run with --init-from best.pt."
         )
     session.resumed = checkpoint
@@ -122,7 +122,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     iteration = session.trainer.state.iteration
     if has_patience_left(checkpoint, session.config.patience):
         session.trainer.state.stop_requested = False
-    # Stopped early, and killed before its summary; or a signal came while a wish to stop at this epoch's end stood.
+    # Stopped early, and killed before its summary; or a signal came while a stop was requested for this epoch's end.
     ended = session.trainer.state.stop_requested and iteration % length == 0
     if ended or (
         checkpoint["outcome"] == "early_stopped"
@@ -148,7 +148,9 @@ def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
             raise ValueError(f"{checkpoint['config']['opt']} is now {session.config.opt}")
         optimizer.load_state_dict(checkpoint["optimizer"])
     except ValueError as error:  # torch's, where the groups are others
-        logger.warning("the optimizer starts anew, without its moments: %s.", error)
+        logger.warning(
+            "the optimizer starts from its initial state, without its moments: %s.", error
+        )
         return
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
@@ -159,7 +161,7 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
     before = {"monitor_mode": "auto", **checkpoint["config"]}
     if any(before[name] != getattr(session.config, name) for name in ("monitor", "monitor_mode")):
         logger.warning(
-            "--monitor was %s: best.pt is chosen anew from here on, and patience is counted anew.",
+            "--monitor was %s: best.pt is chosen again from here on, and patience is counted again.",
             before["monitor"],
         )
         return
@@ -172,7 +174,9 @@ def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:
     if bool(state) == session.scaler.is_enabled():
         session.scaler.load_state_dict(dict(state))
     else:
-        logger.warning("the checkpoint's precision was another: the loss scaler starts anew.")
+        logger.warning(
+            "the checkpoint's precision was another: the loss scaler starts from its initial state."
+        )
 
 
 def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as asked.
+    """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as given.
 
     Source: on CPUs bfloat16 pays with AVX512-BF16 or AMX only; on CUDA from compute capability 8.0.
     """

@@ -23,10 +23,10 @@ Terms = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Trainer(Engine):
-    """An Ignite engine whose :meth:`terminate` is a wish, granted when all processes have heard of it.
+    """An Ignite engine whose :meth:`terminate` requests a stop; all ranks stop at the same iteration.
 
     A process that left alone would leave the others waiting in their next collective. Handlers call ``terminate()``
-    as on any engine; :mod:`fer_ignite.training.coordination` reduces the wishes and calls :meth:`stop_now` on every
+    as on any engine; :mod:`fer_ignite.training.coordination` reduces the requests and calls :meth:`stop_now` on every
     process at the same iteration.
     """
 
@@ -36,7 +36,7 @@ class Trainer(Engine):
         self.state.stop_requested = True
 
     def terminate_epoch(self) -> None:
-        """Refused: the epochs of all processes have the same length, so that a run can go on from any iteration.
+        """Refused: the epochs of all processes have the same length, so that a run can continue from any iteration.
 
         Raises:
             ConfigError: always.
@@ -54,7 +54,7 @@ class Trainer(Engine):
         super().terminate()
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        # An epoch that goes on after a resume has had its EPOCH_STARTED; once-per-epoch handlers must not run twice.
+        # An epoch that continues after a resume has had its EPOCH_STARTED; once-per-epoch handlers must not run twice.
         # Ignite fires it again (engine.py, _internal_run_as_gen) and offers no way to say so.
         if event_name == Events.EPOCH_STARTED and self.inside_epoch:
             self.inside_epoch = False

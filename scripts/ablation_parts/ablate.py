@@ -77,7 +77,9 @@ def main() -> int:
     words.add_argument("--epochs", type=int, default=16)
     words.add_argument("--seed", type=int, default=0)
     words.add_argument(
-        "--out", default="runs/ablation", help="folder of the runs; the same command goes on in it"
+        "--out",
+        default="runs/ablation",
+        help="folder of the runs; the same command continues in it",
     )
     words.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
     words.add_argument("--json", help="write the figures there")

@@ -46,7 +46,7 @@ def backgrounds(
 
 
 def paste_face(picture_HW3: Picture, face_SS: Picture, *, left: int, top: int, side: int) -> None:
-    """Lays a gray face into a picture, in place: whole, with its outermost pixels going on around it and fading."""
+    """Lays a gray face into a picture, in place: whole, with its outermost pixels continuing around it and fading."""
     height, width = picture_HW3.shape[:2]
     face_SS = np.asarray(Image.fromarray(face_SS).resize((side, side), Image.Resampling.BICUBIC))
     fade = round(_FADE * side)

@@ -7,7 +7,7 @@ __all__ = ["notebook_page"]
 
 
 def notebook_page(file: Path) -> str:
-    """Markdown of the cells; outputs are left out, since a test runs the notebook anew."""
+    """Markdown of the cells; outputs are left out, since a test runs the notebook again."""
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     parts = [
         "".join(cell["source"]) if cell["cell_type"] == "markdown" else _code(cell)

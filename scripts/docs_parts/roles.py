@@ -6,13 +6,13 @@ from typing import Any
 import griffe
 from markup import plain_roles
 
-__all__ = ["Roles"]
+__all__ = ["Splits"]
 
 _SHAPE = re.compile(r"(\[\w+\])\[")
 
 
-class Roles(griffe.Extension):
-    """Turns Sphinx roles into code, before the docstring is parsed."""
+class Splits(griffe.Extension):
+    """Turns Sphinx splits into code, before the docstring is parsed."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for every module, class, function and attribute."""

@@ -90,7 +90,7 @@ def resume(check: Check) -> Iterator[Row]:
 
 def overflow(check: Check) -> Iterator[Row]:
     """fp16 with a loss scale that is far too high: the steps are skipped and the scale is halved until one fits."""
-    name = "fp16: overflowing steps are skipped, weights unchanged, then training goes on"
+    name = "fp16: overflowing steps are skipped, weights unchanged, then training continues"
     if not check.cuda:
         yield Row(name, "skipped", "needs CUDA")
         return

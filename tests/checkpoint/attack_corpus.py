@@ -196,7 +196,7 @@ def load(folder: Path) -> None:
 
 
 def fuzz(path: Path, count: int) -> None:
-    """Changes bytes of a good checkpoint and seals it anew, so that torch's own reader has to cope."""
+    """Changes bytes of a good checkpoint and seals it again, so that torch's own reader has to cope."""
     from fer_ignite.checkpoint.format import load_checkpoint
     from fer_ignite.errors import CheckpointError
 

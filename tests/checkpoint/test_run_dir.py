@@ -198,7 +198,7 @@ def test_the_ledger_counts_damaged_lines_and_loses_none_that_comes_after_them(fo
     assert folder.test_evaluations() == 0
     folder.test_access.write_bytes(b'\xff\n\n{"split": "te')
     folder.log_test_access({"split": "test"})
-    assert folder.test_evaluations() == 3 and folder.read_ledger() == [{"split": "test"}]
+    assert folder.test_evaluations() == 3 and folder.read_test_accesses() == [{"split": "test"}]
 
 
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])

@@ -1,4 +1,4 @@
-"""The drawn faces: repeatable, independent of how many are asked for, varied, and told apart by a small network."""
+"""The drawn faces: repeatable, independent of how many are requested, varied, and told apart by a small network."""
 
 import subprocess
 import sys

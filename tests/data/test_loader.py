@@ -20,7 +20,7 @@ RICH = AugmentSpec(
 
 
 class ArrayFeed:
-    """Faces out of an array, in the requests' order; keeps what it was asked for."""
+    """Faces out of an array, in the requests' order; keeps what it was requested."""
 
     def __init__(self):
         self.asked: list[IndexBatch] = []

@@ -9,7 +9,7 @@ from fer_ignite.data.prefetch import prefetch, prefetch_on_stream
 
 
 def played(items):
-    """What happens, in order, when items are asked for one ahead and worked on."""
+    """What happens, in order, when items are requested one ahead and worked on."""
     seen = []
 
     def source():

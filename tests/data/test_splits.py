@@ -49,8 +49,8 @@ def test_rare_classes_stay_in_train():
 
 
 def decide(splits, **changes):
-    wishes = {"split": None, "val_fraction": 0.1, "seed": 0, "grouped": False} | changes
-    return assign_val_split(LABELS, np.array(splits, dtype=np.uint8), ALONE, **wishes)
+    wanted = {"split": None, "val_fraction": 0.1, "seed": 0, "grouped": False} | changes
+    return assign_val_split(LABELS, np.array(splits, dtype=np.uint8), ALONE, **wanted)
 
 
 def test_val_is_taken_from_train_and_never_from_test():

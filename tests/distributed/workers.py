@@ -46,7 +46,7 @@ def agree(local_rank: int) -> dict[str, Any]:
 
 
 def fail(local_rank: int, how: str, rank: int) -> None:
-    """Rank ``rank`` ends as ``how`` says after a few common steps; the others go on until they notice."""
+    """Rank ``rank`` ends as ``how`` says after a few common steps; the others continue until they notice."""
     for step in range(200):
         idist.all_reduce(torch.ones(1))
         if step == 3 and idist.get_rank() == rank:

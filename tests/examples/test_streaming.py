@@ -27,7 +27,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """140 drawn faces in shards of ten, served over HTTP; who asked for what."""
+    """140 drawn faces in shards of ten, served over HTTP; who requested what."""
     monkeypatch.setenv("FACES_PER_SHARD", "10")
     example = load_object(f"{FILE}:write", setting="the test")
     monkeypatch.setitem(example.__globals__, "PER_SHARD", 10)

@@ -1,4 +1,4 @@
-"""Whoever gets the signal, all processes stop after the same iteration, saved, and the run goes on from there."""
+"""Whoever gets the signal, all processes stop after the same iteration, saved, and the run continues from there."""
 
 import importlib
 import json

@@ -104,7 +104,7 @@ def scores(checkpoint: Path, faces: Path) -> dict[str, Any]:
 
 
 def resumed(checkpoint: Path, faces: Path, out: Path) -> dict[int, dict[str, Any]]:
-    """The iterations that the run goes on with, see ``noted``."""
+    """The iterations that the run continues with, see ``noted``."""
     seen: dict[int, dict[str, Any]] = {}
     train(check({**settings(faces, out), "resume": str(checkpoint)}), handlers=[noted(seen)])
     return seen

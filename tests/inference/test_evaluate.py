@@ -325,7 +325,7 @@ def test_runs_of_two_folds_are_not_paired(tiny, tmp_path):
 def test_a_run_with_roles_that_were_dealt_is_scored_on_data_with_roles_of_its_own(
     tiny, tmp_path, folders
 ):
-    root = folders() / "train"  # class folders without roles
+    root = folders() / "train"  # class folders without splits
     train(tiny(epochs=1, data=str(root), split=(0.6, 0.2, 0.2)))
     assert (
         evaluate(tmp_path / "run" / "checkpoints" / "best.pt", data="demo:140", quiet=True)["n"]

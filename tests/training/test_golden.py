@@ -1,4 +1,4 @@
-"""Checkpoints of released versions still load, go on and evaluate; how they were made is in tests/golden/golden.py."""
+"""Checkpoints of released versions still load, continue and evaluate; how they were made is in tests/golden/golden.py."""
 
 import importlib
 import json

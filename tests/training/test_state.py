@@ -90,7 +90,7 @@ def test_a_scaler_of_another_precision_starts_anew_with_a_warning(made, caplog):
     logging.getLogger("fer_ignite").propagate = True
     with caplog.at_level("WARNING", logger="fer_ignite"):
         restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
-    assert "loss scaler starts anew" in caplog.text
+    assert "loss scaler starts from its initial state" in caplog.text
     assert second.scaler.get_scale() == 65536
 
 
@@ -177,7 +177,8 @@ def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_com
 def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
     _, second = resumed(made, {"opt": "adamw"}, opt="sgd", epochs=3)
     assert (
-        "the optimizer starts anew, without its moments: adamw is now sgd" in capfd.readouterr().err
+        "the optimizer starts from its initial state, without its moments: adamw is now sgd"
+        in capfd.readouterr().err
     )
     second.run()
     assert second.trainer.state.iteration == 12
@@ -192,7 +193,7 @@ def test_an_average_that_is_new_starts_at_the_weights(made):
 
 
 def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
-    """The signal outranks the wish; what goes on has heard of the wish and does nothing but end."""
+    """The signal outranks the wish; what continues has heard of the wish and does nothing but end."""
 
     def ended(name, number):
         session = made(name=name, epochs=9)

@@ -26,7 +26,7 @@ class LabelIssues:
     Attributes:
         score_N: float64 in [0, 1], 1 the most doubtful; NaN for images that were not judged.
         listed_N: bool, probably wrong.
-        predicted_N: int64, the label that the network would give; -1 where it was not asked.
+        predicted_N: int64, the label that the network would give; -1 where it was not predicted.
     """
 
     score_N: NDArray[np.float64]
@@ -48,7 +48,7 @@ def find_label_issues(
         judge: "own" lists labels that surprise the network more than it expected to be surprised; "cleanlab" leaves
             both the list and the score to that package.
     Raises:
-        ConfigError: cleanlab is asked for and not installed.
+        ConfigError: cleanlab is requested and not installed.
     """
     score_N = np.full(len(labels_N), np.nan)
     listed_N = np.zeros(len(labels_N), dtype=np.bool_)

@@ -54,7 +54,7 @@ def out_of_fold(
         learned_N: bool; images of other folds that a network learns from. Those with copies among the images without a
             fold should not be among them.
         epochs: of each network; its last weights are taken, so that nothing is chosen on what it judges.
-        done: told after each fold how many images it judged.
+        done: called with after each fold how many images it judged.
     Returns:
         float32 [N, K] in the order of the data's classes.
     """

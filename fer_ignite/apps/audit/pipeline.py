@@ -44,7 +44,7 @@ FILES = ("audit.csv", "audit.html", "audit.json")
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """What ``audit`` is asked for.
+    """Options of ``audit``.
 
     Args:
         checkpoint: the network that judges the labels; None trains one per fold.
@@ -74,7 +74,7 @@ class AuditRequest:
 
 @dataclass(frozen=True)
 class _LabelScores:
-    """What networks said: float32 [N, K], which images were asked about, which of them had been trained on."""
+    """What networks said: float32 [N, K], which images were scored, which of them had been trained on."""
 
     probabilities_NK: NDArray[np.float32]
     scored_N: NDArray[np.bool_]
@@ -257,7 +257,7 @@ def _score_with_checkpoint(
         "the checkpoint was trained on the train images, and may have learned their wrong labels: its doubts about train "
         "are fewer than they should be; leave --checkpoint out for networks that have not seen what they judge."
         if known
-        else "the checkpoint was trained on other data or with other data settings: it can't be told which of these images it "
+        else "the checkpoint was trained on other data or with other data settings: it can't be determined which of these images it "
         "has seen, so all of train count as seen."
     )
     folder = find_run_dir(checkpoint)

@@ -29,7 +29,7 @@ _FACE_PX = 96
 
 
 def analysis_html(answer: Answer) -> str:
-    """The details of an answer; its sentence stands elsewhere, where screen readers are told of changes.
+    """The details of an answer; its sentence stands elsewhere, where screen readers announce changes.
 
     All pictures are data URIs: what people show the page is kept in no file for it.
     """

@@ -26,14 +26,14 @@ _LIMITS = (
     "Pictures stay on the machine that runs this page, and are deleted when it ends."
 )
 _SWITCH = "The picture is one face"
-# Screen readers are told when what stands in it changes.
+# Screen readers announce when what stands in it changes.
 _ANNOUNCE = "element.setAttribute('role', 'status')"
 _CHOOSE = """element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (button) trigger('click', {index: Number(button.dataset.index)});
 })"""
 _KEPT_S = (
-    600  # an uploaded file that nobody has looked at for so long is deleted while the page goes on
+    600  # an uploaded file that was not opened for so long is deleted while the page continues
 )
 # preprocess: Gradio would decode the pictures itself, without this package's limits. show_progress: what it tells screen
 # readers at the end of each event is no sentence; the page's own status says it.
@@ -137,7 +137,7 @@ class _Callbacks:
 
     def example(self, index: int) -> Iterator[tuple[Any, ...]]:
         example = self.examples[index]
-        # The file that Gradio writes for it is deleted like any other, so it is written anew each time.
+        # The file that Gradio writes for it is deleted like any other, so it is written again each time.
         picture: Any = example.image()
         for _, *shown in self._told(lambda: example.data, f"{example.expression}.png", True):
             yield picture, True, True, *shown

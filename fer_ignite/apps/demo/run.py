@@ -47,7 +47,7 @@ def run_demo(
             with "none", the page reads single faces.
         model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
         browser: open a tab, where there is a screen.
-        say: told the page's address, and what is missing, in sentences.
+        say: called with the page's address, and what is missing, in sentences.
     Returns:
         The exit code: 130 or 143.
     Raises:
@@ -112,7 +112,7 @@ def _prepare(
 
 
 def _detector(name: str | None) -> tuple["Detector | None", str | None]:
-    """A detector, or why there is none; one that was asked for by name must be there."""
+    """A detector, or why there is none; one that was requested by name must be there."""
     from fer_ignite.apps.faces.detection import open_detector
 
     if name == "none":

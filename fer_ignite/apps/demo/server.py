@@ -98,7 +98,7 @@ def serve(
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # uvicorn's own raises the signal anew at the end, which would end this process before it has tidied up.
+            # uvicorn's own raises the signal again at the end, which would end this process before it has tidied up.
             previous = {number: signal.signal(number, self.note) for number in _ENDING}
             try:
                 yield

@@ -40,7 +40,7 @@ FORMATS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What ``export`` is asked for; None means the checkpoint's own.
+    """Options of ``export``; None means the checkpoint's own.
 
     Args:
         form: onnx, torch-export, safetensors or state-dict.
@@ -171,7 +171,7 @@ def build_metadata(
 
 
 def _without_folders(source: str) -> str:
-    # Where the data lay on the training's machine is nobody's business; its name and fingerprint are.
+    # Where the data lay on the training's machine is private; its name and fingerprint are.
     return (
         source if source.startswith(("demo:", "kaggle:")) else source.rstrip("/").rsplit("/", 1)[-1]
     )

@@ -102,9 +102,9 @@ def _traced(
             f"--format {form}: the network {record.network.get('model')} can't be traced ({reason}); "
             "use --format safetensors or state-dict, which hold its weights alone."
         ) from None
-    for node in (
-        program.graph.nodes
-    ):  # where on this machine each line of the source lies is nobody's business
+    for (
+        node
+    ) in program.graph.nodes:  # where on this machine each line of the source lies is private
         node.meta.pop("stack_trace", None)
     return program
 

@@ -11,7 +11,7 @@ __all__ = ["cut_face"]
 
 
 def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArray[np.uint8]:
-    """The square around a box's middle; where it reaches over the picture's border, the border's pixels go on.
+    """The square around a box's middle; where it reaches over the picture's border, the border's pixels continue.
 
     Args:
         image_HW3: uint8.

@@ -26,7 +26,7 @@ def load_opencv() -> Any:
     cv2 = optional_library(
         "cv2", extra="faces", purpose="finding faces", package="opencv-python-headless"
     )
-    wished = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wished.isdecimal() and int(wished) > 0:  # OpenCV's own threads don't look there
-        cv2.setNumThreads(int(wished))
+    requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if requested.isdecimal() and int(requested) > 0:  # OpenCV's own threads don't look there
+        cv2.setNumThreads(int(requested))
     return cv2

@@ -59,7 +59,7 @@ def iter_video_results(
 
 
 def _chunk_length(video_source: VideoSource, frame_stride: int, all_pixels: bool) -> int:
-    """Frames that are read before the networks are asked: some looks, within a bound on memory."""
+    """Frames that are read before the networks run: some looks, within a bound on memory."""
     kept = max(1, _BATCH_BYTES // (3 * video_source.width * video_source.height))
     looks = min(_MOST_LOOKS, kept if not all_pixels else max(1, kept // frame_stride))
     return looks * frame_stride

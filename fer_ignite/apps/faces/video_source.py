@@ -31,7 +31,7 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: seconds from the start, and uint8 [H, W, 3]; None where nobody asked for its pixels."""
+    """One frame: seconds from the start, and uint8 [H, W, 3]; None where its pixels are not needed."""
 
     time_s: float
     image_HW3: NDArray[np.uint8] | None
@@ -71,7 +71,7 @@ class VideoSource:
             self.capture.release()
 
     def _time_s(self, last_s: float) -> float:
-        """The frame's own time stamp, if it goes on from the last one; files of changing frame rates have no other clock."""
+        """The frame's own time stamp, if it continues from the last one; files of changing frame rates have no other clock."""
         stamp_s = self.capture.get(load_opencv().CAP_PROP_POS_MSEC) / 1000
         return (
             stamp_s

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fer_ignite.apps.report.charts import Svg, share_chart
-from fer_ignite.apps.report.context import class_rows, read_ledger
+from fer_ignite.apps.report.context import class_rows, read_test_accesses
 from fer_ignite.apps.report.curves import shared_charts
 from fer_ignite.apps.report.evaluation import ReportOptions, evaluation_result
 from fer_ignite.apps.report.settings import differing_settings
@@ -92,7 +92,7 @@ def _run(name: str, subject: RunReference, options: ReportOptions) -> dict[str, 
         "hits_N": correct_predictions(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),
-        "looks": len(read_ledger(subject)),
+        "looks": len(read_test_accesses(subject)),
         "config": dict(load_checkpoint(subject.checkpoint)["config"]),
     }
 

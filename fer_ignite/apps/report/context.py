@@ -24,7 +24,7 @@ from fer_ignite.metrics.calibration import build_calibration
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
 from fer_ignite.training.session import versions
 
-__all__ = ["build_context", "read_ledger"]
+__all__ = ["build_context", "read_test_accesses"]
 
 MISTAKES = 24
 
@@ -38,7 +38,7 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
     seen = evaluate_for_report(subject, options)
     result, checkpoint = seen.result, seen.network.checkpoint
     summary = {} if subject.folder is None else subject.folder.read_summary()
-    ledger = read_ledger(subject)
+    accesses = read_test_accesses(subject)
     explainer = build_explainer(seen)
     config = dict(checkpoint["config"])
     return {
@@ -48,11 +48,11 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
             "run": None if subject.folder is None else str(subject.folder.path),
         },
         "sentences": outcome_sentences(
-            result, summary, network=str(config.get("model", "?")), looks=len(ledger)
+            result, summary, network=str(config.get("model", "?")), looks=len(accesses)
         ),
         "result": result,
         "summary": summary,
-        "ledger": ledger,
+        "test_accesses": accesses,
         "curves": []
         if subject.folder is None
         else history_charts(list(subject.folder.read_history())),
@@ -70,9 +70,9 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
     }
 
 
-def read_ledger(subject: RunReference) -> list[dict[str, Any]]:
+def read_test_accesses(subject: RunReference) -> list[dict[str, Any]]:
     """Every look at test with the run's networks."""
-    return [] if subject.folder is None else subject.folder.read_ledger()
+    return [] if subject.folder is None else subject.folder.read_test_accesses()
 
 
 def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def duplicate_groups(pack: DatasetCache, split: str) -> list[dict[str, Any]]:
 def _worth_showing(
     copies_N: NDArray[np.int64], pack: DatasetCache, split: int
 ) -> list[NDArray[np.int64]]:
-    """Groups with a member in the split and another label or role beside it; more labels first, then more roles."""
+    """Groups with a member in the split and another label or split beside it; more labels first, then more splits."""
     touched = np.unique(copies_N[pack.splits == split])
     sizes = np.bincount(copies_N)
     order_N = np.argsort(copies_N, kind="stable")
@@ -46,12 +46,12 @@ def _worth_showing(
     ranked = []
     for group in touched[sizes[touched] > 1].tolist():
         members = order_N[ends[group] - sizes[group] : ends[group]]
-        labels, roles = (
+        labels, splits = (
             len(set(pack.labels[members].tolist())),
             len(set(pack.splits[members].tolist())),
         )
-        if labels > 1 or roles > 1:
-            ranked.append((-labels, -roles, int(members[0]), members))
+        if labels > 1 or splits > 1:
+            ranked.append((-labels, -splits, int(members[0]), members))
     return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
 
 

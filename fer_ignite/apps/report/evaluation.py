@@ -46,7 +46,7 @@ class ReportData:
         result: see :func:`fer_ignite.evaluate`.
         logits_NK: float32, the mean view's logarithms; with ``labels_N`` (the checkpoint's numbers) and ``places_N``
             (places in the data) in one order.
-        in_train_N: which faces occur in train too; None where that can't be told.
+        in_train_N: which faces occur in train too; None where that can't be determined.
         votes: the votes file that belongs to the faces, if any.
     """
 
@@ -61,7 +61,7 @@ class ReportData:
 
 
 def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
-    """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's ledger.
+    """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's test-access log.
 
     Raises:
         FerError: as ``evaluate`` does.

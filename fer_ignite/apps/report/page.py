@@ -25,7 +25,7 @@ def write_report(
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
             a run, ``comparison.html`` here for several.
         options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Reads val unless ``split`` says otherwise; a look at test
-            leaves its line in the run's ledger.
+            leaves its line in the run's test-access log.
     Returns:
         ``file``, ``bytes``, and ``sentences``: the outcome in words.
     Raises:
@@ -47,7 +47,7 @@ def write_report(
 
 
 def default_file(subjects: Sequence[RunReference]) -> Path:
-    """Where a page goes when nobody says where."""
+    """Where a page goes when none is given."""
     if len(subjects) > 1:
         return Path("comparison.html")
     (subject,) = subjects

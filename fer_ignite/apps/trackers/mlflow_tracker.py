@@ -16,7 +16,7 @@ from fer_ignite.imports import require_library
 
 __all__ = ["MLflowTracker"]
 
-# MLflow's own settings would try for minutes; the post tries again by itself, and nobody waits for it.
+# MLflow's own settings would try for minutes; the post tries again by itself, and training does not wait for it.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

@@ -89,7 +89,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def close_record(self, status: str) -> None:
-        """Ends the record: "finished", "stopped" (it may go on) or "failed"."""
+        """Ends the record: "finished", "stopped" (it may continue) or "failed"."""
 
     def away(self) -> str | None:
         """A sentence's beginning that says why nothing arrives, or None where the server answers."""

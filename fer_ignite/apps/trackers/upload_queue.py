@@ -145,7 +145,9 @@ class UploadQueue:
         while True:
             try:
                 send()
-            except Exception as error:  # whatever a tracker's package raises: the training goes on
+            except (
+                Exception
+            ) as error:  # whatever a tracker's package raises: the training continues
                 reason = self._away()
                 if reason is None and not failed:
                     failed = (
@@ -160,7 +162,7 @@ class UploadQueue:
                 if reason is None:
                     self._say(
                         "refused",
-                        "%s refused a part of the record (%s); the training goes on",
+                        "%s refused a part of the record (%s); the training continues",
                         self.title,
                         _first_line(error),
                     )
@@ -169,7 +171,7 @@ class UploadQueue:
                 self._failing, self._failures = True, self._failures + 1
                 self._say(
                     "away",
-                    "%s; the training goes on, and what is missing is sent when it answers again",
+                    "%s; the training continues, and what is missing is sent when it answers again",
                     reason,
                 )
                 self._hurry.wait(_RETRY_S)

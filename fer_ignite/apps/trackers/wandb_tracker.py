@@ -116,14 +116,14 @@ class WandbTracker(Tracker, WandBLogger):
 
 def _settings(known: Container[str]) -> dict[str, Any]:
     # A kill loses what W&B has not written yet: by its own settings 15 seconds.
-    wished = {
+    requested = {
         "console": "off",
         "silent": True,
         "init_timeout": _OPENING_S,
         "finish_timeout": _FINISH_S,
         "x_transaction_log_flush_interval": 1.0,
     }
-    return {name: value for name, value in wished.items() if name in known}
+    return {name: value for name, value in requested.items() if name in known}
 
 
 def _artifact_name(text: str) -> str:

@@ -142,7 +142,7 @@ def _find(
 
 
 def _leave_the_step_alone(session: Session) -> None:
-    """Takes off what judges and writes, and the schedule, which would set the rate anew before each step."""
+    """Takes off what judges and writes, and the schedule, which would set the rate again before each step."""
     for name in (*_FILING, "scheduler"):
         if name in session.handles:
             session.handles[name].remove()
@@ -177,7 +177,7 @@ def _rise(
 
 
 def _finite_loss(output: Mapping[str, Any]) -> float:
-    """Infinite for NaN: nothing is greater than NaN, and the finder would go on with it for ever."""
+    """Infinite for NaN: nothing is greater than NaN, and the finder would continue with it for ever."""
     loss = float(output["loss"])
     return loss if math.isfinite(loss) else math.inf
 
@@ -185,7 +185,7 @@ def _finite_loss(output: Mapping[str, Any]) -> float:
 def _curve(
     finder: FastaiLRFinder, session: Session, end_lr: float
 ) -> tuple[list[float], list[float]]:
-    """Rates as ``lr`` has them, up to the last one asked for, and finite smoothed losses."""
+    """Rates as ``lr`` has them, up to the last one requested, and finite smoothed losses."""
     pairs = zip(finder.get_results()["lr"], finder.get_results()["loss"], strict=True)
     scale = (
         session.config.lr / session.optimizer.param_groups[0]["lr"]

@@ -43,7 +43,7 @@ BEST, TRIALS, PICTURE = "best.yaml", "trials.csv", "importance.png"
 def write_results(
     study: Any, folder: Path, given: Mapping[str, Any], *, importance: bool = False
 ) -> None:
-    """Writes trials.csv, best.yaml once a trial is complete, and with ``importance`` the picture where it can be told."""
+    """Writes trials.csv, best.yaml once a trial is complete, and with ``importance`` the picture where it can be determined."""
     trials = study.get_trials(deepcopy=False)
     write_text_durably(folder / TRIALS, _table(trials))
     best = _best(study)

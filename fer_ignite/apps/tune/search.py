@@ -28,7 +28,7 @@ Tell = Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """What ``tune`` is asked for.
+    """Options of ``tune``.
 
     Args:
         space: a YAML file, see :func:`fer_ignite.apps.tune.space.read_space`.
@@ -53,11 +53,11 @@ def tune(
     """Searches for the settings with the best validation figure (``monitor``); test is never looked at.
 
     The folder ``<out>/<name>`` (by default ``tune-<the space's file name>``) gets the study, a run's folder per trial,
-    best.yaml, trials.csv and importance.png. The same call again goes on; at the same time, it works beside the first.
+    best.yaml, trials.csv and importance.png. The same call again continues; at the same time, it works beside the first.
 
     Args:
         config, given: settings of all trials, and those among them that were really given.
-        tell: hears a line about each trial.
+        tell: is called with a line about each trial.
     Returns:
         An outcome whose result is :func:`fer_ignite.apps.tune.results.study_result`'s.
     Raises:
@@ -143,8 +143,8 @@ def _refuse_starts(config: Config) -> None:
     }
     for flag in (flag for flag, value in came.items() if value):
         raise ConfigError(
-            f"{flag} is about a single run; the same search given again goes on in its folder: leave it out, or choose "
-            "another --name to start anew."
+            f"{flag} is about a single run; the same search given again continues in its folder: leave it out, or choose "
+            "another --name to start a new run."
         )
 
 

@@ -86,7 +86,7 @@ def counted(study: Any) -> int:
 
 
 def try_again(study: Any, trial: Any) -> None:
-    """Has the trial's settings run once more, in the same folder, where its run goes on."""
+    """Has the trial's settings run once more, in the same folder, where its run continues."""
     trial.set_user_attr("again", True)
     folder = trial.user_attrs.get("folder")
     study.enqueue_trial(trial.params, user_attrs={} if folder is None else {"folder": folder})
@@ -138,7 +138,7 @@ def _require_same(study: Any, folder: Path, what: Mapping[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"{folder} holds another search, which differs in {', '.join(sorted(changed))}; "
-            "repeat that command to go on with it, or choose another --name."
+            "repeat that command to continue with it, or choose another --name."
         )
 
 
@@ -164,4 +164,4 @@ def _is_dead(trial: Any, folder: Path) -> bool:
     lock.release()
     if lock.warning is None:
         _sweep(place)
-    return lock.warning is None  # where nothing can be locked, nobody can be called dead
+    return lock.warning is None  # where nothing can be locked, no worker can be called dead

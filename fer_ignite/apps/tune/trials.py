@@ -24,7 +24,7 @@ _OF_TRIALS = {"tta": "none", "tensorboard": False, "plots": False, "quiet": True
 
 
 class UnfitTrial(Exception):
-    """These settings can't be run together, or not here; the search goes on without them."""
+    """These settings can't be run together, or not here; the search continues without them."""
 
 
 class InterruptedTrial(Exception):
@@ -52,7 +52,7 @@ class ReportToStudy:
         self.trial, self.monitor, self.prune = trial, monitor, prune
 
     def __call__(self, session: Session) -> None:
-        """Attaches to the session; the main process reports, and its wish to stop is heard by all."""
+        """Attaches to the session; the main process reports, and its stop request reaches all ranks."""
         if session.rank != 0:
             return
         trainer = session.trainer
@@ -71,7 +71,7 @@ class ReportToStudy:
                 session.stop()
 
     def report(self, value: Any, epoch: int) -> None:
-        """Tells the study; what isn't finite is left out, and the study hears of the end instead."""
+        """Tells the study; what isn't finite is left out, and the study gets the end instead."""
         if isinstance(value, (int, float)) and math.isfinite(value):
             self.trial.report(float(value), epoch)
 

@@ -97,7 +97,7 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
             len(misnamed),
             printable(misnamed[0]),
         )
-    splits_N, roles = _roles(spec, source, samples, facts.all("digests_B16"))
+    splits_N, splits = _roles(spec, source, samples, facts.all("digests_B16"))
     facts_of_images = ImageFacts(
         *(facts.all(name) for name in ("digests_B16", "sums_B2C", "blank_B"))
     )
@@ -106,7 +106,7 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
         "source": os.path.abspath(source.where) if os.path.exists(source.where) else source.where,
         "storage": "raw" if raw else "encoded",
         "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
-        "roles": roles,
+        "splits": splits,
         "skipped": [text.replace(str(samples.root) + os.sep, "") for text in skipped],
     }
     shape = (fit.side_px, fit.side_px, fit.depth)

@@ -79,7 +79,7 @@ def choose_fit(
     """The stored size and channels, from a sample of the files, and the seconds that one file takes.
 
     Args:
-        side_px: the largest side that is wished; None: the images' own, 224 at most where they differ.
+        side_px: the largest side that is allowed; None: the images' own, 224 at most where they differ.
         every: look at every file, because the sample was wrong.
     """
     start = time.perf_counter()
@@ -127,7 +127,7 @@ def decode_all(
     Args:
         any_colour: gray is wanted even from coloured images, so colour breaks no promise.
         keep_bytes: give the files' bytes with the facts, not the pixels.
-        done: told the number of files of each finished piece.
+        done: called with the number of files of each finished piece.
     Raises:
         Misfit: the promise that `fit` rests on is broken.
     """

@@ -1,6 +1,6 @@
 """Dataset cache: decoded images in memory-mapped arrays, shared by all processes.
 
-    manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, roles, what was left out
+    manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, splits, what was left out
     pixels.npy      uint8 [N, H, W, C]; or, where that would be too large,
     images.bin      the files' own bytes, with image_ends.npy int64 [N]
     digests.npy uint8 [N, 16], a hash of each image's pixels
@@ -10,7 +10,7 @@
 A pack is complete or isn't there: it is built in a folder of another name and renamed.
 """
 
-# Dimensions: N images in the pack, B images asked for, H W pixels, C channels, K classes.
+# Dimensions: N images in the pack, B images requested, H W pixels, C channels, K classes.
 
 import errno
 import json
@@ -52,7 +52,7 @@ _NEEDED = (
     "blank",
     "left_out",
     "skipped",
-    "roles",
+    "splits",
     "source",
     "source_kind",
     "storage",
@@ -234,7 +234,7 @@ def announced_source(pack: DatasetCache, data: str) -> str:
 
 
 def describe(pack: DatasetCache, *, source: str | None = None) -> str:
-    """A pack's facts as lines for people: counts, roles, duplicates, what was left out; `source` in place of its own."""
+    """A pack's facts as lines for people: counts, splits, duplicates, what was left out; `source` in place of its own."""
     manifest = pack.manifest
     kind = {1: "gray", 3: "RGB"}[pack.channels]
     lines = [
@@ -242,7 +242,7 @@ def describe(pack: DatasetCache, *, source: str | None = None) -> str:
         f"from {manifest['source_kind']} {printable(source or manifest['source'])}",
         f"fingerprint {pack.fingerprint[:16]}, pack {printable(pack.path)}",
         *_table(pack),
-        f"roles: {manifest['roles']}",
+        f"splits: {manifest['splits']}",
         *_duplicates(manifest["duplicates"]),
     ]
     if manifest["blank"]:
@@ -278,7 +278,7 @@ def _duplicates(report: dict[str, int]) -> list[str]:
     return (
         [
             *lines,
-            f"across roles: {', '.join(across)} (--drop-train-duplicates leaves them out of train)",
+            f"across splits: {', '.join(across)} (--drop-train-duplicates leaves them out of train)",
         ]
         if across
         else lines

@@ -40,7 +40,7 @@ def verify_files(
     """Compares a pack's manifest and files with their checksums.
 
     Args:
-        limit_bytes: of each file at most so much is read, in blocks chosen anew at each call; None reads everything.
+        limit_bytes: of each file at most so much is read, in blocks chosen again at each call; None reads everything.
     Raises:
         DataError: naming the file that differs.
     """

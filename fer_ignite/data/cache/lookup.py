@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
     """The folder of the pack that a spec describes.
 
-    A pack as `data` is used as it is: of all wishes, only other `classes` make a new one.
+    A pack as `data` is used as it is: of all settings, only other `classes` make a new one.
 
     Args:
         cache: where packs are kept; None for `cache_folder()`.
@@ -74,12 +74,12 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:
-    wishes = {
+    wanted = {
         name: value
         for name, value in dataclasses.asdict(spec).items()
         if name not in ("data", "votes")
     }
-    facts = json.dumps([PACK_VERSION, source.kind, wishes], sort_keys=True).encode()
+    facts = json.dumps([PACK_VERSION, source.kind, wanted], sort_keys=True).encode()
     return hashlib.sha256(facts + source.stamp()).hexdigest()
 
 
@@ -148,7 +148,7 @@ def _publish(folder: Path, target: Path) -> None:
         with contextlib.suppress(DataError):
             _sound(target)
             return
-        # Damaged: moved aside in one step, so that nobody ever sees half of it removed.
+        # Damaged: moved aside in one step, so that no process sees half of it removed.
         aside = target.parent / f".damaged-{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):
             os.rename(target, aside)

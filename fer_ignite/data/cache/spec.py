@@ -20,7 +20,7 @@ class CacheSpec:
         side_px: the largest side to store; images are never enlarged for it. None: the images' own size.
         resize_mode: "squash", "letterbox" or "crop".
         channels: "auto", "gray" or "rgb".
-        split: shares of train, val and test for a source that has no roles of its own.
+        split: shares of train, val and test for a source that has no splits of its own.
         val_fraction: share of train that becomes val where the source has none.
         bad_images: "error" or "skip".
         raw_limit_bytes: packs larger than this keep the files' own bytes in place of pixels.

@@ -258,7 +258,7 @@ def _one_of(
 
 def _usage(text: str, name: str, number: int) -> int:
     return _one_of(
-        SPLIT_OF_NAME, text, name, number, "the role", "train, val and test in their usual names"
+        SPLIT_OF_NAME, text, name, number, "the split", "train, val and test in their usual names"
     )
 
 
@@ -296,7 +296,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     classes, labels_N = np.unique(np.array(labels, dtype=str), return_inverse=True)
     if len(classes) < 2:
         raise DataError(
-            f"{name}: {len(classes)} classes in column label; two or more can be told apart."
+            f"{name}: {len(classes)} classes in column label; two or more can be distinguished."
         )
     samples = Samples(
         classes=tuple(classes.tolist()),

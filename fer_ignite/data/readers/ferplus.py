@@ -53,7 +53,7 @@ Shares = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FerPlusVotes:
-    """The rows of fer2013new.csv: votes int64 [N, V], roles uint8 [N], whether an image name is given bool [N]."""
+    """The rows of fer2013new.csv: votes int64 [N, V], splits uint8 [N], whether an image name is given bool [N]."""
 
     name: str
     counts_NV: Counts
@@ -74,7 +74,7 @@ def read_votes(path: Path, rows: Iterable[tuple[int, list[str]]]) -> FerPlusVote
         split = SPLIT_OF_NAME.get(row[0].strip().lower())
         if len(row) != len(expected) or min(values) < 0 or split is None:
             raise DataError(
-                f"{name}, row {number}: not a role, an image name and {len(FERPLUS_COLUMNS)} counts of votes."
+                f"{name}, row {number}: not a split, an image name and {len(FERPLUS_COLUMNS)} counts of votes."
             )
         counts.append(values)
         splits.append(split)

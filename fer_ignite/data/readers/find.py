@@ -118,7 +118,7 @@ class DemoSource:
         self.where = f"demo:{count}"
         if count < 70:
             raise DataError(
-                f"demo:{count} is too few for seven classes in three roles; give demo:70 or more."
+                f"demo:{count} is too few for seven classes in three splits; give demo:70 or more."
             )
         self._count = count
 

@@ -59,7 +59,7 @@ class FolderSource:
 
     Args:
         root: the folder.
-        any_classes: roles may differ in their classes and class folders may be empty, because the user
+        any_classes: splits may differ in their classes and class folders may be empty, because the user
             names the classes.
     """
 
@@ -128,7 +128,7 @@ def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
         _refuse_differences(
             root, {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED}, empty
         )
-    counted = {"no image by name": walk.stray, "folders beside the roles": ignored}
+    counted = {"no image by name": walk.stray, "folders beside the splits": ignored}
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
         ids=walk.ids,
@@ -146,37 +146,39 @@ def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
 
 
 def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
-    """The folders that hold class folders, with their roles, and how many folders beside them are ignored."""
+    """The folders that hold class folders, with their splits, and how many folders beside them are ignored."""
     for _ in range(4):  # an unpacked archive often is a folder in a folder
         folders, files = visible(root)
         if (
             len(folders) != 1
-            or _role(folders[0]) is not None
+            or _split_of_folder(folders[0]) is not None
             or not visible(root / folders[0])[0]
             or _images(files)
         ):
             break
         root = root / folders[0]
-    roles = [(role, root / name) for name in folders if (role := _role(name)) is not None]
-    if not roles:
+    splits = [
+        (split, root / name) for name in folders if (split := _split_of_folder(name)) is not None
+    ]
+    if not splits:
         return [(UNDECIDED, root)], 0
-    parts = [(role, _inner(folder, role)) for role, folder in roles]
-    if len({role for role, _ in parts}) < len(parts):
-        names = ", ".join(printable(folder.name) for _, folder in roles)
+    parts = [(split, _inner(folder, split)) for split, folder in splits]
+    if len({split for split, _ in parts}) < len(parts):
+        names = ", ".join(printable(folder.name) for _, folder in splits)
         raise DataError(
-            f"{printable(root)}: several folders have the same role ({names}); keep one of each."
+            f"{printable(root)}: several folders have the same split ({names}); keep one of each."
         )
-    return sorted(parts), len(folders) - len(roles)
+    return sorted(parts), len(folders) - len(splits)
 
 
-def _inner(folder: Path, role: int) -> Path:
+def _inner(folder: Path, split: int) -> Path:
     """The folder of classes: Kaggle's upload nests train/train and test/test."""
-    while len(names := visible(folder)[0]) == 1 and _role(names[0]) == role:
+    while len(names := visible(folder)[0]) == 1 and _split_of_folder(names[0]) == split:
         folder = folder / names[0]
     return folder
 
 
-def _role(name: str) -> int | None:
+def _split_of_folder(name: str) -> int | None:
     return SPLIT_OF_NAME.get(name.lower().replace("_", "").replace("-", ""))
 
 

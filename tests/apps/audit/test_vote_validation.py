@@ -29,9 +29,9 @@ ROWS = [
 
 @pytest.fixture
 def voted(tmp_path):
-    """(roles of the votes' rows) -> the pack of these rows, and the path of their votes."""
+    """(splits of the votes' rows) -> the pack of these rows, and the path of their votes."""
 
-    def make(roles=None):
+    def make(splits=None):
         faces = ["emotion,pixels,Usage"]
         votes = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
         for i, (label, role, counts, _) in enumerate(ROWS):
@@ -39,7 +39,7 @@ def voted(tmp_path):
                 f"{FER2013_CODES.index(label)},{' '.join(str((i * 31 + j) % 256) for j in range(48 * 48))},{role}"
             )
             cells = [str(counts.get(name, 0)) for name in FERPLUS_COLUMNS]
-            votes.append(",".join([(roles or [row[1] for row in ROWS])[i], f"fer{i}.png", *cells]))
+            votes.append(",".join([(splits or [row[1] for row in ROWS])[i], f"fer{i}.png", *cells]))
         (tmp_path / "fer2013.csv").write_text("\n".join(faces) + "\n")
         (tmp_path / "votes.csv").write_text("\n".join(votes) + "\n")
         return open_cache(open_or_build(CacheSpec(data=str(tmp_path / "fer2013.csv")))), str(

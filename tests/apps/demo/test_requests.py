@@ -1,4 +1,4 @@
-"""What people may send who use no browser: every answer is a refusal, and the page goes on."""
+"""What people may send who use no browser: every answer is a refusal, and the page continues."""
 
 import json
 import socket

@@ -267,7 +267,7 @@ def test_where_the_data_is_gone_drawn_faces_are_asked_and_it_is_said(best, tmp_p
         and "--data" in report["notes"][0]
     )
     card = Path(report["card"]).read_text()
-    assert "was not at hand" in card and "/gone" not in card  # where data lies is nobody's business
+    assert "was not at hand" in card and "/gone" not in card  # where data lies is private
     assert "nothing about accuracy" in Path(report["card"]).read_text(encoding="utf-8")
     with pytest.raises(DataError, match="--int8 is calibrated on train faces"):
         export_checkpoint(lost, int8=True, quiet=True)

@@ -1,4 +1,4 @@
-"""Whole pages: what they hold, that they fetch nothing, that nothing of the user's becomes markup, what they leave in the ledger."""
+"""Whole pages: what they hold, that they fetch nothing, that nothing of the user's becomes markup, what they leave in the test-access log."""
 
 import copy
 import itertools
@@ -189,13 +189,13 @@ def test_a_hostile_class_name_goes_through_a_whole_report(tiny, tmp_path):
 
 def test_val_is_read_unless_test_is_asked_for_which_leaves_its_line(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
-    ledger = run / "test_access.jsonl"
-    before = ledger.read_text()
+    accesses = run / "test_access.jsonl"
+    before = accesses.read_text()
     looks = len(before.splitlines())
     written = write_report([run])
-    assert written["file"] == str(run / "report.html") and ledger.read_text() == before
+    assert written["file"] == str(run / "report.html") and accesses.read_text() == before
     written = write_report([run], split="test", out=tmp_path / "test.html")
-    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    lines = [json.loads(line) for line in accesses.read_text().splitlines()]
     assert len(lines) == looks + 1 and (lines[-1]["by"], lines[-1]["split"], lines[-1]["n"]) == (
         "evaluate",
         "test",

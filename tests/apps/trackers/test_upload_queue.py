@@ -59,7 +59,7 @@ def test_what_a_server_refuses_is_left_out_and_said_once(warned):
         assert post.drain(within_s=5)
     assert sent == [2]
     assert warned.messages == [
-        "T refused a part of the record (no such name); the training goes on"
+        "T refused a part of the record (no such name); the training continues"
     ]
 
 

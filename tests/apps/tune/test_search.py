@@ -60,7 +60,7 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     )
     assert not (folder / "workers").exists()
 
-    # The same command once more has nothing to do, with more trials it goes on; as if it had been one search.
+    # The same command once more has nothing to do, with more trials it continues; as if it had been one search.
     assert search(4)[1] == [] and len(search(5)[1]) == 1
     drawn = [trial.params for trial in study_in(tmp_path).trials]
     with pytest.raises(ConfigError, match="holds another search, which differs in smoothing"):
@@ -85,7 +85,7 @@ def test_how_a_single_run_starts_is_refused_before_anything_is_made(
     search, tmp_path, settings, said
 ):
     with pytest.raises(
-        ConfigError, match=f"^{said} is about a single run; .* goes on in its folder"
+        ConfigError, match=f"^{said} is about a single run; .* continues in its folder"
     ):
         search(1, **settings)
     assert not (tmp_path / "search").exists()

@@ -1,4 +1,4 @@
-"""The whole augmentation: one answer for an image in any batch, however cut, and nothing done that nobody asked for."""
+"""The whole augmentation: one answer for an image in any batch, however cut, and nothing done that nobody requested."""
 
 import numpy as np
 import pytest

@@ -292,8 +292,8 @@ def test_one_folder_of_classes_is_split_with_copies_kept_together(tmp_path):
         shutil.copy(data / "sad" / f"{index}.png", data / "sad" / f"copy{index}.png")
     pack = build(data, tmp_path, split=(0.6, 0.2, 0.2), split_seed=4)
     assert (
-        pack.manifest["roles"].startswith("train/val/test: 60/20/20 %")
-        and "seed 4" in pack.manifest["roles"]
+        pack.manifest["splits"].startswith("train/val/test: 60/20/20 %")
+        and "seed 4" in pack.manifest["splits"]
     )
     assert not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
     assert abs(len(pack.indices("train")) - 66) <= 4
@@ -304,7 +304,7 @@ def test_groups_of_a_manifest_are_not_torn_apart(tmp_path):
     rows = [f"{name}/{i}.png,{name},person{i % 10}" for name in ("happy", "sad") for i in range(30)]
     (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
     pack = build(data / "list.csv", tmp_path)
-    assert pack.groups is not None and "by group" in pack.manifest["roles"]
+    assert pack.groups is not None and "by group" in pack.manifest["splits"]
     for group in range(10):
         assert len(set(pack.splits[pack.groups == group].tolist())) == 1
     assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [48, 6, 6]

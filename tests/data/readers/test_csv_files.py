@@ -161,7 +161,7 @@ def test_one_file_under_two_labels_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (("0.png,sad,train", "1.png,happy,"), "row 3: the role is ''"),
+        (("0.png,sad,train", "1.png,happy,"), "row 3: the split is ''"),
         (("0.png,sad,train", "1.png,happy"), "row 3: 2 fields"),
         (("0.png,sad,train", ",happy,train"), "row 3: path is empty"),
         (("0.png,sad,train", "1.png, ,train"), "row 3: label is empty"),

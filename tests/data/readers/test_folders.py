@@ -89,7 +89,7 @@ def test_hidden_folders_litter_and_stray_files_are_no_classes(tmp_path):
             ("train/happy/1.png", "train/sad/1.png", "test/joy/1.png", "test/sad/1.png"),
             "missing happy; unknown joy",
         ),
-        (("train/a/1.png", "train/b/1.png", "training/a/1.png", "training/b/1.png"), "same role"),
+        (("train/a/1.png", "train/b/1.png", "training/a/1.png", "training/b/1.png"), "same split"),
     ],
 )
 def test_folders_that_say_nothing_clear_are_refused_in_one_line(tmp_path, made, words):
@@ -140,7 +140,7 @@ def test_one_file_in_two_roles_or_classes_is_an_error_and_twice_in_one_place_cou
     samples = FolderSource(tmp_path).samples()
     assert len(samples) == 4 and samples.left_out == {"reached twice": 1}
     os.symlink("../../train/happy/1.png", tmp_path / "val" / "happy" / "leak.png")
-    with pytest.raises(DataError, match=r"train/happy/1\.png = val/happy/leak\.png|two roles"):
+    with pytest.raises(DataError, match=r"train/happy/1\.png = val/happy/leak\.png|two splits"):
         FolderSource(tmp_path).samples()
     (tmp_path / "val" / "happy" / "leak.png").unlink()
     os.symlink("../happy", tmp_path / "train" / "sad" / "other")
