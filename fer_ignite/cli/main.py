@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
     except click.UsageError as error:
         code = _complain(error.format_message(), 2)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = _complain("interrupted.", 130)
     except click.ClickException as error:
         code = _complain(error.format_message(), 2)

@@ -12,7 +12,7 @@ _SHAPE = re.compile(r"(\[\w+\])\[")
 
 
 class Splits(griffe.Extension):
-    """Turns Sphinx splits into code, before the docstring is parsed."""
+    """Turns Sphinx roles into code, before the docstring is parsed."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for every module, class, function and attribute."""
