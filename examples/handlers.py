@@ -71,7 +71,7 @@ def send_webhook(session):
 
     @session.trainer.on(Events.COMPLETED)
     def send(engine):
-        best = session.objects["best"].best
+        best = session.best_checkpoint.best
         message = {
             "run": session.folder.path.name,
             "epochs": engine.state.epoch,

@@ -64,8 +64,8 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
             _note_look(session, summary["test"])
     if session.rank == 0:
         session.folder.write_summary(summary)
-        if "trackers" in session.objects:
-            session.objects["trackers"].finish(summary)
+        if session.trackers is not None:
+            session.trackers.finish(summary)
     return summary
 
 
@@ -78,7 +78,7 @@ def _store_temperature(path: Path, temperature: float | None) -> None:
 
 
 def _facts(session: Session, status: str) -> dict[str, Any]:
-    state, best = session.trainer.state, session.objects["best"].best
+    state, best = session.trainer.state, session.best_checkpoint.best
     history = list(session.folder.read_history()) if session.rank == 0 else []
     return {
         "status": status,
@@ -137,7 +137,7 @@ def time_to_accuracy(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 
 def weights_digest(session: Session) -> str:
     """SHA-256 over the final network's and its average's tensors; equal weights have equal digests."""
-    ema = session.objects["ema"].ema_model.state_dict() if "ema" in session.objects else {}
+    ema = session.ema.ema_model.state_dict() if session.ema is not None else {}
     text = state_digest(session.model.state_dict()) + (state_digest(ema) if ema else "")
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -151,7 +151,7 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
         The network, and on the main process the file that its weights were read from, None where there is none.
     """
     model, used = copy.deepcopy(session.evaluated), None
-    path = session.objects["best"].last_checkpoint
+    path = session.best_checkpoint.last_checkpoint
     if path is None:
         if session.rank == 0:
             logger.warning(
@@ -185,7 +185,7 @@ def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
         RuntimeError,
     ) as error:  # RuntimeError: a checkpoint of another network
         return model, f"can't be used ({' '.join(str(error).split())[:300].rstrip('.')})"
-    if (found := checkpoint["trainer"]["iteration"]) != session.objects["best"].best["iteration"]:
+    if (found := checkpoint["trainer"]["iteration"]) != session.best_checkpoint.best["iteration"]:
         return model, f"is of iteration {found}, which this run went back behind"
     return model, None
 

@@ -64,7 +64,7 @@ def build_session_objects(
     for setup in handlers:
         _set_up(session, setup)
     if config.profile == "handlers" and session.rank == 0:
-        session.objects["profiler"] = attach_handlers_profiler(session.trainer)
+        session.profiler = attach_handlers_profiler(session.trainer)
     return session
 
 
@@ -101,11 +101,8 @@ def _bare_session(
     terms = loss_terms(build_loss_from_config(config, faces, plan).to(device))
     wrapped = _wrapped(model, config, world)
     trainer = create_trainer(wrapped, terms, device=device, precision=precision, world=world)
-    objects: dict[str, Any] = {}
-    evaluated = model
-    if config.model_ema:
-        objects["ema"] = make_ema(model, decay=config.model_ema_decay)
-        evaluated = objects["ema"].ema_model
+    ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
+    evaluated = model if ema is None else ema.ema_model
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
     # One view while training continues; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
@@ -127,27 +124,27 @@ def _bare_session(
     scaler = step.make_scaler(device, precision)
     records = RunningMetrics(group=group, device=device)
     return Session(
-        config,
-        faces,
-        folder,
-        device,
-        precision,
-        preprocessing,
-        model,
-        evaluated,
-        optimizer,
-        scaler,
-        plain,
-        trainer,
-        evaluator,
-        train_stream,
-        val_stream,
-        records,
-        coordinator,
-        rank,
-        world,
+        config=config,
+        faces=faces,
+        folder=folder,
+        device=device,
+        precision=precision,
+        preprocessing=preprocessing,
+        model=model,
+        evaluated=evaluated,
+        optimizer=optimizer,
+        scaler=scaler,
+        scoring_terms=plain,
+        trainer=trainer,
+        evaluator=evaluator,
+        train_stream=train_stream,
+        val_stream=val_stream,
+        records=records,
+        coordinator=coordinator,
+        rank=rank,
+        world=world,
         metrics=metrics,
-        objects=objects,
+        ema=ema,
     )
 
 

@@ -65,14 +65,14 @@ def attach_step(session: Session) -> None:
     )
     session.register_handle("batchnorm_guard", step.attach_batchnorm_guard(trainer, model))
     if config.model_ema:
-        session.register_handle("ema", attach_ema(trainer, session.objects["ema"]))
+        session.register_handle("ema", attach_ema(trainer, session.ema))
     session.register_handle("zero_grad", step.attach_zero_grad(trainer, optimizer))
 
 
 def _attach_schedule(session: Session) -> None:
     config, trainer = session.config, session.trainer
     if config.sched == "plateau":
-        session.objects["plateau"] = PlateauFactor(
+        session.plateau = PlateauFactor(
             config.monitor,
             mode="min" if lower_is_better(config.monitor, config.monitor_mode) else "max",
             factor=config.decay_rate,
@@ -80,7 +80,7 @@ def _attach_schedule(session: Session) -> None:
             threshold=config.min_delta,
             min_factor=min(1.0, config.min_lr / config.lr),
         )
-        plateau = session.objects["plateau"]
+        plateau = session.plateau
         session.evaluator.add_event_handler(Events.COMPLETED, plateau)
         session.register_last("plateau", session.evaluator, Events.COMPLETED, plateau)
     # Schedules count optimizer steps: the rate is set when an accumulation window opens.
@@ -90,8 +90,8 @@ def _attach_schedule(session: Session) -> None:
     schedule = build_schedule_from_config(
         config, steps_per_epoch=session.train_stream.plan.steps_per_epoch
     )
-    session.objects["scheduler"], handle = attach_schedule(
-        trainer, session.optimizer, schedule, opens, plateau=session.objects.get("plateau")
+    session.scheduler, handle = attach_schedule(
+        trainer, session.optimizer, schedule, opens, plateau=session.plateau
     )
     session.register_handle("scheduler", handle)
 
@@ -111,7 +111,7 @@ def attach_run(session: Session) -> None:
     session.handles.update(
         attach_running_metrics(trainer, records, log_every=session.config.log_every)
     )
-    session.objects["clock"] = attach_epoch_clock(trainer)
+    session.epoch_clock = attach_epoch_clock(trainer)
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
     session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
@@ -128,9 +128,9 @@ def attach_reports(session: Session) -> None:
             "plots", attach_plots(trainer, folder, session.faces.classes, session.evaluator)
         )
     if not config.quiet:
-        session.objects["progress_bar"] = attach_progress_bar(trainer, session.records)
+        session.progress_bar = attach_progress_bar(trainer, session.records)
     if config.tensorboard:
-        session.objects["tensorboard"], handles = attach_tensorboard(
+        session.tensorboard, handles = attach_tensorboard(
             trainer,
             session.evaluator,
             session.optimizer,
@@ -144,7 +144,7 @@ def attach_reports(session: Session) -> None:
         attach_trackers = load_object(
             "fer_ignite.apps.trackers.attach:attach_trackers", setting="--track"
         )
-        session.objects["trackers"] = attach_trackers(
+        session.trackers = attach_trackers(
             config.track,
             trainer,
             session.optimizer,
@@ -157,7 +157,7 @@ def attach_reports(session: Session) -> None:
             every=config.log_every,
         )
     if config.profile == "basic":
-        session.objects["profiler"] = attach_basic_profiler(trainer)
+        session.profiler = attach_basic_profiler(trainer)
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -180,13 +180,13 @@ def attach_decisions(session: Session) -> None:
     score = _score(config.monitor, config.monitor_mode)
     saver = AtomicSaver(session.folder.checkpoints, agree=agree_on_text)
     best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
-    session.objects["best"] = best
+    session.best_checkpoint = best
     session.register_last("best", evaluator, Events.COMPLETED, best)
     if config.patience > 0:
         stopper = attach_early_stopping(
             trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
         )
-        session.objects["early_stopping"] = stopper
+        session.early_stopping = stopper
         session.register_last("early_stopping", evaluator, Events.COMPLETED, stopper)
     points = attach_resume_points(
         trainer,
@@ -195,7 +195,7 @@ def attach_decisions(session: Session) -> None:
         event=RunEvents.RESUME_POINT,
         keep=config.keep_checkpoints,
     )
-    session.objects["resume_points"] = points
+    session.resume_checkpoint = points
     session.register_last("resume_points", trainer, RunEvents.RESUME_POINT, points)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
     session.register_last("report", trainer, Events.EPOCH_COMPLETED, session.report)

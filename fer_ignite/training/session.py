@@ -12,18 +12,21 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
+from ignite.handlers import EarlyStopping, EMAHandler, ProgressBar
+from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import storage_errors
+from fer_ignite.checkpoint.handler import BestCheckpoint, ResumeCheckpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
@@ -35,9 +38,14 @@ from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.training.coordination import StopCoordinator, StopReason
 from fer_ignite.training.events import RunEvents
+from fer_ignite.training.loggers import EpochClock
+from fer_ignite.training.lr_schedule import PlateauFactor, StepSchedule
 from fer_ignite.training.optim import keep_frozen_in_eval
 from fer_ignite.training.running_metrics import On, Reduce, RunningMetrics
 from fer_ignite.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from fer_ignite.apps.trackers.attach import Trackers
 
 __all__ = ["Session", "global_random_state", "restore_global_random_state", "versions"]
 
@@ -82,7 +90,7 @@ class GuardedHandle(RemovableEventHandle):
         super().remove()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Session:
     """What a handler's ``setup(session)`` function gets, and what Python users hold.
 
@@ -93,7 +101,8 @@ class Session:
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off, with the effect that
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
-        objects: what stands behind them, by the same names: EarlyStopping, BestCheckpoint, ProgressBar ...
+        ema, plateau, early_stopping, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
+            None where the settings have none.
     """
 
     config: Config
@@ -117,7 +126,17 @@ class Session:
     world: int = 1
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     handles: dict[str, RemovableEventHandle] = field(default_factory=dict)
-    objects: dict[str, Any] = field(default_factory=dict)
+    ema: EMAHandler | None = None
+    plateau: PlateauFactor | None = None
+    early_stopping: EarlyStopping | None = None
+    progress_bar: ProgressBar | None = None
+    tensorboard: TensorboardLogger | None = None
+    trackers: "Trackers | None" = None
+    profiler: Any = None
+    scheduler: StepSchedule = field(init=False)
+    epoch_clock: EpochClock = field(init=False)
+    best_checkpoint: BestCheckpoint = field(init=False)
+    resume_checkpoint: ResumeCheckpoint = field(init=False)
     kept: dict[str, Any] = field(default_factory=dict)
     elapsed_before_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
@@ -235,8 +254,8 @@ class Session:
                 "no handler of this run takes up the state that was kept as %s.",
                 ", ".join(unclaimed),
             )
-        if "trackers" in self.objects:
-            self.objects["trackers"].open()
+        if self.trackers is not None:
+            self.trackers.open()
         trainer, epochs = self.trainer, self.config.epochs
         length = len(self.train_stream)
         if self.coordinator.reason or trainer.state.iteration >= epochs * length:
@@ -258,8 +277,8 @@ class Session:
         """Ends what writes in the background, and gives the run's folder free; what was logged is in the files, and has been sent."""
         with self.at_close:
             self._settle()
-            if "trackers" in self.objects:
-                self.objects["trackers"].close()
+            if self.trackers is not None:
+                self.trackers.close()
 
     def __enter__(self) -> "Session":
         return self
@@ -268,11 +287,11 @@ class Session:
         self.close()
 
     def _settle(self) -> None:
-        if "tensorboard" in self.objects:
+        if self.tensorboard is not None:
             with storage_errors(self.folder.tensorboard):
-                self.objects["tensorboard"].close()
-        if "trackers" in self.objects:
-            self.objects["trackers"].settle()
+                self.tensorboard.close()
+        if self.trackers is not None:
+            self.trackers.settle()
 
     def _reraise_last(self) -> None:
         # With a user's handler on EXCEPTION_RAISED Ignite continues as if nothing had happened (engine.py, 674).
@@ -367,7 +386,7 @@ class Session:
     def history_line(self) -> dict[str, Any]:
         """The epoch's line, as history.jsonl has it."""
         state, metrics = self.trainer.state, self.evaluator.state.metrics
-        clock, best = self.objects["clock"], self.objects.get("best")
+        clock, best = self.epoch_clock, self.best_checkpoint
         scalars = {
             f"val_{name}": value
             for name, value in metrics.items()

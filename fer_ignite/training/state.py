@@ -22,8 +22,6 @@ __all__ = ["evaluation_state", "restore", "resume_state"]
 
 logger = logging.getLogger("fer_ignite")
 
-# Parts with state_dict that a session may or may not have, by their names in session.objects.
-_OPTIONAL = ("plateau", "early_stopping", "best")
 # Of a parameter group, what no setting says: its parameters, and the rates, which belong to the schedule.
 _NO_SETTINGS = ("params", "lr", "initial_lr")
 
@@ -48,20 +46,19 @@ def evaluation_state(session: Session) -> dict[str, Any]:
         "versions": PlainState(versions()),
         "world_size": PlainState(session.world),
     }
-    if "ema" in session.objects:
-        entries["ema"] = session.objects["ema"].ema_model
+    if session.ema is not None:
+        entries["ema"] = session.ema.ema_model
     return entries
 
 
 def resume_state(session: Session) -> dict[str, Any]:
     """Everything that a run needs to continue as if nothing had happened."""
-    objects = session.objects
     return {
         **evaluation_state(session),
         "kind": PlainState("step"),
-        "ema": objects["ema"].ema_model if "ema" in objects else PlainState(None),
+        "ema": PlainState(None) if session.ema is None else session.ema.ema_model,
         "optimizer": session.optimizer,
-        "scheduler": objects["scheduler"],
+        "scheduler": session.scheduler,
         "scaler": session.scaler,
         "sums": session.records,
         "handlers": PlainState(
@@ -71,7 +68,16 @@ def resume_state(session: Session) -> dict[str, Any]:
         "outcome": PlainState(lambda: session.coordinator.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
         "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
-        **{name: objects.get(name, PlainState(None)) for name in _OPTIONAL},
+        **{name: part or PlainState(None) for name, part in _optional_parts(session).items()},
+    }
+
+
+def _optional_parts(session: Session) -> dict[str, Any]:
+    """Parts with state_dict that a session may or may not have, by their names in the checkpoint."""
+    return {
+        "plateau": session.plateau,
+        "early_stopping": session.early_stopping,
+        "best": session.best_checkpoint,
     }
 
 
@@ -103,13 +109,13 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         )
     session.resumed = checkpoint
     session.model.load_state_dict(checkpoint["model"])
-    if "ema" in session.objects:  # where it is new, it starts at the weights
-        session.objects["ema"].ema_model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
+    if session.ema is not None:  # where it is new, it starts at the weights
+        session.ema.ema_model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
     failpoints.reach(
         "during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"])
     )
     _restore_optimizer(session, checkpoint)
-    session.objects["scheduler"].load_state_dict(checkpoint["scheduler"])
+    session.scheduler.load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
     _restore_decisions(session, {**checkpoint, "best": None} if best_lost else checkpoint)
     _restore_trainer(session, checkpoint["trainer"])
@@ -129,7 +135,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         and not has_patience_left(checkpoint, session.config.patience)
     ):
         session.coordinator.reason = StopReason.HANDLER
-    session.objects["resume_points"].add_existing(up_to=iteration)
+    session.resume_checkpoint.add_existing(up_to=iteration)
     if session.rank == 0:
         session.folder.truncate_after(iteration, checkpoint.get("history"))
         for line in session.folder.take_warnings():
@@ -165,9 +171,9 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
             before["monitor"],
         )
         return
-    for name in _OPTIONAL:
-        if name in session.objects and checkpoint[name] is not None:
-            session.objects[name].load_state_dict(checkpoint[name])
+    for name, part in _optional_parts(session).items():
+        if part is not None and checkpoint[name] is not None:
+            part.load_state_dict(checkpoint[name])
 
 
 def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:

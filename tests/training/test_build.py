@@ -130,10 +130,7 @@ def test_a_behaviour_is_attached_where_a_setting_asks_for_it(wired, settings, ki
 
 def test_an_average_of_the_weights_is_what_evaluation_uses(wired):
     session = wired(model_ema=True)
-    assert (
-        session.evaluated is session.objects["ema"].ema_model
-        and session.evaluated is not session.model
-    )
+    assert session.evaluated is session.ema.ema_model and session.evaluated is not session.model
     plain = wired(name="plain")
     assert plain.evaluated is plain.model
 

@@ -68,7 +68,7 @@ def test_the_progress_bar_shows_loss_accuracy_rate_and_what_users_log(ran, capfd
 
 def test_quiet_shows_no_bar_and_no_lines(ran, capfd):
     session = ran()
-    assert "progress_bar" not in session.objects
+    assert session.progress_bar is None
     assert "epoch 1/2" not in capfd.readouterr().err
     assert "epoch 1/2" in session.folder.log.read_text()  # the file is not quiet
 
@@ -238,7 +238,7 @@ def test_the_handlers_profiler_prints_a_line_per_handler(steps, batches, capsys)
 def test_profilers_are_reached_by_a_flag(ran, capsys, profile, said):
     session = ran(profile=profile)
     assert said in capsys.readouterr().out
-    assert "profiler" in session.objects
+    assert session.profiler is not None
 
 
 def test_the_log_belongs_to_the_main_process_and_is_begun_anew_for_each_run(tmp_path, capsys):

@@ -37,15 +37,14 @@ def made(tiny):
 
 
 def digest(session):
-    objects = session.objects
     parts = {
         "model": session.model,
         "optimizer": session.optimizer,
         "scaler": session.scaler,
-        "scheduler": objects["scheduler"],
+        "scheduler": session.scheduler,
     }
-    if "ema" in objects:
-        parts["ema"] = objects["ema"].ema_model
+    if session.ema is not None:
+        parts["ema"] = session.ema.ema_model
     return state_digest({name: part.state_dict() for name, part in parts.items()})
 
 
@@ -149,13 +148,11 @@ def test_under_another_metric_the_best_is_chosen_anew(made, capfd):
     first, second = resumed(made, {"patience": 9}, monitor="loss", epochs=3)
     assert "--monitor was accuracy" in capfd.readouterr().err
     assert (
-        first.objects["best"].best["value"] is not None
-        and second.objects["best"].best["value"] is None
+        first.best_checkpoint.best["value"] is not None
+        and second.best_checkpoint.best["value"] is None
     )
     second.run()
-    assert (
-        second.objects["best"].best["epoch"] == 3 and second.objects["early_stopping"].counter == 0
-    )
+    assert second.best_checkpoint.best["epoch"] == 3 and second.early_stopping.counter == 0
 
 
 def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_comes_back(made):
@@ -186,7 +183,7 @@ def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
 
 def test_an_average_that_is_new_starts_at_the_weights(made):
     first, second = resumed(made, {}, model_ema=True, epochs=3)
-    average = second.objects["ema"].ema_model.state_dict()
+    average = second.ema.ema_model.state_dict()
     assert all(
         torch.equal(value, average[name]) for name, value in first.model.state_dict().items()
     )
