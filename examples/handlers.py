@@ -28,9 +28,8 @@ def count_faces(session):
     @session.trainer.on(Events.ITERATION_COMPLETED)
     def count(engine):
         batch = engine.state.batch
-        counter.faces += (
-            batch.step_size if batch.is_last_micro else 0
-        )  # over all processes: what is kept is what all have in common
+        # over all processes: what is kept is what all have in common
+        counter.faces += batch.step_size if batch.is_last_micro else 0
 
     @session.trainer.on(Events.EPOCH_COMPLETED)
     def note(engine):
@@ -58,9 +57,8 @@ def watch_gradients(session):
     @session.trainer.on(StepEvents.GRADIENTS_READY(every=10))
     def note_largest(engine):
         gradients = [p.grad.abs().max() for p in session.model.parameters() if p.grad is not None]
-        session.log(
-            "largest_gradient", torch.stack(gradients).max(), bar=True
-        )  # a tensor: the step doesn't wait for it
+        # a tensor: the step doesn't wait for it
+        session.log("largest_gradient", torch.stack(gradients).max(), bar=True)
 
 
 def send_webhook(session):

@@ -84,9 +84,8 @@ class ByShards(EpochSampler):
 @lru_cache(maxsize=2)
 def order_by_shards(plan, epoch):
     draw = generator(plan.seed, "order", epoch)
-    shards_N = (
-        plan.indices_N // plan.per_shard
-    )  # the train split comes first, so places in it are places in the data
+    # the train split comes first, so places in it are places in the data
+    shards_N = plan.indices_N // plan.per_shard
     shards = draw.permutation(np.unique(shards_N))
     groups = [
         np.isin(shards_N, shards[start : start + GROUP]) for start in range(0, len(shards), GROUP)

@@ -678,9 +678,8 @@ class Config(BaseModel):
             for name, value in OPTIMIZER_DEFAULTS[self.opt].items()
             if name not in self.model_fields_set
         }
-        self.__dict__.update(
-            missing
-        )  # not among the fields that were set: a resumed run's checkpoint wins over them
+        # not among the fields that were set: a resumed run's checkpoint wins over them
+        self.__dict__.update(missing)
         return self
 
     @model_validator(mode="after")
@@ -806,9 +805,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, no regular file, above 1 MB, not YAML, or not a mapping of settings.
     """
     try:
-        if (
-            Path(path).exists() and not Path(path).is_file()
-        ):  # a device or a pipe could be read for ever
+        # a device or a pipe could be read for ever
+        if Path(path).exists() and not Path(path).is_file():
             raise ConfigError(
                 f"{path} can't be read as a configuration: it is no regular file; name a YAML file."
             )

@@ -210,6 +210,5 @@ def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():
     assert (config.lr, config.weight_decay, config.head_lr, config.epochs) == (0.1, 0.0005, None, 3)
     assert from_layers(recipe, {"opt": "sgd", "weight_decay": 0.01}).weight_decay == 0.01
     assert from_layers(recipe, {"opt": "adamw"}).head_lr == 0.01
-    assert (
-        from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02
-    )  # it was given for no optimizer
+    # it was given for no optimizer
+    assert from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02

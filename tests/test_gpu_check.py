@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 CHECK = ROOT / "scripts" / "gpu_parts" / "check.py"
@@ -43,3 +45,21 @@ def test_unknown_parts_and_a_machine_without_a_gpu_are_refused(tmp_path):
     assert "there is no part 'x'; choose from resume" in check("--parts", "x").stderr
     ended = check("--device", "cpu")
     assert ended.returncode == 2 and "--tiny runs every part's code on the CPU" in ended.stderr
+    if not torch.cuda.is_available():
+        ended = check("--device", "cuda")
+        assert ended.returncode == 2
+        assert "--tiny --device cpu runs every part's code on the CPU" in ended.stderr
+
+
+def test_a_part_of_which_a_row_is_postponed_is_not_finished(tmp_path):
+    sys.path[:0] = [str(CHECK.parent)]
+    import check as program
+    import common
+
+    out, found = tmp_path / "found.json", {"parts": {}}
+    work = common.Check(torch.device("cpu"), True, "demo:210", tmp_path, time.monotonic() + 60)
+    done, late = common.judged("a", True, ""), common.postponed("b")
+    for rows, finished in (([done], True), ([done, late], False)):
+        program.PARTS["resume"] = lambda _, rows=rows: iter(rows)
+        program.run_part("resume", work, found, out)
+        assert json.loads(out.read_text())["parts"]["resume"]["finished"] is finished

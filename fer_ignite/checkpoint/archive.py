@@ -179,9 +179,8 @@ def check_archive(data: bytes, path: str | os.PathLike[str]) -> None:
     """
     if not data.startswith(_ZIP_START):
         refuse(path, f"is no torch zip file: {_kind(data)}")
-    if (
-        data.count(_ZIP_ENTRY) > _MAX_ENTRIES
-    ):  # counted first: listing two million entries takes gigabytes
+    # counted first: listing two million entries takes gigabytes
+    if data.count(_ZIP_ENTRY) > _MAX_ENTRIES:
         refuse(path, f"lists more than {_MAX_ENTRIES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -245,9 +245,8 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
             else f"a {type(content).__name__} where a dict belongs"
         )
         problem = problem or tensor_problem(content, file_bytes=len(data))
-    except (
-        UnpicklingError
-    ):  # its text advises weights_only=False, which would run what the file says
+    except UnpicklingError:
+        # its text advises weights_only=False, which would run what the file says
         problem = "its pickle program does more than rebuild tensors and plain values"
     except (
         Exception

@@ -131,9 +131,8 @@ class AtomicSaver(BaseSaveHandler):
             try:
                 (self.dirname / name).unlink(missing_ok=True)
             except OSError:
-                self.pending.append(
-                    name
-                )  # the new file is safe; the old one is tried again after the next save
+                # the new file is safe; the old one is tried again after the next save
+                self.pending.append(name)
             reached("mid-prune")
         if idist.get_rank() != 0:
             reached("mid-prune")

@@ -189,9 +189,8 @@ class RunDir:
             known = [
                 line for line in json_lines(history.encode()) if line["iteration"] <= iteration
             ]
-            if known != kept and json.dumps(known) != json.dumps(
-                kept
-            ):  # NaN is not equal to itself
+            # NaN is not equal to itself
+            if known != kept and json.dumps(known) != json.dumps(kept):
                 if self.history.exists():
                     self.set_aside(
                         self.history,
@@ -226,9 +225,8 @@ class RunDir:
         """One line in the test-access log for one look at the test split."""
         content = self._bytes_of(self.test_access)
         with storage_errors(self.test_access), self.test_access.open("a", encoding="utf-8") as file:
-            file.write(
-                "\n" if content and not content.endswith(b"\n") else ""
-            )  # after a line that a crash cut short
+            # after a line that a crash cut short
+            file.write("\n" if content and not content.endswith(b"\n") else "")
             file.write(json.dumps(line) + "\n")
 
     def read_test_accesses(self) -> list[dict[str, Any]]:

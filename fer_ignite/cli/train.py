@@ -98,9 +98,8 @@ def command(
         and {"seeds", "folds"} & set(outcome.result)
     ):
         click.echo(runs_table(outcome.result), err=True)
-    if (
-        as_json and int(os.environ.get("RANK") or 0) == 0
-    ):  # of torchrun's processes one speaks for all
+    # of torchrun's processes one speaks for all
+    if as_json and int(os.environ.get("RANK") or 0) == 0:
         ending = {
             "exit_code": outcome.exit_code,
             "status": outcome.status,

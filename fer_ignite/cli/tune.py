@@ -10,12 +10,8 @@ from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
-_OF_ONE_RUN = (
-    "exist_ok",
-    "resume",
-    "override",
-    "score_test",
-)  # refused by the search, which continues by itself
+# refused by the search, which continues by itself
+_OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")
 
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")

@@ -61,9 +61,8 @@ class CacheFetcher:
         self.pack, self.device = pack, device
         self.resident: Tensor | None = None
         if pack.is_memmap:
-            with (
-                warnings.catch_warnings()
-            ):  # a pack larger than memory is mapped read-only; nothing writes to it
+            # a pack larger than memory is mapped read-only; nothing writes to it
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 pixels_NHWC = torch.from_numpy(pack.pixels)
             if device.type == "cpu":
@@ -173,9 +172,8 @@ class DataLoaderFetcher:
             collate_fn=_Shared(self.collate) if self.workers else self.collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=self.worker_init,
-            generator=torch.Generator().manual_seed(
-                0
-            ),  # else the loader draws its base seed from the global state
+            # else the loader draws its base seed from the global state
+            generator=torch.Generator().manual_seed(0),
         )
         for images in _report_dead_workers(_started(loader)):
             images = images[0] if isinstance(images, (tuple, list)) else images

@@ -262,9 +262,8 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
 
 
 def _format_of(image: Image.Image) -> str | None:
-    return (
-        "JPEG" if image.format == "MPO" else image.format
-    )  # phones append a second JPEG and call the pair MPO
+    # phones append a second JPEG and call the pair MPO
+    return "JPEG" if image.format == "MPO" else image.format
 
 
 def _refuse_header(image: Image.Image, name: Name) -> None:

@@ -23,9 +23,8 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
     side = torch.cuda.Stream(device)
 
     def aside() -> contextlib.AbstractContextManager[Any]:
-        side.wait_stream(
-            torch.cuda.current_stream(device)
-        )  # what the batch is made from may just have been written
+        # what the batch is made from may just have been written
+        side.wait_stream(torch.cuda.current_stream(device))
         return torch.cuda.stream(side)
 
     def record_stream(batch: Item) -> None:
@@ -33,9 +32,8 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
         current.wait_stream(side)
         for value in vars(batch).values():
             if isinstance(value, Tensor) and value.is_cuda:
-                value.record_stream(
-                    current
-                )  # else its memory could be given away while the step still reads it
+                # else its memory could be given away while the step still reads it
+                value.record_stream(current)
 
     return _Ahead(batches, aside, record_stream)
 

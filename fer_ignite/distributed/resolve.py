@@ -92,9 +92,8 @@ class LaunchPlan:
     def environment(self) -> dict[str, str]:
         """Variables that the processes need before CUDA or a process group is touched."""
         variables: dict[str, str] = {}
-        if (
-            self.device == "cuda" and self.spec.gpus is not None and self.mode != "single"
-        ):  # which takes its number
+        # which takes its number
+        if self.device == "cuda" and self.spec.gpus is not None and self.mode != "single":
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpu_names)
         elif self.device == "cpu" and self.mode != "single":
             # Ignite calls cuda.set_device(local_rank) wherever CUDA is visible, gloo or not (native.py:136).

@@ -166,9 +166,8 @@ def _start_children(
             try:
                 with parallel:
                     parallel.run(child_main, setup, function, args)
-            except (
-                BaseException
-            ):  # some may have started, and multiprocessing would wait for them at exit
+            except BaseException:
+                # some may have started, and multiprocessing would wait for them at exit
                 for child in _children_since(before):
                     child.kill()
                 raise

@@ -206,9 +206,8 @@ def launch_evaluation(
         and request.split == "test"
         and folder is not None
     ):
-        if (
-            int(os.environ.get("RANK") or 0) != 0
-        ):  # one of torchrun's processes; another one notes it
+        # one of torchrun's processes; another one notes it
+        if int(os.environ.get("RANK") or 0) != 0:
             return outcome
         kept = ("n", "loss", "accuracy", "uar", "macro_f1", "tta", "data")
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "evaluate", "split": "test"}

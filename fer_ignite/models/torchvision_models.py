@@ -69,10 +69,8 @@ def build_zoo_model(
 def _needed_options(builder: Any, image_px: int | None, pretrained: bool) -> dict[str, Any]:
     """Arguments that some of torchvision's networks need so as to give one plain output for our images."""
     module = inspect.getmodule(builder).__name__.rsplit(".", 1)[-1]  # type: ignore[union-attr]
-    if module in (
-        "googlenet",
-        "inception",
-    ):  # their auxiliary classifiers make the training output a tuple
+    # their auxiliary classifiers make the training output a tuple
+    if module in ("googlenet", "inception"):
         return {"aux_logits": False, "init_weights": not pretrained}
     if module == "vision_transformer" and image_px is not None:
         return {"image_size": image_px}
@@ -93,9 +91,8 @@ def _load_published(model: nn.Module, name: str, image_px: int | None) -> None:
     state = _fetch(torchvision.models.get_model_weights(name).DEFAULT, name)
     head = tuple(f"{prefix}." for prefix in head_prefixes(model))
     known = model.state_dict().keys()
-    for key in list(
-        state
-    ):  # in place: the mapping carries version numbers that load_state_dict reads
+    # in place: the mapping carries version numbers that load_state_dict reads
+    for key in list(state):
         # Published DenseNets are older than today's parameter names.
         modern = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
         value = state.pop(key)

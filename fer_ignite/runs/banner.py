@@ -25,9 +25,8 @@ def log_run_header(session: Session, job: RunSpec) -> None:
     """Data, network, parameter groups, steps, device, folder, and what was changed on resume."""
     config, faces, plan = session.config, session.faces, session.train_stream.plan
     counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
-    if len(plan.indices_N) < len(
-        faces.indices["train"]
-    ):  # --max-train-samples, --drop-train-duplicates, --exclude
+    # --max-train-samples, --drop-train-duplicates, --exclude
+    if len(plan.indices_N) < len(faces.indices["train"]):
         counts = counts.replace("train ", f"train {len(plan.indices_N)} of ", 1)
     most = min(config.batch_size, len(plan.indices_N))
     side = session.preprocessing.image_px

@@ -56,9 +56,8 @@ def launch_training(
     plan = make_plan(spec, os.environ, this_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
-    if (
-        plan.mode == "joined" or spec.nnodes > 1
-    ):  # several launchers: one process prepares, in its group, for all
+    # several launchers: one process prepares, in its group, for all
+    if plan.mode == "joined" or spec.nnodes > 1:
         return launch(
             _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
         )
@@ -164,9 +163,8 @@ def _prepare_and_work(
             told = {**vars(job), "handlers": []}
         except FerError as error:
             told = {"error": type(error).__name__, "message": str(error)}
-    with (
-        patient_group() as group
-    ):  # a download or a large pack takes longer than any operation of a run
+    # a download or a large pack takes longer than any operation of a run
+    with patient_group() as group:
         told = gather_json(told, group)[0]
     if "error" in told:
         raise getattr(errors, told["error"])(told["message"])

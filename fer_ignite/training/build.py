@@ -149,12 +149,10 @@ def _bare_session(
 
 
 def _set_determinism(config: Config) -> None:
-    manual_seed(
-        config.seed
-    )  # for user code; what is ours draws from generators of its own, but for the network's first weights
-    if (
-        config.deterministic
-    ):  # read when cuBLAS makes its first handle; without it torch refuses matrix products on CUDA
+    # for user code; what is ours draws from generators of its own, but for the network's first weights
+    manual_seed(config.seed)
+    # read when cuBLAS makes its first handle; without it torch refuses matrix products on CUDA
+    if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)

@@ -135,9 +135,8 @@ def build_network(
             )
         except CheckpointError as error:
             raise CheckpointError(f"--init-from: {error}") from None
-        if (
-            report.complete or idist.get_rank() == 0
-        ):  # with --no-strict, what was left out is a warning: once for all ranks
+        # with --no-strict, what was left out is a warning: once for all ranks
+        if report.complete or idist.get_rank() == 0:
             level = logging.INFO if report.complete else logging.WARNING
             logger.log(level, "weights of %s\n%s", config.init_from, report.describe())
     model = model.to(device)

@@ -103,9 +103,8 @@ class StopCoordinator:
     def record_step_taken(self, engine: Engine) -> None:
         """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
         self._count_not_taken()
-        taken = (
-            engine.state.step_taken & engine.state.loss.isfinite()
-        )  # a loss can be NaN where its gradients are finite
+        # a loss can be NaN where its gradients are finite
+        taken = engine.state.step_taken & engine.state.loss.isfinite()
         if taken.device.type == "cuda":
             on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(
                 taken, non_blocking=True

@@ -27,7 +27,6 @@ def attach_ema(trainer: Engine, ema: EMAHandler) -> RemovableEventHandle:
     ema.attach(
         trainer, name="ema_momentum", warn_if_exists=False, event=StepEvents.OPTIMIZER_STEPPED
     )
-    ema.update = (
-        ema._update_ema_model
-    )  # a handle holds its handler weakly, and a method is a new object each time
+    # a handle holds its handler weakly, and a method is a new object each time
+    ema.update = ema._update_ema_model
     return RemovableEventHandle(StepEvents.OPTIMIZER_STEPPED, ema.update, trainer)

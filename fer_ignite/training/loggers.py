@@ -112,10 +112,8 @@ class EpochClock:
 def attach_epoch_clock(trainer: Engine) -> EpochClock:
     """Measures each epoch's training part; to be attached before the handler that evaluates."""
     clock = EpochClock()
-    for event in (
-        Events.STARTED,
-        Events.EPOCH_STARTED,
-    ):  # the latter is silent where a run continues within an epoch
+    # the latter is silent where a run continues within an epoch
+    for event in (Events.STARTED, Events.EPOCH_STARTED):
         trainer.add_event_handler(event, clock.restart)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.count)
     clock.timer.attach(

@@ -128,9 +128,8 @@ def attach_schedule(
         return schedule(step) * (1.0 if plateau is None else plateau.value)
 
     handler = StepSchedule(LambdaLR(optimizer, factor))
-    for group in (
-        optimizer.param_groups
-    ):  # LambdaLR has applied the first factor; without the handler the rates stay as set
+    # LambdaLR has applied the first factor; without the handler the rates stay as set
+    for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     return handler, trainer.add_event_handler(event, handler)
 

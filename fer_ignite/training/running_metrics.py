@@ -133,9 +133,8 @@ class RunningMetrics:
         """Means, sums or last values of the epoch by name; training's own are called ``train_...``."""
         count = self._folded.get("#count", ["", 0.0])[1]
         values: dict[str, float] = {}
-        for name, (reduce, total, times, last) in sorted(
-            self._folded.items()
-        ):  # their order depends on when they met
+        # their order depends on when they met
+        for name, (reduce, total, times, last) in sorted(self._folded.items()):
             if name == "#count":
                 continue
             if reduce == "train":

@@ -304,19 +304,14 @@ class Session:
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
         modes = [(module, module.training) for module in self.evaluated.modules()]
-        take_over(
-            self.evaluated.buffers()
-        )  # batch statistics: each process has its own slices', but one network is scored
+        # batch statistics: each process has its own slices', but one network is scored
+        take_over(self.evaluated.buffers())
         failpoints.reach(
             "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
         )
         self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
-        for (
-            module,
-            training,
-        ) in (
-            modes
-        ):  # training does not depend on the handler train_mode to undo the evaluation's mode
+        # training does not depend on the handler train_mode to undo the evaluation's mode
+        for module, training in modes:
             module.training = training
         return self.evaluator.state.metrics
 
@@ -359,9 +354,8 @@ class Session:
             NonFiniteError: on all processes, which have counted the same.
         """
         steps = self.train_stream.plan.steps_per_epoch
-        if (
-            self.coordinator.not_taken >= steps and not self.scaler.is_enabled()
-        ):  # fp16 finds its scale by steps that are not taken
+        # fp16 finds its scale by steps that are not taken
+        if self.coordinator.not_taken >= steps and not self.scaler.is_enabled():
             raise NonFiniteError(
                 f"the loss or the gradients were not finite in all {steps} optimizer steps of the last epoch (iteration "
                 f"{self.trainer.state.iteration}). {NONFINITE_REMEDY}"

@@ -68,7 +68,10 @@ def resume_state(session: Session) -> dict[str, Any]:
         "outcome": PlainState(lambda: session.coordinator.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
         "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
-        **{name: part or PlainState(None) for name, part in _optional_parts(session).items()},
+        **{
+            name: PlainState(None) if part is None else part
+            for name, part in _optional_parts(session).items()
+        },
     }
 
 

@@ -96,9 +96,8 @@ def attach_unscale(
 
 
 def _unscale(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
-    _require_gradients(
-        optimizer
-    )  # torch's own error for their absence names an internal of the scaler
+    # torch's own error for their absence names an internal of the scaler
+    _require_gradients(optimizer)
     scaler.unscale_(optimizer)
 
 
@@ -114,9 +113,8 @@ def _is_scaled(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> bool:
     """Whether the gradients still carry the scaler's factor, whichever handler may have unscaled them."""
     if not scaler.is_enabled():
         return False
-    return (
-        scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY
-    )  # torch has no public call for it
+    # torch has no public call for it
+    return scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY
 
 
 def attach_gradient_norm(

@@ -104,10 +104,8 @@ def create_trainer(
         engine.state.loss = engine.state.loss.detach()
         if batch.is_last_micro:
             engine.state.optimizer_steps += 1
-            engine.state.grad_norm, engine.state.step_taken = (
-                None,
-                taken,
-            )  # of this step, never of an earlier one
+            # of this step, never of an earlier one
+            engine.state.grad_norm, engine.state.step_taken = (None, taken)
             engine.fire_event(StepEvents.GRADIENTS_READY)
             engine.fire_event(StepEvents.OPTIMIZER_STEP)
             engine.fire_event(StepEvents.OPTIMIZER_STEPPED)

@@ -7,7 +7,6 @@ lost nothing; the next one continues with the parts that are missing.
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,10 @@ import correctness  # noqa: E402
 import speed  # noqa: E402
 import torch  # noqa: E402
 import training  # noqa: E402
-from common import ROOT, Check, Part, Row  # noqa: E402
+from common import ROOT, Check, Part, Row, postponed  # noqa: E402
+
+from fer_ignite.distributed.machine import this_machine  # noqa: E402
+from fer_ignite.training.session import versions  # noqa: E402
 
 PARTS: dict[str, Part] = {
     "resume": correctness.resume,
@@ -68,8 +70,12 @@ def main() -> None:
     chosen = given.parts.split(",") if given.parts else []
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "there is no CUDA device here; --tiny --device cpu runs every part's code on the CPU"
+        )
     if given.device == "cpu" and not given.tiny:
-        parser.error("there is no CUDA device here; --tiny runs every part's code on the CPU")
+        parser.error("--device cpu goes with --tiny: --tiny runs every part's code on the CPU")
     device = torch.device(given.device)
     out = (
         Path(given.out)
@@ -97,7 +103,7 @@ def run_part(name: str, check: Check, found: dict[str, Any], out: Path) -> None:
     rows: list[Row] = []
     started = time.monotonic()
     if check.left_s() <= 0:
-        rows.append(Row(name, "skipped", "no time left; run the check again"))
+        rows.append(postponed(name))
         print_row(rows[0])
         if not found["parts"].get(name, {}).get("rows"):
             write_part(name, rows, started, found, out, finished=False)
@@ -113,7 +119,7 @@ def run_part(name: str, check: Check, found: dict[str, Any], out: Path) -> None:
             lines = str(error).strip().splitlines() or [""]
             rows.append(Row(name, "fails", f"{type(error).__name__}: {lines[0][:200]}"))
             print_row(rows[-1])
-        finished &= not any(row.status == "skipped" and "time left" in row.figure for row in rows)
+        finished &= not any(row.postponed for row in rows)
         write_part(name, rows, started, found, out, finished=finished)
 
 
@@ -151,23 +157,13 @@ def device_name(device: torch.device) -> str:
 
 def about(device: torch.device, data: str) -> dict[str, Any]:
     """Device, versions and data of the check."""
-    import ignite
-
-    memory = (
-        torch.cuda.get_device_properties(device).total_memory / 2**30
-        if device.type == "cuda"
-        else None
-    )
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     return {
         "device": device_name(device),
-        "memory_gib": None if memory is None else round(memory, 1),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "memory_gib": round(memory / 2**30, 1),
+        "cpus": this_machine().cores,
         "cuda": torch.version.cuda,
-        "ignite": ignite.__version__,
+        **versions(),
         "data": "FER2013" if not data.startswith("demo:") else data,
         "date": time.strftime("%Y-%m-%d"),
     }

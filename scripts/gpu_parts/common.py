@@ -22,16 +22,23 @@ class Row:
     Args:
         status: ok, fails or skipped.
         figure: what was measured, or the reason.
+        postponed: the time was over before it was measured; the next check runs its part again.
     """
 
     name: str
     status: str
     figure: str
+    postponed: bool = False
 
 
 def judged(name: str, holds: bool, figure: str) -> Row:
     """A row that is ok where ``holds``, else fails."""
     return Row(name, "ok" if holds else "fails", figure)
+
+
+def postponed(name: str) -> Row:
+    """A row for which no time is left."""
+    return Row(name, "skipped", "no time left; run the check again", postponed=True)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from common import Check, Row, judged
+from common import Check, Row, judged, postponed
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -28,7 +28,7 @@ def trainer_against_bare_step(check: Check) -> Iterator[Row]:
     cases = [("fer48", 48, 128), ("fer48", 48, 512), ("emotionnet", 224, 64)]
     for name, side, count in cases[: 1 if check.tiny else None]:
         if check.left_s() < 30:
-            yield Row(f"{name} at {side} px, batches of {count}", "skipped", "no time left")
+            yield postponed(f"{name} at {side} px, batches of {count}")
             continue
         batch = 16 if check.tiny else count
         bare, ours = [], []
@@ -175,12 +175,11 @@ def means(check: Check) -> Iterator[Row]:
         first = bare_step(check, "fer48", 48, batch, **base, **model_args)
         yield Row(f"{label}: bf16, channels_last", "ok", f"{first:,.0f} images/s")
         for name, changed in cases.items():
-            if (not check.cuda and name in ("fp16", "CUDA graphs")) or check.left_s() < 20:
-                yield Row(
-                    f"{label}: {name}",
-                    "skipped",
-                    "needs CUDA" if check.left_s() >= 20 else "no time left",
-                )
+            if check.left_s() < 20:
+                yield postponed(f"{label}: {name}")
+                continue
+            if not check.cuda and name in ("fp16", "CUDA graphs"):
+                yield Row(f"{label}: {name}", "skipped", "needs CUDA")
                 continue
             if check.tiny and name == "torch.compile":
                 yield Row(f"{label}: {name}", "skipped", "takes longer than the tiny check")

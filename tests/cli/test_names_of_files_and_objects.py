@@ -74,11 +74,12 @@ def refused(cli, place, tiny_flags, flag, value):
     if flag == "--data":
         flags = flags[2:]
     ended = cli("train", *flags, f"{flag}={value}")
+    # but the bar
     said = [
         line
         for line in ended.err.strip().splitlines()
         if "packing:" not in line or "fer-ignite:" in line
-    ]  # but the bar
+    ]
     assert ended.code == 2 and "fer-ignite: " in said[-1] and "Traceback" not in ended.err, (
         flag,
         value,

@@ -93,9 +93,8 @@ def test_excluded_faces_are_judged_but_not_trained_on(twins, tmp_path):
 
 
 def test_more_folds_than_different_images_are_refused(twins):
-    with pytest.raises(
-        ConfigError, match="--folds 29: give 2 to 28"
-    ):  # 42 faces, 14 of them copies
+    # 42 faces, 14 of them copies
+    with pytest.raises(ConfigError, match="--folds 29: give 2 to 28"):
         folds_of(twins, 29)
 
 

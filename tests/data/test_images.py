@@ -114,9 +114,8 @@ def test_every_usual_mode_becomes_gray_or_rgb_and_looks_the_same(tmp_path, mode,
     read = read_image(save(tmp_path / f"a{suffix}", original))
     assert read.mode == expected and read.size == (32, 24)
     wanted = np.asarray(original.convert(expected), dtype=int)
-    assert (
-        np.abs(np.asarray(read, dtype=int) - wanted).mean() < 8
-    )  # JPEG and palettes are not exact
+    # JPEG and palettes are not exact
+    assert np.abs(np.asarray(read, dtype=int) - wanted).mean() < 8
 
 
 def test_transparent_places_are_white(tmp_path):

@@ -118,12 +118,8 @@ def test_half_of_torchruns_variables_are_refused_by_name(absent):
     "environ",
     [
         {"SLURM_JOB_ID": "1"},
-        {
-            "SLURM_JOB_ID": "1",
-            "SLURM_NTASKS": "4",
-            "SLURM_PROCID": "0",
-            "SLURM_LOCALID": "0",
-        },  # sbatch without srun
+        # sbatch without srun
+        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
         {**SRUN, "SLURM_STEP_NUM_TASKS": "1"},  # an interactive step
     ],
 )
@@ -146,9 +142,8 @@ def test_a_slurm_step_of_several_tasks_is_joined():
 
 
 def test_a_slurm_task_uses_all_the_cores_that_it_is_bound_to():
-    bound = Machine(
-        cores=8, cuda_devices=4
-    )  # a task of four on this machine sees its own eight only
+    # a task of four on this machine sees its own eight only
+    bound = Machine(cores=8, cuda_devices=4)
     assert make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "8"}, bound).threads == 8
     assert make_plan(LaunchSpec(), SRUN, bound).threads == 2  # nobody said whether they are shared
     narrow = make_plan(

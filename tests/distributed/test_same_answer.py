@@ -60,12 +60,8 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_as_one_does(server, faces, tmp_path, way):
-    changed = {
-        "epochs": 29,
-        "save_epochs": 100,
-        **SMOOTH,
-        **WAYS[way],
-    }  # 29 epochs of 7: 203 steps, 29 of them of 9 faces
+    # 29 epochs of 7: 203 steps, 29 of them of 9 faces
+    changed = {"epochs": 29, "save_epochs": 100, **SMOOTH, **WAYS[way]}
     one, two = (train(server, faces, tmp_path / str(nproc), nproc, **changed) for nproc in (1, 2))
     assert len(one) >= 200
     assert support.greatest_difference(one, two) <= 1e-5

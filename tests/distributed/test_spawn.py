@@ -204,9 +204,8 @@ def test_a_signal_during_the_start_ends_everything(tmp_path, delay_s):
     time.sleep(delay_s)
     process.terminate()
     assert process.wait(timeout=60) in (143, -15)  # before torch is imported nobody listens yet
-    until_s = (
-        time.monotonic() + 10
-    )  # a child that was just starting notices its parent's death a moment later
+    # a child that was just starting notices its parent's death a moment later
+    until_s = time.monotonic() + 10
     while tagged(tag) and time.monotonic() < until_s:
         time.sleep(0.1)
     assert tagged(tag) == []

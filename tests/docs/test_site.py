@@ -168,9 +168,8 @@ def test_where_packs_are_promised_to_decode_nothing_the_limit_of_their_pixels_is
 
 def test_the_page_of_intended_use_says_how_all_faces_of_a_group_are_scored():
     text = (ROOT / "docs" / "intended-use.md").read_text(encoding="utf-8")
-    assert (
-        "`DATA/val/`" in text and "csv manifest with `val`" in text
-    )  # tests/cli/test_commands.py scores such data
+    # tests/cli/test_commands.py scores such data
+    assert "`DATA/val/`" in text and "csv manifest with `val`" in text
 
 
 def test_the_page_of_export_installs_from_the_checkout_until_there_is_a_release():

@@ -92,9 +92,8 @@ def test_an_own_metric_chooses_the_best_and_stops_early(tiny):
         )
     )
     lines = history(summary)
-    assert (
-        summary["status"] == "early_stopped" and summary["epochs"] == 2
-    )  # nothing is learnt, so nothing is gained
+    # nothing is learnt, so nothing is gained
+    assert summary["status"] == "early_stopped" and summary["epochs"] == 2
     assert summary["best"] == {
         "metric": "worst_recall",
         "value": lines[0]["val_worst_recall"],

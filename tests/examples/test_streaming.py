@@ -71,8 +71,7 @@ def test_a_run_that_streams_is_continued_in_the_middle_of_an_epoch_to_the_same_w
     with pytest.raises(FerError):
         train(streamed(tiny, name="cut"), handlers=[interrupt_in_the_second_epoch])
     cut = json.loads((tmp_path / "cut" / "summary.json").read_text())
-    assert (
-        whole["iterations"] == 8 and 5 <= cut["iterations"] < 8
-    )  # 112 faces in batches of 32: four an epoch
+    # 112 faces in batches of 32: four an epoch
+    assert whole["iterations"] == 8 and 5 <= cut["iterations"] < 8
     again = train(streamed(tiny, name="cut", resume="auto"))
     assert (again["iterations"], again["weights_sha256"]) == (8, whole["weights_sha256"])

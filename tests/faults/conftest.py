@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(
-    0, str(HERE)
-)  # handlers are named on command lines, and imported in other processes
+# handlers are named on command lines, and imported in other processes
+sys.path.insert(0, str(HERE))
 support = importlib.import_module("support")
 processes = importlib.import_module("processes")
 

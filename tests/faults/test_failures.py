@@ -97,9 +97,8 @@ def test_numbers_that_stay_non_finite_end_all_processes_at_the_same_iteration(
         for path in tmp_path.glob("losses-*.jsonl")
     ]
     assert len(ends) == nproc and len(set(ends)) == 1
-    assert (
-        12 <= ends[0] <= 14
-    )  # four in a row from iteration 9 on, heard of one or two iterations later
+    # four in a row from iteration 9 on, heard of one or two iterations later
+    assert 12 <= ends[0] <= 14
     weights = {
         line for path in tmp_path.glob("weights-*.txt") for line in path.read_text().splitlines()
     }
@@ -161,7 +160,6 @@ def test_a_killed_loader_process_ends_the_run_and_is_named(server, faces, tmp_pa
     assert started.wait(15) == 1
     victim = (tmp_path / "victim.txt").read_text()
     last = started.said.strip().splitlines()[-1]
-    assert (
-        victim in last and "--workers" in last and "memory" in last
-    )  # torch doesn't always tell the signal
+    # torch doesn't always tell the signal
+    assert victim in last and "--workers" in last and "memory" in last
     assert processes.all_gone(started.pid)

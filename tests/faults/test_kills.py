@@ -109,9 +109,8 @@ def test_five_kills_in_a_row_lose_at_most_what_was_not_saved(server, faces, uncu
         assert at >= saved
         saved = at
         if number == 0:
-            assert (
-                found is None
-            )  # killed in its first save: the next attempt starts from its initial state, up to a point to resume
+            # killed in its first save: the next attempt starts from its initial state, up to a point to resume
+            assert found is None
             server.run({**settings, "resume": "auto"}, log, FER_FAULT="before-open:0:8")
             saved = 7
     resume_to_the_end(server, settings, log)

@@ -140,9 +140,8 @@ def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(
 def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(
     faces, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv(
-        "FER_TEST_SCORES", "[0.9, 0.8, 0.7]"
-    )  # the first epoch's is the best, and its best.pt stays behind
+    # the first epoch's is the best, and its best.pt stays behind
+    monkeypatch.setenv("FER_TEST_SCORES", "[0.9, 0.8, 0.7]")
     changed = {"save_iterations": 1, "monitor": "made_up", "monitor_mode": "max"}
     train(support.config_of(faces, tmp_path, **changed), handlers=[handlers.score])
     point = str(support.newest(tmp_path / "run").with_name("step-20.pt"))

@@ -24,10 +24,8 @@ from fer_ignite import evaluate, train  # noqa: E402
 from fer_ignite.config import check  # noqa: E402
 from fer_ignite.training.session import Session  # noqa: E402
 
-SAVED_AT, NEXT = (
-    32,
-    5,
-)  # of 6 iterations an epoch: the five losses stand on both sides of an epoch's end
+# of 6 iterations an epoch: the five losses stand on both sides of an epoch's end
+SAVED_AT, NEXT = (32, 5)
 SIDE_PX, SPLITS = 48, (("Training", 45), ("PublicTest", 21))
 
 

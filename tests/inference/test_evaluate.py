@@ -258,9 +258,8 @@ def test_colour_faces_for_a_gray_network_say_what_to_do(best, tmp_path):
                 tmp_path / role / name / "a.png"
             )
     try:
-        assert (
-            evaluate(best, data=str(tmp_path), quiet=True)["n"] == 7
-        )  # packed in the run's own channels
+        # packed in the run's own channels
+        assert evaluate(best, data=str(tmp_path), quiet=True)["n"] == 7
     except FerError as error:
         assert "--channels" in str(error)
 

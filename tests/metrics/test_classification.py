@@ -155,9 +155,8 @@ def test_a_torchmetrics_metric_is_attached_through_the_adapter():
     found = evaluated(batches, extra={"hit_rate": adapter})
     assert found["hit_rate"] == pytest.approx(found["accuracy"])
     assert isinstance(found["hit_rate"], float)
-    assert (
-        evaluated(batches, extra={"hit_rate": adapter})["hit_rate"] == found["hit_rate"]
-    )  # reset at every evaluation
+    # reset at every evaluation
+    assert evaluated(batches, extra={"hit_rate": adapter})["hit_rate"] == found["hit_rate"]
 
 
 def test_the_adapter_takes_class_indices_where_the_output_is_transformed():
@@ -225,9 +224,8 @@ def test_all_of_ignite_s_classification_metrics_attach_to_both_engines(tiny, set
             )
             assert y_pred.dtype == torch.float32 and y_pred.shape == targets.shape == (len(y), K)
             assert y.dtype == torch.int64 and torch.equal(targets.argmax(1), y)
-            assert not torch.allclose(
-                y_pred.exp().sum(1), torch.ones(len(y))
-            )  # logits, not log-probabilities
+            # logits, not log-probabilities
+            assert not torch.allclose(y_pred.exp().sum(1), torch.ones(len(y)))
             found = engine.state.metrics
             accuracy = (y_pred.argmax(1) == y).double().mean().item()
             assert found["Accuracy"] == found["cmAccuracy"] == pytest.approx(accuracy)

@@ -7,9 +7,8 @@ from fer_ignite.models.emotionnet import EmotionNet
 
 def test_seven_classes_take_about_1_77_million_parameters():
     assert sum(p.numel() for p in EmotionNet(7).parameters()) == 1_767_479
-    assert (
-        sum(p.numel() for p in EmotionNet(7, 3).parameters()) == 1_767_479 + 2 * 16 * 9
-    )  # two more input channels
+    # two more input channels
+    assert sum(p.numel() for p in EmotionNet(7, 3).parameters()) == 1_767_479 + 2 * 16 * 9
 
 
 @pytest.mark.parametrize("side", [32, 48, 65, 224])

@@ -180,9 +180,8 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd, m
     summary = train(tiny(**settings, resume=str(early)), handlers=[scored_by(lambda epoch: 0.0)])
     assert "went back behind" in capfd.readouterr().err and summary["best"]["epoch"] == 1
     left = load_checkpoint(folder / "checkpoints" / "best.pt")
-    assert (
-        left["trainer"]["iteration"] == 12 and left["temperature"] == told == 0.5
-    )  # not that of a network that isn't in it
+    # not that of a network that isn't in it
+    assert left["trainer"]["iteration"] == 12 and left["temperature"] == told == 0.5
 
 
 def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):

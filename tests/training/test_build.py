@@ -70,9 +70,8 @@ def rates(session):
 
 
 def test_the_rate_changes_when_a_window_opens(wired):
-    seen = rates(
-        wired(sched="cosine", epochs=1, batch_size=64, grad_accum_steps=2, lr=0.1)
-    )  # 2 windows of 2
+    # 2 windows of 2
+    seen = rates(wired(sched="cosine", epochs=1, batch_size=64, grad_accum_steps=2, lr=0.1))
     assert seen[0] == seen[1] == pytest.approx(0.1) and seen[2] == seen[3] == pytest.approx(0.05)
 
 

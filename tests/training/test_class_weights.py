@@ -50,9 +50,8 @@ def test_a_file_is_matched_by_name_and_scaled(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     weights_K = class_weights(str(path), COUNTS_K, CLASSES)
-    torch.testing.assert_close(
-        weights_K, torch.tensor([4.0, 0.5, 1.0])
-    )  # (40 + 30 + 30) / 100 is 1 already
+    # (40 + 30 + 30) / 100 is 1 already
+    torch.testing.assert_close(weights_K, torch.tensor([4.0, 0.5, 1.0]))
 
 
 @pytest.mark.parametrize(

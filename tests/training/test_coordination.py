@@ -72,11 +72,8 @@ def stopped_after(scores, **settings):
         ([1, 2, 3, 4, 5], {}, 5),
         ([3, 2, 1, 5, 6], {}, 3),
         ([1, 1, 1, 1], {}, 3),  # equal is no gain
-        (
-            [1, 2, math.nan, 3, 4, 4, 4, 9],
-            {},
-            7,
-        ),  # NaN is one evaluation without gain, and no new best
+        # NaN is one evaluation without gain, and no new best
+        ([1, 2, math.nan, 3, 4, 4, 4, 9], {}, 7),
         ([math.nan, math.nan, 1, 2, 3], {}, 5),
         ([math.nan, math.nan, math.nan, 1, 2], {}, 3),
         ([1, 1.05, 1.2, 1.25, 1.28, 2], {"min_delta": 0.1}, 5),
@@ -190,10 +187,8 @@ def test_gradients_that_stay_non_finite_end_the_run_by_name(steps, batches):
     _votes, _ = voting(made, nonfinite_patience=3)
     with pytest.raises(NonFiniteError, match=r"3 optimizer steps in a row.*--lr"):
         run(made, [batches(4), bad, batches(4), bad, bad, bad, bad, bad])
-    assert made.trainer.state.iteration in (
-        7,
-        8,
-    )  # the third in a row is 6; coordinator are read a step later
+    # the third in a row is 6; coordinator are read a step later
+    assert made.trainer.state.iteration in (7, 8)
     assert torch.isfinite(torch.cat([p.detach().flatten() for p in made.model.parameters()])).all()
 
 

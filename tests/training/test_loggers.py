@@ -174,10 +174,8 @@ def test_pictures_are_drawn_as_the_run_goes(ran):
         )
 
     session = ran([watch], plots=True)
-    assert drawn == [
-        [],
-        ["confusion_matrix.png", "curves.png"],
-    ]  # ours comes behind the user's handler
+    # ours comes behind the user's handler
+    assert drawn == [[], ["confusion_matrix.png", "curves.png"]]
     assert (session.folder.plots / "curves.png").stat().st_size > 1000
 
 

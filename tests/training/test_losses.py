@@ -88,9 +88,8 @@ def test_bce_is_torch_s_mean_over_one_question_per_expression(batch):
         build_loss("bce", weights_K=WEIGHTS_K)(logits_BK, targets_BK), expected_B
     )
     smoothed = build_loss("bce", smoothing=0.2)(torch.zeros(1, K), targets_BK[:1])
-    torch.testing.assert_close(
-        smoothed, torch.tensor([math.log(2)])
-    )  # logit 0 is undecided about any target
+    # logit 0 is undecided about any target
+    torch.testing.assert_close(smoothed, torch.tensor([math.log(2)]))
 
 
 def test_half_precision_logits_give_float32_losses(batch):

@@ -36,9 +36,8 @@ def test_a_session_runs_to_its_last_epoch(made):
     session = made()
     assert session.run() is StopReason.NONE
     assert (session.trainer.state.epoch, session.trainer.state.iteration) == (2, 8)
-    assert (
-        session.run() is StopReason.NONE and session.trainer.state.iteration == 8
-    )  # nothing left to do
+    # nothing left to do
+    assert session.run() is StopReason.NONE and session.trainer.state.iteration == 8
 
 
 def test_every_built_in_handler_can_be_taken_off_by_name(made):
@@ -231,9 +230,8 @@ def test_the_network_s_own_randomness_follows_from_the_iteration(made):
     session.trainer.add_event_handler(
         StepEvents.LOSS_READY, lambda: drawn.append(torch.rand(1).item())
     )
-    session.trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda: torch.rand(7)
-    )  # a user's draw changes nothing
+    # a user's draw changes nothing
+    session.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.rand(7))
     session.run()
     expected = []
     for iteration in range(1, 9):

@@ -236,10 +236,8 @@ FALLING = scores_of(0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
 
 def stopped_early(tiny, handler=FALLING, **settings):
     summary = train(tiny(patience=2, epochs=8, **settings), handlers=[handler])
-    assert (summary["status"], summary["epochs"]) == (
-        "early_stopped",
-        3,
-    )  # epoch 1 is the best, 2 and 3 bring nothing
+    # epoch 1 is the best, 2 and 3 bring nothing
+    assert (summary["status"], summary["epochs"]) == ("early_stopped", 3)
     return summary
 
 

@@ -96,9 +96,8 @@ def test_clipping_is_torch_s(steps, batches, mode):
         lambda engine: clipped.extend(p.grad.clone() for p in made.model.parameters()),
     )
     state = run(made, [batch])
-    assert state.grad_norm.item() == pytest.approx(
-        norm.item(), rel=1e-5
-    )  # the norm before clipping
+    # the norm before clipping
+    assert state.grad_norm.item() == pytest.approx(norm.item(), rel=1e-5)
     assert all(
         torch.allclose(a, p.grad, atol=1e-7)
         for a, p in zip(clipped, twin.parameters(), strict=True)
@@ -317,10 +316,11 @@ def test_clipping_does_not_depend_on_the_handlers_before_it(steps, batches, prec
 
 def test_nothing_of_an_earlier_step_stands_in_the_state(steps, batches):
     made, seen = steps(), []
+    # as after a resume
     made.trainer.state.grad_norm, made.trainer.state.step_taken = (
         torch.tensor(1e-6),
         torch.tensor(False),
-    )  # as after a resume
+    )
     made.handles["gradient_norm"].remove()
     made.trainer.add_event_handler(
         StepEvents.OPTIMIZER_STEP,

@@ -145,9 +145,8 @@ class _NeighbourSearch:
         )
         viewed = viewed_VRE.to(self.dtype)
         best_RN = torch.empty(len(rows_R), len(self.images_NSS))
-        for column in range(
-            0, len(self.images_NSS), _COLUMNS
-        ):  # blocks that stay in the processor's cache
+        # blocks that stay in the processor's cache
+        for column in range(0, len(self.images_NSS), _COLUMNS):
             block_ER = self.embedding_NE[column : column + _COLUMNS].to(self.dtype).T
             best = viewed[0] @ block_ER
             for viewed_RE in viewed[1:]:
@@ -222,9 +221,8 @@ class _Projection:
         within_VV += torch.eye(len(within_VV)) * within_VV.trace() / len(
             within_VV
         ) * _RIDGE + 1e-9 * torch.eye(len(within_VV))
-        self.mean_V = plain_BV.mean(dim=0) * (
-            len(sample) / (len(sample) + 100)
-        )  # a few images have no meaningful mean
+        # a few images have no meaningful mean
+        self.mean_V = plain_BV.mean(dim=0) * (len(sample) / (len(sample) + 100))
         centred_BV = (plain_BV - self.mean_V).double()
         whitening_VV = torch.linalg.inv(torch.linalg.cholesky(within_VV))
         between_VV = whitening_VV @ (centred_BV.T @ centred_BV / len(sample)) @ whitening_VV.T

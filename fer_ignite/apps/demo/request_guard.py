@@ -26,9 +26,8 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 # Gradio fetches what follows for whoever asks; a page that uses no network has no use for it.
-_MAX_EVENT_BYTES = (
-    1 << 20
-)  # what the page sends of an event is some hundred bytes; files are sent apart
+# what the page sends of an event is some hundred bytes; files are sent apart
+_MAX_EVENT_BYTES = 1 << 20
 _FETCHING = re.compile(r"/(file|proxy)[=/]\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 # The only request whose body is no event. The path decides, not Content-Type: two parsers may read that header differently.

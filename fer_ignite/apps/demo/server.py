@@ -108,9 +108,8 @@ def serve(
 
         def note(self, number: int, _: FrameType | None) -> None:
             if self.should_exit:
-                shutil.rmtree(
-                    folder, ignore_errors=True
-                )  # the impatient leave no pictures behind either
+                # the impatient leave no pictures behind either
+                shutil.rmtree(folder, ignore_errors=True)
                 os._exit(128 + number)
             self.ended_by, self.should_exit = signal.Signals(number), True
 

@@ -165,9 +165,8 @@ def build_metadata(
             "versions": dict(checkpoint.get("versions") or {}),
         },
     )
-    return ExportMetadata.from_json(
-        record.to_json(), name="the checkpoint"
-    )  # as its readers will have it
+    # as its readers will have it
+    return ExportMetadata.from_json(record.to_json(), name="the checkpoint")
 
 
 def _without_folders(source: str) -> str:

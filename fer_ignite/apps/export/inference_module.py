@@ -52,9 +52,8 @@ class InferenceModule(nn.Module):
         images_BCHW = F.interpolate(
             images_BCHW, size=(self.resize_px,) * 2, mode="bilinear", antialias=True
         )
-        start = round(
-            (self.resize_px - self.image_px) / 2
-        )  # halves go to the even pixel, as in data.warp.prepare
+        # halves go to the even pixel, as in data.warp.prepare
+        start = round((self.resize_px - self.image_px) / 2)
         end = start + self.image_px
         images_BCHW = images_BCHW[:, :, start:end, start:end] / 255.0
         return images_BCHW * self.scale_C11 + self.offset_C11

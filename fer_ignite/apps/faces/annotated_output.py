@@ -53,9 +53,8 @@ class AnnotatedOutput:
         jpeg = os.path.splitext(source)[1].lower() in _JPEG
         path = self._place(source, ".jpg" if jpeg else ".png")
         with storage_errors(path):
-            Image.fromarray(image_HW3).save(
-                path, quality=92
-            )  # PNG knows no quality and takes no notice
+            # PNG knows no quality and takes no notice
+            Image.fromarray(image_HW3).save(path, quality=92)
         return path
 
     def begin_video(self, video_source: VideoSource) -> VideoFile:

@@ -47,9 +47,8 @@ class Mtcnn:
         self.smallest_px = smallest_px
         self._cv2 = load_opencv()
         self._folder = _weights_folder()
-        self._idle = [
-            self._networks()
-        ]  # a network keeps its input: what one thread uses is no other's
+        # a network keeps its input: what one thread uses is no other's
+        self._idle = [self._networks()]
 
     def __call__(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         """The boxes of each picture, surest first."""
@@ -104,9 +103,8 @@ class Mtcnn:
         height, width = (int(np.ceil(length * scale)) for length in image_HW3.shape[:2])
         small_HW3 = self._cv2.resize(image_HW3, (width, height), interpolation=self._cv2.INTER_AREA)
         moves, scores = _asked(pnet, small_HW3[None], ("conv2d_4", "softmax"))
-        columns, rows = np.nonzero(
-            scores[0, :, :, 1] >= 0.6
-        )  # the networks were trained on transposed pictures
+        # the networks were trained on transposed pictures
+        columns, rows = np.nonzero(scores[0, :, :, 1] >= 0.6)
         corners_B2 = np.stack([columns, rows], axis=1) * _STRIDE_PX
         boxes_B4 = np.concatenate([corners_B2 + 1, corners_B2 + _WINDOW_PX], axis=1).astype(
             np.float32

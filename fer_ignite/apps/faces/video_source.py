@@ -83,9 +83,8 @@ class VideoSource:
         ok, image_HW3 = self.capture.retrieve()
         if not ok or image_HW3 is None or image_HW3.ndim != 3:
             return None
-        pixels_HW3: NDArray[np.uint8] = np.ascontiguousarray(
-            image_HW3[..., ::-1]
-        )  # OpenCV gives blue first
+        # OpenCV gives blue first
+        pixels_HW3: NDArray[np.uint8] = np.ascontiguousarray(image_HW3[..., ::-1])
         return pixels_HW3
 
 

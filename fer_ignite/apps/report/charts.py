@@ -207,9 +207,8 @@ def share_chart(
 
 def nice_ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -> list[float]:
     """Round values that enclose low and high: 1, 2 or 5 times a power of ten apart; at least two."""
-    if not high - low > 1e-9 * max(
-        abs(low), abs(high), 1e-300
-    ):  # equal up to what a line could show
+    # equal up to what a line could show
+    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-300):
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))

@@ -87,9 +87,8 @@ def attention_maps(
         layer: from :func:`find_layer`.
     """
     seen: list[tuple[str, int, Tensor]] = []
-    images_BCHW = (
-        images_BCHW.detach().clone().requires_grad_()
-    )  # so that frozen networks have gradients too
+    # so that frozen networks have gradients too
+    images_BCHW = images_BCHW.detach().clone().requires_grad_()
     with _explaining(model), _watching(model, seen, only=layer):
         logits_BK = model(images_BCHW)
         score = logits_BK.gather(1, targets_B[:, None].to(logits_BK.device)).sum()

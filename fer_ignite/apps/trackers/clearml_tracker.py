@@ -62,9 +62,8 @@ class ClearmlTracker(Tracker, ClearMLLogger):
         known = entry.get("id")
         # An offline session can't be opened again; a new one is, and both are imported into one task.
         online = known if known and not _offline() and not known.startswith("offline-") else None
-        self.joined = (
-            Task.current_task() is not None
-        )  # the user's own, around train(); it is not ours to end
+        # the user's own, around train(); it is not ours to end
+        self.joined = Task.current_task() is not None
         ClearMLLogger.__init__(
             self,
             project_name=self.project or os.environ.get("CLEARML_PROJECT") or "fer_ignite",

@@ -61,9 +61,8 @@ class MLflowTracker(Tracker, MLflowLogger):
         self.client = mlflow.MlflowClient(self.uri)
         place = _absolute(without_password(self.uri))
         known = entry.get("id") if entry.get("place") == place else None
-        self.joined = (
-            mlflow.active_run() is not None
-        )  # the user's own, around train(); it is not ours to end
+        # the user's own, around train(); it is not ours to end
+        self.joined = mlflow.active_run() is not None
         if not self.joined:
             self._start(known if known and self._exists(known) else None)
         MLflowLogger.__init__(self)  # takes the active run

@@ -96,9 +96,8 @@ class UploadQueue:
         try:
             while not arrived.wait(0.02):
                 waited = time.monotonic() - begun
-                seen = (
-                    self._failures >= failures + 2
-                )  # the first of the two may have begun before the server came back
+                # the first of the two may have begun before the server came back
+                seen = self._failures >= failures + 2
                 if waited > within_s or seen or (self._failing and waited > _GRACE_S):
                     return False
             return True

@@ -50,9 +50,8 @@ class WandbTracker(Tracker, WandBLogger):
         own = wandb.run  # the user's, around train(); it is not ours to end
         self.joined = own is not None
         known = str(own.id) if own is not None else str(entry.get("id") or secrets.token_hex(4))
-        if known != entry.get(
-            "id"
-        ):  # kept first: a start that dies in between is continued, not doubled
+        # kept first: a start that dies in between is continued, not doubled
+        if known != entry.get("id"):
             entry = {}
             self.register.begin(self.name, id=known)
         WandBLogger.__init__(

@@ -153,9 +153,8 @@ def _rise(
 ) -> tuple[FastaiLRFinder, bool]:
     finder = FastaiLRFinder()
     finder.logger.setLevel("WARNING")
-    epochs = math.ceil(
-        (iterations + 3) / len(session.train_stream)
-    )  # 3: the stop is a vote, read two iterations later
+    # 3: the stop is a vote, read two iterations later
+    epochs = math.ceil((iterations + 3) / len(session.train_stream))
     session.config = session.config.model_copy(update={"epochs": epochs})
     starts = [group["lr"] for group in session.optimizer.param_groups]
     ends = [end_lr * start / start_lr for start in starts]
@@ -187,9 +186,8 @@ def _curve(
 ) -> tuple[list[float], list[float]]:
     """Rates as ``lr`` has them, up to the last one requested, and finite smoothed losses."""
     pairs = zip(finder.get_results()["lr"], finder.get_results()["loss"], strict=True)
-    scale = (
-        session.config.lr / session.optimizer.param_groups[0]["lr"]
-    )  # the finder has put the first rates back
+    # the finder has put the first rates back
+    scale = session.config.lr / session.optimizer.param_groups[0]["lr"]
     scaled = [(_first(rate) * scale, loss) for rate, loss in pairs]
     kept = [
         (rate, loss) for rate, loss in scaled if math.isfinite(loss) and rate <= end_lr * (1 + 1e-6)

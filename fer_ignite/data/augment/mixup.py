@@ -63,7 +63,6 @@ def mix(
     weight_B1HW = numbers_BP[:, 1, None, None, None]
     if draws.cut.any():
         weight_B1HW = torch.where(box_mask(numbers_BP[:, 2:], hw), 1.0, weight_B1HW)
-    mixed_BCHW = torch.lerp(
-        images_BCHW, partner_images_BCHW, weight_B1HW
-    )  # lerp gives the partner itself at weight 1
+    # lerp gives the partner itself at weight 1
+    mixed_BCHW = torch.lerp(images_BCHW, partner_images_BCHW, weight_B1HW)
     return mixed_BCHW, torch.lerp(targets_BK, partner_targets_BK, numbers_BP[:, :1])

@@ -69,9 +69,8 @@ def augment(
     if not len(images_BHWC):
         return torch.empty((0, images_BHWC.shape[3], *out_hw), device=images_BHWC.device)
     resized = resized_hw(in_hw, out_hw, resize_px)
-    if (
-        spec.resamples and resized[0] < in_hw[0]
-    ):  # shrinking needs antialiasing, which sampling has not
+    # shrinking needs antialiasing, which sampling has not
+    if spec.resamples and resized[0] < in_hw[0]:
         images_BHWC, in_hw = resize(images_BHWC, resized), resized
     numbers_BP = _numbers(draws, spec, in_hw, out_hw, resized, images_BHWC.device)
     if spec.resamples:

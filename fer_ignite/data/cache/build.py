@@ -152,9 +152,8 @@ def _write_images(
             try:
                 (_write_raw if raw else _write_encoded)(folder, fit, pieces, facts)
                 return fit, raw, facts
-            except (
-                Misfit
-            ):  # the sample didn't show it all; with every file looked at this can't come again
+            except Misfit:
+                # the sample didn't show it all; with every file looked at this can't come again
                 facts = _Facts()
                 bar.reset()
     raise DataError("the image files changed while they were read; try again.")

@@ -145,9 +145,8 @@ def measure(images_BHWC: Images) -> tuple[Images, npt.NDArray[np.int64], npt.NDA
     """Hashes uint8 [B, 16], sums and sums of squares int64 [B, 2, C], and whether all pixels are equal, bool [B]."""
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images_BHWC]
     batch, height, width, channels = images_BHWC.shape
-    rows_BHR = images_BHWC.reshape(
-        batch, height, width * channels
-    )  # adding rows to rows is what a processor does fast
+    # adding rows to rows is what a processor does fast
+    rows_BHR = images_BHWC.reshape(batch, height, width * channels)
     squares_BHR = np.square(rows_BHR, dtype=np.uint16)  # 255 squared fits
     sums_B2C = np.stack(
         [

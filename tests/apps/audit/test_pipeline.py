@@ -44,12 +44,8 @@ def test_the_command_writes_csv_page_and_report_and_train_takes_the_csv(cli, fol
     )
     rows = iter_rows(ended.folder / "audit" / "audit.csv")
     dropped = sorted(row["id"].rsplit("/", 1)[1] for row in rows if row["drop"] == "yes")
-    assert dropped == [
-        "a.png",
-        "b.png",
-        "c.png",
-        "e.png",
-    ]  # two that contradict each other, a leak, a blank
+    # two that contradict each other, a leak, a blank
+    assert dropped == ["a.png", "b.png", "c.png", "e.png"]
     report = json.loads((ended.folder / "audit" / "audit.json").read_text())
     assert report["drop"] == 4 and report["copies"]["train_images_also_in_val_or_test"] == {
         "exact": 1,

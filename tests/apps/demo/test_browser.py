@@ -215,9 +215,8 @@ def test_the_keyboard_is_enough(opened):
         if name == "happy":
             break
     assert {"checkbox", "happy", "Upload file", "Capture from camera"} <= reached, reached
-    assert (
-        page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    )  # the focus can be seen
+    # the focus can be seen
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     hears(page, "Happy, ")
 

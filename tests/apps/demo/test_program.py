@@ -79,9 +79,8 @@ def test_ctrl_c_ends_it_at_once_though_the_page_is_being_looked_at(start, presse
 def test_signals_end_it_while_it_is_still_loading(start, number, code):
     program = start()
     end = time.monotonic() + 60
-    while not list(
-        program.temporary.iterdir()
-    ):  # made when the port is taken, before anything large is loaded
+    # made when the port is taken, before anything large is loaded
+    while not list(program.temporary.iterdir()):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert program.end(number)[0] == code

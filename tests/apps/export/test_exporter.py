@@ -167,11 +167,8 @@ def test_the_temperature_and_the_views_are_inside(best, network, out):
 
 @pytest.mark.parametrize("tta", ["none", "flip", "shift10"])
 def test_the_deployed_module_repeats_the_network_s_own_probabilities(network, tta):
-    for resize_px, image_px in (
-        (48, 48),
-        (52, 48),
-        (51, 48),
-    ):  # the middle is cut out, halves go to the even pixel
+    # the middle is cut out, halves go to the even pixel
+    for resize_px, image_px in ((48, 48), (52, 48), (51, 48)):
         network.checkpoint["preprocessing"] |= {"resize_px": resize_px, "image_px": image_px}
         preprocessing = type(network.preprocessing)(
             **{**vars(network.preprocessing), "resize_px": resize_px, "image_px": image_px}
@@ -327,9 +324,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 def test_a_full_disk_is_told_and_leaves_nothing(best, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (1000, hard)
-    )  # the file system's answer to a file that grows too large
+    # the file system's answer to a file that grows too large
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(StorageError, match="File too large"):
             export_checkpoint(

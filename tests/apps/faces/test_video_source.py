@@ -94,9 +94,8 @@ def test_the_annotated_video_has_every_frame_and_boxes(clip, reader, tmp_path):
         ((frame[..., 0] > 200) & (frame[..., 1] > 160) & (frame[..., 2] < 90)).sum()
         for frame in frames
     ]
-    assert (
-        min(yellow) > 500
-    )  # two boxes of about 100 px have 800 px of lines, and their names beside
+    # two boxes of about 100 px have 800 px of lines, and their names beside
+    assert min(yellow) > 500
 
 
 def hostile(folder, clip):

@@ -109,9 +109,8 @@ def test_the_matrix_is_browsed_with_the_keyboard_alone(opened):
             break
     moved = page.evaluate("document.activeElement.dataset.cell")
     assert moved != start
-    assert (
-        page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    )  # the focus can be seen
+    # the focus can be seen
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     assert page.locator("#cell-title").inner_text() != first
     assert page.locator("#matrix button[aria-pressed='true']").get_attribute("data-cell") == moved

@@ -102,9 +102,8 @@ def network(name):
 def test_every_kind_of_network_has_a_map(name):
     torch.manual_seed(0)
     model, side = network(name)
-    for parameter in (
-        model.parameters()
-    ):  # a fresh head may be zero, and residual branches: no gradient to follow
+    # a fresh head may be zero, and residual branches: no gradient to follow
+    for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.05)
     images_BCHW = torch.randn(2, 3, side, side)

@@ -70,9 +70,8 @@ def test_the_page_shows_the_run_s_figures(finished_run, facts, page):
     read = Page(page)
     assert read.open == []
     assert f"{100 * summary['val']['accuracy']:.1f} %" in read.text
-    looks = len(
-        (finished_run / "test_access.jsonl").read_text().splitlines()
-    )  # other tests look at this run too
+    # other tests look at this run too
+    looks = len((finished_run / "test_access.jsonl").read_text().splitlines())
     scored = f"the run scored {100 * summary['test']['accuracy']:.1f} % on 70 test faces"
     assert f"{scored}; test has been looked at {looks} time" in read.text
     assert facts["result"]["accuracy"] == pytest.approx(summary["val"]["accuracy"], abs=1e-7)

@@ -59,11 +59,8 @@ def expect_the_table(server, run, folder):
         ]
         found = points(server, run, name)
         assert [step for step, _ in found] == [step for step, _ in expected], name
-        if column not in (
-            "epoch_seconds",
-            "elapsed_seconds",
-            "images_per_second",
-        ):  # a resumed run's clock is another
+        # a resumed run's clock is another
+        if column not in ("epoch_seconds", "elapsed_seconds", "images_per_second"):
             assert [value for _, value in found] == pytest.approx(
                 [value for _, value in expected]
             ), name

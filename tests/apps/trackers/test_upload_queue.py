@@ -39,9 +39,8 @@ def test_a_file_goes_behind_the_points_that_came_before_it():
     post.put(Point({"a": 1.0}, 2))
     assert post.close(within_s=5) and sent == [1, "file", 2]
     begun = time.monotonic()
-    assert post.drain(within_s=60) and post.close(
-        within_s=60
-    )  # closed already: nothing to wait for
+    # closed already: nothing to wait for
+    assert post.drain(within_s=60) and post.close(within_s=60)
     assert time.monotonic() - begun < 25
 
 
@@ -122,9 +121,8 @@ def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = UploadQueue(
-        "T", deliver, away=lambda: None
-    )  # it answers again by the time that it is asked
+    # it answers again by the time that it is asked
+    post = UploadQueue("T", deliver, away=lambda: None)
     post.put(Point({"a": 1.0}, 1))
     assert post.close(within_s=5) and sent == [1]
 

@@ -146,9 +146,8 @@ def test_a_killed_run_goes_on_under_the_same_id_and_sends_nothing_twice(tiny_fla
     assert entry["places"] == [str(file.parent) for file in files]
     steps = [[step for step, _ in column(rows(file)[0], "lr/group_0")] for file in files]
     assert steps[0] == list(range(1, len(steps[0]) + 1)) and steps[0] and steps[1][-1] == 8
-    assert not set(steps[0]) & set(
-        steps[1]
-    )  # W&B writes a row when the next begins, so that the last one may be missing
+    # W&B writes a row when the next begins, so that the last one may be missing
+    assert not set(steps[0]) & set(steps[1])
     assert len(set(range(1, 9)) - {*steps[0], *steps[1]}) <= 1
     assert [step for file in files for step, _ in column(rows(file)[0], "val/accuracy")] == [4, 8]
 

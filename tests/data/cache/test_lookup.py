@@ -196,9 +196,8 @@ def test_the_stored_size_and_channels(tmp_path, sizes, wishes, expected):
 
 
 def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "fer_ignite.data.cache.decode._SAMPLE", 2
-    )  # so that one odd file is not in the sample
+    # so that one odd file is not in the sample
+    monkeypatch.setattr("fer_ignite.data.cache.decode._SAMPLE", 2)
     data = class_folders(tmp_path / "data")
     Image.new("RGB", (20, 20), (255, 0, 0)).save(data / "train" / "happy" / "1x.png")
     pack = build(data, tmp_path)

@@ -22,9 +22,8 @@ def ballot(**votes):
 
 BALLOTS = {
     "clear": ballot(happiness=10),
-    "more than half of what counts": ballot(
-        sadness=4, fear=3, anger=1, disgust=1, surprise=1
-    ),  # 4 of 7
+    # 4 of 7
+    "more than half of what counts": ballot(sadness=4, fear=3, anger=1, disgust=1, surprise=1),
     "exactly half": ballot(sadness=4, fear=4),
     "no half": ballot(neutral=4, sadness=3, anger=3),
     "unknown leads": ballot(unknown=6, fear=4),
@@ -51,19 +50,12 @@ def shares(**votes):
 def test_a_distribution_takes_columns_until_three_quarters_are_covered():
     assert shares(happiness=10) == {"happiness": 1}
     assert shares(happiness=8, sadness=2) == {"happiness": 1}  # 8 of 10 is enough
-    assert shares(happiness=5, sadness=3, fear=2) == {
-        "happiness": 0.625,
-        "sadness": 0.375,
-    }  # 8 of 10 is enough
-    assert shares(sadness=4, fear=3, anger=1, surprise=1) == {
-        "sadness": 0.5714,
-        "fear": 0.4286,
-    }  # slips don't count
-    assert shares(neutral=4, sadness=3, anger=3) == {
-        "neutral": 0.4,
-        "sadness": 0.3,
-        "anger": 0.3,
-    }  # equal ones together
+    # 8 of 10 is enough
+    assert shares(happiness=5, sadness=3, fear=2) == {"happiness": 0.625, "sadness": 0.375}
+    # slips don't count
+    assert shares(sadness=4, fear=3, anger=1, surprise=1) == {"sadness": 0.5714, "fear": 0.4286}
+    # equal ones together
+    assert shares(neutral=4, sadness=3, anger=3) == {"neutral": 0.4, "sadness": 0.3, "anger": 0.3}
 
 
 def test_unknown_ends_the_taking_and_scattered_votes_give_no_distribution():
