@@ -70,7 +70,7 @@ def draw_faces(
     """
     if count < 0 or seed < 0 or start < 0 or not 16 <= size <= 1024:
         raise ConfigError(
-            f"The demo was requested {count} faces of {size} px from seed {seed} and place {start}; "
+            f"The demo got a request for {count} faces of {size} px from seed {seed} and place {start}; "
             "count, seed and place are 0 or more, the size is 16 to 1024 px."
         )
     images_NHW1 = np.empty((count, size, size, 1), np.uint8)

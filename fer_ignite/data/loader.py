@@ -257,7 +257,7 @@ class TrainLoader:
 
 @dataclass(frozen=True)
 class _Part:
-    """What was requested one batch: own positions first, then partners that lie elsewhere."""
+    """The index batch of one batch: own positions first, then partners that lie elsewhere."""
 
     micro: MicroBatch
     positions: Indices

@@ -61,7 +61,7 @@ def child_main(
 
     from fer_ignite.distributed.collectives import cpu_group
 
-    setup.apply()  # once more: torch has requested SIGINT on the launcher's death meanwhile (multiprocessing/spawn.py)
+    setup.apply()  # once more: torch has set SIGINT for the launcher's death meanwhile (multiprocessing/spawn.py)
     use_machine(setup.threads)
     cpu_group(timeout_s=setup.timeout_s)
     record = run_function(function, local_rank, args, rank=idist.get_rank())
