@@ -52,7 +52,7 @@ def test_every_page_writes_its_blocks_in_a_language_that_is_run_or_as_text():
     named = {
         block.language for path in pages() for block in blocks_of(path.read_text(encoding="utf-8"))
     }
-    assert named <= {*LANGUAGES, "text", "mermaid"}
+    assert named <= {*LANGUAGES, "text", "mermaid", "bibtex"}
 
 
 def test_a_block_is_left_out_only_with_a_reason():
