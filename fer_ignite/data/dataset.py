@@ -92,7 +92,8 @@ class FaceDataset:
         """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
         if self.pack is None:
             return None
-        return hashlib.sha256(b"".join(sorted(self._digests(self.pack, split)))).hexdigest()
+        digests = [digest.tobytes() for digest in self.pack.digests[self.indices[split]]]
+        return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def in_train(
         self, split: str, *, drop_train_duplicates: bool = False
@@ -106,15 +107,8 @@ class FaceDataset:
             return None
         if drop_train_duplicates and self.leaks is not None:
             return np.zeros(len(self.indices[split]), dtype=bool)
-        train = set(self._digests(self.pack, "train"))
-        return np.array([digest in train for digest in self._digests(self.pack, split)], dtype=bool)
-
-    def _digests(self, pack: DatasetCache, split: str) -> list[bytes]:
-        digests = []
-        for start in range(0, len(self.indices[split]), 1024):
-            images = pack.read(self.indices[split][start : start + 1024])
-            digests += [hashlib.sha256(image.tobytes()).digest() for image in images]
-        return digests
+        copies = self.pack.copies
+        return np.isin(copies[self.indices[split]], copies[self.indices["train"]])
 
     def fetcher(
         self,

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from fer_ignite.data.cache.decode import measure
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.cache.manifest import numbered
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.data.splits import joined_units
@@ -37,7 +36,7 @@ def dataset_of_fold(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> 
     pool_N = np.sort(np.concatenate([faces.indices["train"], faces.indices["val"]]))
     units_N, sums_N2C = np.arange(len(pool_N)), None
     if faces.pack is not None:
-        copies_N, sums_N2C = _measured(faces.pack, pool_N)
+        copies_N, sums_N2C = faces.pack.copies[pool_N], _pixel_sums(faces.pack, pool_N)
         groups = faces.pack.groups
         units_N = copies_N if groups is None else joined_units(copies_N, np.asarray(groups)[pool_N])
     fold_N = deal(faces.targets.labels_N[pool_N], units_N, folds=folds, seed=seed)
@@ -90,13 +89,12 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
     return fold_N
 
 
-def _measured(pack: DatasetCache, indices_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
-    """int64 [N], equal where the pixels are equal; int64 [N, 2, C] sums and sums of squares."""
+def _pixel_sums(pack: DatasetCache, indices_N: Indices) -> NDArray[np.int64]:
+    """int64 [N, 2, C]: sums of the pixels and of their squares."""
     pieces = [
         measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)
     ]
-    digests_N16 = np.concatenate([piece[0] for piece in pieces])
-    return numbered(digests_N16), np.concatenate([piece[1] for piece in pieces])
+    return np.concatenate([piece[1] for piece in pieces])
 
 
 def _statistics(

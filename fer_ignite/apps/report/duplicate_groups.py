@@ -8,30 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.apps.report.thumbnails import thumbnail_uri
-from fer_ignite.data.cache.decode import measure
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.cache.manifest import numbered
 from fer_ignite.data.samples import SPLITS
 
 __all__ = ["duplicate_groups"]
 
 MOST_GROUPS = 24
-MOST_IMAGES = 200_000  # reading and hashing more takes minutes; their number stands in the pack's facts all the same
-_PIECE = 1024
 
 
 def duplicate_groups(pack: DatasetCache, split: str) -> list[dict[str, Any]]:
     """Groups of equal pictures that touch a split, most contradicting first, up to 24.
 
     Returns:
-        ``image`` (data URI), ``copies`` [{id, split, label}], ``contradicts``; empty for a pack of more than 200,000
-        images.
+        ``image`` (data URI), ``copies`` [{id, split, label}], ``contradicts``.
     """
-    if len(pack) > MOST_IMAGES:
-        return []
-    pieces = [np.arange(at, min(at + _PIECE, len(pack))) for at in range(0, len(pack), _PIECE)]
-    copies_N = numbered(np.concatenate([measure(pack.read(piece))[0] for piece in pieces]))
-    groups = _worth_showing(copies_N, pack, SPLITS.index(split))
+    groups = _worth_showing(pack.copies, pack, SPLITS.index(split))
     return [_described(pack, group) for group in groups[:MOST_GROUPS]]
 
 

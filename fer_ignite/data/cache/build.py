@@ -23,7 +23,8 @@ from fer_ignite.data.cache.decode import (
     measure,
     refit,
 )
-from fer_ignite.data.cache.manifest import ImageFacts, numbered, write_facts
+from fer_ignite.data.cache.format import number_equal_digests
+from fer_ignite.data.cache.manifest import ImageFacts, write_facts
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
 from fer_ignite.data.samples import Samples, Source, choose_classes
@@ -223,7 +224,7 @@ def _refuse_bad(spec: CacheSpec, source: Source, bad: list[str], *, left: int) -
 def _roles(
     spec: CacheSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
-    copies_N = numbered(digests_N16)
+    copies_N = number_equal_digests(digests_N16)
     return assign_val_split(
         samples.labels_N,
         samples.splits_N,

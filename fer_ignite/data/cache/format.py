@@ -15,6 +15,7 @@ A pack is complete or isn't there: it is built in a folder of another name and r
 import errno
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "describe",
     "is_cache",
     "map_array",
+    "number_equal_digests",
     "open_cache",
 ]
 
@@ -78,6 +80,7 @@ class DatasetCache:
         self.labels: npt.NDArray[np.int64] = self._map("labels")
         self.splits: npt.NDArray[np.uint8] = self._map("splits")
         self.leaks: npt.NDArray[np.bool_] = self._map("leaks")
+        self.digests: npt.NDArray[np.uint8] = self._map("digests")
         self.soft: npt.NDArray[np.float32] | None = (
             self._map("soft") if "soft.npy" in manifest["files"] else None
         )
@@ -111,6 +114,11 @@ class DatasetCache:
             )
         return self._pixels_NHWC
 
+    @cached_property
+    def copies(self) -> npt.NDArray[np.int64]:
+        """int64 [N]: equal numbers for images of equal pixels."""
+        return number_equal_digests(self.digests)
+
     def indices(self, split: str) -> npt.NDArray[np.int64]:
         """Positions of the images of "train", "val" or "test", in the pack's order."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
@@ -143,6 +151,12 @@ class DatasetCache:
 
     def _map(self, name: str) -> Any:
         return map_array(self.path / f"{name}.npy")
+
+
+def number_equal_digests(digests_N16: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """int64 [N]: equal numbers for equal digests, 0 to the number of different ones - 1."""
+    pairs_N2 = np.ascontiguousarray(digests_N16).view(np.uint64)
+    return np.unique(pairs_N2, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def map_array(file: Path) -> Any:

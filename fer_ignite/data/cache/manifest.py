@@ -12,13 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_ignite.data.cache.decode import measure
-from fer_ignite.data.cache.format import PACK_FORMAT, PACK_VERSION, DatasetCache
+from fer_ignite.data.cache.format import (
+    PACK_FORMAT,
+    PACK_VERSION,
+    DatasetCache,
+    number_equal_digests,
+)
 from fer_ignite.data.cache.integrity import compute_checksums, manifest_checksum, verify_files
 from fer_ignite.data.samples import SPLITS, Samples
 from fer_ignite.data.splits import report_duplicates
 from fer_ignite.errors import DataError
 
-__all__ = ["ImageFacts", "compute_fingerprint", "numbered", "verify_cache", "write_facts"]
+__all__ = ["ImageFacts", "compute_fingerprint", "verify_cache", "write_facts"]
 
 _PIECE = 1024
 
@@ -49,7 +54,9 @@ def write_facts(
         The content's key, hexadecimal; the source's place isn't part of it.
     """
     splits_N = samples.splits_N
-    duplicates, leaks_N = report_duplicates(numbered(facts.digests_N16), samples.labels_N, splits_N)
+    duplicates, leaks_N = report_duplicates(
+        number_equal_digests(facts.digests_N16), samples.labels_N, splits_N
+    )
     _write_arrays(folder, samples, leaks_N, facts.digests_N16)
     mean, std = _statistics(facts.sums_N2C, splits_N, pixels=shape[0] * shape[1])
     manifest = {
@@ -138,12 +145,6 @@ def compute_fingerprint(
     ):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def numbered(digests_N16: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """int64 [N]: equal numbers for equal digests."""
-    pairs_N2 = np.ascontiguousarray(digests_N16).view(np.uint64)
-    return np.unique(pairs_N2, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _statistics(
