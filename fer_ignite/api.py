@@ -1,16 +1,22 @@
-"""Python API: `train`, `build_session`, `evaluate`, `compare`, `predict` and `load_model`."""
+"""Python API of training: `train` and `build_session`."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, error_for_exit_code
 from fer_ignite.runs.execute import Handlers, launch_training, open_session
+from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.prepare import RunSpec, prepare, undo
 from fer_ignite.runs.validate import check_callables, require_config
 from fer_ignite.training.loggers import close_run_logger, run_logger
+from fer_ignite.training.objects import Data, with_objects
 from fer_ignite.training.session import Session
 
 __all__ = ["build_session", "train"]
@@ -20,44 +26,80 @@ __all__ = ["build_session", "train"]
 _SESSIONS: dict[Path, tuple[weakref.ref[Session], RunSpec]] = {}
 
 
-def train(config: Config, *, nproc: int | None = None, handlers: Handlers = ()) -> dict[str, Any]:
+def train(
+    config: Config,
+    *,
+    model: str | nn.Module | Callable[..., nn.Module] | None = None,
+    data: str | Data | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
+    optimizer: str | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+    handlers: Handlers = (),
+    nproc: int | None = None,
+) -> dict[str, Any]:
     """Trains in one or several processes and returns the run's summary.
 
     Args:
         config: the settings; those given to ``Config(...)`` win over a resumed checkpoint's.
-        nproc: processes on this machine; instead of ``config.nproc``.
+        model: a network, which is trained itself, or what makes one (called with ``num_classes`` and ``in_channels`` where it
+            takes these); instead of ``config.model``.
+        data: a map-style data set of (image, label), of which a share becomes val, or ``{"train": ..., "val": ...,
+            "test": ...}``; instead of ``config.data``. ``Config(classes="angry,happy")`` names labels that it doesn't name.
+        loss: (logits [B, K], targets [B, K]) -> losses [B], or a torch loss; instead of ``config.loss``.
+        optimizer: (parameter groups) -> optimizer, with a learning rate of its own; instead of ``config.opt``.
         handlers: functions called with the :class:`Session` on every process, once its engines are wired. With several
-            processes they must be defined at the top level of a module.
+            processes they, and the objects above, must be defined at the top level of a module.
+        nproc: processes on this machine; instead of ``config.nproc``.
     Returns:
-        What ``summary.json`` holds, and ``folder``; with ``Config(folds=K)`` what :func:`launch_folds` tells of all folds.
+        What ``summary.json`` holds, and ``folder``; with ``Config(folds=K)`` the summaries of all folds, see
+        :func:`fer_ignite.runs.execute.launch_folds`.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
     require_config("train", config)
+    check_callables(handlers)
     given = config.model_dump(include=config.model_fields_set)
     if nproc is not None:
         given["nproc"] = nproc
         config = check({**config.model_dump(), "nproc": nproc})
-    check_callables(handlers)
+    config, given = with_objects(
+        config, given, model=model, data=data, loss=loss, optimizer=optimizer
+    )
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
         raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
 
 
-def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
+def build_session(
+    config: Config,
+    *,
+    model: str | nn.Module | Callable[..., nn.Module] | None = None,
+    data: str | Data | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
+    optimizer: str | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+    handlers: Handlers = (),
+) -> Session:
     """A wired session in this process: attach what you like to its engines, then call ``session.run()``.
 
-    The run's folder is made and locked, as by :func:`train`; ``session.close()``, or the end of a ``with`` block, gives it
+    ``session.run()`` ends as :func:`train` does: the best network is scored on val and test, and ``session.summary`` holds what
+    ``summary.json`` says. The run's folder is made and locked; ``session.close()``, or the end of a ``with`` block, gives it
     free; so does a second session of this process in the same folder, and a first one that never trained leaves nothing.
-    :func:`fer_ignite.runs.finalize.finish` scores the best network before that, and writes the summary.
+
+    Args:
+        model, data, loss, optimizer, handlers: as :func:`train` takes them.
     """
     require_config("build_session", config)
     check_callables(handlers)
     _close_session_in(config)
-    job, lock = prepare(
-        config, config.model_dump(include=config.model_fields_set), handlers=handlers
+    config, given = with_objects(
+        config,
+        config.model_dump(include=config.model_fields_set),
+        model=model,
+        data=data,
+        loss=loss,
+        optimizer=optimizer,
     )
+    job, lock = prepare(config, given, handlers=handlers)
     if job.finished is not None:
         lock.release()
         raise ConfigError(job.finished)
@@ -70,6 +112,7 @@ def build_session(config: Config, *, handlers: Handlers = ()) -> Session:
         lock.release()
         undo(job)
         raise
+    session.at_end = finish
     session.at_close.callback(lock.release)
     session.at_close.callback(close_run_logger)
     _SESSIONS[folder.path.resolve()] = weakref.ref(session), job

@@ -150,6 +150,36 @@ class Config(BaseModel):
         structural=True,
         min_length=1,
     )
+    layout: Literal[
+        "auto", "folders", "csv", "fer2013", "rafdb", "affectnet", "ckplus", "jaffe", "kdef", "expw"
+    ] = _setting(
+        "auto",
+        "Published data set whose layout or numbering the data has; auto = recognised by its files.",
+        "Data",
+        structural=True,
+    )
+    peak_frames: int = _setting(
+        3, "CK+: last frames of each sequence that are taken.", "Data", structural=True, ge=1
+    )
+    neutral_frames: bool = _setting(
+        False, "CK+: take the first frame of each sequence as neutral.", "Data", structural=True
+    )
+    group_by: str | None = _setting(
+        None,
+        "Regular expression that finds the person or film in an image's name, e.g. 'S[0-9]+'; a group stays in one split.",
+        "Data",
+        structural=True,
+        min_length=1,
+    )
+    follow_links: bool = _setting(
+        False, "Read symbolic links that lead out of the data's folder.", "Data", structural=True
+    )
+    crop_faces: bool = _setting(
+        False,
+        "Photographs: find, align and cut out the largest face of each; what has none is a bad image.",
+        "Data",
+        structural=True,
+    )
     votes: str | None = _setting(
         None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", "Data", structural=True
     )
@@ -425,6 +455,13 @@ class Config(BaseModel):
         "norm", "What --clip-grad limits.", "Optimizer", structural=True
     )
 
+    optimizer_factory: str | None = _setting(
+        None,
+        "Your own optimizer in place of --opt: module:function(parameter groups); its learning rate holds.",
+        "Optimizer",
+        structural=True,
+    )
+
     # --- Schedule
     sched: Literal[
         "constant", "step", "multistep", "exponential", "cosine", "onecycle", "cyclic", "plateau"
@@ -664,6 +701,18 @@ class Config(BaseModel):
     sync_bn: bool = _setting(
         False, "Batch statistics over all processes (GPUs).", "Launch", structural=True
     )
+
+    def __repr__(self) -> str:
+        defaults = default_settings({"opt": self.opt})
+        values = self.model_dump(mode="json")
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name in type(self).model_fields
+            if values[name] != defaults[name] or (name == "opt" and "opt" in self.model_fields_set)
+        ]
+        return f"Config({', '.join(changed)})"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _shortened(self) -> "Config":

@@ -9,16 +9,31 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["is_object_name", "load_function", "load_object", "optional_library", "require_library"]
+__all__ = [
+    "OBJECT",
+    "is_object_name",
+    "load_function",
+    "load_object",
+    "optional_library",
+    "register_object",
+    "registered_objects",
+    "require_library",
+    "restore_objects",
+    "which_again",
+]
 
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
+# Names of Python objects that were given to this process; such a name is found in no file.
+OBJECT = "object:"
+_OBJECTS: dict[str, Any] = {}
+_KEYWORD_OF = {"optimizer_factory": "optimizer"}
 
 
 def is_object_name(text: str) -> bool:
@@ -36,6 +51,10 @@ def load_object(text: str, *, setting: str) -> Any:
         ConfigError: the form is wrong, the module can't be found, or it has no such name. An error *inside* the user's
             module is not caught: its traceback is what the user needs.
     """
+    if text.startswith(OBJECT):
+        if text not in _OBJECTS:
+            raise ConfigError(f"{setting}: {which_again(setting, text)}.")
+        return _OBJECTS[text]
     if _FILE.match(text):
         path, name = text.rsplit(":", 1)
         module = _module_from_file(Path(path), setting=setting)
@@ -52,6 +71,44 @@ def load_object(text: str, *, setting: str) -> Any:
             f"{setting}: {path} has no {name!r}; it has {', '.join(public) or 'nothing public'}."
         )
     return getattr(module, name)
+
+
+def register_object(kind: str, shown: str, thing: Any) -> str:
+    """Keeps an object of this process under a name that settings can hold.
+
+    Args:
+        kind: what it is, where ``shown`` has no letter.
+        shown: its name for people.
+    Returns:
+        The name, ``object:Net``; :func:`load_object` gives the object back.
+    """
+    name = OBJECT + (re.sub(r"\W+", "_", shown).strip("_0123456789") or kind)
+    _OBJECTS[name] = thing
+    return name
+
+
+def registered_objects() -> dict[str, Any]:
+    """The objects of this process by their names."""
+    return dict(_OBJECTS)
+
+
+def restore_objects(objects: Mapping[str, Any]) -> None:
+    """Makes another process's objects known in this one."""
+    _OBJECTS.update(objects)
+
+
+def which_again(setting: str, text: str) -> str:
+    """How to give user code again that a checkpoint only names.
+
+    Args:
+        setting: ``model`` or ``--model``.
+        text: what the checkpoint says.
+    """
+    name = setting.removeprefix("--").replace("-", "_")
+    if text.startswith(OBJECT):
+        keyword = _KEYWORD_OF.get(name, name)
+        return f"{text.removeprefix(OBJECT)} was a Python object, which no file holds; give the same again from Python: {keyword}=..."
+    return f"give it again: --{name.replace('_', '-')} {text}"
 
 
 def load_function(text: str, *, setting: str, takes: Sequence[str]) -> Any:

@@ -139,12 +139,38 @@ def write_checkpoint(
     return writer.seal()
 
 
+def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a path means: the file itself, or of a run's folder the best one, else the last one.
+
+    Raises:
+        CheckpointError: a folder that holds no run, or a run without a checkpoint.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder
+    checkpoints = folder / "checkpoints"
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{shown(path)} is neither a checkpoint nor a run's folder; name one of these."
+        )
+    named = [checkpoints / name for name in (BEST_NAME, LAST_NAME)]
+    found = [file for file in named if file.is_file()] or [
+        file for _, file in step_files(checkpoints)
+    ]
+    if not found:
+        raise CheckpointError(
+            f"{shown(path)} holds a run without a checkpoint; let it train until it has saved one."
+        )
+    return found[0]
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint of ours holds, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign, hostile, or of another format; one line says which.
     """
+    path = resolve_checkpoint(path)
     data = read_regular_file(path)
     verify_sha256(data, path)
     content = _open(data, path)
@@ -164,6 +190,7 @@ def load_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: it isn't a mapping in torch's zip format, or holds more than tensors and plain values.
     """
+    path = resolve_checkpoint(path)
     data = read_regular_file(path)
     if has_sha256(data):
         verify_sha256(data, path)

@@ -4,7 +4,13 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import (
+    ConfigCommand,
+    config_options,
+    device_option,
+    given_settings,
+    model_option,
+)
 from fer_ignite.cli.values import FiniteRange
 from fer_ignite.config import check
 
@@ -80,14 +86,8 @@ _DATA = (
     show_default=True,
     help="Views averaged.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-@click.option(
-    "--model",
-    metavar="MODULE:CLASS",
-    help="The checkpoint's own network class again, where it had one.",
-)
+@device_option
+@model_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @config_options(*_DATA)
 def command(

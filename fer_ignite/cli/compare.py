@@ -4,6 +4,14 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.options import (
+    cache_option,
+    collate_option,
+    device_option,
+    model_option,
+    tta_option,
+)
+
 __all__ = ["command"]
 
 
@@ -18,23 +26,11 @@ __all__ = ["command"]
     show_default=True,
     help="test is scored only when requested by name; both runs' test-access logs count the look.",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: each run's]",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The runs' own network class again, where they had one."
-)
-@click.option(
-    "--collate-fn",
-    metavar="MODULE:NAME",
-    help="The runs' own function that makes batches again, where they had one.",
-)
-@click.option("--cache", help="Where packs are kept.")
+@tta_option
+@device_option
+@model_option
+@collate_option
+@cache_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command(first: str, second: str, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""

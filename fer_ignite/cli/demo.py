@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.options import device_option, model_option, tta_option
+
 __all__ = ["command"]
 
 
@@ -33,17 +35,9 @@ __all__ = ["command"]
     metavar="NAME|MODULE:FUNCTION",
     help="Finds the faces; none looks for none.  [default: the extra's]",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: the run's]",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
+@tta_option
+@device_option
+@model_option
 def command(checkpoint: str | None, **options: Any) -> int:
     """Open a page on this machine: upload or paste a picture, use the camera, or try an example.
 

@@ -1,42 +1,66 @@
-"""``fer-ignite evaluate``: metrics of a checkpoint as a table, JSON or a plot."""
+"""``fer-ignite evaluate``: metrics of checkpoints on data sets as a table, JSON, csv or a plot."""
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fer_ignite.cli.options import (
+    cache_option,
+    collate_option,
+    device_option,
+    model_option,
+    tta_option,
+)
 from fer_ignite.cli.values import require_writable
-from fer_ignite.errors import error_for_exit_code
+from fer_ignite.errors import ConfigError, error_for_exit_code
 
 __all__ = ["command"]
 
 
-@click.command("evaluate", short_help="Score a checkpoint on a split.")
-@click.argument("checkpoint")
-@click.option("--data", help="Other data than the run's.  [default: the run's]")
+@click.command("evaluate", short_help="Score checkpoints on data.")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
+@click.option(
+    "--data",
+    "sources",
+    multiple=True,
+    help="Other data than the run's; repeatable.  [default: the run's]",
+)
 @click.option("--votes", help="FER+ votes for that data.")
+@click.option("--layout", metavar="NAME", help="Layout of that data, as in train.  [default: auto]")
+@click.option(
+    "--classes", help="Choose, rename or merge its classes: 'angry,happy,calm=neutral+sad'."
+)
+@click.option(
+    "--unknown-classes",
+    type=click.Choice(["error", "drop"]),
+    default="error",
+    show_default=True,
+    help="Faces of classes that the network doesn't know: stop, or leave them out and count them.",
+)
+@click.option(
+    "--restrict-classes",
+    is_flag=True,
+    help="Predict only classes that the data has; their probabilities are renormalised.",
+)
 @click.option(
     "--split",
-    type=click.Choice(["val", "test", "train"]),
+    type=click.Choice(["val", "test", "train", "all"]),
     default="val",
     show_default=True,
-    help="test is scored only when requested by name; the run's test-access log counts the looks.",
+    help="test is scored only when requested by name; the run's test-access log counts the looks at its own.",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: the run's]",
-)
+@tta_option
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine.  [default: 1]")
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
     help="Images per batch and process.  [default: the run's]",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
@@ -53,66 +77,151 @@ __all__ = ["command"]
     default="spawn",
     show_default=True,
 )
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
-@click.option(
-    "--collate-fn",
-    metavar="MODULE:NAME",
-    help="The run's own function that makes batches again, where it had one.",
-)
-@click.option("--cache", help="Where packs are kept.")
+@model_option
+@collate_option
+@cache_option
 @click.option(
     "--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal."
+)
+@click.option(
+    "--predictions",
+    "predictions_file",
+    metavar="OUT.csv",
+    help="Write a line per face: id, split, label, predicted, a probability per class.",
 )
 @click.option("--plot", "plot_file", metavar="OUT.png", help="Draw the confusion matrix.")
 @click.option("--quiet", is_flag=True, help="No table.")
 def command(
-    checkpoint: str,
+    checkpoints: Sequence[str],
+    sources: Sequence[str],
     nproc: int | None,
     threads: int | None,
     start_method: str,
     json_file: str | None,
+    predictions_file: str | None,
     plot_file: str | None,
     **options: Any,
 ) -> None:
-    """Score CHECKPOINT on the validation split of its run, or on other data.
+    """Score checkpoints (or the best ones of runs' folders) on the validation split of their runs, or on other data.
 
-    Every face counts once, for any number of processes. Classes are matched by name.
+    Every face counts once, for any number of processes. Faces of other sizes and colours are fitted to the network; classes are
+    matched by name and meaning (anger = angry). Several checkpoints or data sets give one table.
     """
-    import json
-
     from fer_ignite.checkpoint.atomic_io import write_text_durably
     from fer_ignite.distributed import leave
     from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+
+    for flag, file in (
+        ("--json", json_file),
+        ("--plot", plot_file),
+        ("--predictions", predictions_file),
+    ):
+        require_writable(flag, file)
+    several = len(checkpoints) > 1 or len(sources) > 1
+    if several and (plot_file or predictions_file):
+        raise ConfigError(
+            "--plot and --predictions are about one checkpoint on one data set; give one of each."
+        )
+    main = int(os.environ.get("RANK") or 0) == 0
+    results = []
+    for data in sources or (None,):
+        for checkpoint in checkpoints:
+            outcome = launch_evaluation(
+                EvaluateRequest(
+                    checkpoint, data=data, with_faces=bool(predictions_file), **options
+                ),
+                nproc=nproc,
+                threads=threads,
+                start_method=start_method,
+            )
+            if outcome.exit_code or outcome.result is None:
+                error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
+                error.exit_code = outcome.exit_code or 1
+                raise error
+            results.append(outcome.result)
+    if main:
+        faces = results[0].pop("faces", None)
+        shown = {"results": results} if several else results[0]
+        if not options["quiet"] and json_file != "-":
+            click.echo(cross_table(results) if several else metric_table(results[0]))
+        if json_file == "-":
+            click.echo(json.dumps(shown, indent=2))
+        elif json_file:
+            write_text_durably(json_file, json.dumps(shown, indent=2) + "\n")
+        if predictions_file:
+            _write_predictions(results[0], faces, predictions_file)
+        if plot_file:
+            _draw(results[0], plot_file)
+    leave(outcome)
+
+
+def _write_predictions(result: dict[str, Any], faces: Any, file: str) -> None:
+    from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
+
+    rows = prediction_rows(faces, result["class_names"], temperature=result["temperature"])
+    write_predictions_csv(file, result["class_names"], rows)
+
+
+def _draw(result: dict[str, Any], file: str) -> None:
     from fer_ignite.training.plots import draw_confusion
 
-    require_writable("--json", json_file)
-    require_writable("--plot", plot_file)
-    outcome = launch_evaluation(
-        EvaluateRequest(checkpoint, **options),
-        nproc=nproc,
-        threads=threads,
-        start_method=start_method,
-    )
-    if outcome.exit_code or outcome.result is None:
-        error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
-        error.exit_code = outcome.exit_code or 1
-        raise error
-    result = outcome.result
-    if int(os.environ.get("RANK") or 0) == 0:
-        if not options["quiet"] and json_file != "-":
-            click.echo(metric_table(result))
-        if json_file == "-":
-            click.echo(json.dumps(result, indent=2))
-        elif json_file:
-            write_text_durably(json_file, json.dumps(result, indent=2) + "\n")
-        if plot_file:
-            title = f"{result['split']}: {100 * result['accuracy']:.2f} %"
-            draw_confusion(
-                result["confusion_matrix"], result["class_names"], Path(plot_file), title=title
-            )
-    leave(outcome)
+    title = f"{result['split']}: {100 * result['accuracy']:.2f} %"
+    draw_confusion(result["confusion_matrix"], result["class_names"], Path(file), title=title)
+
+
+def cross_table(results: Sequence[dict[str, Any]]) -> str:
+    """Accuracy and UAR in per cent of every checkpoint (a column each) on every data set (a row each)."""
+    columns = list(dict.fromkeys(result["checkpoint"] for result in results))
+    rows = list(dict.fromkeys((result["data"], result["split"]) for result in results))
+    cells = {
+        (result["data"], result["split"], result["checkpoint"]): (
+            f"{100 * result['accuracy']:.2f} ({100 * result['uar']:.2f})"
+        )
+        for result in results
+    }
+    names = [_short_name(column) for column in columns]
+    heads = [f"{Path(data).name or data}, {split}" for data, split in rows]
+    first = max(map(len, [*heads, "accuracy % (UAR %)"]))
+    widths = [max(len(name), 15) for name in names]
+    lines = [
+        f"{'accuracy % (UAR %)':{first}}"
+        + "".join(f"  {name:>{width}}" for name, width in zip(names, widths, strict=True))
+    ]
+    for head, (data, split) in zip(heads, rows, strict=True):
+        found = [cells.get((data, split, column), "-") for column in columns]
+        lines.append(
+            f"{head:{first}}"
+            + "".join(f"  {cell:>{width}}" for cell, width in zip(found, widths, strict=True))
+        )
+    notes = [
+        f"{_short_name(result['checkpoint'])} on {Path(result['data']).name}: {line}"
+        for result in results
+        for line in class_lines(result)
+    ]
+    return "\n".join([*lines, *([""] if notes else []), *dict.fromkeys(notes)])
+
+
+def _short_name(checkpoint: str) -> str:
+    """The run's name where the checkpoint lies in a run, else the file's."""
+    path = Path(checkpoint)
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+
+def class_lines(result: dict[str, Any]) -> list[str]:
+    """How the data's classes met the network's, where there is something to say."""
+    lines = []
+    if result["renamed"]:
+        lines.append(f"classes: {result['renamed']}")
+    if result["dropped"]:
+        counts = ", ".join(f"{name} {count}" for name, count in result["dropped"].items())
+        lines.append(f"left out, unknown to the network: {counts}")
+    if result["absent"]:
+        lines.append(
+            f"not in the data: {', '.join(result['absent'])}; UAR and F1 are over the others"
+        )
+    if result["restricted"]:
+        lines.append("only the data's classes could be predicted (--restrict-classes)")
+    return lines
 
 
 def describe_confidence(result: dict[str, Any]) -> str:
@@ -140,11 +249,15 @@ def metric_table(result: dict[str, Any]) -> str:
         f"accuracy {100 * result['accuracy']:.2f} %   UAR {100 * result['uar']:.2f} %   macro F1 "
         f"{100 * result['macro_f1']:.2f} %   weighted F1 {100 * result['weighted_f1']:.2f} %   loss {result['loss']:.4f}",
         describe_confidence(result),
+        *class_lines(result),
         "",
         f"{'':{width}}  precision  recall      F1  support",
     ]
     for name in names:
         row = result["per_class"][name]
+        if not row["support"]:
+            lines.append(f"{name:{width}}  {'-':>9}  {'-':>6}  {'-':>6}  {0:7d}")
+            continue
         lines.append(
             f"{name:{width}}  {100 * row['precision']:9.2f}  {100 * row['recall']:6.2f}  {100 * row['f1']:6.2f}  {row['support']:7d}"
         )

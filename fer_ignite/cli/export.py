@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.options import cache_option, model_option
+
 __all__ = ["command"]
 
 
@@ -47,10 +49,8 @@ __all__ = ["command"]
     show_default=True,
     help="Validation faces to check on, at most.",
 )
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
-@click.option("--cache", help="Where packs are kept.")
+@model_option
+@cache_option
 @click.option("--exist-ok", is_flag=True, help="Replace an older export and its card.")
 @click.option("--quiet", is_flag=True, help="No report.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fer_ignite.cli.options import device_option, model_option, tta_option
 from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
 
@@ -31,17 +32,9 @@ __all__ = ["command"]
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Faces per batch."
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: the run's]",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
+@tta_option
+@device_option
+@model_option
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 @click.option(
     "--faces",

@@ -6,6 +6,13 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.options import (
+    cache_option,
+    collate_option,
+    device_option,
+    model_option,
+    tta_option,
+)
 from fer_ignite.cli.values import require_writable
 
 __all__ = ["command"]
@@ -27,23 +34,11 @@ __all__ = ["command"]
 )
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: the run's]",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-@click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
-@click.option(
-    "--collate-fn",
-    metavar="MODULE:NAME",
-    help="The run's own function that makes batches again, where it had one.",
-)
-@click.option("--cache", help="Where packs are kept.")
+@tta_option
+@device_option
+@model_option
+@collate_option
+@cache_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON."
 )

@@ -102,12 +102,12 @@ def _is_source(word: str, faces: bool) -> bool:
 
 def _checkpoint_in(run: str) -> str:
     try:
-        from fer_ignite.apps.report.subject import resolve_run
+        from fer_ignite.checkpoint.format import resolve_checkpoint
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed."
         ) from None
-    return str(resolve_run(run).checkpoint)
+    return str(resolve_checkpoint(run))
 
 
 def _suffixes(faces: bool) -> tuple[str, ...]:

@@ -1,37 +1,131 @@
-"""Class names: matching by name, renaming, merging, and differences between two sets."""
+"""Class names: matching by name and meaning, renaming, merging, and differences between two sets."""
+
+# Dimensions: N images, K classes.
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fer_ignite.data.expressions import are_numbers, expression_of
 from fer_ignite.errors import ConfigError, DataError
 
-__all__ = ["ClassPlan", "class_difference", "map_classes", "parse_classes", "relabel"]
+__all__ = [
+    "LAYOUTS_OF_NUMBERS",
+    "ClassMatch",
+    "ClassPlan",
+    "class_difference",
+    "match_classes",
+    "parse_classes",
+    "relabel",
+    "require_known_classes",
+]
+
+# Layouts that name the numbered class folders of a data set.
+LAYOUTS_OF_NUMBERS = ("rafdb", "fer2013")
 
 # Position in the new list of names, and the names of the source that it stands for.
 ClassPlan = dict[str, tuple[str, ...]]
 
 
-def map_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Where each class of a data set stands in another list of the same names.
+@dataclass(frozen=True)
+class ClassMatch:
+    """Which of a network's classes each class of a data set is.
+
+    Attributes:
+        data_classes, known_classes: names in the data's and in the network's order.
+        places_K: int64 [K of the data], position in ``known_classes``; -1 for a class that the network doesn't know.
+    """
+
+    data_classes: tuple[str, ...]
+    known_classes: tuple[str, ...]
+    places_K: npt.NDArray[np.int64]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Classes of the data that the network doesn't know."""
+        return tuple(
+            name for name, place in zip(self.data_classes, self.places_K, strict=True) if place < 0
+        )
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Classes of the network that the data doesn't have."""
+        found = set(self.places_K.tolist())
+        return tuple(name for place, name in enumerate(self.known_classes) if place not in found)
+
+    @property
+    def renamed(self) -> str:
+        """``anger = angry, joy = happy``: classes that were matched under another name; empty where none was."""
+        pairs = zip(self.data_classes, self.places_K.tolist(), strict=True)
+        return ", ".join(
+            f"{name} = {self.known_classes[place]}"
+            for name, place in pairs
+            if place >= 0 and self.known_classes[place] != name
+        )
+
+
+def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> ClassMatch:
+    """Matches the classes of a data set with a network's: by name, then by the expression that a name means.
+
+    Raises:
+        DataError: one side has numbers and the other names, or a name means several of the network's classes.
+    """
+    if are_numbers(data_classes) != are_numbers(known_classes):
+        raise DataError(_numbers_against_names(data_classes, known_classes))
+    exact = {name: place for place, name in enumerate(known_classes)}
+    by_case: dict[str, list[int]] = {}
+    by_meaning: dict[str, list[int]] = {}
+    for place, name in enumerate(known_classes):
+        by_case.setdefault(name.strip().casefold(), []).append(place)
+        if (meaning := expression_of(name)) is not None:
+            by_meaning.setdefault(meaning, []).append(place)
+    places = []
+    for name in data_classes:
+        found = (
+            [exact[name]]
+            if name in exact
+            else by_case.get(name.strip().casefold())
+            or by_meaning.get(expression_of(name) or "", [])
+        )
+        if len(found) > 1:
+            raise DataError(
+                f"the data's class {name} may be any of the network's {', '.join(known_classes[place] for place in found)}; "
+                f"say which with --classes, e.g. --classes '{known_classes[found[0]]}={name}, ...'."
+            )
+        places.append(found[0] if found else -1)
+    return ClassMatch(tuple(data_classes), tuple(known_classes), np.array(places, dtype=np.int64))
+
+
+def require_known_classes(match: ClassMatch, *, remedy: str) -> None:
+    """Refuses classes that the network doesn't know.
 
     Args:
-        data_classes: names in the data's order.
-        known_classes: names in the order that is wanted, a checkpoint's for instance.
-    Returns:
-        int64 [K]: known label = result[data label].
+        remedy: what to do about it; it follows a semicolon.
     Raises:
-        DataError: the two don't hold the same names.
+        DataError: naming these classes and the network's.
     """
-    difference = class_difference(known_classes, data_classes)
-    if difference:
+    if match.unknown:
         raise DataError(
-            f"The data has {len(data_classes)} classes, {len(known_classes)} are known: {difference}. "
-            "Both must have the same; `fer-ignite pack DATA --classes 'new=old, ...'` makes a pack with other names."
+            f"the network doesn't know {', '.join(match.unknown)} (it knows {', '.join(match.known_classes)}); {remedy}."
         )
-    place = {name: position for position, name in enumerate(known_classes)}
-    return np.array([place[name] for name in data_classes], dtype=np.int64)
+
+
+def _numbers_against_names(data_classes: Sequence[str], known_classes: Sequence[str]) -> str:
+    if are_numbers(data_classes):
+        example = ", ".join(
+            f"{name}={number}"
+            for name, number in zip(known_classes[:2], data_classes, strict=False)
+        )
+        return (
+            f"the data's classes are numbers ({', '.join(data_classes)}), whose meaning is not guessed; name them with "
+            f"--layout {'|'.join(LAYOUTS_OF_NUMBERS)} where the data is one of these, or with --classes '{example}, ...'."
+        )
+    return (
+        f"the network's classes are numbers ({', '.join(known_classes)}), whose meaning is not guessed, and the data's are "
+        f"names ({', '.join(data_classes)}); train the network on named classes (--layout or --classes of `fer-ignite train`)."
+    )
 
 
 def class_difference(expected: Iterable[str], found: Iterable[str]) -> str:

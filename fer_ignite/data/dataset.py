@@ -103,7 +103,7 @@ class FaceDataset:
         Args:
             drop_train_duplicates: training left out those that do, so that none does.
         """
-        if self.pack is None or split == "train":
+        if self.pack is None or split in ("train", "all"):
             return None
         if drop_train_duplicates and self.leaks is not None:
             return np.zeros(len(self.indices[split]), dtype=bool)
@@ -122,7 +122,7 @@ class FaceDataset:
     ) -> Fetcher:
         """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
         if self.pack is not None and transform is None and collate_fn is None:
-            return CacheFetcher(self.pack, device)
+            return CacheFetcher(self.pack, device, channels=self.channels)
         fetch = self.fetch if self.fetch is not None else CachedImages(self.pack)
         return DataLoaderFetcher(
             fetch,
@@ -204,17 +204,20 @@ def dataset_from_user_class(
                 f"{name}(split={split!r}) returned {type(part).__name__}; it must return a map-style data set "
                 "(with __len__ and __getitem__) or None."
             )
-    if parts["train"] is None or not len(parts["train"]):
+    present = {split: part for split, part in parts.items() if part is not None and len(part)}
+    if "train" not in present and (getattr(make, "needs_train", True) or not present):
         raise DataError(
             f"{name}(split='train') gave no data; it must return a data set with at least one sample."
         )
-    classes = tuple(str(label) for label in getattr(parts["train"], "classes", ()))
+    first = next(iter(present.values()))
+    labels = np.concatenate([_labels(part) for part in present.values()])
+    classes = tuple(map(str, getattr(make, "classes", None) or _class_names(first)))
+    if not classes and not getattr(make, "needs_train", True):
+        classes = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))
     if len(classes) < 2:
         raise DataError(
             f"{name} has the classes {list(classes)}; give the data set an attribute `classes` with two names or more."
         )
-    present = {split: part for split, part in parts.items() if part is not None and len(part)}
-    labels = np.concatenate([_labels(part) for part in present.values()])
     if labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(
             f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}."
@@ -223,9 +226,10 @@ def dataset_from_user_class(
     indices = {split: np.arange(0) for split in SPLITS}
     for place, split in enumerate(present):
         indices[split] = np.arange(fetch.starts[place], fetch.starts[place + 1])
-    if "val" not in present:
+    if "val" not in present and "train" in present:
         indices["val"], indices["train"] = _take_share(indices["train"], labels, val_fraction, seed)
-    side_px, channels, mean, std = _statistics(fetch, indices["train"], seed)
+    chosen = indices["train"] if len(indices["train"]) else np.arange(len(labels))
+    side_px, channels, mean, std = _statistics(fetch, chosen, seed)
     return FaceDataset(
         classes,
         Targets(labels, len(classes)),
@@ -254,8 +258,17 @@ def _require_factory(make: Any, name: str) -> None:
             raise
 
 
+def _class_names(part: Any) -> Sequence[Any]:
+    """A data set's own class names, those of the data set below where it is a subset; none where it has none."""
+    while not hasattr(part, "classes") and hasattr(part, "dataset"):
+        part = part.dataset
+    return getattr(part, "classes", ())
+
+
 def _labels(part: Any) -> NDArray[np.int64]:
     known = getattr(part, "targets", None)
+    if known is None and hasattr(part, "dataset") and hasattr(part, "indices"):  # a subset
+        return _labels(part.dataset)[np.asarray(part.indices, dtype=np.int64)]
     if known is None:
         known = [part[index][1] for index in range(len(part))]
     return np.asarray(known, dtype=np.int64)

@@ -52,13 +52,20 @@ class CacheFetcher:
     Args:
         pack: where the pixels are.
         device: where batches are wanted.
+        channels: 1 turns colour into gray, as Pillow does; gray becomes colour where it is normalised.
         resident_bytes: largest pack that is moved to an accelerator whole.
     """
 
     def __init__(
-        self, pack: DatasetCache, device: torch.device, *, resident_bytes: int = 4 << 30
+        self,
+        pack: DatasetCache,
+        device: torch.device,
+        *,
+        channels: int | None = None,
+        resident_bytes: int = 4 << 30,
     ) -> None:
         self.pack, self.device = pack, device
+        self._to_gray = channels == 1 and pack.channels == 3
         self.resident: Tensor | None = None
         if pack.is_memmap:
             # a pack larger than memory is mapped read-only; nothing writes to it
@@ -71,6 +78,10 @@ class CacheFetcher:
                 self.resident = pixels_NHWC.to(device)
 
     def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
+        stored = self._stored(requests)
+        return map(_luma, stored) if self._to_gray else stored
+
+    def _stored(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         for request in requests:
             if self.resident is not None:
                 indices_B = torch.from_numpy(request.indices_B)
@@ -82,6 +93,12 @@ class CacheFetcher:
                 if self.device.type == "cuda":
                     images_BHWC = images_BHWC.pin_memory()
                 yield images_BHWC.to(self.device, non_blocking=True)
+
+
+def _luma(images_BHW3: Tensor) -> Tensor:
+    """uint8 [B, H, W, 1] out of uint8 RGB, with the weights and the rounding of Pillow (ITU-R 601-2)."""
+    red, green, blue = images_BHW3.to(torch.int32).unbind(dim=3)
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[..., None]
 
 
 class _SeededSamples(Dataset[Any]):

@@ -45,6 +45,12 @@ def build_cache_spec(config: Config) -> CacheSpec:
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         bad_images=config.bad_images,
+        layout=config.layout,
+        peak_frames=config.peak_frames,
+        neutral_frames=config.neutral_frames,
+        group_by=config.group_by,
+        follow_links=config.follow_links,
+        crop_faces=config.crop_faces,
     )
 
 

@@ -3,6 +3,7 @@
 # Dimensions: N images, H W pixels, C channels, K classes.
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_ignite.data.classes import parse_classes, relabel
+from fer_ignite.data.expressions import NUMBERED_CLASSES, are_numbers
 from fer_ignite.data.images import printable
-from fer_ignite.errors import DataError
+from fer_ignite.errors import ConfigError, DataError
 
 __all__ = [
     "SPLITS",
@@ -23,6 +25,9 @@ __all__ = [
     "Source",
     "choose_classes",
     "drop_same_files",
+    "file_facts",
+    "name_numbered_classes",
+    "with_groups",
 ]
 
 SPLITS = ("train", "val", "test")
@@ -49,11 +54,13 @@ class Samples:
 
     Args:
         classes: K names.
-        ids: N names as bytes; where there are no pixels, the file's path under `root`.
+        ids: N names as bytes; where there are no pixels and no `files`, the file's path under `root`.
         labels_N: int64, positions in `classes`.
         splits_N: uint8, positions in `SPLITS`, or `UNDECIDED`.
         pixels_NHWC: uint8, where the source holds decoded images.
         root: folder of the files.
+        files: N paths under `root`, where several faces lie in one file and the ids tell them apart; None: the ids.
+        boxes_N4: int64 left, top, right, bottom of each face in its file, in px; zeros or None: the whole picture.
         groups_N: int64, images of one group (a person, a film) must not be torn apart; None: no groups.
         soft_NK: float32 shares of the votes; None: no votes.
         refused: files that are known to be unusable before any is opened, with the reason.
@@ -66,6 +73,8 @@ class Samples:
     splits_N: npt.NDArray[np.uint8]
     pixels_NHWC: npt.NDArray[np.uint8] | None = None
     root: Path | None = None
+    files: Sequence[bytes] | None = None
+    boxes_N4: npt.NDArray[np.int64] | None = None
     groups_N: npt.NDArray[np.int64] | None = None
     soft_NK: npt.NDArray[np.float32] | None = None
     refused: tuple[tuple[bytes, str], ...] = ()
@@ -87,10 +96,19 @@ class Samples:
             labels_N=self.labels_N[keep_N],
             splits_N=self.splits_N[keep_N],
             pixels_NHWC=None if self.pixels_NHWC is None else self.pixels_NHWC[keep_N],
+            files=None
+            if self.files is None
+            else [name for name, kept in zip(self.files, keep_N.tolist(), strict=True) if kept],
+            boxes_N4=None if self.boxes_N4 is None else self.boxes_N4[keep_N],
             groups_N=None if self.groups_N is None else self.groups_N[keep_N],
             soft_NK=None if self.soft_NK is None else self.soft_NK[keep_N],
             left_out=left_out,
         )
+
+    def path(self, index: int) -> str:
+        """The path of a sample's file."""
+        names = self.ids if self.files is None else self.files
+        return os.path.join(self.root or "", os.fsdecode(names[index]))
 
 
 class Source(Protocol):
@@ -134,7 +152,7 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
     clashes = []
     for index in suspects:
         # Hard links share an inode and are copies in people's eyes: only one real path makes one file.
-        first = first_of.setdefault(os.path.realpath(_path(samples, index)), index)
+        first = first_of.setdefault(os.path.realpath(samples.path(index)), index)
         if first == index:
             continue
         keep_N[index] = False
@@ -151,5 +169,76 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
     return samples.take(keep_N, reason="reached twice")
 
 
-def _path(samples: Samples, index: int) -> str:
-    return os.path.join(samples.root or "", os.fsdecode(samples.ids[index]))
+def file_facts(samples: Samples) -> npt.NDArray[np.uint64]:
+    """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
+    facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
+    for index in range(len(samples)):
+        try:
+            status = os.stat(samples.path(index))
+        except (OSError, ValueError):
+            continue
+        facts_N5[index] = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns % 2**63,
+            status.st_ctime_ns % 2**63,
+        )
+    return facts_N5
+
+
+def name_numbered_classes(samples: Samples, numbering: str | None) -> Samples:
+    """Samples of numbered classes under the names that a data set's publication gives to the numbers.
+
+    Args:
+        numbering: key of `NUMBERED_CLASSES`; None, or samples of named classes: as they are.
+    Raises:
+        DataError: a number that the data set doesn't have.
+    """
+    if numbering is None or not are_numbers(samples.classes):
+        return samples
+    names = NUMBERED_CLASSES[numbering]
+    numbers = [int(float(name)) for name in samples.classes]
+    unknown = [str(number) for number in numbers if number not in names]
+    if unknown:
+        raise DataError(
+            f"--layout {numbering}: the data has the classes {', '.join(samples.classes)}, and {', '.join(unknown)} is none of "
+            f"{', '.join(f'{number} {name}' for number, name in names.items())}; name them with --classes."
+        )
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    place_K = np.argsort(order)
+    return replace(
+        samples,
+        classes=tuple(names[numbers[place]] for place in order),
+        labels_N=place_K[samples.labels_N],
+    )
+
+
+def with_groups(samples: Samples, pattern: str | None) -> Samples:
+    """Samples whose groups are read from their names.
+
+    Args:
+        pattern: regular expression, searched in each id; its first group, or all that it matches, names the group.
+    Raises:
+        ConfigError: no regular expression.
+        DataError: ids in which it is not found.
+    """
+    if pattern is None:
+        return samples
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise ConfigError(
+            f"--group-by {pattern!r} is no regular expression ({error}); e.g. --group-by 'S[0-9]+'."
+        ) from None
+    found = [search(printable(name)) for name in samples.ids]
+    strange = [
+        printable(name) for name, match in zip(samples.ids, found, strict=True) if match is None
+    ]
+    if strange:
+        raise DataError(
+            f"--group-by {pattern!r} is not found in {len(strange)} of {len(found)} names, such as {strange[0]}; "
+            "give an expression that all names have."
+        )
+    names = [match[1] if match.re.groups else match[0] for match in found if match is not None]
+    return replace(samples, groups_N=np.unique(names, return_inverse=True)[1].astype(np.int64))

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
-from fer_ignite.data.classes import map_classes
-from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.classes import ClassMatch, match_classes
+from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.images import require_path
 from fer_ignite.data.loader import EvalLoader, Targets
 from fer_ignite.data.open import find_cache, open_dataset
@@ -29,17 +29,25 @@ from fer_ignite.errors import (
     NonFiniteError,
     error_for_exit_code,
 )
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import (
+    is_object_name,
+    load_object,
+    register_object,
+    registered_objects,
+    restore_objects,
+    which_again,
+)
 from fer_ignite.inference.loaded_model import (
     LoadedModel,
     find_run_dir,
     load_model,
     required_user_code,
 )
-from fer_ignite.inference.scoring import score_report, score_split
+from fer_ignite.inference.scoring import ScoredSplit, restrict_to_classes, score_report, score_split
 from fer_ignite.metrics.intervals import mcnemar, paired_interval
 from fer_ignite.training.components import loss_terms
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.objects import dataset_object, model_name, object_label, require_sendable
 
 __all__ = [
     "EvaluateRequest",
@@ -57,16 +65,24 @@ class EvaluateRequest:
     """Options of ``evaluate``; None means the checkpoint's own.
 
     Args:
-        data, votes, split: other data or other votes, and which split; test only by name. The run's own data keeps its votes.
+        data, votes, split: other data or other votes, and which split, "all" for every face; test only by name. The run's own
+            data keeps its votes.
+        layout, classes: how other data is read, and its classes chosen, renamed or merged, as in training.
+        unknown_classes: what becomes of faces whose class the network doesn't know: "error", or "drop", which counts them.
+        restrict_classes: only the network's classes that the data has can be predicted; probabilities are renormalised.
         tta: views whose probabilities are averaged.
         model, collate_fn: the user's ``module:name`` again, where the run used one.
-        with_faces: also tell what the network said of each face.
+        with_faces: also return the network's outputs for each face.
     """
 
     checkpoint: str
     data: str | None = None
     votes: str | None = None
     split: str = "val"
+    layout: str | None = None
+    classes: str | None = None
+    unknown_classes: str = "error"
+    restrict_classes: bool = False
     tta: str | None = None
     model: str | None = None
     collate_fn: str | None = None
@@ -78,22 +94,79 @@ class EvaluateRequest:
     with_faces: bool = False
 
 
-def evaluate(checkpoint: str | Path, *, nproc: int | None = None, **options: Any) -> dict[str, Any]:
-    """Scores a checkpoint; see :class:`EvaluateRequest` for the options.
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    data: Any = None,
+    votes: str | None = None,
+    split: str | None = None,
+    layout: str | None = None,
+    classes: str | None = None,
+    unknown_classes: str = "error",
+    restrict_classes: bool = False,
+    tta: str | None = None,
+    model: Any = None,
+    collate_fn: str | None = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    nproc: int | None = None,
+    device: str = "auto",
+    cache: str | None = None,
+    with_faces: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Scores a checkpoint, or the best one of a run's folder.
 
+    Args:
+        data: other data than the run's: what ``--data`` takes, or a data set object (or a dict of them by split).
+        split: "val", "test", "train" or "all"; val where it is None, and all of a single data set object.
+        model: the network again where it was the user's own: "module:Class", or the object.
+        others: see :class:`EvaluateRequest`.
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
         ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the faces' places in it), ``checkpoint``,
-        ``images_per_second``, ``test_evaluations`` where the run's test-access log is at hand; asked ``with_faces``, ``faces``: lists
-        ``places`` (in the data), ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
+        ``images_per_second``, ``test_evaluations`` where the run's test-access log is at hand; ``renamed`` (how classes were
+        matched), ``dropped {class: faces}``, ``absent`` (classes without a face), ``restricted``; with ``with_faces``, ``faces``:
+        lists ``places`` (in the data), ``ids``, ``splits``, ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
     require_path("evaluate", checkpoint)
-    outcome = launch_evaluation(EvaluateRequest(str(checkpoint), **options), nproc=nproc)
+    data, split = _data_name(data, split, classes)
+    request = EvaluateRequest(
+        str(checkpoint),
+        data=data,
+        votes=votes,
+        split=split,
+        layout=layout,
+        classes=classes,
+        unknown_classes=unknown_classes,
+        restrict_classes=restrict_classes,
+        tta=tta,
+        model=model_name(model),
+        collate_fn=collate_fn,
+        precision=precision,
+        batch_size=batch_size,
+        cache=cache,
+        quiet=quiet,
+        device=device,
+        with_faces=with_faces,
+    )
+    outcome = launch_evaluation(request, nproc=nproc)
     if outcome.exit_code:
         raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     return outcome.result or {}
+
+
+def _data_name(data: Any, split: str | None, classes: str | None) -> tuple[str | None, str]:
+    """The name under which data can be opened, and the split to score; an object is registered under one."""
+    if data is None or isinstance(data, (str, Path)):
+        return None if data is None else str(data), split or "val"
+    single = not isinstance(data, Mapping)
+    split = split or ("all" if single else "val")
+    part = split if split in SPLITS else "train"
+    thing = dataset_object(data, classes=classes, split=part)
+    return register_object("data", object_label(data), thing), split
 
 
 def compare(
@@ -198,12 +271,21 @@ def launch_evaluation(
         threads=threads,
         start_method=start_method,
     )
-    outcome = launch(_evaluate_in_process, request, None if pack is None else str(pack), spec=spec)
+    objects = {
+        name: thing
+        for name, thing in registered_objects().items()
+        if name in (request.data, request.model)
+    }
+    if (nproc or 1) > 1:
+        require_sendable(objects)
+    outcome = launch(
+        _evaluate_in_process, request, None if pack is None else str(pack), objects, spec=spec
+    )
     folder = find_run_dir(request.checkpoint)
     if (
         outcome.exit_code == 0
         and outcome.result is not None
-        and request.split == "test"
+        and outcome.result.pop("own_test")
         and folder is not None
     ):
         # one of torchrun's processes; another one notes it
@@ -220,7 +302,8 @@ def launch_evaluation(
 
 def _check_request(request: EvaluateRequest, nproc: int | None) -> None:
     allowed = {
-        "split": ("val", "test", "train"),
+        "split": ("val", "test", "train", "all"),
+        "unknown_classes": ("error", "drop"),
         "tta": (None, *VIEW_KINDS),
         "precision": (None, "auto", "fp32", "fp16", "bf16"),
     }
@@ -241,8 +324,8 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     }
     if saved.get("collate_fn") and request.collate_fn is None:
         raise ConfigError(
-            f"the run's batches were made by the user's function {saved['collate_fn']}, which is never imported on a file's word; "
-            f"give it again: --collate-fn {saved['collate_fn']}"
+            f"the run's batches were made by the user's function {saved['collate_fn']}; checkpoints never import user code: "
+            f"{which_again('collate_fn', saved['collate_fn'])}"
         )
     # What training left out has no part in scoring, and its list need not be at hand.
     changes: dict[str, Any] = {
@@ -260,19 +343,26 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
             # Another source has labels and splits of its own.
             changes |= {
                 "votes": request.votes,
-                "classes": None,
+                "classes": request.classes,
+                "layout": request.layout or "auto",
+                "group_by": None,
                 "folds": None,
                 "fold": None,
                 "split": None,
                 "drop_train_duplicates": False,
+                "channels": {1: "gray", 3: "rgb"}[checkpoint["preprocessing"]["channels"]],
             }
     elif is_object_name(str(saved.get("data", ""))) and not str(saved["data"]).startswith(
         ("demo:", "kaggle:")
     ):
         raise ConfigError(
-            f"the run's data came from the user's class {saved['data']}, which is never imported on a file's word; "
-            f"give it again: --data {saved['data']}"
+            f"the run's data came from the user's class {saved['data']}; checkpoints never import user code: "
+            f"{which_again('data', saved['data'])}"
         )
+    if request.classes is not None:
+        changes["classes"] = request.classes
+    if request.layout is not None:
+        changes["layout"] = request.layout
     return check({**saved, **changes})
 
 
@@ -284,8 +374,9 @@ def _same_source(one: str, other: str) -> bool:
 
 
 def _evaluate_in_process(
-    local_rank: int, request: EvaluateRequest, pack: str | None
+    local_rank: int, request: EvaluateRequest, pack: str | None, objects: Mapping[str, Any]
 ) -> dict[str, Any]:
+    restore_objects(objects)
     device: Any = idist.device() if idist.get_world_size() > 1 else request.device
     network = load_model(
         request.checkpoint,
@@ -295,8 +386,7 @@ def _evaluate_in_process(
         collated=True,
     )
     config = evaluation_config(request, network.checkpoint)
-    faces = open_dataset(config, pack)
-    _refuse_misfits(network, faces, request)
+    faces, dropped, match = _faces_for(network, open_dataset(config, pack), request)
     scored = score_split(
         network.model,
         loss_terms(build_loss("ce")),
@@ -309,15 +399,19 @@ def _evaluate_in_process(
     )
     if not scored.finite:
         raise NonFiniteError(f"{request.checkpoint} on {request.split}: {NONFINITE_OUTPUTS}")
-    in_train_N = faces.in_train(request.split, drop_train_duplicates=config.drop_train_duplicates)
+    present_K = np.bincount(scored.labels_N.numpy(), minlength=len(network.classes)) > 0
+    if request.restrict_classes:
+        scored = restrict_to_classes(scored, present_K)
+    own = faces.fingerprint == network.checkpoint["data"]["fingerprint"]
+    # another data set's train split is nothing that this network has learned
+    in_train_N = (
+        faces.in_train(request.split, drop_train_duplicates=config.drop_train_duplicates)
+        if own
+        else None
+    )
     temperature = network.temperature if network.calibrated else None
-    columns = {"places": scored.indices_N, "labels": scored.labels_N, "logits": scored.logits_NK}
     return {
-        **(
-            {"faces": {name: values.tolist() for name, values in columns.items()}}
-            if request.with_faces
-            else {}
-        ),
+        **({"faces": _face_columns(faces, scored)} if request.with_faces else {}),
         **score_report(scored, network.classes, temperature=temperature, in_train_N=in_train_N),
         "split": request.split,
         "data": faces.source,
@@ -326,7 +420,86 @@ def _evaluate_in_process(
         "checkpoint": request.checkpoint,
         "precision": network.precision,
         "images_per_second": round(len(scored.labels_N) / max(scored.seconds, 1e-9), 1),
+        "renamed": match.renamed,
+        "dropped": dropped,
+        "absent": [
+            name for name, found in zip(network.classes, present_K, strict=True) if not found
+        ],
+        "restricted": request.restrict_classes,
+        "own_test": request.split == "test" and _is_own_data(network, faces, request),
     }
+
+
+def _is_own_data(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> bool:
+    """Whether the faces are those of the run's own data, maybe with other labels."""
+    return (
+        request.data is None
+        or faces.fingerprint == network.checkpoint["data"]["fingerprint"]
+        or _same_source(request.data, str(network.checkpoint["config"].get("data", "")))
+    )
+
+
+def _face_columns(faces: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:
+    places = scored.indices_N.tolist()
+    split_of = {int(place): split for split in SPLITS for place in faces.indices[split].tolist()}
+    return {
+        "places": places,
+        "ids": [
+            str(place) if faces.pack is None else faces.pack.sample_id(place) for place in places
+        ],
+        "splits": [split_of[place] for place in places],
+        "labels": scored.labels_N.tolist(),
+        "logits": scored.logits_NK.tolist(),
+    }
+
+
+def _faces_for(
+    network: LoadedModel, faces: FaceDataset, request: EvaluateRequest
+) -> tuple[FaceDataset, dict[str, int], ClassMatch]:
+    """The faces to score, in the network's channels and under its classes; and how many were dropped of each other class.
+
+    Raises:
+        DataError: no faces in the split, classes that the network doesn't know, or a test that the best epoch was chosen on.
+    """
+    match = match_classes(faces.classes, network.classes)
+    indices = dict(faces.indices)
+    indices["all"] = np.sort(np.concatenate([faces.indices[split] for split in SPLITS]))
+    chosen = indices[request.split]
+    if not len(chosen):
+        raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
+    _refuse_chosen_on(network, faces, request)
+    counts_K = np.bincount(faces.targets.labels_N[chosen], minlength=len(faces.classes))
+    dropped = {
+        name: int(count)
+        for name, count, place in zip(faces.classes, counts_K, match.places_K, strict=True)
+        if count and place < 0
+    }
+    if dropped and request.unknown_classes == "error":
+        known = [name for name in faces.classes if name not in match.unknown]
+        raise DataError(
+            f"{faces.source} has classes that the network doesn't know: {', '.join(dropped)} (it knows "
+            f"{', '.join(network.classes)}); leave their faces out with --unknown-classes drop"
+            + (
+                f", or name the classes: --classes '{', '.join(known)}, new={match.unknown[0]}'."
+                if known
+                else "."
+            )
+        )
+    keep_K = match.places_K >= 0
+    indices = {
+        split: places[keep_K[faces.targets.labels_N[places]]] for split, places in indices.items()
+    }
+    if not len(indices[request.split]):
+        raise DataError(
+            f"{faces.source}: none of its classes ({', '.join(faces.classes)}) is one of the network's "
+            f"({', '.join(network.classes)}); name them with --classes."
+        )
+    targets = targets_as_known(faces.targets, match)
+    return (
+        replace(faces, targets=targets, indices=indices, channels=network.preprocessing.channels),
+        dropped,
+        match,
+    )
 
 
 def _stream(
@@ -347,7 +520,7 @@ def _stream(
     return EvalLoader(
         feed,
         faces.indices[request.split],
-        targets_as_known(faces, network.classes),
+        faces.targets,
         network.preprocessing,
         network.device,
         request.batch_size or config.eval_batch_size,
@@ -357,15 +530,7 @@ def _stream(
     )
 
 
-def _refuse_misfits(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> None:
-    """Refuses other channels than the network's, a split without faces, and a test that the best epoch was chosen on."""
-    if faces.channels != network.preprocessing.channels:
-        raise DataError(
-            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preprocessing.channels}; "
-            f"pack it with --channels {'gray' if network.preprocessing.channels == 1 else 'rgb'}."
-        )
-    if not len(faces.indices[request.split]):
-        raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
+def _refuse_chosen_on(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> None:
     chosen_on = network.checkpoint["data"].get("val_fingerprint")
     if (
         request.split == "test"
@@ -382,16 +547,19 @@ def _splits(faces: FaceDataset) -> str:
     return ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
 
 
-def targets_as_known(faces: FaceDataset, known: Sequence[str]) -> Targets:
-    """The data's labels as the checkpoint numbers them; classes are matched by name.
+def targets_as_known(targets: Targets, match: ClassMatch) -> Targets:
+    """Labels and vote shares as the network numbers its classes; -1 for a class that it doesn't know.
 
-    Raises:
-        DataError: the names differ.
+    Shares of unknown classes are left out and the others renormalised.
     """
-    places = map_classes(faces.classes, known)
-    targets = faces.targets
-    soft = None
+    soft_NK = None
     if targets.soft_NK is not None:
-        soft = np.zeros_like(targets.soft_NK)
-        soft[:, places] = targets.soft_NK
-    return Targets(places[targets.labels_N], len(known), soft)
+        soft_NK = np.zeros((len(targets.soft_NK), len(match.known_classes)), dtype=np.float32)
+        for column, place in enumerate(match.places_K.tolist()):
+            if place >= 0:
+                soft_NK[:, place] += targets.soft_NK[:, column]
+        if match.unknown:
+            total_N1 = soft_NK.sum(axis=1, keepdims=True)
+            soft_NK /= np.where(total_N1 > 0, total_N1, 1)
+    labels_N = match.places_K[targets.labels_N]
+    return Targets(labels_N, len(match.known_classes), soft_NK)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.format import load_checkpoint, resolve_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
@@ -20,9 +20,10 @@ from fer_ignite.distributed import LaunchSpec
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, NonFiniteError
-from fer_ignite.imports import is_object_name
+from fer_ignite.imports import is_object_name, which_again
 from fer_ignite.metrics.temperature import usable_temperature
 from fer_ignite.models.registry import build_model
+from fer_ignite.training.objects import model_name
 from fer_ignite.training.step import resolve_precision
 from fer_ignite.training.trainer import tta_logits
 
@@ -37,7 +38,7 @@ __all__ = [
 logger = logging.getLogger("fer_ignite")
 
 
-@dataclass
+@dataclass(repr=False)
 class LoadedModel:
     """A checkpoint, ready to use.
 
@@ -53,6 +54,15 @@ class LoadedModel:
     checkpoint: Mapping[str, Any]
     device: torch.device
     precision: str
+
+    def __repr__(self) -> str:
+        preprocessing = self.preprocessing
+        colour = "gray" if preprocessing.channels == 1 else "RGB"
+        calibrated = f"temperature {self.temperature:.2f}" if self.calibrated else "not calibrated"
+        return (
+            f"LoadedModel {self.config.model}: {', '.join(self.classes)}; {preprocessing.image_px} px {colour} faces, "
+            f"{calibrated}, {self.device}, {self.precision}"
+        )
 
     @property
     def temperature(self) -> float:
@@ -104,20 +114,21 @@ def load_model(
     path: str | Path,
     *,
     device: str | torch.device = "auto",
-    model: str | None = None,
+    model: Any = None,
     precision: str | None = None,
     collated: bool = False,
 ) -> LoadedModel:
     """A network out of a checkpoint, wherever the file was copied to.
 
     Args:
-        model: the user's ``module:Class`` again, where the run used one; a file's word is not enough to import code.
+        model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
         collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
     Raises:
         CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
     """
     require_path("load_model", path)
+    model = model_name(model)
     checkpoint = load_checkpoint(path)
     known = {
         name: value for name, value in checkpoint["config"].items() if name in Config.model_fields
@@ -133,8 +144,8 @@ def load_model(
     config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
     if is_object_name(config.model) and model is None:
         raise CheckpointError(
-            f"{path} was trained with the user's network {config.model}, which is never imported on a file's word; "
-            f"give it again: --model {config.model}"
+            f"{path} was trained with the user's network {config.model}; checkpoints never import user code: "
+            f"{which_again('model', config.model)}"
         )
     place = (
         device
@@ -195,8 +206,8 @@ def required_user_code(saved: Mapping[str, Any], setting: str, given: str | None
 
 
 def find_run_dir(path: str | Path) -> RunDir | None:
-    """The run that a checkpoint lies in; None for one that was copied out of it."""
-    folder = Path(path).resolve().parent
+    """The run that a checkpoint lies in, or whose folder it is; None for one that was copied out of it."""
+    folder = resolve_checkpoint(path).resolve().parent
     if folder.name == "checkpoints" and (folder.parent / "config.yaml").exists():
         return RunDir(folder.parent)
     return None

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.metrics.calibration import calibration_error
-from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class
+from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class, scores
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.training.trainer import create_evaluator
 
-__all__ = ["ScoredSplit", "score_report", "score_split"]
+__all__ = ["ScoredSplit", "restrict_to_classes", "score_report", "score_split"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,27 @@ def score_split(
         tta,
         state.times["COMPLETED"],
     )
+
+
+def restrict_to_classes(scored: ScoredSplit, present_K: NDArray[np.bool_]) -> ScoredSplit:
+    """The same outputs with probability 0 for the classes that are not present; the others are renormalised.
+
+    Args:
+        present_K: bool, classes that can be predicted.
+    """
+    logits_NK = scored.logits_NK.clone()
+    logits_NK[:, torch.from_numpy(~present_K)] = -math.inf
+    logits_NK = logits_NK.log_softmax(dim=1)
+    classes = len(present_K)
+    places_N = scored.labels_N * classes + logits_NK.argmax(dim=1)
+    confusion_KK = torch.bincount(places_N, minlength=classes**2).reshape(classes, classes)
+    chosen_N = logits_NK.gather(1, scored.labels_N[:, None]).double()
+    metrics = {
+        **scores(confusion_KK),
+        "loss": -chosen_N.mean().item(),
+        "confusion_matrix": confusion_KK,
+    }
+    return replace(scored, metrics=metrics, logits_NK=logits_NK)
 
 
 def _gathered(rows: Tensor, group: Any) -> Tensor:

@@ -67,7 +67,7 @@ def log_run_result(session: Session, summary: Mapping[str, Any], job: RunSpec) -
         lines.append(f"continue    {_continue(session, job)}")
     else:
         lines += [f"look at     {file}" for file in _to_look_at(path)]
-        if (path / "checkpoints" / "best.pt").is_file() and "val" in summary:
+        if (path / "checkpoints" / "best.pt").is_file() and "val" in summary and not job.objects:
             lines.append(f"next        {_evaluate(session)}")
         if session.config.data.startswith("demo"):
             lines.append(
@@ -133,8 +133,8 @@ def _continue(session: Session, job: RunSpec) -> str:
     config, path = session.config, session.folder.path
     if not step_files(path / "checkpoints"):
         return "not possible: the run ended before its first resume point; start it again with --exist-ok"
-    if job.handlers:
-        return f"from Python, with the same handlers: train(Config(name={path.name!r}, out={str(path.parent)!r}, resume='auto'), ...)"
+    if job.handlers or job.objects:
+        return f"from Python, with the same handlers and objects: train(Config(name={path.name!r}, out={str(path.parent)!r}, resume='auto'), ...)"
     words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
     if str(path.parent) != "runs":
         words += ["--out", str(path.parent)]

@@ -21,7 +21,7 @@ from fer_ignite.distributed.collectives import patient_group
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError
-from fer_ignite.imports import load_object
+from fer_ignite.imports import load_object, restore_objects
 from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
@@ -29,6 +29,7 @@ from fer_ignite.runs.prepare import RunSpec, default_name, prepare, run_guard
 from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
+from fer_ignite.training.objects import objects_of, require_sendable
 from fer_ignite.training.running_metrics import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
@@ -56,6 +57,7 @@ def launch_training(
     plan = make_plan(spec, os.environ, this_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
+        require_sendable(objects_of(config))
     # several launchers: one process prepares, in its group, for all
     if plan.mode == "joined" or spec.nnodes > 1:
         return launch(
@@ -160,7 +162,7 @@ def _prepare_and_work(
         try:
             check_monitor(config, handlers)
             job, lock = prepare(config, given, handlers=handlers)
-            told = {**vars(job), "handlers": []}
+            told = {**vars(job), "handlers": [], "objects": {}}
         except FerError as error:
             told = {"error": type(error).__name__, "message": str(error)}
     # a download or a large pack takes longer than any operation of a run
@@ -183,6 +185,7 @@ def _prepare_and_work(
 
 def _work(local_rank: int, job: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
+    restore_objects(job.objects)
     config = check(job.config)
     with _explained(config), SignalFlag() as received:
         rank, folder = idist.get_rank(), RunDir(job.folder)

@@ -6,7 +6,7 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from fer_ignite.errors import (
     FolderInUseError,
     StorageError,
 )
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import OBJECT, is_object_name, load_object, which_again
 from fer_ignite.runs.validate import check_handlers, check_names
 from fer_ignite.training.early_stopping import has_patience_left, stopped_by_patience
+from fer_ignite.training.objects import objects_of
 
 __all__ = ["USER_CODE", "RunSpec", "default_name", "prepare", "run_guard", "undo"]
 
@@ -60,7 +61,15 @@ _OF_ONE_START = frozenset(
     }
 )
 # Settings that may name a user's code; a checkpoint's word for it is never enough to import it.
-USER_CODE = ("data", "model", "loss", "sample_transform", "batch_transform", "collate_fn")
+USER_CODE = (
+    "data",
+    "model",
+    "loss",
+    "optimizer_factory",
+    "sample_transform",
+    "batch_transform",
+    "collate_fn",
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class RunSpec:
         warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
+        objects: Python objects that settings name, see :func:`fer_ignite.runs.objects.with_objects`.
         best_lost: best.pt of the run that continues can't be used; the best epoch is chosen among those that follow.
     """
 
@@ -88,6 +98,7 @@ class RunSpec:
     finished: str | None = None
     made: tuple[str, ...] = ()
     best_lost: bool = False
+    objects: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -204,6 +215,7 @@ def _prepare_in(
         tuple(warned),
         finished,
         best_lost=best_lost,
+        objects=objects_of(config),
     )
 
 
@@ -317,9 +329,14 @@ def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
     }
     absent = {name: text for name, text in named.items() if name not in given}
     if absent:
-        flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in absent.items())
+        code = {name: text for name, text in absent.items() if not text.startswith(OBJECT)}
+        if objects := [
+            which_again(name, text) for name, text in absent.items() if name not in code
+        ]:
+            raise ConfigError(f"the checkpoint's run used Python objects: {'; '.join(objects)}")
+        flags = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in code.items())
         raise ConfigError(
-            f"the checkpoint's run used code of its user's, which is never imported on a file's word; give it again: {flags}"
+            f"the checkpoint's run used code of its user's; checkpoints never import it: give it again: {flags}"
         )
 
 

@@ -35,6 +35,7 @@ _FUNCTIONS = {
     "sample_transform": ["image"],
     "batch_transform": ["images_BCHW", "generator"],
     "collate_fn": ["samples"],
+    "optimizer_factory": ["parameter groups"],
 }
 
 

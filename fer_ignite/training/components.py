@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -14,7 +15,8 @@ from fer_ignite.data.augment.pipeline import AugmentSpec
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import Preprocessing
 from fer_ignite.data.sampler import EpochSampler
-from fer_ignite.errors import CheckpointError
+from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.imports import load_object
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.class_weights import class_weights
@@ -153,6 +155,8 @@ def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:
         weight_decay=config.weight_decay,
         freeze=config.freeze,
     )
+    if config.optimizer_factory is not None:
+        return _user_optimizer(config.optimizer_factory, groups)
     settings = {
         name: getattr(config, name)
         for name in ("momentum", "nesterov", "betas", "amsgrad", "alpha", "lr_decay", "rho")
@@ -166,6 +170,30 @@ def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:
     return build_optimizer(
         config.opt, groups, lr=config.lr, weight_decay=config.weight_decay, **own
     )
+
+
+def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
+    """The user's optimizer over our groups, with the learning rate and the weight decay of its own.
+
+    Raises:
+        ConfigError: the factory makes something else.
+    """
+    factory = load_object(name, setting="--optimizer-factory")
+    own = [
+        {
+            key: value
+            for key, value in group.items()
+            if key not in ("lr", "weight_decay") or (key, value) == ("weight_decay", 0.0)
+        }
+        for group in groups
+    ]
+    made = factory(own)
+    if not isinstance(made, Optimizer):
+        raise ConfigError(
+            f"--optimizer-factory: {name} made a {type(made).__name__}; it must make a torch.optim.Optimizer out of the "
+            "parameter groups that it is given."
+        )
+    return made
 
 
 def build_loss_from_config(config: Config, faces: FaceDataset, plan: EpochSampler) -> Loss:

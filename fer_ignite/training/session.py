@@ -90,7 +90,7 @@ class GuardedHandle(RemovableEventHandle):
         super().remove()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Session:
     """What a handler's ``setup(session)`` function gets, and what Python users hold.
 
@@ -101,6 +101,7 @@ class Session:
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off, with the effect that
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
+        at_end: scores the best network when :meth:`run` has trained; what it returns is ``summary``.
         ema, plateau, early_stopping, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
             None where the settings have none.
     """
@@ -142,6 +143,8 @@ class Session:
     started: float = field(default_factory=time.monotonic)
     resumed: Mapping[str, Any] | None = None
     at_close: ExitStack = field(default_factory=ExitStack)
+    at_end: Callable[["Session", StopReason], dict[str, Any]] | None = None
+    summary: dict[str, Any] | None = None
     _late: list[tuple[str, Engine, Any, Callable[..., Any]]] = field(default_factory=list)
 
     # -- for users
@@ -244,7 +247,17 @@ class Session:
         return self.elapsed_before_s + time.monotonic() - self.started
 
     def run(self) -> StopReason:
-        """Trains until the last epoch or a common decision to stop; returns the reason, the same on all processes."""
+        """Trains until the last epoch or a common decision to stop, and scores the best network where ``at_end`` is set.
+
+        Returns:
+            The reason of the end, the same on all processes.
+        """
+        reason = self._train()
+        if self.at_end is not None:
+            self.summary = self.at_end(self, reason)
+        return reason
+
+    def _train(self) -> StopReason:
         self._move_late_handlers_back()
         self._reraise_last()
         if self.resumed is not None and (
@@ -279,6 +292,15 @@ class Session:
             self._settle()
             if self.trackers is not None:
                 self.trackers.close()
+
+    def __repr__(self) -> str:
+        state = self.trainer.state
+        counts = ", ".join(f"{split} {len(places)}" for split, places in self.faces.indices.items())
+        return (
+            f"Session of {self.folder.path}: {self.config.model} on {self.faces.source} ({counts}; "
+            f"{', '.join(self.faces.classes)}), {self.device}, {self.precision}; epoch "
+            f"{state.iteration // len(self.train_stream)} of {self.config.epochs}, iteration {state.iteration}"
+        )
 
     def __enter__(self) -> "Session":
         return self

@@ -1,29 +1,53 @@
-"""Classes go by name."""
+"""Class names: matching by name and meaning, renaming and merging."""
 
 import numpy as np
 import pytest
 
-from fer_ignite.data.classes import map_classes, parse_classes, relabel
+from fer_ignite.data.classes import match_classes, parse_classes, relabel, require_known_classes
 from fer_ignite.errors import ConfigError, DataError
 
 KNOWN = ("angry", "happy", "sad")
 
 
-def test_equal_sets_in_another_order_are_mapped_by_name():
-    assert map_classes(("sad", "angry", "happy"), KNOWN).tolist() == [2, 0, 1]
+def test_equal_sets_in_another_order_are_matched_by_name():
+    match = match_classes(("sad", "angry", "happy"), KNOWN)
+    assert match.places_K.tolist() == [2, 0, 1]
+    assert (match.unknown, match.absent, match.renamed) == ((), (), "")
 
 
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (("angry", "happy"), "missing sad"),
-        (("angry", "happy", "sad", "fear"), "unknown fear"),
-        (("angry", "joy", "sad"), "missing happy; unknown joy"),
-    ],
-)
-def test_a_difference_is_told_by_name(found, words):
-    with pytest.raises(DataError, match=words):
-        map_classes(found, KNOWN)
+def test_other_words_for_an_expression_are_matched_and_named():
+    match = match_classes(("Anger", "0_happiness", "SA", "contempt"), KNOWN)
+    assert match.places_K.tolist() == [0, 1, 2, -1]
+    assert match.renamed == "Anger = angry, 0_happiness = happy, SA = sad"
+    assert match.unknown == ("contempt",) and match.absent == ()
+    with pytest.raises(
+        DataError, match=r"doesn't know contempt \(it knows angry, happy, sad\); do x\."
+    ):
+        require_known_classes(match, remedy="do x")
+
+
+def test_several_names_of_one_expression_meet_in_one_class():
+    match = match_classes(("mad", "angry"), KNOWN)
+    assert match.places_K.tolist() == [0, 0] and match.absent == ("happy", "sad")
+
+
+def test_a_name_that_may_be_two_of_the_networks_classes_is_refused():
+    with pytest.raises(
+        DataError, match=r"happiness may be any of the network's happy, joy; .*--classes"
+    ):
+        match_classes(("happiness", "sad"), ("happy", "joy", "sad"))
+    assert match_classes(("joy", "happy"), ("happy", "joy", "sad")).places_K.tolist() == [1, 0]
+
+
+def test_numbers_are_matched_with_the_same_numbers_alone():
+    assert match_classes(("1", "0"), ("0", "1")).places_K.tolist() == [1, 0]
+    with pytest.raises(
+        DataError,
+        match=r"the data's classes are numbers \(0, 1\).*--layout rafdb\|fer2013.*--classes 'angry=0",
+    ):
+        match_classes(("0", "1"), KNOWN)
+    with pytest.raises(DataError, match=r"the network's classes are numbers \(0, 1\)"):
+        match_classes(KNOWN, ("0", "1"))
 
 
 def test_names_are_ordered_renamed_merged_and_left_out():

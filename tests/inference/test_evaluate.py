@@ -1,4 +1,5 @@
 import copy
+import csv
 import json
 import shutil
 
@@ -9,13 +10,16 @@ from PIL import Image
 
 from fer_ignite import evaluate, load_model, predict, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import check
-from fer_ignite.data.classes import map_classes
-from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.classes import match_classes
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
 from fer_ignite.data.loader import Targets
-from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, NonFiniteError
+from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteError
 from fer_ignite.inference.evaluate import compare, targets_as_known
 from fer_ignite.inference.loaded_model import find_run_dir, predict_probabilities
 from fer_ignite.models import build_model
@@ -169,34 +173,12 @@ def test_a_file_that_can_t_be_read_has_its_reason(best, tmp_path):
     assert found.top == () and "x.png" in found.error
 
 
-def targets(classes, labels=(0, 1, 2)):
-    return FaceDataset(
-        tuple(classes), Targets(np.array(labels), len(classes)), {}, 48, 1, (0.5,), (0.5,), "f", "s"
-    )
-
-
-def test_equal_classes_in_another_order_are_matched_by_name():
-    mapped = targets_as_known(targets(["sad", "happy", "angry"]), ["angry", "happy", "sad"])
-    assert mapped.labels_N.tolist() == [2, 1, 0]
-    assert map_classes(["b", "a"], ["a", "b"]).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "classes",
-    [
-        ["angry", "happy"],
-        ["angry", "happy", "sad", "calm"],
-        ["angry", "glad", "sad"],
-        ["Angry ", "happy", "sadd"],
-    ],
-)
-def test_other_classes_are_refused_with_the_difference(classes):
-    """Row E8: missing, extra, renamed, misspelt."""
-    known = ["angry", "happy", "sad"]
-    with pytest.raises(DataError) as caught:
-        targets_as_known(targets(classes, [0, 1]), known)
-    odd = set(classes) ^ set(known)
-    assert any(name.strip() in str(caught.value) for name in odd) and "\n" not in str(caught.value)
+def test_vote_shares_of_unknown_classes_are_left_out_and_the_others_renormalised():
+    match = match_classes(("sad", "contempt", "joy"), ("angry", "happy", "sad"))
+    soft_NK = np.array([[0.5, 0.5, 0.0], [0.2, 0.4, 0.4]], dtype=np.float32)
+    mapped = targets_as_known(Targets(np.array([0, 2]), 3, soft_NK), match)
+    assert mapped.labels_N.tolist() == [2, 1]
+    np.testing.assert_allclose(mapped.soft_NK, [[0, 0, 1], [0, 2 / 3, 1 / 3]], atol=1e-6)
 
 
 def test_other_data_is_scored_by_name_where_its_classes_are_the_same(best, folders):
@@ -204,13 +186,101 @@ def test_other_data_is_scored_by_name_where_its_classes_are_the_same(best, folde
     assert found["n"] == 28 and found["class_names"] == list(DEMO_CLASSES)
 
 
-@pytest.mark.parametrize(
-    "change", [{"classes": DEMO_CLASSES[:5]}, {"sad": "gloomy"}], ids=["missing", "renamed"]
-)
-def test_other_data_with_other_classes_is_refused(best, folders, change):
-    with pytest.raises(FerError) as caught:
-        evaluate(best, data=str(folders(**change)), quiet=True)
-    assert "sad" in str(caught.value) or "surprise" in str(caught.value)
+def test_other_words_for_the_same_expressions_give_the_same_scores(best, folders):
+    words = {"angry": "anger", "happy": "1_Happiness", "sad": "悲しみ", "fear": "AFRAID"}
+    plain, renamed = (
+        evaluate(best, data=str(folders(**names)), quiet=True) for names in ({}, words)
+    )
+    assert renamed["accuracy"] == plain["accuracy"]
+    assert renamed["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+    assert renamed["renamed"] == "1_Happiness = happy, AFRAID = fear, anger = angry, 悲しみ = sad"
+
+
+def test_classes_that_the_network_does_not_know_are_an_error_that_names_the_flag(best, folders):
+    with pytest.raises(FerError, match=r"doesn't know: gloomy .*--unknown-classes drop.*--classes"):
+        evaluate(best, data=str(folders(sad="gloomy")), quiet=True)
+    found = evaluate(best, data=str(folders(sad="gloomy")), unknown_classes="drop", quiet=True)
+    assert found["n"] == 24 and found["dropped"] == {"gloomy": 4} and found["absent"] == ["sad"]
+    named = evaluate(
+        best,
+        data=str(folders(sad="gloomy")),
+        classes=",".join(name if name != "sad" else "sad=gloomy" for name in DEMO_CLASSES),
+        quiet=True,
+    )
+    assert named["n"] == 28 and named["dropped"] == {}
+
+
+def test_classes_that_the_data_lacks_do_not_count_in_the_means(best, folders):
+    """Scores over the classes present; --restrict-classes also keeps the network from naming the others."""
+    root = str(folders(classes=DEMO_CLASSES[:3]))
+    found = evaluate(best, data=root, quiet=True)
+    assert found["n"] == 12 and found["absent"] == list(DEMO_CLASSES[3:])
+    recalls = [found["per_class"][name]["recall"] for name in DEMO_CLASSES[:3]]
+    assert found["uar"] == pytest.approx(sum(recalls) / 3)
+    narrow = evaluate(best, data=root, restrict_classes=True, with_faces=True, quiet=True)
+    matrix = np.array(narrow["confusion_matrix"])
+    assert matrix[:, 3:].sum() == 0 and matrix.sum() == 12
+    probabilities_NK = torch.tensor(narrow["faces"]["logits"]).exp()
+    np.testing.assert_allclose(probabilities_NK.sum(dim=1), 1, atol=1e-5)
+    assert narrow["accuracy"] >= found["accuracy"] and narrow["loss"] < found["loss"]
+
+
+def test_numbered_folders_are_refused_by_a_network_of_named_classes(best, folders):
+    numbers = {name: str(place) for place, name in enumerate(DEMO_CLASSES)}
+    root = str(folders(**numbers))
+    with pytest.raises(FerError, match=r"classes are numbers .* --layout rafdb\|fer2013"):
+        evaluate(best, data=root, quiet=True)
+    named = evaluate(
+        best, data=root, classes=",".join(f"{name}={n}" for name, n in numbers.items()), quiet=True
+    )
+    assert named["accuracy"] == evaluate(best, data=str(folders()), quiet=True)["accuracy"]
+
+
+def test_all_splits_together_and_a_csv_of_every_face(best, folders, tmp_path, cli):
+    root = folders()
+    found = evaluate(best, data=str(root), split="all", quiet=True)
+    assert found["n"] == 84
+    result = cli(
+        "evaluate", best, "--data", root, "--split", "all", "--predictions", tmp_path / "p.csv"
+    )
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()))
+    assert result.code == 0 and len(rows) == 84
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert all(row["id"].startswith(f"{row['split']}/{row['label']}/") for row in rows)
+    hits = sum(row["label"] == row["predicted"] for row in rows)
+    assert hits / 84 == pytest.approx(found["accuracy"])
+    shares = [float(rows[0][f"p_{name}"]) for name in DEMO_CLASSES]
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+    assert DEMO_CLASSES[int(np.argmax(shares))] == rows[0]["predicted"]
+
+
+def test_several_checkpoints_and_data_sets_give_one_table(best, finished_run, folders, cli):
+    one, other = folders(), folders(sad="sadness")
+    result = cli("evaluate", best, finished_run, "--data", one, "--data", other, "--json", "t.json")
+    assert result.code == 0
+    head, *rows = [line for line in result.out.splitlines() if line.strip()][:3]
+    assert head.startswith("accuracy % (UAR %)") and len(rows) == 2
+    content = json.loads((result.folder / "t.json").read_text())["results"]
+    assert len(content) == 4 and len({entry["accuracy"] for entry in content}) == 1
+    assert "sadness = sad" in result.out
+    refused = cli("evaluate", best, "--data", one, "--data", other, "--plot", "x.png")
+    assert refused.code == 2 and "one checkpoint on one data set" in refused.err
+
+
+def test_a_run_s_folder_stands_for_its_best_checkpoint(best, finished_run):
+    assert load_model(finished_run).checkpoint["trainer"] == load_model(best).checkpoint["trainer"]
+    assert evaluate(finished_run, quiet=True)["accuracy"] == evaluate(best, quiet=True)["accuracy"]
+
+
+def test_a_look_at_another_data_set_s_test_is_not_counted(tiny, tmp_path, folders):
+    train(tiny(epochs=1))
+    run = RunDir(tmp_path / "run")
+    before = run.test_evaluations()
+    assert "test_evaluations" not in evaluate(
+        run.path, data=str(folders()), split="test", quiet=True
+    )
+    assert run.test_evaluations() == before
+    assert evaluate(run.path, split="test", quiet=True)["test_evaluations"] == before + 1
 
 
 def test_a_split_that_the_run_chose_on_is_no_test_for_it(best, folders, tmp_path):
@@ -250,18 +320,24 @@ def test_data_without_the_split_says_what_it_has(best, folders):
         evaluate(best, data=str(root), split="test", quiet=True)
 
 
-def test_colour_faces_for_a_gray_network_say_what_to_do(best, tmp_path):
-    for role in ("train", "val", "test"):
-        for k, name in enumerate(DEMO_CLASSES):
-            (tmp_path / role / name).mkdir(parents=True)
-            Image.new("RGB", (48, 48), (200, 10 * k, {"train": 0, "val": 1, "test": 2}[role])).save(
-                tmp_path / role / name / "a.png"
-            )
-    try:
-        # packed in the run's own channels
-        assert evaluate(best, data=str(tmp_path), quiet=True)["n"] == 7
-    except FerError as error:
-        assert "--channels" in str(error)
+def test_colour_faces_are_turned_gray_for_a_gray_network(best, folders, tmp_path, cli):
+    """From files, and from a pack that holds colour; the same as Pillow's own conversion."""
+    root, coloured, gray = folders(), tmp_path / "coloured", tmp_path / "gray"
+    for file in root.rglob("*.png"):
+        pixels = np.asarray(Image.open(file)).astype(np.int64)
+        tinted = np.stack([pixels, pixels * 3 // 4, pixels // 2], axis=2).astype(np.uint8)
+        for place, image in (
+            (coloured, Image.fromarray(tinted)),
+            (gray, Image.fromarray(tinted).convert("L")),
+        ):
+            target = place / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.save(target)
+    expected = evaluate(best, data=str(gray), quiet=True)
+    assert evaluate(best, data=str(coloured), quiet=True)["loss"] == expected["loss"]
+    packed = open_or_build(CacheSpec(data=str(coloured)))
+    assert open_cache(packed).channels == 3
+    assert evaluate(best, data=str(packed), quiet=True)["loss"] == expected["loss"]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
@@ -343,9 +419,7 @@ def voted(tmp_path_factory):
         for k, image, usage in zip(labels, pixels, usages, strict=True)
     ]
     (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
-    column_of = {
-        FERPLUS_TO_FER2013.get(name, name): place for place, name in enumerate(FERPLUS_COLUMNS)
-    }
+    column_of = {expression_of(name) or name: place for place, name in enumerate(FERPLUS_COLUMNS)}
     lines = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
     for place, (label, usage) in enumerate(zip(labels, usages, strict=True)):
         name = DEMO_CLASSES[label]
@@ -374,8 +448,9 @@ def test_votes_without_data_relabel_the_run_s_own(tiny, tmp_path, voted):
     train(tiny(epochs=1, data=str(data)))
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     assert evaluate(best, quiet=True)["per_class"]["angry"]["support"] == 2
-    with pytest.raises(FerError, match="contempt"):  # eight classes, where the network knows seven
-        evaluate(best, votes=str(votes), quiet=True)
+    relabelled = evaluate(best, votes=str(votes), quiet=True)
+    # eight classes, of which no face has the one that the network doesn't know
+    assert relabelled["dropped"] == {} and len(relabelled["class_names"]) == 7
 
 
 def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_path, folders):

@@ -9,7 +9,7 @@ from fer_ignite import build_session, compare, evaluate, load_model, predict, tr
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.config import Config
 from fer_ignite.data.images import require_faces
-from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError
 from fer_ignite.inference.predictor import open_predictor
 from fer_ignite.weights import shipped_checkpoint
 
@@ -114,5 +114,5 @@ def test_train_and_build_session_take_a_config_and_functions():
 
 def test_a_report_of_one_str_is_about_one_run():
     pytest.importorskip("jinja2")
-    with pytest.raises(ConfigError, match="nowhere is neither a checkpoint nor a run's folder"):
+    with pytest.raises(CheckpointError, match="nowhere is neither a checkpoint nor a run's folder"):
         write_report("nowhere")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.data.classes import map_classes
+from fer_ignite.data.classes import match_classes, require_known_classes
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.training.build import build_session_objects
@@ -119,7 +119,10 @@ def out_of_fold_probabilities(
     Raises:
         DataError: network and data don't know the same classes.
     """
-    places = map_classes(faces.classes, network.classes)
+    match = match_classes(faces.classes, network.classes)
+    require_known_classes(
+        match, remedy="audit this data with a network of its own (leave --checkpoint out)"
+    )
     assert faces.pack is not None
     parts = [
         network.probabilities(
@@ -130,4 +133,7 @@ def out_of_fold_probabilities(
     probabilities_NK: NDArray[np.float32] = (
         np.concatenate(parts) if parts else np.zeros((0, len(network.classes)), np.float32)
     )
-    return probabilities_NK[:, places]
+    known_NK = probabilities_NK[:, match.places_K]
+    if match.absent:  # of the classes that the data has
+        known_NK /= known_NK.sum(axis=1, keepdims=True)
+    return known_NK

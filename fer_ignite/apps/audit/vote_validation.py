@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.apps.audit.label_issues import SCORES, LabelIssues, auroc, label_issue_score
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
 from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import FERPLUS_CLASSES, majority, read_votes
 from fer_ignite.data.samples import SPLITS
@@ -40,7 +40,7 @@ def voted_labels(path: str, pack: DatasetCache) -> NDArray[np.int64]:
         raise DataError(
             f"{votes.name}: FER+ knows no {', '.join(foreign)}; audit the data under its own class names."
         )
-    names = [FERPLUS_TO_FER2013.get(name, name) for name in FERPLUS_COLUMNS]
+    names = [expression_of(name) or name for name in FERPLUS_COLUMNS]
     place_V = [pack.classes.index(name) if name in pack.classes else OTHER for name in names]
     label_N = np.array([*place_V, NOBODY], dtype=np.int64)[majority(votes.counts_NV)]
     label_N[~votes.named_N] = NOBODY

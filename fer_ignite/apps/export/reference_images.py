@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.data.fetchers import IndexBatch
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError, FerError
-from fer_ignite.inference.evaluate import EvaluateRequest, evaluation_config, targets_as_known
+from fer_ignite.inference.evaluate import EvaluateRequest, evaluation_config
 from fer_ignite.inference.loaded_model import LoadedModel
 
 __all__ = ["Reference", "reference_faces"]
@@ -111,7 +112,8 @@ def _real_faces(network: LoadedModel, request: EvaluateRequest, limit: int) -> R
         raise DataError(f"{faces.source} has no faces in val; name data that has, with --data.")
     if limit < len(indices_N):
         indices_N = np.sort(generator(config.seed, "limit").permutation(indices_N)[:limit])
-    labels_N = targets_as_known(faces, network.classes).labels_N[indices_N]
+    match = match_classes(faces.classes, network.classes)
+    labels_N = match.places_K[faces.targets.labels_N[indices_N]]
     known = network.checkpoint.get("data", {}).get("fingerprint")
     changed = request.data is None and fingerprint is not None and fingerprint != known
     note = f"{faces.source} has changed since the training" if changed else None

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, step_files
+from fer_ignite.checkpoint.format import resolve_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.data.images import printable
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import CheckpointError
 from fer_ignite.inference.loaded_model import find_run_dir
 
 __all__ = ["RunReference", "resolve_run"]
@@ -31,22 +31,11 @@ def resolve_run(path: str | Path) -> RunReference:
     """The checkpoint that a path means: itself, or a run's best one, its last one where there is no best.
 
     Raises:
-        ConfigError: it is neither a file nor a run's folder, or a run that has not saved a checkpoint yet.
+        CheckpointError: it is neither a file nor a run's folder, or a run that has not saved a checkpoint yet.
     """
-    path = Path(path)
-    if path.is_file():
-        return RunReference(path, find_run_dir(path))
-    folder = RunDir(path)
-    if not path.is_dir() or not folder.holds_a_run:
-        raise ConfigError(
+    checkpoint = resolve_checkpoint(path)
+    if not checkpoint.is_file():
+        raise CheckpointError(
             f"{printable(path)} is neither a checkpoint nor a run's folder; name one of these."
         )
-    named = [folder.checkpoints / BEST_NAME, folder.checkpoints / LAST_NAME]
-    found = [file for file in named if file.is_file()] or [
-        file for _, file in step_files(folder.checkpoints)
-    ]
-    if not found:
-        raise ConfigError(
-            f"{printable(path)} holds a run without a checkpoint; let it train until it has saved one."
-        )
-    return RunReference(found[0], folder)
+    return RunReference(checkpoint, find_run_dir(checkpoint))

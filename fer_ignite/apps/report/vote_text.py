@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, FERPLUS_TO_FER2013
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
 from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import read_votes
 from fer_ignite.errors import DataError
@@ -49,7 +49,7 @@ def describe_votes(votes: str, pack: DatasetCache | None, places: Sequence[int])
 
 
 def _plain(column: str) -> str:
-    return "not a face" if column == "NF" else FERPLUS_TO_FER2013.get(column, column)
+    return "not a face" if column == "NF" else expression_of(column) or column
 
 
 def _row_number(pack: DatasetCache | None, place: int) -> int | None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fer_ignite.data.cache.decode import (
     Decoded,
+    FaceFile,
     Fit,
     Misfit,
     choose_fit,
@@ -27,7 +28,13 @@ from fer_ignite.data.cache.format import number_equal_digests
 from fer_ignite.data.cache.manifest import ImageFacts, write_facts
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
-from fer_ignite.data.samples import Samples, Source, choose_classes
+from fer_ignite.data.samples import (
+    Samples,
+    Source,
+    choose_classes,
+    name_numbered_classes,
+    with_groups,
+)
 from fer_ignite.data.splits import assign_val_split, joined_units
 from fer_ignite.errors import DataError
 
@@ -83,7 +90,8 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
     Raises:
         DataError: the source, or under `bad_images` "error" any image of it, can't be read.
     """
-    samples = choose_classes(source.samples(), spec.classes)
+    samples = name_numbered_classes(source.samples(), spec.numbering)
+    samples = choose_classes(with_groups(samples, spec.group_by), spec.classes)
     if not len(samples) and not samples.refused:
         raise DataError(
             f"{printable(source.where)}: no images are left to pack; see --classes and --votes."
@@ -128,22 +136,26 @@ def _write_images(
         total=len(samples), desc="packing", unit="image", disable=not progress, leave=False
     ) as bar:
         if samples.pixels_NHWC is not None:
+            if spec.crop_faces:
+                raise DataError(
+                    f"--crop-faces: {printable(spec.data)} holds faces that are cut out already; leave the flag out."
+                )
             fit = _fit_of_pixels(spec, samples.pixels_NHWC)
             _write_raw(folder, fit, _pieces_of_pixels(samples.pixels_NHWC, fit, bar.update), facts)
             return fit, True, facts
-        root = str(samples.root)
-        paths = [os.path.join(root, os.fsdecode(name)) for name in samples.ids]
+        files = _files_of(samples)
         for every in (False, True):
             fit, seconds_each = choose_fit(
-                paths,
+                files,
                 side_px=spec.side_px,
                 mode=spec.resize_mode,
                 channels=spec.channels,
+                crop_faces=spec.crop_faces,
                 every=every,
             )
-            raw = len(paths) * fit.side_px**2 * fit.depth <= spec.raw_limit_bytes
+            raw = len(files) * fit.side_px**2 * fit.depth <= spec.raw_limit_bytes
             pieces = decode_all(
-                paths,
+                files,
                 fit,
                 any_colour=spec.channels != "auto",
                 keep_bytes=not raw,
@@ -158,6 +170,16 @@ def _write_images(
                 facts = _Facts()
                 bar.reset()
     raise DataError("the image files changed while they were read; try again.")
+
+
+def _files_of(samples: Samples) -> list[FaceFile]:
+    paths = [samples.path(index) for index in range(len(samples))]
+    if samples.boxes_N4 is None:
+        return [FaceFile(path) for path in paths]
+    return [
+        FaceFile(path, (box[0], box[1], box[2], box[3]) if any(box) else None)
+        for path, box in zip(paths, samples.boxes_N4.tolist(), strict=True)
+    ]
 
 
 def _fit_of_pixels(spec: CacheSpec, pixels_NHWC: npt.NDArray[np.uint8]) -> Fit:

@@ -3,7 +3,9 @@
 # Dimensions: N images in all, B images of one piece of work, H W pixels, C channels.
 
 import contextlib
+import functools
 import hashlib
+import io
 import os
 import signal
 import time
@@ -13,32 +15,54 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fer_ignite.data.images import MISNAMED, fit_image, is_colourless, read_file_bytes, read_image
+from fer_ignite.data.images import (
+    MISNAMED,
+    fit_image,
+    is_colourless,
+    printable,
+    read_file_bytes,
+    read_image,
+)
 from fer_ignite.errors import DataError
+from fer_ignite.imports import load_object
 
-__all__ = ["Decoded", "Fit", "Misfit", "choose_fit", "decode_all", "measure", "refit"]
+__all__ = ["Decoded", "FaceFile", "Fit", "Misfit", "choose_fit", "decode_all", "measure", "refit"]
 
 _SAMPLE = 256
+_SAMPLE_OF_PHOTOGRAPHS = 16  # the search for faces takes up to half a second each
 _SERIAL_S = 1.5  # starting processes takes about half a second: less work than this is done at once
 _LARGEST_UNASKED_PX = 224
 
 Images = npt.NDArray[np.uint8]
 
 
+class FaceFile(NamedTuple):
+    """An image file, and where in it the face is: left, top, right, bottom in px; None: everywhere."""
+
+    path: str
+    box: tuple[int, int, int, int] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How each image becomes a square; `native` promises that all images have that very size."""
+    """How each image becomes a square.
+
+    Args:
+        native: a promise that all images have that very size.
+        crop_faces: the largest face is searched, aligned and cut out first.
+    """
 
     side_px: int
     mode: str
     channels: str
     native: bool
+    crop_faces: bool = False
 
     @property
     def depth(self) -> int:
@@ -74,7 +98,13 @@ class Misfit(Exception):
 
 
 def choose_fit(
-    paths: Sequence[str], *, side_px: int | None, mode: str, channels: str, every: bool = False
+    files: Sequence[FaceFile],
+    *,
+    side_px: int | None,
+    mode: str,
+    channels: str,
+    crop_faces: bool = False,
+    every: bool = False,
 ) -> tuple[Fit, float]:
     """The stored size and channels, from a sample of the files, and the seconds that one file takes.
 
@@ -83,18 +113,19 @@ def choose_fit(
         every: look at every file, because the sample was wrong.
     """
     start = time.perf_counter()
-    sample = paths[:: max(1, len(paths) // _SAMPLE)]
-    found = [_look_piece(sample)]
+    sample = files[:: max(1, len(files) // (_SAMPLE_OF_PHOTOGRAPHS if crop_faces else _SAMPLE))]
+    found = [_look_piece((sample, crop_faces))]
     seconds = (time.perf_counter() - start) / max(len(sample), 1)
     if every:
-        pieces = [paths[at : at + _SAMPLE] for at in range(0, len(paths), _SAMPLE)]
-        found = list(_in_order(_look_piece, pieces, workers=_workers(seconds * len(paths))))
+        pieces = [(files[at : at + _SAMPLE], crop_faces) for at in range(0, len(files), _SAMPLE)]
+        found = list(_in_order(_look_piece, pieces, workers=_workers(seconds * len(files))))
     sizes = [size for piece in found for size in piece[0]]
     gray = all(piece[1] for piece in found)
     if channels == "auto":
         channels = "gray" if gray else "rgb"
     side, native = _side(sizes, side_px, mode)
-    return Fit(side_px=side, mode=mode, channels=channels, native=native), seconds
+    fit = Fit(side_px=side, mode=mode, channels=channels, native=native, crop_faces=crop_faces)
+    return fit, seconds
 
 
 def _side(sizes: list[tuple[int, int]], side_px: int | None, mode: str) -> tuple[int, bool]:
@@ -114,7 +145,7 @@ def _side(sizes: list[tuple[int, int]], side_px: int | None, mode: str) -> tuple
 
 
 def decode_all(
-    paths: Sequence[str],
+    files: Sequence[FaceFile],
     fit: Fit,
     *,
     any_colour: bool,
@@ -126,16 +157,16 @@ def decode_all(
 
     Args:
         any_colour: gray is wanted even from coloured images, so colour breaks no promise.
-        keep_bytes: give the files' bytes with the facts, not the pixels.
+        keep_bytes: give the files' bytes with the facts, not the pixels; those of a face that was cut out as a PNG file.
         done: called with the number of files of each finished piece.
     Raises:
         Misfit: the promise that `fit` rests on is broken.
     """
     size = int(min(max(0.05 / max(seconds_each, 1e-6), 1), 512))
     pieces = [
-        (paths[at : at + size], fit, any_colour, keep_bytes) for at in range(0, len(paths), size)
+        (files[at : at + size], fit, any_colour, keep_bytes) for at in range(0, len(files), size)
     ]
-    results = _in_order(_decode_piece, pieces, workers=_workers(seconds_each * len(paths)))
+    results = _in_order(_decode_piece, pieces, workers=_workers(seconds_each * len(files)))
     for piece, decoded in zip(pieces, results, strict=True):
         done(len(piece[0]))
         yield decoded
@@ -171,31 +202,75 @@ def refit(images_NHWC: Images, fit: Fit) -> Images:
     )
 
 
-def _look_piece(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
-    """Sizes of the files that can be read, and whether none of them has colour."""
+def _look_piece(piece: tuple[Sequence[FaceFile], bool]) -> tuple[list[tuple[int, int]], bool]:
+    """Sizes of the faces that can be read, and whether none of them has colour."""
+    files, crop_faces = piece
     sizes, gray = [], True
-    for path in paths:
+    for file in files:
         with contextlib.suppress(DataError):
-            image = read_image(path)
+            image = _read_face(file, crop_faces=crop_faces)
             sizes.append(image.size)
             gray = gray and is_colourless(image)
     return sizes, gray
 
 
-_Piece = tuple[Sequence[str], Fit, bool, bool]
+def _read_face(file: FaceFile, *, crop_faces: bool) -> Image.Image:
+    """A face as it lies in its file: cut out of the picture where a box or `crop_faces` says so.
+
+    Raises:
+        DataError: the file can't be read, the box lies outside of the picture, or no face is found.
+    """
+    image = read_image(file.path)
+    misnamed = image.info.get(MISNAMED)
+    if file.box is not None:
+        image = _cut(image, file)
+    if crop_faces:
+        image = _largest_face(image, file.path)
+    image.info[MISNAMED] = misnamed
+    return image
+
+
+def _cut(image: Image.Image, file: FaceFile) -> Image.Image:
+    assert file.box is not None
+    left, top, right, bottom = file.box
+    inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise DataError(
+            f"{printable(file.path)}: the face's box {file.box} lies outside of the picture ({image.width} x {image.height})."
+        )
+    return image.crop(inside)
+
+
+def _largest_face(image: Image.Image, path: str) -> Image.Image:
+    found = _face_cropper()(np.asarray(image.convert("RGB")))
+    if found is None:
+        raise DataError(f"{printable(path)}: no face is found in it.")
+    return Image.fromarray(found).convert(image.mode)
+
+
+@functools.cache
+def _face_cropper() -> Callable[[Images], Images | None]:
+    # By name: the data layer imports no application.
+    make = load_object("fer_ignite.apps.faces.alignment:FaceCropper", setting="--crop-faces")
+    cropper: Callable[[Images], Images | None] = make()
+    return cropper
+
+
+_Piece = tuple[Sequence[FaceFile], Fit, bool, bool]
 
 
 def _decode_piece(piece: _Piece) -> Decoded:
-    paths, fit, any_colour, keep_bytes = piece
+    files, fit, any_colour, keep_bytes = piece
     blobs: list[bytes] = []
     bad: list[str] = []
     misnamed: list[str] = []
-    good_B = np.zeros(len(paths), dtype=np.bool_)
-    room_BHWC = np.empty((len(paths), fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
-    for place, path in enumerate(paths):
+    good_B = np.zeros(len(files), dtype=np.bool_)
+    room_BHWC = np.empty((len(files), fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
+    for place, file in enumerate(files):
         try:
-            image = read_image(path)
-            blob = read_file_bytes(path) if keep_bytes else b""
+            image = _read_face(file, crop_faces=fit.crop_faces)
+            whole = file.box is None and not fit.crop_faces
+            blob = read_file_bytes(file.path) if keep_bytes and whole else b""
         except DataError as error:
             bad.append(str(error))
             continue
@@ -203,10 +278,11 @@ def _decode_piece(piece: _Piece) -> Decoded:
             raise Misfit
         if fit.channels == "gray" and not any_colour and not is_colourless(image):
             raise Misfit
-        room_BHWC[len(blobs)] = fit_image(image, fit.side_px, fit.mode, fit.channels)
-        blobs.append(blob)
+        face_HWC = fit_image(image, fit.side_px, fit.mode, fit.channels)
+        room_BHWC[len(blobs)] = face_HWC
+        blobs.append(blob if whole or not keep_bytes else _png_bytes(face_HWC))
         if image.info.get(MISNAMED):
-            misnamed.append(path)
+            misnamed.append(file.path)
         good_B[place] = True
     images_BHWC = room_BHWC[: len(blobs)]
     facts = measure(images_BHWC)
@@ -218,6 +294,13 @@ def _decode_piece(piece: _Piece) -> Decoded:
         bad,
         misnamed,
     )
+
+
+def _png_bytes(face_HWC: Images) -> bytes:
+    file = io.BytesIO()
+    flat = face_HWC[..., 0] if face_HWC.shape[2] == 1 else face_HWC
+    Image.fromarray(flat).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _workers(seconds: float) -> int:

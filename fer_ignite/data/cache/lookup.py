@@ -25,7 +25,7 @@ from fer_ignite.data.cache.integrity import verify_files
 from fer_ignite.data.cache.manifest import verify_cache
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.find import CacheSource, find_source
+from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source
 from fer_ignite.data.samples import Source
 from fer_ignite.errors import ConfigError, DataError, StorageError
 
@@ -63,9 +63,16 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         ConfigError: the cache can't be written.
         StorageError: writing failed half-way.
     """
-    source = find_source(
-        spec.data, votes=spec.votes, vote_mode=spec.vote_mode, any_classes=spec.classes is not None
+    options = ReadOptions(
+        votes=spec.votes,
+        vote_mode=spec.vote_mode,
+        layout=spec.layout,
+        any_classes=spec.classes is not None,
+        peak_frames=spec.peak_frames,
+        neutral_frames=spec.neutral_frames,
+        follow_links=spec.follow_links,
     )
+    source = find_source(spec.data, options)
     if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
         return _sound(source.path)
     cache = cache_folder() if cache is None else cache

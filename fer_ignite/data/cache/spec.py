@@ -3,9 +3,23 @@
 import math
 from dataclasses import dataclass
 
+from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.errors import ConfigError
 
-__all__ = ["CacheSpec"]
+__all__ = ["LAYOUTS", "CacheSpec"]
+
+LAYOUTS = (
+    "auto",
+    "folders",
+    "csv",
+    "fer2013",
+    "rafdb",
+    "affectnet",
+    "ckplus",
+    "jaffe",
+    "kdef",
+    "expw",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,12 @@ class CacheSpec:
         split: shares of train, val and test for a source that has no splits of its own.
         val_fraction: share of train that becomes val where the source has none.
         bad_images: "error" or "skip".
+        layout: how the data's folder is read, one of `LAYOUTS`; "auto" recognises it by its files.
+        peak_frames: last frames of each CK+ sequence that are taken.
+        neutral_frames: take the first frame of each CK+ sequence as neutral.
+        group_by: regular expression that finds the group (a person, a film) in each image's name.
+        follow_links: read symbolic links that lead out of the data's folder.
+        crop_faces: find, align and cut out the largest face of each photograph.
         raw_limit_bytes: packs larger than this keep the files' own bytes in place of pixels.
     """
 
@@ -37,13 +57,25 @@ class CacheSpec:
     split_seed: int = 0
     val_fraction: float = 0.1
     bad_images: str = "error"
+    layout: str = "auto"
+    peak_frames: int = 3
+    neutral_frames: bool = False
+    group_by: str | None = None
+    follow_links: bool = False
+    crop_faces: bool = False
     raw_limit_bytes: int = 8 << 30
+
+    @property
+    def numbering(self) -> str | None:
+        """The data set whose numbers the class names may be, as `layout` says; None: none is named."""
+        return self.layout if self.layout in NUMBERED_CLASSES else None
 
     def __post_init__(self) -> None:
         _one_of("vote_mode", self.vote_mode, ("majority", "distribution"))
         _one_of("resize_mode", self.resize_mode, ("squash", "letterbox", "crop"))
         _one_of("channels", self.channels, ("auto", "gray", "rgb"))
         _one_of("bad_images", self.bad_images, ("error", "skip"))
+        _one_of("layout", self.layout, LAYOUTS)
         if self.side_px is not None and not 1 <= self.side_px <= 4096:
             raise ConfigError(f"side_px is {self.side_px}; give 1 to 4096 pixels.")
         if not 0 <= self.val_fraction < 1:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from fer_ignite.data.expressions import FER2013_CODES, FER2013_WORDS
+from fer_ignite.data.expressions import FER2013_CODES, SYNONYMS
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.ferplus import FerPlusVotes, apply_votes, read_votes
-from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files
+from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files, file_facts
 from fer_ignite.errors import DataError
 
 __all__ = ["FerCsvSource", "ManifestSource", "file_stamp", "iter_rows", "read_columns"]
@@ -30,8 +30,7 @@ _FIELD_LIMIT = 1 << 17  # characters; 2304 pixels need 9216
 # A dictionary is both the fastest reader and the strictest: only the 256 plain spellings are in it.
 _PIXEL = {str(value): value for value in range(256)}
 _EMOTION = {str(code): code for code in range(len(FER2013_CODES))}
-_EMOTION |= {name: code for code, name in enumerate(FER2013_CODES)}
-_EMOTION |= {word: FER2013_CODES.index(name) for word, name in FER2013_WORDS.items()}
+_EMOTION |= {word: code for code, name in enumerate(FER2013_CODES) for word in SYNONYMS[name]}
 _GZIP = b"\x1f\x8b"
 
 
@@ -307,24 +306,6 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         groups_N=np.array(groups, dtype=np.int64) if has_group else None,
         refused=tuple(refused),
     )
-    facts_N5 = _facts(samples)
+    facts_N5 = file_facts(samples)
     stamp = hashlib.sha256(file_stamp(path) + facts_N5[:, 1:].tobytes()).digest()
     return drop_same_files(samples, facts_N5[:, :2]), stamp
-
-
-def _facts(samples: Samples) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
-    facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
-    for index, name in enumerate(samples.ids):
-        try:
-            status = os.stat(os.path.join(samples.root or "", os.fsdecode(name)))
-        except (OSError, ValueError):
-            continue
-        facts_N5[index] = (
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns % 2**63,
-            status.st_ctime_ns % 2**63,
-        )
-    return facts_N5

@@ -1,20 +1,35 @@
 """Detection of the source that ``--data`` names."""
 
 import hashlib
+import os
 import re
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fer_ignite.data.cache.format import is_cache, open_cache
+from fer_ignite.data.expressions import NUMBERED_CLASSES, are_numbers
 from fer_ignite.data.images import printable
+from fer_ignite.data.readers.affectnet import (
+    AFFECTNET_COLUMN,
+    find_affectnet,
+    read_affectnet_csv,
+    read_affectnet_npy,
+)
+from fer_ignite.data.readers.ckplus import find_ckplus, read_ckplus
 from fer_ignite.data.readers.csv_files import FerCsvSource, ManifestSource, file_stamp, read_columns
+from fer_ignite.data.readers.expw import find_expw_list, read_expw
 from fer_ignite.data.readers.folders import FolderSource, visible
+from fer_ignite.data.readers.listing import ListingSource, Survey
+from fer_ignite.data.readers.named_files import find_named_files, read_named_files
+from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.errors import DataError
 from fer_ignite.imports import optional_library
 
-__all__ = ["DEMO_COUNT", "find_source"]
+__all__ = ["DEMO_COUNT", "ReadOptions", "find_source"]
 
 DEMO_COUNT = 3500
 _DEMO = re.compile(r"^demo(?::(\d{1,7}))?$")
@@ -22,32 +37,42 @@ _KAGGLE = re.compile(r"^kaggle:([\w.-]+/[\w.-]+)$")
 _FACE_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013.csv.gz", "icml_face_data.csv.gz")
 
 
-def find_source(
-    data: str, *, votes: str | None = None, vote_mode: str = "majority", any_classes: bool = False
-) -> Source:
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How data is read.
+
+    Args:
+        votes: path of fer2013new.csv.
+        layout: how a folder is read, see :class:`CacheSpec`.
+        any_classes: the user names the classes, so that class folders may differ or be empty.
+    """
+
+    votes: str | None = None
+    vote_mode: str = "majority"
+    layout: str = "auto"
+    any_classes: bool = False
+    peak_frames: int = 3
+    neutral_frames: bool = False
+    follow_links: bool = False
+
+
+def find_source(data: str, options: ReadOptions = ReadOptions()) -> Source:
     """The source that a text names.
 
     Args:
         data: a path, demo, demo:N or kaggle:owner/name.
-        votes: path of fer2013new.csv.
-        any_classes: the user names the classes, so that class folders may differ or be empty.
     Raises:
-        DataError: there is no such thing, or it is nothing that can be read.
+        DataError: there is no such thing, it is nothing that can be read, or it has another layout than was named.
     """
-    source = _find(
-        data,
-        votes=None if votes is None else Path(votes),
-        vote_mode=vote_mode,
-        any_classes=any_classes,
-    )
-    if votes is not None and not isinstance(source, FerCsvSource):
+    source = _find(data, options)
+    if options.votes is not None and not isinstance(source, FerCsvSource):
         raise DataError(
             f"--votes goes with the rows of fer2013.csv or icml_face_data.csv; {data} is {source.kind}."
         )
     return source
 
 
-def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -> Source:
+def _find(data: str, options: ReadOptions) -> Source:
     if match := _DEMO.match(data):
         return DemoSource(int(match[1] or DEMO_COUNT))
     if match := _KAGGLE.match(data):
@@ -58,22 +83,100 @@ def _find(data: str, *, votes: Path | None, vote_mode: str, any_classes: bool) -
         )
     else:
         path = Path(data)
-    if path.is_dir():
-        if is_cache(path):
-            return CacheSource(path)
-        table = _face_table(path)
-        return (
-            FerCsvSource(table, votes=votes, vote_mode=vote_mode)
-            if table
-            else FolderSource(path, any_classes=any_classes)
+    if not path.is_dir():
+        return _csv_source(path, options)
+    if is_cache(path):
+        return CacheSource(path)
+    return _folder_source(path, options)
+
+
+def _folder_source(path: Path, options: ReadOptions) -> Source:
+    """A folder in the layout that is named, else in the one that its files show."""
+    layout = options.layout
+    if layout in ("auto", "csv", "fer2013") and (table := _face_table(path)):
+        return _face_csv(table, options)
+    if layout not in ("auto", "folders", "csv"):
+        path = Path(os.path.realpath(path))
+    source = None if layout in ("folders", "csv") else _published(path, options)
+    if source is not None:
+        return source
+    if layout == "csv" or (layout in _PUBLISHED and layout not in _ALSO_AS_FOLDERS):
+        raise DataError(
+            f"--layout {layout}: {printable(path)} does not hold {_PUBLISHED.get(layout, 'fer2013.csv')}; leave --layout out to "
+            "see what it is recognised as."
         )
-    return _csv_source(path, votes=votes, vote_mode=vote_mode)
+    return FolderSource(
+        path,
+        any_classes=options.any_classes,
+        follow_links=options.follow_links,
+        numbering=layout if layout in NUMBERED_CLASSES else None,
+    )
 
 
-def _csv_source(path: Path, *, votes: Path | None, vote_mode: str) -> Source:
+# Data sets that are also distributed as class folders, numbered or named.
+_ALSO_AS_FOLDERS = ("fer2013", "rafdb", "affectnet")
+_PUBLISHED = {
+    "jaffe": "images named as KA.AN1.39.tiff",
+    "kdef": "images named as AF01ANS.JPG",
+    "ckplus": "the folders cohn-kanade-images and Emotion",
+    "rafdb": "list_patition_label.txt",
+    "affectnet": "a csv with the column subDirectory_filePath, or annotations/*_exp.npy",
+    "expw": "label.lst",
+}
+
+
+def _published(path: Path, options: ReadOptions) -> Source | None:
+    """The data set whose files lie in a folder; None: none that is known."""
+    wanted = None if options.layout == "auto" else options.layout
+    survey = Survey(Path(os.path.realpath(path)))
+    if wanted in (None, "rafdb"):
+        if table := find_rafdb_list(survey):
+            return ListingSource("RAF-DB", path, partial(read_rafdb, survey, table))
+        if survey.file(lambda name: name == "train_labels.csv") and _are_numbered(survey):
+            return FolderSource(path, numbering="rafdb", kind="RAF-DB folders")
+    if wanted in (None, "affectnet") and (found := find_affectnet(survey)):
+        form, files = found
+        read = read_affectnet_csv if form == "csv" else read_affectnet_npy
+        return ListingSource("AffectNet", path, partial(read, survey, files))
+    if wanted in (None, "ckplus") and (folders := find_ckplus(survey)):
+        read_sequences = partial(
+            read_ckplus,
+            survey.root,
+            *folders,
+            peak_frames=options.peak_frames,
+            neutral_frames=options.neutral_frames,
+        )
+        return ListingSource("CK+", path, read_sequences)
+    if wanted in (None, "expw") and (table := find_expw_list(survey)):
+        return ListingSource("ExpW", path, partial(read_expw, survey, table))
+    kind = find_named_files(survey)
+    if kind is not None and wanted in (None, kind.lower()):
+        return ListingSource(kind, path, partial(read_named_files, survey.root, kind))
+    return None
+
+
+def _are_numbered(survey: Survey) -> bool:
+    return are_numbers([folder.name for folder in survey.images])
+
+
+def _face_csv(table: Path, options: ReadOptions) -> Source:
+    votes = None if options.votes is None else Path(options.votes)
+    return FerCsvSource(table, votes=votes, vote_mode=options.vote_mode)
+
+
+def _csv_source(path: Path, options: ReadOptions) -> Source:
     columns = read_columns(path)
+    if options.layout not in ("auto", "csv", "fer2013", "affectnet"):
+        raise DataError(
+            f"--layout {options.layout}: {printable(path)} is a file; name the folder that holds the data set."
+        )
     if "emotion" in columns or "pixels" in columns:
-        return FerCsvSource(path, votes=votes, vote_mode=vote_mode)
+        return _face_csv(path, options)
+    if AFFECTNET_COLUMN in columns:
+        survey = Survey(path.resolve().parent)
+        return ListingSource(
+            "AffectNet", path, partial(read_affectnet_csv, survey, [path.resolve()])
+        )
     if "path" in columns or "label" in columns:
         return ManifestSource(path)
     if "image name" in columns:

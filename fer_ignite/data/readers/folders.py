@@ -4,6 +4,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,22 @@ import numpy as np
 
 from fer_ignite.data.classes import class_difference
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
-from fer_ignite.data.samples import SPLIT_OF_NAME, SPLITS, UNDECIDED, Samples, drop_same_files
+from fer_ignite.data.readers.named_files import person_of
+from fer_ignite.data.samples import (
+    SPLIT_OF_NAME,
+    SPLITS,
+    UNDECIDED,
+    Samples,
+    drop_same_files,
+    name_numbered_classes,
+)
 from fer_ignite.errors import DataError
 
 __all__ = ["FolderSource", "visible"]
 
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in FORMAT_OF_SUFFIX)
-_OUTSIDE = "leads outside the data folder; list it in a csv manifest"
+_OUTSIDE = "leads outside the data folder; --follow-links reads it"
+_BESIDE_SPLIT = ("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder")
 _IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
 
@@ -27,6 +37,7 @@ class _Walk:
     """What one walk over all class folders found; ids are bytes relative to `root`."""
 
     root: bytes
+    follow_links: bool = False
     ids: list[bytes] = field(default_factory=list)
     inodes: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[bytes, str]] = field(default_factory=list)
@@ -35,7 +46,11 @@ class _Walk:
 
     def add(self, entry: "os.DirEntry[bytes]") -> None:
         name = entry.path[len(self.root) + 1 :]
-        if entry.is_symlink() and not _inside(os.path.realpath(entry.path), self.root):
+        if (
+            entry.is_symlink()
+            and not self.follow_links
+            and not _inside(os.path.realpath(entry.path), self.root)
+        ):
             self.refused.append((name, _OUTSIDE))
             return
         try:
@@ -61,14 +76,24 @@ class FolderSource:
         root: the folder.
         any_classes: splits may differ in their classes and class folders may be empty, because the user
             names the classes.
+        follow_links: read symbolic links that lead out of the folder.
+        numbering: data set whose numbers the folders' names are, see `NUMBERED_CLASSES`.
+        kind: what the source is called.
     """
 
-    kind = "folders"
-
-    def __init__(self, root: Path, *, any_classes: bool = False) -> None:
-        self.where = str(root)
+    def __init__(
+        self,
+        root: Path,
+        *,
+        any_classes: bool = False,
+        follow_links: bool = False,
+        numbering: str | None = None,
+        kind: str = "folders",
+    ) -> None:
+        self.where, self.kind = str(root), kind
         self._root = Path(os.path.realpath(root))
-        self._any_classes = any_classes
+        self._any_classes, self._follow_links = any_classes, follow_links
+        self._numbering = numbering
         self._found: tuple[Samples, bytes] | None = None
 
     def stamp(self) -> bytes:
@@ -79,7 +104,10 @@ class FolderSource:
 
     def _look(self) -> tuple[Samples, bytes]:
         if self._found is None:
-            self._found = _collect(self._root, any_classes=self._any_classes)
+            samples, stamp = _collect(
+                self._root, any_classes=self._any_classes, follow_links=self._follow_links
+            )
+            self._found = name_numbered_classes(samples, self._numbering), stamp
         return self._found
 
 
@@ -101,13 +129,19 @@ def _is_meant(name: str) -> bool:
     return not name.startswith(".") and name not in _IGNORED_FOLDERS
 
 
-def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
+def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samples, bytes]:
     parts, ignored = _layout(root)
     host_names = {folder: visible(folder)[0] for _, folder in parts}
+    unlabelled = 0
+    for split, folder in parts[1:] if any(host_names.values()) else ():
+        # the test split of a challenge, whose labels are not published
+        if split == SPLITS.index("test") and not host_names[folder]:
+            unlabelled += len(_images(visible(folder)[1]))
+            parts = [part for part in parts if part[1] != folder]
     classes = tuple(sorted({name for names in host_names.values() for name in names}))
     if len(classes) < 2:
         raise DataError(_too_few(root, classes))
-    walk = _Walk(os.fsencode(root))
+    walk = _Walk(os.fsencode(root), follow_links=follow_links)
     labels: list[int] = []
     splits: list[int] = []
     empty = []
@@ -128,13 +162,21 @@ def _collect(root: Path, *, any_classes: bool) -> tuple[Samples, bytes]:
         _refuse_differences(
             root, {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED}, empty
         )
-    counted = {"no image by name": walk.stray, "folders beside the splits": ignored}
+    counted = {
+        "no image by name": walk.stray,
+        "folders beside the splits": ignored,
+        "test images without a label": unlabelled,
+    }
+    persons = person_of([os.fsdecode(name) for name in walk.ids])
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
         ids=walk.ids,
         labels_N=np.array(labels, dtype=np.int64),
         splits_N=np.array(splits, dtype=np.uint8),
         root=root,
+        groups_N=None
+        if persons is None
+        else np.unique(persons, return_inverse=True)[1].astype(np.int64),
         refused=tuple(walk.refused),
         left_out={reason: count for reason, count in counted.items() if count},
     )
@@ -172,14 +214,19 @@ def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
 
 
 def _inner(folder: Path, split: int) -> Path:
-    """The folder of classes: Kaggle's upload nests train/train and test/test."""
+    """The folder of classes: Kaggle's upload nests train/train, SFEW's archives Train/Train_Aligned_Faces."""
     while len(names := visible(folder)[0]) == 1 and _split_of_folder(names[0]) == split:
         folder = folder / names[0]
     return folder
 
 
 def _split_of_folder(name: str) -> int | None:
-    return SPLIT_OF_NAME.get(name.lower().replace("_", "").replace("-", ""))
+    """The split that a folder's name says, also as train_set, Train_Aligned_Faces or images-val."""
+    words = re.split(r"[-_. ]+", name.lower())
+    splits = {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
+    if len(splits) == 1 and all(word in SPLIT_OF_NAME or word in _BESIDE_SPLIT for word in words):
+        return splits.pop()
+    return SPLIT_OF_NAME.get("".join(words))
 
 
 def _images(names: list[str]) -> list[str]:
@@ -191,7 +238,7 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
     stack: list[tuple[bytes, tuple[bytes, ...]]] = [(folder, (os.path.realpath(folder),))]
     while stack:
         path, above = stack.pop()
-        if not _inside(above[-1], walk.root):
+        if not walk.follow_links and not _inside(above[-1], walk.root):
             walk.refused.append((path[len(walk.root) + 1 :], _OUTSIDE))
             continue
         for entry in _entries(path):

@@ -22,7 +22,7 @@ from fer_ignite.apps.report.settings import differing_settings, setting_rows
 from fer_ignite.apps.report.subject import resolve_run
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.data.drawn_faces import draw_faces
-from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.errors import CheckpointError, ConfigError, FerError
 
 HOSTILE = "\"'></script><img src=x onerror=alert(1)><script>alert(1)</script>{{ 7*7 }}&amp;"
 
@@ -247,7 +247,7 @@ def test_what_is_no_run_is_refused(make, tmp_path):
     if make == "unsaved":
         (path / "config.yaml").write_text("{}")
     with pytest.raises(
-        ConfigError,
+        CheckpointError,
         match=r"without a checkpoint" if make == "unsaved" else r"neither a checkpoint nor a run",
     ):
         resolve_run(path)

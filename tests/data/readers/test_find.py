@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fer_ignite.data.readers.csv_files import FerCsvSource, ManifestSource
-from fer_ignite.data.readers.find import DEMO_COUNT, DemoSource, find_source
+from fer_ignite.data.readers.find import DEMO_COUNT, DemoSource, ReadOptions, find_source
 from fer_ignite.data.readers.folders import FolderSource
 from fer_ignite.errors import ConfigError, DataError
 
@@ -74,7 +74,7 @@ def test_files_of_other_kinds_are_refused_with_what_is_read(tmp_path):
 
 def test_votes_go_with_the_csv_alone(tmp_path):
     with pytest.raises(DataError, match="--votes goes with"):
-        find_source("demo", votes=write(tmp_path / "v.csv", "x"))
+        find_source("demo", ReadOptions(votes=write(tmp_path / "v.csv", "x")))
 
 
 def test_kaggle_without_its_library_is_one_sentence(monkeypatch):

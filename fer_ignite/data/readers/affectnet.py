@@ -1,0 +1,141 @@
+"""AffectNet: the csv of manual annotations, and the form with one .npy annotation per image.
+
+Source: Mollahosseini, Hasani and Mahoor: AffectNet (IEEE Transactions on Affective Computing, 2019). The codes 8 (none), 9
+(uncertain) and 10 (no face) are no expressions; such images are left out and counted.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fer_ignite.data.expressions import NUMBERED_CLASSES
+from fer_ignite.data.images import printable
+from fer_ignite.data.readers.csv_files import iter_rows
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
+from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED
+from fer_ignite.errors import DataError
+
+__all__ = ["AFFECTNET_COLUMN", "find_affectnet", "read_affectnet_csv", "read_affectnet_npy"]
+
+AFFECTNET_COLUMN = "subdirectory_filepath"
+_CODES = NUMBERED_CLASSES["affectnet"]
+_LEFT_OUT = {8: "none", 9: "uncertain", 10: "no face"}
+_BOX = ("face_x", "face_y", "face_width", "face_height")
+_LARGEST_NPY = 4096  # bytes; a label needs 130
+
+
+def find_affectnet(survey: Survey) -> tuple[str, list[Path]] | None:
+    """ "csv" and the tables of manual annotations, or "npy" and the annotation folders; None: no AffectNet."""
+    tables = [file for file in survey.files if _is_annotations(file)]
+    if tables:
+        return "csv", [file for file in tables if file.parent == tables[0].parent]
+    labels = {file.parent for file in survey.files if file.name.endswith("_exp.npy")}
+    return ("npy", sorted(labels)) if labels else None
+
+
+def _is_annotations(file: Path) -> bool:
+    if file.suffix.lower() != ".csv":
+        return False
+    try:
+        with file.open("rb") as opened:
+            return AFFECTNET_COLUMN.encode() in opened.read(512).lower()
+    except OSError:
+        return False
+
+
+def _split_of(name: str) -> int:
+    word = name.lower().removesuffix("_set").removesuffix("set").strip("_-")
+    return SPLIT_OF_NAME.get(word, UNDECIDED)
+
+
+def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
+    """The faces of the tables, cut to the boxes that stand there; a table's name says its split.
+
+    Raises:
+        DataError: a column is missing, or none of the images is found.
+    """
+    root = survey.root
+    listing = Listing(root, tuple(_CODES.values()), tables=list(tables))
+    folder: Path | None = None
+    for table in tables:
+        rows = iter_rows(table)
+        header = {name.strip().lower(): place for place, name in enumerate(next(rows)[1])}
+        missing = [name for name in (AFFECTNET_COLUMN, "expression") if name not in header]
+        if missing:
+            raise DataError(f"{printable(table)}, row 1: no column {', '.join(missing)}.")
+        split = _split_of(table.stem)
+        for number, row in rows:
+            try:
+                file = row[header[AFFECTNET_COLUMN]].strip()
+                code = int(row[header["expression"]])
+                box = _box(row, header)
+            except (ValueError, IndexError):
+                listing.refused.append((f"{table.name} row {number}", "no row of annotations"))
+                continue
+            if code in _LEFT_OUT:
+                listing.left_out[f"no expression: {code}, {_LEFT_OUT[code]}"] += 1
+                continue
+            if code not in _CODES or not file or "\0" in file:
+                listing.refused.append((f"{table.name} row {number}", f"{code} is no code 0 to 10"))
+                continue
+            folder = folder or _folder_of(survey, table, file)
+            listing.faces.append(
+                ListedFace(os.path.relpath(folder / file, root), _CODES[code], split, box=box)
+            )
+    return listing
+
+
+def _box(row: list[str], header: dict[str, int]) -> tuple[int, int, int, int] | None:
+    if any(name not in header for name in _BOX):
+        return None
+    left, top, width, height = (round(float(row[header[name]])) for name in _BOX)
+    return (left, top, left + width, top + height) if width > 0 and height > 0 else None
+
+
+def _folder_of(survey: Survey, table: Path, file: str) -> Path:
+    """The folder that the paths of a table start from."""
+    found = survey.folder_holding(file)
+    if found is None:
+        raise DataError(
+            f"{printable(table)} (AffectNet): {printable(file)}, its first image, is in no folder of {printable(survey.root)}; "
+            "unpack the images beside the csv."
+        )
+    return found
+
+
+def read_affectnet_npy(survey: Survey, folders: list[Path]) -> Listing:
+    """The images with `annotations/<name>_exp.npy` beside `images/<name>.jpg`."""
+    root = survey.root
+    listing = Listing(root, tuple(_CODES.values()))
+    for folder in folders:
+        split = _split_of(folder.parent.name)
+        images = folder.parent / "images"
+        for name in walk_files(images):
+            if not is_image_name(name):
+                continue
+            label = folder / f"{os.path.splitext(name)[0]}_exp.npy"
+            if not label.is_file():
+                listing.left_out["without annotation"] += 1
+                continue
+            listing.tables.append(label)
+            code = _code_in(label)
+            if code in _LEFT_OUT:
+                listing.left_out[f"no expression: {code}, {_LEFT_OUT[code]}"] += 1
+            elif code not in _CODES:
+                listing.refused.append((str(label.relative_to(root)), "holds no code 0 to 10"))
+            else:
+                listing.faces.append(
+                    ListedFace(os.path.relpath(images / name, root), _CODES[code], split)
+                )
+    return listing
+
+
+def _code_in(file: Path) -> int:
+    """The code in a .npy file, which holds a number or its text; -1 where it holds neither."""
+    try:
+        if file.stat().st_size > _LARGEST_NPY:
+            return -1
+        return int(np.load(file, allow_pickle=False).reshape(-1)[0])
+    except (OSError, ValueError, IndexError, TypeError, EOFError):
+        return -1

@@ -1,0 +1,66 @@
+"""ExpW (Expression in the Wild): `label.lst` with a box per face.
+
+Source: Zhang, Luo, Loy and Tang: From Facial Expression Recognition to Interpersonal Relation Prediction (IJCV 2018). A row is
+image name, number of the face in it, top, left, right, bottom, confidence of the box, expression.
+"""
+
+import os
+from pathlib import Path
+
+from fer_ignite.data.expressions import NUMBERED_CLASSES
+from fer_ignite.data.images import printable
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey
+from fer_ignite.errors import DataError
+
+__all__ = ["find_expw_list", "read_expw"]
+
+_CODES = NUMBERED_CLASSES["expw"]
+
+
+def find_expw_list(survey: Survey) -> Path | None:
+    """The list of labels, in the folder or below it."""
+    return survey.file(lambda name: name == "label.lst")
+
+
+def read_expw(survey: Survey, table: Path) -> Listing:
+    """The faces of the list, cut to their boxes; the faces of one picture are a group.
+
+    Raises:
+        DataError: the list can't be read, or its first image is not found.
+    """
+    root = survey.root
+    listing = Listing(root, tuple(_CODES.values()), tables=[table])
+    folder: Path | None = None
+    try:
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{printable(table)}: can't be read ({error}).") from None
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            image, face = words[0], int(words[1])
+            top, left, right, bottom = (round(float(word)) for word in words[2:6])
+            label = _CODES[int(words[7])]
+        except (ValueError, IndexError, KeyError):
+            listing.refused.append((f"{table.name} row {number}", "no row of eight fields"))
+            continue
+        folder = folder or _folder_of(survey, image)
+        file = os.path.relpath(folder / image, root)
+        listing.faces.append(
+            ListedFace(
+                file, label, group=image, box=(left, top, right, bottom), name=f"{file}#{face}"
+            )
+        )
+    return listing
+
+
+def _folder_of(survey: Survey, image: str) -> Path:
+    found = survey.folder_holding(image)
+    if found is None:
+        raise DataError(
+            f"{printable(survey.root)} (ExpW): {printable(image)}, the first image of label.lst, is not below it; unpack the images "
+            "beside the list."
+        )
+    return found

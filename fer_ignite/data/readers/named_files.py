@@ -1,0 +1,71 @@
+"""JAFFE and KDEF, whose file names carry person and expression.
+
+Sources: Lyons, Akamatsu, Kamachi and Gyoba: Coding Facial Expressions with Gabor Wavelets (FG 1998): `KA.AN1.39.tiff` is
+person KA, angry. Lundqvist, Flykt and Öhman: The Karolinska Directed Emotional Faces (1998): `AF01ANS.JPG` is session A,
+woman 01, angry, straight.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from fer_ignite.data.expressions import expression_of
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
+
+__all__ = ["PERSON_PATTERNS", "find_named_files", "person_of", "read_named_files"]
+
+# Named groups: person, code. KDEF's two sessions (A, B) show the same people.
+_PATTERNS = {
+    "JAFFE": re.compile(
+        r"^(?P<person>[A-Z]{2})[.-](?P<code>AN|DI|FE|HA|NE|SA|SU)\d?[.-]\d+\.", re.I
+    ),
+    "KDEF": re.compile(
+        r"^[AB](?P<person>[FM]\d\d)(?P<code>AF|AN|DI|HA|NE|SA|SU)(?:S|HL|HR|FL|FR)\.", re.I
+    ),
+}
+PERSON_PATTERNS = {**_PATTERNS, "CK+": re.compile(r"^(?P<person>S\d{3})_\d{3}_\d{8}", re.I)}
+_ORDER = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+_SESSION = re.compile(r"^[AB][FM]\d\d$", re.I)
+
+
+def find_named_files(survey: Survey) -> str | None:
+    """ "JAFFE" or "KDEF" where most images below the folder are named so and lie in no folders of classes."""
+    count = sum(map(len, survey.images.values()))
+    for kind, pattern in _PATTERNS.items():
+        folders = [
+            folder.name
+            for folder, names in survey.images.items()
+            for name in names
+            if pattern.match(name)
+        ]
+        if 2 * len(folders) > count and (
+            len(set(folders)) == 1 or all(_SESSION.match(folder) for folder in folders)
+        ):
+            return kind
+    return None
+
+
+def read_named_files(root: Path, kind: str) -> Listing:
+    """The images whose names are the data set's; the person is the group."""
+    listing = Listing(root, _ORDER)
+    for name in walk_files(root):
+        if not is_image_name(name):
+            listing.left_out["no image by name"] += 1
+            continue
+        match = _PATTERNS[kind].match(os.path.basename(name))
+        if match is None:
+            listing.left_out[f"not named as {kind} names its images"] += 1
+            continue
+        label = expression_of(match["code"])
+        assert label is not None
+        listing.faces.append(ListedFace(name, label, group=match["person"].upper()))
+    return listing
+
+
+def person_of(names: list[str]) -> list[str] | None:
+    """The person of each image by its file's name, where all names are those of one data set; else None."""
+    for pattern in PERSON_PATTERNS.values():
+        matches = [pattern.match(os.path.basename(name)) for name in names]
+        if matches and None not in matches:
+            return [match["person"].upper() for match in matches if match is not None]
+    return None

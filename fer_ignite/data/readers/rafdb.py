@@ -1,0 +1,79 @@
+"""RAF-DB, basic expressions: `list_patition_label.txt` beside aligned images.
+
+Source: Li, Deng and Du: Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition in the
+Wild (CVPR 2017). A line of the list is `train_00001.jpg 5`; the aligned image is `train_00001_aligned.jpg`.
+"""
+
+from pathlib import Path
+
+from fer_ignite.data.expressions import NUMBERED_CLASSES
+from fer_ignite.data.images import printable
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey
+from fer_ignite.data.samples import SPLIT_OF_NAME
+from fer_ignite.errors import DataError
+
+__all__ = ["find_rafdb_list", "read_rafdb"]
+
+_LISTS = ("list_patition_label.txt", "list_partition_label.txt")
+_CODES = NUMBERED_CLASSES["rafdb"]
+
+
+def find_rafdb_list(survey: Survey) -> Path | None:
+    """The list of labels, in the folder or below it."""
+    return survey.file(lambda name: name in _LISTS)
+
+
+def read_rafdb(survey: Survey, table: Path) -> Listing:
+    """The faces that the list names.
+
+    Raises:
+        DataError: the list can't be read, or there is no image of it.
+    """
+    entries = _rows(table)
+    root = survey.root
+    listing = Listing(root, tuple(_CODES.values()), tables=[table])
+    folder, ending = _images(survey, [name for name, _ in entries])
+    for name, code in entries:
+        split = SPLIT_OF_NAME.get(name.partition("_")[0].lower())
+        if code not in _CODES or split is None:
+            listing.refused.append(
+                (name, f"{code} is no label from 1 to 7" if split is not None else "names no split")
+            )
+            continue
+        stem, _, suffix = name.rpartition(".")
+        file = folder / f"{stem}{ending}.{suffix}"
+        listing.faces.append(ListedFace(str(file.relative_to(root)), _CODES[code], split))
+    return listing
+
+
+def _rows(table: Path) -> list[tuple[str, int]]:
+    try:
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{printable(table)}: can't be read ({error}).") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].isdecimal():
+            raise DataError(
+                f"{printable(table)}, row {number}: {printable(line[:60])!r}; a row is a file name and a label, as in "
+                "'train_00001.jpg 5'."
+            )
+        rows.append((words[0], int(words[1])))
+    return rows
+
+
+def _images(survey: Survey, names: list[str]) -> tuple[Path, str]:
+    """The folder of images and what stands between stem and suffix: aligned images before originals."""
+    for ending in ("_aligned", ""):
+        for name in names[:50]:
+            stem, _, suffix = name.rpartition(".")
+            wanted = f"{stem}{ending}.{suffix}"
+            folder = survey.folder_holding(wanted)
+            if folder is not None:
+                return folder, ending
+    raise DataError(
+        f"{printable(survey.root)} (RAF-DB): none of the images that the list names is below it; unpack aligned.zip beside the list."
+    )

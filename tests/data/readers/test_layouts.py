@@ -1,0 +1,375 @@
+"""Published data sets in the layouts in which they are distributed, as tiny files."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_ignite.data.cache.format import describe, open_cache
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.errors import DataError, FerError
+
+NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+def draw(path, number, size=(24, 24), mode="L"):
+    """A picture of its own for every number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 256, size=(*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def packed(data, **options):
+    return open_cache(open_or_build(CacheSpec(data=str(data), **options)))
+
+
+def by_id(pack):
+    """id -> (class, split)."""
+    splits = ("train", "val", "test")
+    return {
+        pack.sample_id(i): (pack.classes[pack.labels[i]], splits[pack.splits[i]])
+        for i in range(len(pack))
+    }
+
+
+def groups_of(pack):
+    return {pack.sample_id(i): int(pack.groups[i]) for i in range(len(pack))}
+
+
+RAF = {1: "surprise", 2: "fear", 3: "disgust", 4: "happy", 5: "sad", 6: "angry", 7: "neutral"}
+
+
+@pytest.fixture
+def raf(tmp_path):
+    root = tmp_path / "raf" / "basic"
+    lines = []
+    for number in range(28):
+        split = "test" if number % 4 == 3 else "train"
+        draw(root / "Image" / "aligned" / f"{split}_{number:05d}_aligned.jpg", number, mode="RGB")
+        lines.append(f"{split}_{number:05d}.jpg {number % 7 + 1}")
+    (root / "EmoLabel").mkdir()
+    (root / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_rafdb_is_read_from_its_list(raf):
+    pack = packed(raf.parent)
+    assert pack.manifest["source_kind"] == "RAF-DB" and pack.classes == tuple(RAF.values())
+    found = by_id(pack)
+    assert len(found) == 28
+    for name, (label, split) in found.items():
+        number = int(name.split("_")[1])
+        assert label == RAF[number % 7 + 1]
+        assert (split == "test") == (number % 4 == 3)
+    assert {split for _, split in found.values()} == {"train", "val", "test"}
+    assert "RAF-DB" in describe(pack)
+
+
+def test_rafdb_lists_what_it_can_t_use(raf):
+    table = raf / "EmoLabel" / "list_patition_label.txt"
+    table.write_text(table.read_text() + "train_99999.jpg 9\n")
+    with pytest.raises(DataError, match=r"train_99999\.jpg: 9 is no label from 1 to 7"):
+        packed(raf)
+    assert len(packed(raf, bad_images="skip")) == 28
+    table.write_text("train_00000.jpg happy\n")
+    with pytest.raises(DataError, match=r"row 1: .*a row is a file name and a label"):
+        packed(raf)
+    shutil.rmtree(raf / "Image")
+    table.write_text("train_00000.jpg 1\n")
+    with pytest.raises(DataError, match="none of the images that the list names"):
+        packed(raf)
+
+
+def numbered_folders(root, names, splits=("train", "test")):
+    number = 0
+    for split in splits:
+        for name in names:
+            for _ in range(2):
+                number += 1
+                draw(root / split / name / f"{number}.png", number)
+    return root
+
+
+def test_rafdb_as_folders_is_named_by_its_label_files(tmp_path):
+    root = numbered_folders(tmp_path / "DATASET", [str(n) for n in RAF])
+    assert packed(tmp_path).classes == tuple(map(str, RAF))
+    (tmp_path / "train_labels.csv").write_text("image,label\n1.png,1\n")
+    pack = packed(tmp_path)
+    assert pack.classes == tuple(RAF.values()) and pack.manifest["source_kind"] == "RAF-DB folders"
+    for name, (label, split) in by_id(pack).items():
+        parts = name.split("/")
+        assert label == RAF[int(parts[-2])] and (split == "test") == (parts[-3] == "test")
+    assert root.is_dir()
+
+
+@pytest.mark.parametrize(("layout", "first"), [("rafdb", 1), ("fer2013", 0)])
+def test_a_layout_names_numbered_folders(tmp_path, layout, first):
+    root = numbered_folders(tmp_path, [str(n) for n in range(first, first + 7)])
+    pack = packed(root, layout=layout)
+    names = tuple(RAF.values()) if layout == "rafdb" else NAMES
+    assert pack.classes == names
+    for name, (label, _) in by_id(pack).items():
+        assert label == names[int(name.split("/")[1]) - first]
+    with pytest.raises(
+        DataError, match=r"--layout rafdb: the data has the classes .* 9 is none of 1 surprise"
+    ):
+        draw(root / "train" / "9" / "x.png", 99)
+        draw(root / "test" / "9" / "x.png", 98)
+        packed(root, layout="rafdb")
+
+
+AFFECT = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
+
+
+def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_expression(tmp_path):
+    head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    for split, count in (("training", 22), ("validation", 16)):
+        lines = [head]
+        for number in range(count):
+            name = f"{split[:2]}{number % 3}/{number:03d}.jpg"
+            draw(
+                tmp_path / "Manually_Annotated_Images" / name,
+                number + 100 * len(split),
+                (64, 64),
+                "RGB",
+            )
+            code = number % 11 if split == "training" else number % 8
+            lines.append(f"{name},8,12,32,32,1;2,{code},0.1,0.2")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    pack = packed(tmp_path)
+    assert pack.manifest["source_kind"] == "AffectNet" and pack.classes == AFFECT
+    assert (pack.height, pack.width) == (32, 32) and len(pack) == 16 + 16
+    assert pack.manifest["left_out"] == {
+        "no expression: 8, none": 2,
+        "no expression: 9, uncertain": 2,
+        "no expression: 10, no face": 2,
+    }
+    found = by_id(pack)
+    for name, (label, split) in found.items():
+        number = int(os.path.basename(name).split(".")[0])
+        training = os.path.basename(os.path.dirname(name)).startswith("tr")
+        assert label == AFFECT[number % 11 if training else number % 8]
+        assert split == ("train" if training else "val")
+    place = next(i for i in range(len(pack)) if pack.sample_id(i).endswith("tr0/000.jpg"))
+    whole = Image.open(tmp_path / pack.sample_id(place))
+    np.testing.assert_array_equal(pack.read([place])[0], np.asarray(whole.crop((8, 12, 40, 44))))
+    alone = packed(tmp_path / "training.csv")
+    assert len(alone) == 16 and set(np.unique(alone.splits).tolist()) == {0, 1}
+
+
+def test_affectnet_s_npy_annotations_are_read(tmp_path):
+    for split in ("train_set", "val_set"):
+        for number in range(16):
+            draw(
+                tmp_path / split / "images" / f"{number}.jpg", number + len(split) * 50, mode="RGB"
+            )
+            (tmp_path / split / "annotations").mkdir(exist_ok=True)
+            np.save(
+                tmp_path / split / "annotations" / f"{number}_exp.npy", np.array(str(number % 8))
+            )
+            np.save(tmp_path / split / "annotations" / f"{number}_val.npy", np.array(0.5))
+    draw(tmp_path / "train_set" / "images" / "77.jpg", 77)
+    pack = packed(tmp_path)
+    assert pack.manifest["source_kind"] == "AffectNet" and pack.classes == AFFECT
+    assert pack.manifest["left_out"] == {"without annotation": 1}
+    for name, (label, split) in by_id(pack).items():
+        assert label == AFFECT[int(os.path.basename(name).split(".")[0]) % 8]
+        assert split == ("train" if name.startswith("train") else "val")
+    (tmp_path / "val_set" / "annotations" / "0_exp.npy").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"0_exp\.npy: holds no code"):
+        packed(tmp_path)
+
+
+@pytest.fixture
+def ckplus(tmp_path):
+    root = tmp_path / "ck"
+    for person in range(10, 30):
+        for sequence, code in ((1, 1 + person % 7), (2, None)):
+            stem = f"S{person:03d}_{sequence:03d}"
+            for frame in range(1, 7):
+                name = f"{stem}_{frame:08d}.png"
+                place = root / "cohn-kanade-images" / f"S{person:03d}" / f"{sequence:03d}" / name
+                draw(place, person * 100 + sequence * 10 + frame)
+            if code is not None:
+                label = (
+                    root
+                    / "Emotion"
+                    / f"S{person:03d}"
+                    / f"{sequence:03d}"
+                    / f"{stem}_{6:08d}_emotion.txt"
+                )
+                label.parent.mkdir(parents=True)
+                label.write_text(f"   {code}.0000000e+00\n")
+    return root
+
+
+CODES = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
+
+
+@pytest.mark.parametrize(("frames", "neutral"), [(3, False), (1, True)])
+def test_ckplus_takes_the_last_frames_and_never_parts_a_person(ckplus, frames, neutral):
+    pack = packed(ckplus, peak_frames=frames, neutral_frames=neutral)
+    assert pack.manifest["source_kind"] == "CK+" and len(pack) == 20 * (frames + neutral)
+    assert pack.classes == (CODES if neutral else CODES[1:])
+    persons: dict[str, set[str]] = {}
+    for name, (label, split) in by_id(pack).items():
+        person, _, frame = os.path.basename(name).split(".")[0].split("_")
+        persons.setdefault(person, set()).add(split)
+        peak = int(frame) > 6 - frames
+        assert label == (CODES[1 + int(person[1:]) % 7] if peak else "neutral")
+        assert peak or int(frame) == 1
+    assert all(len(splits) == 1 for splits in persons.values())
+    assert pack.manifest["left_out"]["frames of sequences without a label"] == 120
+
+
+def test_jaffe_is_read_from_its_names(tmp_path):
+    codes = {
+        "AN": "angry",
+        "DI": "disgust",
+        "FE": "fear",
+        "HA": "happy",
+        "NE": "neutral",
+        "SA": "sad",
+        "SU": "surprise",
+    }
+    number = 0
+    for person in ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM"):
+        for code in codes:
+            number += 1
+            draw(tmp_path / "jaffe" / f"{person}.{code}{number % 3 + 1}.{number}.tiff", number)
+    (tmp_path / "jaffe" / "README").write_text("x")
+    draw(tmp_path / "jaffe" / "cover.png", 999)
+    pack = packed(tmp_path / "jaffe")
+    assert pack.manifest["source_kind"] == "JAFFE" and len(pack) == 70
+    assert pack.manifest["left_out"] == {
+        "no image by name": 1,
+        "not named as JAFFE names its images": 1,
+    }
+    splits: dict[str, set[str]] = {}
+    for name, (label, split) in by_id(pack).items():
+        person, code, _ = name.split(".")[:3]
+        assert label == codes[code[:2]]
+        splits.setdefault(person, set()).add(split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_kdef_is_read_from_its_names_and_both_sessions_are_one_person(tmp_path):
+    codes = {
+        "AF": "fear",
+        "AN": "angry",
+        "DI": "disgust",
+        "HA": "happy",
+        "NE": "neutral",
+        "SA": "sad",
+        "SU": "surprise",
+    }
+    number = 0
+    for session in "AB":
+        for person in ("F01", "F02", "M01", "M02", "M03", "M04"):
+            for code in codes:
+                number += 1
+                draw(
+                    tmp_path / f"{session}{person}" / f"{session}{person}{code}S.JPG",
+                    number,
+                    (30, 40),
+                    "RGB",
+                )
+    pack = packed(tmp_path)
+    assert pack.manifest["source_kind"] == "KDEF" and len(pack) == 84
+    groups = groups_of(pack)
+    assert groups["AF01/AF01ANS.JPG"] == groups["BF01/BF01SUS.JPG"] != groups["AF02/AF02ANS.JPG"]
+    assert all(label == codes[name.split("/")[1][4:6]] for name, (label, _) in by_id(pack).items())
+
+
+def test_names_that_carry_the_person_group_class_folders_too(tmp_path):
+    """CK+48 as Kaggle has it."""
+    number = 0
+    for name in ("anger", "happy", "fear"):
+        for person in range(10, 22):
+            for frame in range(3):
+                number += 1
+                draw(tmp_path / name / f"S{person:03d}_001_{frame:08d}.png", number)
+    groups = groups_of(packed(tmp_path))
+    assert groups["anger/S010_001_00000000.png"] == groups["fear/S010_001_00000002.png"]
+    assert len(set(groups.values())) == 12
+
+
+def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp_path):
+    lines = []
+    for number in range(21):
+        draw(tmp_path / "image" / "origin" / f"p_{number}.jpg", number, (80, 60), "RGB")
+        lines.append(f"p_{number}.jpg 0 4 10 34 40 33.1 {number % 7}")
+        lines.append(f"p_{number}.jpg 1 20 40 60 90 10.0 {(number + 1) % 7}")
+    (tmp_path / "label").mkdir()
+    (tmp_path / "label" / "label.lst").write_text("\n".join(lines) + "\n")
+    pack = packed(tmp_path, side_px=24)
+    assert pack.manifest["source_kind"] == "ExpW" and len(pack) == 42 and pack.classes == NAMES
+    groups, found = groups_of(pack), by_id(pack)
+    assert groups["image/origin/p_3.jpg#0"] == groups["image/origin/p_3.jpg#1"]
+    assert found["image/origin/p_3.jpg#1"][0] == NAMES[4]
+    with (tmp_path / "label" / "label.lst").open("a") as file:
+        file.write("p_1.jpg 2 500 500 600 600 1.0 3\n")
+    with pytest.raises(DataError, match="lies outside of the picture"):
+        packed(tmp_path, side_px=24)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("Train_Aligned_Faces", "Val_Aligned_Faces", "Test_Aligned_Faces"),
+        ("train_set", "validation-set", "test_set"),
+    ],
+)
+def test_sfew_s_folders_are_splits_and_its_test_has_no_labels(tmp_path, names):
+    for place, split in enumerate(names[:2]):
+        for number, name in enumerate(("Angry", "Happy", "Sad")):
+            draw(tmp_path / split / name / f"{place}{number}.png", 10 * place + number)
+    draw(tmp_path / names[2] / "unknown.png", 99)
+    pack = packed(tmp_path)
+    assert pack.classes == ("Angry", "Happy", "Sad")
+    assert sorted(split for _, split in by_id(pack).values()) == ["train"] * 3 + ["val"] * 3
+    assert pack.manifest["left_out"] == {"test images without a label": 1}
+
+
+def test_group_by_reads_the_group_from_the_names(tmp_path):
+    for number in range(40):
+        draw(
+            tmp_path / ("sad" if number % 2 else "happy") / f"film{number // 4}_{number}.png",
+            number,
+        )
+    groups = groups_of(packed(tmp_path, group_by=r"film(\d+)_"))
+    assert len(set(groups.values())) == 10
+    assert groups["happy/film3_12.png"] == groups["sad/film3_13.png"]
+    with pytest.raises(FerError, match=r"--group-by '\(' is no regular expression"):
+        packed(tmp_path, group_by="(")
+    with pytest.raises(
+        DataError,
+        match=r"--group-by 'person' is not found in 40 of 40 names, such as happy/film0_0",
+    ):
+        packed(tmp_path, group_by="person")
+
+
+def test_links_out_of_the_folder_are_followed_on_request(tmp_path):
+    for number in range(20):
+        draw(tmp_path / "store" / f"{number}.png", number)
+        link = tmp_path / "data" / ("sad" if number % 2 else "happy") / f"{number}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / "store" / f"{number}.png")
+    with pytest.raises(DataError, match="--follow-links reads it"):
+        packed(tmp_path / "data")
+    assert len(packed(tmp_path / "data", follow_links=True)) == 20
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [("ckplus", "cohn-kanade-images"), ("jaffe", "KA.AN1.39.tiff"), ("csv", "fer2013.csv")],
+)
+def test_a_layout_that_the_data_has_not_is_refused(tmp_path, layout, words):
+    numbered_folders(tmp_path, ["happy", "sad"])
+    with pytest.raises(DataError, match=words):
+        packed(tmp_path, layout=layout)
