@@ -18,7 +18,7 @@ def ablate(*words):
 def test_each_variant_is_a_run_judged_on_val_and_is_not_repeated(tmp_path):
     words = (
         "--data",
-        "demo:280",
+        "demo:140",
         "--epochs",
         "1",
         "--out",
@@ -40,6 +40,7 @@ def test_each_variant_is_a_run_judged_on_val_and_is_not_repeated(tmp_path):
     assert ablate(*words, "--only", "no augmentation").stdout == said.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_variant_is_refused_by_name():
     said = ablate("--data", "demo:140", "--only", "no data")
     assert (

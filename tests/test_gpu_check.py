@@ -32,6 +32,7 @@ def test_every_part_runs_on_the_cpu_at_tiny_sizes(tmp_path):
     assert again.returncode == 0 and again.stdout.strip().startswith("0 rows fail")
 
 
+@pytest.mark.slow
 def test_a_part_without_time_is_left_for_the_next_check(tmp_path):
     out = tmp_path / "found.json"
     words = ("--tiny", "--device", "cpu", "--out", str(out), "--work", str(tmp_path / "work"))
@@ -41,6 +42,7 @@ def test_a_part_without_time_is_left_for_the_next_check(tmp_path):
     assert json.loads(out.read_text())["parts"]["batches"]["finished"] is True
 
 
+@pytest.mark.slow
 def test_unknown_parts_and_a_machine_without_a_gpu_are_refused(tmp_path):
     assert "there is no part 'x'; choose from resume" in check("--parts", "x").stderr
     ended = check("--device", "cpu")

@@ -4,13 +4,8 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import (
-    ConfigCommand,
-    config_options,
-    device_option,
-    given_settings,
-    model_option,
-)
+from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.shared_options import device_option, model_option
 from fer_ignite.cli.values import FiniteRange
 from fer_ignite.config import check
 

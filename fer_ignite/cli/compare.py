@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import (
+from fer_ignite.cli.shared_options import (
     cache_option,
     collate_option,
     device_option,

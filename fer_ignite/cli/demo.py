@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import device_option, model_option, tta_option
+from fer_ignite.cli.shared_options import device_option, model_option, tta_option
 
 __all__ = ["command"]
 

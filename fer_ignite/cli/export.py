@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import cache_option, model_option
+from fer_ignite.cli.shared_options import cache_option, model_option
 
 __all__ = ["command"]
 

@@ -10,35 +10,7 @@ from click.shell_completion import CompletionItem
 from fer_ignite.config import GROUPS, Config, field_facts, parse_yaml
 from fer_ignite.errors import ConfigError
 
-__all__ = [
-    "ConfigCommand",
-    "cache_option",
-    "collate_option",
-    "config_options",
-    "device_option",
-    "given_settings",
-    "model_option",
-    "tta_option",
-]
-
-# Flags that several commands share.
-tta_option = click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged.  [default: the run's]",
-)
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
-)
-model_option = click.option(
-    "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
-)
-collate_option = click.option(
-    "--collate-fn",
-    metavar="MODULE:NAME",
-    help="The run's own function that makes batches again, where it had one.",
-)
-cache_option = click.option("--cache", help="Folder of packed data sets.")
+__all__ = ["ConfigCommand", "config_options", "given_settings"]
 
 
 def config_options(*names: str, hidden: Sequence[str] = ()) -> Callable[[Any], Any]:

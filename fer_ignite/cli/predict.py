@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_ignite.cli.options import device_option, model_option, tta_option
+from fer_ignite.cli.shared_options import device_option, model_option, tta_option
 from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
 
@@ -17,7 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("predict", short_help="Name the expressions in image files.")
+class _PredictCommand(click.Command):
+    """The command; ``--faces`` alone means ``--faces always``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = []
+        for place, word in enumerate(args):
+            given.append(word)
+            if word == "--faces" and (args[place + 1 :] or [""])[0] not in (
+                "auto",
+                "never",
+                "always",
+            ):
+                given.append("always")
+        return super().parse_args(ctx, given)
+
+
+@click.command("predict", cls=_PredictCommand, short_help="Name the expressions in image files.")
 @click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
 @click.option(
     "--format",
@@ -38,8 +54,11 @@ __all__ = ["command"]
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 @click.option(
     "--faces",
-    is_flag=True,
-    help="Find the faces in photographs, videos (.mp4 .mov .avi .mkv .webm) and webcam:0.",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="auto finds the faces of whole photographs, of videos (.mp4 .mov .avi .mkv .webm) and webcam:0; never takes "
+    "each picture as one face; always searches in every picture.",
 )
 @click.option(
     "--detector",
@@ -77,24 +96,29 @@ def command(
     device: str,
     model: str | None,
     out: str | None,
-    faces: bool,
+    faces: str,
     **of_faces: Any,
 ) -> int:
-    """Name the expressions in SOURCES: tightly cut faces as image files, folders, globs; with --faces photographs, videos, webcam:0.
+    """Name the expressions in SOURCES: image files, folders and globs of faces or photographs, videos, webcam:0.
 
     CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
     onnxruntime and no torch. Without it the shipped network is used, and a line says so. The training's
     own preprocessing comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
     no file at all could be read.
     """
-    for name in (name for name, value in of_faces.items() if value is not None and not faces):
-        raise ConfigError(f"--{name.replace('_', '-')} is about finding faces; pass --faces too.")
+    given = [name for name, value in of_faces.items() if value is not None]
+    for name in given if faces == "never" else ():
+        raise ConfigError(
+            f"--{name.replace('_', '-')} is about finding faces; leave --faces never out."
+        )
     require_writable("--out", out)
+    from fer_ignite.apps.faces.video_source import is_video, is_webcam
     from fer_ignite.cli.sources import find_files, split_words
 
-    checkpoint, sources = split_words(words, faces=faces)
-    files = list(find_files(sources, faces=faces))
-    if not faces:
+    checkpoint, sources = split_words(words, faces=faces != "never")
+    files = list(find_files(sources, faces=faces != "never"))
+    searched = faces == "always" or given or any(is_video(f) or is_webcam(f) for f in files)
+    if not searched:
         from fer_ignite.cli.predict_files import write_predictions
 
         predictor = _opened(checkpoint, device=device, model=model, tta=tta)
@@ -102,7 +126,13 @@ def command(
             return (
                 0
                 if write_predictions(
-                    predictor, files, write, form=form, topk=topk, batch_size=batch_size
+                    predictor,
+                    files,
+                    write,
+                    form=form,
+                    topk=topk,
+                    faces=faces,
+                    batch_size=batch_size,
                 )
                 else 2
             )

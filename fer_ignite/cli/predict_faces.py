@@ -1,4 +1,4 @@
-"""``fer-ignite predict --faces``: one row per detected face, as table, csv or JSON lines."""
+"""``fer-ignite predict --faces always``: one row per detected face, as table, csv or JSON lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.apps.faces.detection import open_detector
 from fer_ignite.apps.faces.face_reader import FaceReader
 from fer_ignite.apps.faces.opencv import load_opencv
-from fer_ignite.cli.rows import csv_line
+from fer_ignite.cli.rows import csv_line, describe_box
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.predictor import Predictor
@@ -91,8 +91,7 @@ def _table(sighting: FaceRow, topk: int) -> str:
         if sighting.time_s is None
         else f"{sighting.time_s:8.3f} s  track {sighting.track}"
     )
-    where = f"{box.width:.0f} x {box.height:.0f} at {box.left:.0f}, {box.top:.0f}"
-    return f"{name}  {when}  {where}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
+    return f"{name}  {when}  {describe_box(box)}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
 
 
 def _json_line(sighting: FaceRow, topk: int) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.rows import csv_line
+from fer_ignite.cli.rows import csv_line, describe_box
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
+from fer_ignite.inference.photographs import FaceBox
 from fer_ignite.inference.predictor import Prediction, Predictor, predict
 
 __all__ = ["write_predictions"]
@@ -21,6 +22,7 @@ def write_predictions(
     *,
     form: str,
     topk: int,
+    faces: str,
     batch_size: int,
 ) -> bool:
     """Prints rows as they come; whether any file could be read.
@@ -37,10 +39,14 @@ def write_predictions(
                     "file",
                     *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")),
                     "error",
+                    "face",
+                    *FaceBox._fields,
                 ]
             )
         )
-    for prediction in predict(predictor, files, topk=topk, batch_size=batch_size, warn=_warn):
+    for prediction in predict(
+        predictor, files, topk=topk, faces=faces, batch_size=batch_size, warn=_warn
+    ):
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
@@ -56,7 +62,12 @@ def _table(prediction: Prediction, count: int) -> str:
     if prediction.error is not None:
         return f"{printable(prediction.file)}  -\n"
     shares = "  ".join(f"{name} {100 * p:5.1f} %" for name, p in prediction.top)
-    return f"{printable(prediction.file)}  {shares}\n"
+    place = (
+        ""
+        if prediction.box is None
+        else f"  face {prediction.face}  {describe_box(prediction.box)}"
+    )
+    return f"{printable(prediction.file)}{place}  {shares}\n"
 
 
 def _json_line(prediction: Prediction, count: int) -> str:
@@ -64,15 +75,28 @@ def _json_line(prediction: Prediction, count: int) -> str:
     if prediction.error is not None:
         values["error"] = prediction.error
     else:
-        values |= {"label": prediction.top[0][0], "probabilities": dict(prediction.top)}
+        if prediction.box is not None:
+            box = {name: round(value, 4) for name, value in prediction.box._asdict().items()}
+            values |= {"face": prediction.face, "box": box}
+        values |= {"label": prediction.label, "probabilities": prediction.probabilities}
     return json.dumps(values) + "\n"
 
 
 def _csv(prediction: Prediction, count: int) -> str:
     cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * count - len(cells))
+    box = [""] * len(FaceBox._fields)
+    if prediction.box is not None:
+        box = [f"{value:.4f}" for value in prediction.box]
+    face = "" if prediction.error is not None else str(prediction.face)
     return csv_line(
-        [formula_safe(printable(prediction.file)), *cells, formula_safe(prediction.error or "")]
+        [
+            formula_safe(printable(prediction.file)),
+            *cells,
+            formula_safe(prediction.error or ""),
+            face,
+            *box,
+        ]
     )
 
 

@@ -27,7 +27,9 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
         if _is_source(first, faces):
             return None, words
         if not faces and _is_source(first, True):
-            raise ConfigError(f"{printable(first)}: videos and webcams are looked at with --faces.")
+            raise ConfigError(
+                f"{printable(first)}: videos and webcams are looked at with --faces auto or always."
+            )
     if not rest:
         raise ConfigError(
             f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it."

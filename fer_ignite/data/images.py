@@ -28,6 +28,7 @@ __all__ = [
     "MISNAMED",
     "fit_image",
     "is_colourless",
+    "plain_image",
     "printable",
     "read_file_bytes",
     "read_image",
@@ -242,7 +243,7 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
             _refuse_header(image, name)
             misnamed = expected is not None and _format_of(image) != expected
             image.load()
-            plain = _plain(image, name)
+            plain = plain_image(image, name)
             plain.info[MISNAMED] = misnamed
             return plain
     except DataError:
@@ -289,8 +290,12 @@ def _has_second_page(image: Image.Image) -> bool:
     return True
 
 
-def _plain(image: Image.Image, name: Name) -> Image.Image:
-    """The loaded image as upright "L" or "RGB"."""
+def plain_image(image: Image.Image, name: Name) -> Image.Image:
+    """A loaded image as upright "L" or "RGB".
+
+    Raises:
+        DataError: pixels of another kind, such as 32 bits.
+    """
     turn = _TURN_OF_EXIF.get(_exif_orientation(image))
     wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (
         image.mode == "I" and image.format in ("PNG", "PPM")

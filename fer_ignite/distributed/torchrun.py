@@ -70,9 +70,12 @@ def previous_final_outcome(environ: Mapping[str, str] = os.environ) -> Outcome |
 
 
 def mark_final(outcome: Outcome, environ: Mapping[str, str] = os.environ) -> None:
-    """Note an end that no restart must repeat; other ends leave no mark."""
+    """Notes an end that no restart must repeat; other ends leave no mark.
+
+    The first mark stays: in the next attempt one rank may already have left with it when torchrun sends SIGTERM to another.
+    """
     marker = final_outcome_marker(environ)
-    if marker is not None and outcome.exit_code in FINAL_CODES:
+    if marker is not None and not marker.exists() and outcome.exit_code in FINAL_CODES:
         with suppress(OSError):
             write_json(marker, {**asdict(outcome), "attempt": restart_count(environ)})
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,18 @@ from fer_ignite.data.loader import Preprocessing
 from fer_ignite.distributed import LaunchSpec
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
-from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, NonFiniteError
+from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
 from fer_ignite.imports import is_object_name, which_again
+from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature import usable_temperature
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.objects import model_name
 from fer_ignite.training.step import resolve_precision
 from fer_ignite.training.trainer import tta_logits
+from fer_ignite.weights import shipped_checkpoint
+
+if TYPE_CHECKING:
+    from fer_ignite.inference.predictor import Prediction
 
 __all__ = [
     "LoadedModel",
@@ -74,6 +79,27 @@ class LoadedModel:
         """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.metrics.temperature.TEMPERATURES`."""
         return usable_temperature(self.checkpoint.get("temperature"))
 
+    def predict(
+        self, images: Any, *, faces: str = "auto", tta: str | None = None, batch_size: int = 256
+    ) -> "list[Prediction]":
+        """Names the expressions of one picture or of several.
+
+        Args:
+            images: a path, a PIL image, a uint8 array [H, W] or [H, W, 3] (RGB), a uint8 tensor [H, W] or [C, H, W], or several
+                of these.
+            faces: "auto" finds the faces of whole photographs and takes face crops as they are; "never"; "always".
+            tta: views to average; None = the run's.
+        Returns:
+            One :class:`fer_ignite.inference.predictor.Prediction` per face, with ``label``, ``probabilities`` of all expressions
+            and ``box``; a file that can't be read has an ``error``.
+        Raises:
+            ConfigError, DataError: what is no picture; one sentence says what is.
+        """
+        from fer_ignite.inference.predictor import predict
+
+        count = len(self.classes)
+        return list(predict(self, images, topk=count, faces=faces, tta=tta, batch_size=batch_size))
+
     def probabilities(self, images_BHWC: Tensor, *, tta: str = "none") -> Tensor:
         """float32 [B, K] on the CPU, out of uint8 faces in the channels and any size of the training's.
 
@@ -111,23 +137,33 @@ def predict_probabilities(logits_BK: Tensor, temperature: float) -> Tensor:
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     device: str | torch.device = "auto",
     model: Any = None,
     precision: str | None = None,
     collated: bool = False,
-) -> LoadedModel:
+) -> Any:
     """A network out of a checkpoint, wherever the file was copied to.
 
     Args:
+        path: a checkpoint, a run's folder, or an ``.onnx`` file that was exported from one (see :class:`OnnxModel`); None: the
+            network that comes with the package.
         model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
         collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
     Raises:
         CheckpointError: see :func:`load_checkpoint`; or it needs the user's class and was not given it.
     """
+    if path is None:
+        path = shipped_checkpoint()
     require_path("load_model", path)
+    if is_onnx(path):
+        if model is not None or precision is not None:
+            raise ConfigError(
+                "model and precision are fixed inside an .onnx file; give them to `fer-ignite export` instead."
+            )
+        return OnnxModel(path, device=str(device))
     model = model_name(model)
     checkpoint = load_checkpoint(path)
     known = {

@@ -4,7 +4,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from fer_ignite.data.images import printable, require_faces
 from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
 from fer_ignite.imports import optional_library
 from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
+
+if TYPE_CHECKING:
+    from fer_ignite.inference.predictor import Prediction
 
 __all__ = ["VIEWS", "OnnxModel", "is_onnx"]
 
@@ -48,6 +51,19 @@ class OnnxModel:
         self.classes = self.record.classes
         self.channels, self.side_px = self.record.channels, self.record.side_px
         self.resize_mode = str(self.record.preprocessing["resize_mode"])
+
+    def predict(
+        self, images: Any, *, faces: str = "auto", batch_size: int = 256
+    ) -> "list[Prediction]":
+        """Names the expressions of one picture or of several, as :meth:`LoadedModel.predict` does."""
+        from fer_ignite.inference.predictor import predict
+
+        count = len(self.classes)
+        return list(predict(self, images, topk=count, faces=faces, batch_size=batch_size))
+
+    def __repr__(self) -> str:
+        colour = "gray" if self.channels == 1 else "RGB"
+        return f"OnnxModel: {', '.join(self.classes)}; {self.side_px} px {colour} faces"
 
     def probabilities(self, faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [B, K] of uint8 faces of any side.

@@ -1,21 +1,21 @@
-"""Warning for whole photographs given where a face crop is expected."""
+"""Faces out of pictures: whole photographs are told from face crops, and their faces are cut out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fer_ignite.data.images import printable
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PhotographCheck"]
+__all__ = ["FACES", "FaceBox", "FacePicker"]
+
+FACES = ("auto", "never", "always")
 
 # Face crops of data sets have 48 to 224 pixels a side; the boxes of the detector on 2,000 upscaled FER2013 faces are at most
 # 1.55 times as high as wide.
@@ -23,69 +23,154 @@ _LARGEST_CROP_PX, _LONGEST_CROP = 256, 1.6
 # Share of the picture that its largest face covers. On 2,000 FER2013 faces of 100 to 400 px no face found covers less than 0.10;
 # in photographs of whole people it covers 0.02 to 0.04.
 _SMALLEST_SHARE = 0.10
+# Of a large picture: a portrait with hair and shoulders is cut as well, a face that fills the picture is not.
+_SMALLEST_SHARE_OF_LARGE = 0.45
 _SMALLEST_LOOK_PX = 96  # in a smaller picture a face that covers a tenth is too small to be found
 _LARGEST_LOOK_PX = (
-    512  # larger pictures are shrunk for the look, which then takes at most about 15 ms
+    512  # larger pictures are shrunk for the first look, which then takes at most about 15 ms
 )
 _MOST_LOOKS = 64  # among files of the usual size; a folder of faces is not slowed down
 
 
-class PhotographCheck:
-    """Warns once, of the first file that seems to be a whole photograph.
+class FaceBox(NamedTuple):
+    """Where a face is in its picture, in px from the upper left corner."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class FacePicker:
+    """The faces of a picture: itself where it is a face crop, those that are found in it where it is a whole photograph.
 
     Args:
-        warn: called with the sentence.
+        faces: "auto", "never" (a picture is one face; a photograph is warned about) or "always" (faces are searched in every
+            picture).
+        usual_px: side of the network's own images; crops up to this size are usual too.
+        warn: called with one sentence, for the first photograph.
+        detector, margin: as :func:`fer_ignite.apps.faces.detection.open_detector` and ``cut_face`` take them; None: mtcnn, and
+            the detector's own margin.
+    Raises:
+        ConfigError: "always" without the detector's library.
     """
 
-    def __init__(self, warn: Callable[[str], Any]) -> None:
-        self.warn, self.warned, self.looks = warn, False, 0
-        self._detector: Any = None
+    def __init__(
+        self,
+        faces: str,
+        *,
+        usual_px: int,
+        warn: Callable[[str], Any],
+        detector: str | None = None,
+        margin: float | None = None,
+    ) -> None:
+        if faces not in FACES:
+            raise ConfigError(f"faces={faces!r} is unknown; allowed are {', '.join(FACES)}.")
+        self.faces, self.usual_px, self.warn = faces, usual_px, warn
+        self.warned, self.looks = False, 0
+        self._name, self._margin = detector, margin
+        self._opened: Any = None
+        if faces == "always":
+            self._detector()
 
-    def look(self, file: str | Path, image: Image, *, usual_px: int) -> None:
-        """Checks one image.
+    def pick(self, name: str, image: Image) -> list[tuple[Image, FaceBox | None]]:
+        """The faces in a picture, in reading order, each with its box; the picture itself has none.
 
         Args:
-            usual_px: side of the network's own images; crops up to this size are usual too.
+            name: of the picture, for the sentence.
+        Returns:
+            Empty where "always" finds no face.
         """
-        if not self.warned and (reason := self._reason(image, usual_px)):
-            self.warned = True
-            self.warn(
-                f"{printable(file)} seems to be a whole photograph ({image.width} x {image.height}, {reason}); the answer is about "
-                "the whole picture as one face. Cut the face out, or pass --faces to find it (later files are not checked)."
+        if self.faces == "always":
+            return self._cut(image)
+        if self.faces == "never" and self.warned:
+            return [(image, None)]
+        reason, share = self._reason(image)
+        if reason is None:
+            return [(image, None)]
+        if self.faces == "auto" and share is not None and (found := self._cut(image)):
+            self._say(
+                f"{name} is a whole photograph ({image.width} x {image.height}, {reason}); the faces in it are cut out "
+                "(--faces never takes pictures as they are)."
             )
+            return found
+        self._say(
+            f"{name} seems to be a whole photograph ({image.width} x {image.height}, {reason}); the answer is about "
+            "the whole picture as one face. Cut the face out"
+            + (
+                ""
+                if self.faces == "auto"
+                else ", or pass --faces auto or always to find it (later files are not checked)"
+            )
+            + "."
+        )
+        return [(image, None)]
 
-    def _reason(self, image: Image, usual_px: int) -> str | None:
+    def _say(self, sentence: str) -> None:
+        if not self.warned:
+            self.warned = True
+            self.warn(sentence)
+
+    def _reason(self, image: Image) -> tuple[str | None, float | None]:
+        """Why a picture is no face crop, None where it is one; and the share of its area that its largest face covers."""
         long, short = max(image.size), min(image.size)
-        large = long > max(_LARGEST_CROP_PX, usual_px) or long > _LONGEST_CROP * short
+        large = long > max(_LARGEST_CROP_PX, self.usual_px) or long > _LONGEST_CROP * short
         share = None
         if short >= _SMALLEST_LOOK_PX and (large or self.looks < _MOST_LOOKS):
             self.looks += not large
             share = self._share_of_face(image)
-        if share is not None:
-            return (
-                "its largest face covers less than a tenth of it"
-                if share < _SMALLEST_SHARE
-                else None
-            )
-        return "larger or longer than face crops are" if large else None
+        if share is None:
+            return ("larger or longer than face crops are" if large else None), None
+        if share < _SMALLEST_SHARE:
+            return "its largest face covers less than a tenth of it", share
+        if large and share < _SMALLEST_SHARE_OF_LARGE and self.faces == "auto":
+            return "its largest face covers less than half of it", share
+        return None, share
 
     def _share_of_face(self, image: Image) -> float | None:
         """Share of the area that the largest face covers; None where none is found, or there is no detector."""
-        if self._detector is None:
-            self._detector = _detector()
         small = image.convert("RGB")
         small.thumbnail((_LARGEST_LOOK_PX, _LARGEST_LOOK_PX))
-        boxes = self._detector([np.asarray(small)])[0]
+        boxes = self._boxes(np.asarray(small))
         return (
             max((box.width * box.height for box in boxes), default=0.0)
             / (small.width * small.height)
             or None
         )
 
+    def _cut(self, image: Image) -> list[tuple[Image, FaceBox | None]]:
+        from PIL import Image as pillow
 
-def _detector() -> Any:
-    try:
-        # By name: the core imports no application.
-        return load_object("fer_ignite.apps.faces.mtcnn:Mtcnn", setting="--faces")()
-    except ConfigError:  # the extra is not installed
-        return lambda images: [[] for _ in images]
+        # By name, as the detector: the core imports no application.
+        cut_face = load_object("fer_ignite.apps.faces.crops:cut_face", setting="--faces")
+        in_reading_order = load_object(
+            "fer_ignite.apps.faces.crops:in_reading_order", setting="--faces"
+        )
+        image_HW3 = np.asarray(image.convert("RGB"))
+        boxes = in_reading_order(self._boxes(image_HW3))
+        margin = getattr(self._opened, "margin", 0.0) if self._margin is None else self._margin
+        return [
+            (
+                pillow.fromarray(cut_face(image_HW3, box, margin=margin)),
+                FaceBox(box.left, box.top, box.width, box.height),
+            )
+            for box in boxes
+        ]
+
+    def _boxes(self, image_HW3: Any) -> Sequence[Any]:
+        try:
+            detector = self._detector()
+        except ConfigError:  # the extra is not installed
+            if self.faces == "always":
+                raise
+            return []
+        boxes: Sequence[Any] = detector([image_HW3])[0]
+        return boxes
+
+    def _detector(self) -> Any:
+        if self._opened is None:
+            open_detector = load_object(
+                "fer_ignite.apps.faces.detection:open_detector", setting="--faces"
+            )
+            self._opened = open_detector(self._name or "mtcnn")
+        return self._opened

@@ -1,4 +1,4 @@
-"""Prediction on image files of one face each, with a checkpoint or an export."""
+"""Prediction on pictures, files or in memory, with a checkpoint or an export."""
 
 # Dimensions: B images of a batch, H W pixels, C channels, K expressions.
 
@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fer_ignite.data.images import fit_image, read_image, require_faces
+from fer_ignite.data.images import fit_image, printable, require_faces
+from fer_ignite.data.pictures import iter_pictures, read_picture
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.inference.onnx import VIEWS, OnnxModel, is_onnx
-from fer_ignite.inference.photographs import PhotographCheck
+from fer_ignite.inference.photographs import FaceBox, FacePicker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,13 +28,48 @@ __all__ = ["Prediction", "Predictor", "open_predictor", "predict"]
 logger = logging.getLogger("fer_ignite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """What a network says about one file; ``error`` says why there is nothing, where that is so."""
+    """What a network says about one face.
+
+    Attributes:
+        file: the file's path, or what the picture in memory is called.
+        top: the most probable expressions with their probabilities, the most probable first.
+        error: why there is nothing, where that is so.
+        face: number of the face in its picture, from 1, in reading order; 0: the picture is the face.
+        box: where the face is in its picture; None: the picture is the face.
+    """
 
     file: str
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    face: int = 0
+    box: FaceBox | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The most probable expression; None where there is nothing."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """That expression's probability."""
+        return self.top[0][1] if self.top else None
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The probabilities by the expressions' names, the most probable first."""
+        return dict(self.top)
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"Prediction({self.file}: {self.error})"
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top[:3])
+        place = ""
+        if self.box is not None:
+            left, top, width, height = self.box
+            place = f", face {self.face} ({width:.0f} x {height:.0f} px at {left:.0f}, {top:.0f})"
+        return f"Prediction({self.file}{place}: {shares})"
 
 
 class Predictor(Protocol):
@@ -105,26 +141,36 @@ def open_predictor(
 
 def predict(
     checkpoint: str | Path | LoadedModel | Predictor,
-    files: str | Path | Iterable[str | Path],
+    files: Any,
     *,
     topk: int = 3,
+    faces: str = "never",
     batch_size: int = 256,
     tta: str | None = None,
+    detector: str | None = None,
+    margin: float | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
     warn: Callable[[str], Any] = logger.warning,
 ) -> Iterator[Prediction]:
-    """Names the expressions in face images, in batches, in the files' order.
+    """Names the expressions in pictures, in batches, in the pictures' order.
 
     Args:
-        checkpoint: a checkpoint, an ``.onnx`` file that was exported from one, or either opened already.
-        files: image files of one face each, a str or a Path is one file; read and fitted as the training's were.
-        topk: how many expressions per file, most probable first.
+        checkpoint: a checkpoint, a run's folder, an ``.onnx`` file that was exported from one, or either opened already.
+        files: one picture or several: a path (a str or a Path is one file), a PIL image, a uint8 array [H, W] or [H, W, 3]
+            (RGB), a uint8 tensor [H, W] or [C, H, W]; an array [N, H, W, C] or a tensor [N, C, H, W] is several.
+        topk: how many expressions per face, most probable first.
+        faces: "never": each picture is one face; "auto": the faces of whole photographs are found and cut out; "always":
+            faces are searched in every picture.
         tta: views to average; None = the run's. Of paths and networks; a recogniser has its own.
-        warn: called with one sentence, once, where a file seems to be a whole photograph; the file is answered all the same.
+        detector, margin: see :class:`FacePicker`.
+        on_batch: called with the number of pictures of each batch that is done.
+        warn: called with one sentence, once, where a picture seems to be a whole photograph.
     Returns:
-        An iterator of one :class:`Prediction` per file; a file that can't be read doesn't stop the rest.
+        An iterator of one :class:`Prediction` per face; a file that can't be read doesn't stop the rest. A picture without a
+        face, where faces were searched, gives one with an error.
     Raises:
         ConfigError: an argument of another type, or a number below 1.
+        DataError: a picture in memory of another shape or dtype.
         CheckpointError: see :func:`open_predictor`.
     """
     for name, value in (("topk", topk), ("batch_size", batch_size)):
@@ -132,46 +178,38 @@ def predict(
             raise ConfigError(f"{name}={value!r} is no whole number of at least 1.")
     if tta is not None and tta not in VIEWS:
         raise ConfigError(f"tta={tta!r} is unknown; allowed are {', '.join(VIEWS)}.")
-    paths = [files] if isinstance(files, (str, Path)) else files
-    if isinstance(paths, (bytes, bytearray)) or not isinstance(paths, Iterable):
-        raise ConfigError(
-            f"files takes a path or several, not {type(files).__name__}; give a str, a Path or a list of them."
-        )
+    pictures = iter_pictures(files)
+    predictor = _open_model(checkpoint, tta)
+    picker = FacePicker(
+        faces, usual_px=predictor.side_px, warn=warn, detector=detector, margin=margin
+    )
     return _predict(
-        _open_model(checkpoint, tta),
-        paths,
-        topk=topk,
-        batch_size=batch_size,
-        on_batch=on_batch,
-        warn=warn,
+        predictor, pictures, picker, topk=topk, batch_size=batch_size, on_batch=on_batch
     )
 
 
 def _predict(
     predictor: Predictor,
-    files: Iterable[str | Path],
+    pictures: Iterable[tuple[str, Any]],
+    picker: FacePicker,
     *,
     topk: int,
     batch_size: int,
     on_batch: Callable[[int], None],
-    warn: Callable[[str], Any],
 ) -> Iterator[Prediction]:
-    watch = PhotographCheck(warn)
     count = max(1, min(topk, len(predictor.classes)))
-    waiting: list[tuple[str, Any]] = []
-    for file in files:
-        if not isinstance(file, (str, Path)):
-            raise ConfigError(
-                f"files holds {type(file).__name__} where a path is needed; give str or Path, not pixels."
-            )
-        waiting.append((str(file), _read_face(file, predictor, watch)))
-        if len(waiting) == batch_size:
+    waiting: list[tuple[Prediction, Any]] = []
+    done = 0
+    for name, picture in pictures:
+        waiting += _faces_of(name, picture, predictor, picker)
+        done += 1
+        if len(waiting) >= batch_size:
             yield from _predict_batch(predictor, waiting, count)
-            on_batch(len(waiting))
-            waiting = []
+            on_batch(done)
+            waiting, done = [], 0
     if waiting:
         yield from _predict_batch(predictor, waiting, count)
-        on_batch(len(waiting))
+        on_batch(done)
 
 
 def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
@@ -189,20 +227,33 @@ def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
     return checkpoint  # type: ignore[no-any-return]
 
 
-def _read_face(file: str | Path, predictor: Predictor, watch: PhotographCheck) -> Any:
+def _faces_of(
+    name: str, picture: Any, predictor: Predictor, picker: FacePicker
+) -> list[tuple[Prediction, Any]]:
+    """The picture's faces without answers yet, and their pixels; None for what can't be read or has no face."""
     try:
-        channels = "gray" if predictor.channels == 1 else "rgb"
-        image = read_image(file)
-        watch.look(file, image, usual_px=predictor.side_px)
-        return fit_image(image, predictor.side_px, predictor.resize_mode, channels)
+        image = read_picture(name, picture)
     except DataError as error:
-        return error
+        if not isinstance(picture, (str, Path)):
+            raise
+        return [(Prediction(name, error=str(error)), None)]
+    channels = "gray" if predictor.channels == 1 else "rgb"
+    found = picker.pick(name, image)
+    if not found:
+        return [(Prediction(name, error=f"{printable(name)}: no face is found in it."), None)]
+    return [
+        (
+            Prediction(name, face=0 if box is None else number, box=box),
+            fit_image(face, predictor.side_px, predictor.resize_mode, channels),
+        )
+        for number, (face, box) in enumerate(found, 1)
+    ]
 
 
 def _predict_batch(
-    predictor: Predictor, faces: Sequence[tuple[str, Any]], count: int
+    predictor: Predictor, faces: Sequence[tuple[Prediction, Any]], count: int
 ) -> Iterator[Prediction]:
-    read = [pixels for _, pixels in faces if not isinstance(pixels, DataError)]
+    read = [pixels for _, pixels in faces if pixels is not None]
     tops: Iterator[Any] = iter(())
     if read:
         probabilities_BK = predictor.probabilities(np.stack(read))
@@ -212,14 +263,10 @@ def _predict_batch(
             places_BK.tolist(),
             strict=True,
         )
-    for file, pixels in faces:
-        if isinstance(pixels, DataError):
-            yield Prediction(file, error=str(pixels))
+    for prediction, pixels in faces:
+        if pixels is None:
+            yield prediction
         else:
             probabilities, labels = next(tops)
-            yield Prediction(
-                file,
-                tuple(
-                    (predictor.classes[k], p) for k, p in zip(labels, probabilities, strict=True)
-                ),
-            )
+            named = zip(labels, probabilities, strict=True)
+            yield replace(prediction, top=tuple((predictor.classes[k], p) for k, p in named))

@@ -28,8 +28,8 @@ Settings = dict[str, Any]
 class Bench:
     """The faces, how often to measure, and what was found."""
 
-    def __init__(self, data: str, folder: Path, rounds: int) -> None:
-        self.data, self.folder, self.rounds = data, folder, rounds
+    def __init__(self, data: str, folder: Path, rounds: int, steps: int) -> None:
+        self.data, self.folder, self.rounds, self.steps = data, folder, rounds, steps
         self.threads = len(os.sched_getaffinity(0))
         self.lightning = lightning_version()
         self.found: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def training(
 
 
 def train48(bench: Bench) -> None:
-    training(bench, "fer48", 48, 128, 40, (0.03, 0.95, 3.5))
+    training(bench, "fer48", 48, 128, bench.steps, (0.03, 0.95, 3.5))
 
 
 def train224(bench: Bench) -> None:
@@ -302,7 +302,9 @@ def views(bench: Bench) -> None:
     from fer_ignite.training.trainer import tta_logits
 
     model = network(bench.settings("fer48", 48, 128)).eval().to(memory_format=torch.channels_last)
-    images = torch.randn(512, 1, 48, 48).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(min(512, 16 * bench.steps), 1, 48, 48).contiguous(
+        memory_format=torch.channels_last
+    )
 
     def look(tta: str) -> Callable[[], None]:
         def work() -> None:
@@ -460,6 +462,9 @@ def main() -> None:
         "--rounds", type=int, default=5, help="interleaved rounds of each measurement"
     )
     parser.add_argument(
+        "--steps", type=int, default=40, help="optimizer steps of a round, at 48 px"
+    )
+    parser.add_argument(
         "--json", type=Path, default=Path("bench.json"), help="where to write what was found"
     )
     wanted = parser.parse_args()
@@ -473,7 +478,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fer-ignite-bench-") as folder:
         os.environ.setdefault("FER_IGNITE_CACHE", str(Path(folder) / "cache"))
         data = os.path.abspath(wanted.data) if os.path.exists(wanted.data) else wanted.data
-        bench = Bench(data, Path(folder), wanted.rounds)
+        bench = Bench(data, Path(folder), wanted.rounds, wanted.steps)
         write_images(data, bench.folder / "images", train_faces=8000)
         for name in wanted.parts.split(","):
             print(f"measuring {name} ...", file=sys.stderr, flush=True)

@@ -115,6 +115,12 @@ def as_tested(command: str, *, spare: bool = False) -> str:
             added = {"--data": "demo:700", **added}
         if "--epochs" in words and re.search(r"--data demo:\d{1,3}\b", plain):  # small as it stands
             del added["--max-train-samples"]
+            # of a page's commands in turn, those behind the training need no network that has learned something
+            plain = (
+                re.sub(r"--epochs \d\b", "--epochs 1", plain)
+                if spare and "cut" not in words
+                else plain
+            )
     missing = [f"{flag} {value}".strip() for flag, value in added.items() if flag not in words]
     spared = _SPARED if spare and name == "train" and "--resume" not in words else {}
     return " ".join(

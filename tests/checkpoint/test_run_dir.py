@@ -308,6 +308,7 @@ def begun(tmp_path_factory):
     return out / "kept", summary["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", SIDE_FILES)
 def test_no_damage_to_a_side_file_stops_a_resume_or_loses_an_epoch(

@@ -269,7 +269,8 @@ def test_predict_gives_csv_for_files_folders_and_globs(cli, best, faces):
         "predict", best, faces / "sad.png", faces / "*y.png", "--format", "csv", "--batch-size", "2"
     )
     rows = list(csv.reader(io.StringIO(ended.out)))
-    assert rows[0] == ["file", "label_1", "p_1", "label_2", "p_2", "label_3", "p_3", "error"]
+    labels = ["label_1", "p_1", "label_2", "p_2", "label_3", "p_3"]
+    assert rows[0] == ["file", *labels, "error", "face", "left", "top", "width", "height"]
     assert [os.path.basename(row[0]) for row in rows[1:]] == [
         "sad.png",
         "angry.png",
@@ -333,7 +334,7 @@ def test_odd_file_names_go_through_every_format_on_one_row_each(cli, best, faces
     if form == "csv":
         rows = list(csv.reader(io.StringIO(text)))
         assert all(
-            len(row) == 8 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:]
+            len(row) == 13 and not row[0].startswith(("=", "+", "-", "@")) for row in rows[1:]
         )
     shown = cli("predict", best, folder, "--format", form)
     assert shown.code == 0 and len(shown.out.splitlines()) == len(ODD) + (form == "csv")

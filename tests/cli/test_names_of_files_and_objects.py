@@ -9,9 +9,19 @@ from fer_ignite.config import Config, field_facts
 # What the text of a setting names. A new text setting has to be put into one of these lists.
 FILES = {"data", "votes", "exclude", "init_from", "resume"}
 FOLDERS = {"out", "cache"}
-OBJECTS = {"data", "model", "loss", "sample_transform", "batch_transform", "collate_fn", "handlers"}
+OBJECTS = {
+    "data",
+    "model",
+    "loss",
+    "sample_transform",
+    "batch_transform",
+    "collate_fn",
+    "handlers",
+    "optimizer_factory",
+}
 OTHERS = {
     "classes",
+    "group_by",
     "class_weights",
     "name",
     "monitor",

@@ -141,9 +141,9 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["evaluate"], "CHECKPOINT"),
+        (["evaluate"], "CKPT"),
         (["evaluate", "absent.pt"], "absent.pt"),
-        (["evaluate", "."], "Is a directory"),
+        (["evaluate", "."], "neither a checkpoint nor a run's folder"),
         (["predict", "absent.pt"], "nothing to look at"),
         (["predict", "absent.pt", "x.png"], "x.png|absent.pt"),
         (["pack"], "DATA"),
@@ -153,7 +153,7 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
         (["trian"], "did you mean 'train'"),
         (["zzz"], "there are train"),
         (["--zzz"], "--zzz"),
-        (["evaluate", "x.pt", "--split", "all"], "--split"),
+        (["evaluate", "x.pt", "--split", "every"], "--split"),
         (["evaluate", "x.pt", "--nproc", "0"], "--nproc"),
         (["tune", "s.yaml", "--timeout", "1.2.3s"], "--timeout 1.2.3s: give a time"),
         (["tune", "s.yaml", "--timeout", "²"], "--timeout ²"),

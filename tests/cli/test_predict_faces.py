@@ -109,9 +109,12 @@ def test_nothing_readable_is_an_exit_code(cli, photographs):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--save-annotated", "album", "."), "--save-annotated is about finding faces"),
-        (("clip.mp4",), "with --faces"),
-        (("webcam:0",), "with --faces"),
+        (
+            ("--faces", "never", "--save-annotated", "album", "."),
+            "--save-annotated is about finding faces",
+        ),
+        (("--faces", "never", "clip.mp4"), "with --faces"),
+        (("--faces", "never", "webcam:0"), "with --faces"),
         (("--faces", "webcam:97"), "no such camera"),
         (("--faces", "--detector", "yolo", "a.mp4", "a.mp4"), "there is no"),
         (("--faces", "absent.mp4"), "there is no file absent.mp4"),

@@ -171,6 +171,7 @@ def test_a_transform_that_would_pass_by_the_preparation_of_val_is_refused(traine
         assert not (ended.folder / "runs" / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine, cli):
     ended = trained("--collate-fn", mine("dark"))
     assert ended.code == 0, ended.err

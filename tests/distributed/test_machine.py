@@ -81,6 +81,7 @@ def test_what_the_user_has_set_up_is_left_alone(name):
     assert faults >= ROUNDS * PAGES // 512
 
 
+@pytest.mark.slow
 @glibc
 def test_the_setting_up_of_a_runs_process_keeps_it():
     _, faults = page_faults("use")

@@ -311,6 +311,7 @@ def listening(pid: int) -> list[str]:
 UNGUARDED = "from fer_ignite import Config, train\ntrain(Config(data='demo:140', epochs=1, out={out!r}), nproc=2)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["script", "if True", "function", "standard input"])
 def test_a_program_without_a_main_guard_is_refused_before_anything_starts(tmp_path, form):
     text = UNGUARDED.format(out=str(tmp_path / "runs"))

@@ -28,19 +28,21 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, path):
             )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", ["docs/index.md", "docs/tutorials/first-run.md", "docs/ja/quick-start.md"]
-)
-def test_the_documented_first_run_shows_a_network_that_has_learned_something(page, path):
-    """At chance one face in seven is right, and a calibration of such a network means nothing."""
-    first = next(
-        command
+def first_training(path):
+    return next(
+        command.replace(" --name first", "")
         for block in blocks_of((ROOT / path).read_text(encoding="utf-8"))
         if block.language == "bash"
         for command in command_lines(block.text)
         if command.startswith("fer-ignite train")
     )
+
+
+@pytest.mark.slow
+def test_the_documented_first_run_shows_a_network_that_has_learned_something(page):
+    """At chance one face in seven is right, and a calibration of such a network means nothing."""
+    paths = ("docs/index.md", "docs/tutorials/first-run.md", "docs/ja/quick-start.md")
+    (first,) = {first_training(path) for path in paths}  # one command on all three pages
     page._command(f"{as_tested(first)} --out shown")
     (file,) = page.folder.glob("shown/*/summary.json")
     summary = json.loads(file.read_text(encoding="utf-8"))

@@ -17,6 +17,10 @@ def test_the_notebook_runs_and_its_last_cell_has_a_norm_for_each_step(tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for (
+        cell
+    ) in notebook.cells:  # what follows the training needs no network that has learned something
+        cell.source = cell.source.replace("epochs=8", "epochs=1")
     client.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()

@@ -76,6 +76,7 @@ def cut_and_resumed(
         )
 
 
+@pytest.mark.slow
 def test_a_run_cut_within_an_epoch_or_at_its_end_ends_as_the_uncut_one(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [3, 7])
 
@@ -85,6 +86,7 @@ def test_a_run_cut_at_any_of_its_iterations_ends_as_the_uncut_one(faces, tmp_pat
     cut_and_resumed(faces, tmp_path, list(range(support.STEPS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["accumulation", "mixup_cutmix", "batch_norm_sgd"])
 def test_many_ways_to_train_can_be_cut(faces, tmp_path, variant):
     cut_and_resumed(faces, tmp_path, [10 if variant != "accumulation" else 5], **VARIANTS[variant])
@@ -96,6 +98,8 @@ def test_every_way_to_train_can_be_cut_anywhere(faces, tmp_path, variant):
     points = (
         [1, 6, 7, 8, 13, 17, 20] if variant != "accumulation" else [3, 6, 13, 26, 27, 29, 50, 77]
     )
+    if variant == "fp16":  # which CPUs compute slowly
+        points = [6, 8]
     cut_and_resumed(faces, tmp_path, points, **VARIANTS[variant])
 
 
@@ -104,14 +108,17 @@ def test_loader_processes_change_nothing(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [5, 14, 16], workers=2, **LOADER)
 
 
+@pytest.mark.slow
 def test_handlers_with_state_go_on_where_they_were(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [2, 11], extra=[handlers.keep_diary])
 
 
+@pytest.mark.slow
 def test_a_run_saved_once_an_epoch_repeats_what_was_lost(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [4, 9, 20], save_iterations=None)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twice(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [9], save_iterations=None, save_epochs=2)
 

@@ -65,6 +65,7 @@ def test_a_checkpoint_that_was_copied_away_needs_no_other_file(best, tmp_path):
     assert evaluate(copied, quiet=True, tta="none")["n"] == 70
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_the_counts(best):
     counts = [
         evaluate(best, quiet=True, batch_size=size, tta="none")["confusion_matrix"]
@@ -83,6 +84,7 @@ def test_a_network_gives_probabilities_for_faces_of_any_size(best):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [2.0**100, 1e-6, 20.0, 0.05, None])
 def test_labels_come_from_the_logits_whatever_temperature_a_file_holds(best, tmp_path, stored):
     """Evaluation, prediction, comparison and the network itself name the same expression for every face."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_ignite import predict
+from fer_ignite import load_model, predict
 from fer_ignite.inference import photographs
 from fer_ignite.weights import shipped_checkpoint
 
@@ -51,7 +51,43 @@ def test_a_woman_in_a_photograph_is_told_at_any_size_and_her_face_alone_is_not(t
         assert warnings_of(tmp_path, face.resize(size)) == []
 
 
+def test_her_face_is_cut_out_of_the_photograph_and_a_face_crop_is_taken_as_it_is(tmp_path):
+    """The same by path, in memory, and with the exported network; the photograph as one face says something else."""
+    pytest.importorskip("cv2")
+    photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    network = load_model()
+    told = []
+    (found,) = predict(network, photo, faces="auto", topk=7, warn=told.append)
+    assert found.label == "happy" and found.probability > 0.8 and found.face == 1
+    left, top, width, height = found.box
+    assert 150 < left < 240 and 20 < top < 120 and 60 < width < 180 and 60 < height < 180
+    assert len(told) == 1 and "512 x 512" in told[0] and "--faces never" in told[0]
+    assert "face 1" in repr(found) and network.predict(photo)[0].box == found.box
+    (whole,) = network.predict(photo, faces="never")
+    assert whole.box is None and whole.probabilities != found.probabilities
+    crop = photo.crop((170, 50, 280, 190))
+    assert network.predict(crop)[0].box is None
+    assert network.predict(crop, faces="always")[0].box is not None
+    (none,) = network.predict(noise(200, 200), faces="always")
+    assert none.label is None and "no face is found" in none.error
+
+
+def test_several_faces_of_a_photograph_come_in_reading_order():
+    pytest.importorskip("cv2")
+    photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut()).crop(
+        (120, 0, 340, 260)
+    )
+    wide = Image.new("RGB", (3 * 220, 2 * 260), "gray")
+    for column in range(3):
+        for row in range(2):
+            wide.paste(photo, (column * 220, row * 260 + 10 * (2 - column)))
+    found = load_model().predict(wide)
+    assert [face.face for face in found] == [1, 2, 3, 4, 5, 6]
+    places = [(round(face.box.top // 260), round(face.box.left // 220)) for face in found]
+    assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+
+
 def test_without_a_detector_size_and_shape_decide(tmp_path, monkeypatch):
-    monkeypatch.setattr(photographs, "_detector", lambda: lambda images: [[] for _ in images])
+    monkeypatch.setattr(photographs.FacePicker, "_boxes", lambda self, image: [])
     assert len(warnings_of(tmp_path, noise(512, 512))) == 1
     assert warnings_of(tmp_path, noise(224, 224)) == []

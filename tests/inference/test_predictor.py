@@ -8,8 +8,9 @@ from PIL import Image
 from fer_ignite import build_session, compare, evaluate, load_model, predict, train
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.config import Config
+from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.data.images import require_faces
-from fer_ignite.errors import CheckpointError, ConfigError, DataError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
 from fer_ignite.inference.predictor import open_predictor
 from fer_ignite.weights import shipped_checkpoint
 
@@ -28,13 +29,78 @@ def test_a_str_or_a_path_is_one_file(face):
 
 @pytest.mark.parametrize("files", [5, None, b"face.png", 1.5])
 def test_what_names_no_files_is_refused_at_the_call(files):
-    with pytest.raises(ConfigError, match="files takes a path or several"):
+    with pytest.raises(ConfigError, match=r"pictures came as .*; give a path, a PIL image"):
         predict(shipped_checkpoint(), files)
 
 
-def test_pixels_in_place_of_paths_are_refused():
-    with pytest.raises(ConfigError, match="files holds ndarray"):
-        list(predict(shipped_checkpoint(), np.zeros((2, 48, 48), np.uint8)))
+def test_one_picture_is_the_same_in_every_form(tmp_path):
+    """A file, a PIL image, arrays and tensors, gray and RGB."""
+    gray_HW = draw_faces(4, seed=3)[0][2, :, :, 0]
+    Image.fromarray(gray_HW).save(tmp_path / "x.png")
+    rgb_HW3 = np.repeat(gray_HW[:, :, None], 3, axis=2)
+    tensor_HW = torch.from_numpy(gray_HW)
+    network = load_model()
+    forms = [
+        tmp_path / "x.png",
+        str(tmp_path / "x.png"),
+        Image.fromarray(gray_HW),
+        Image.fromarray(rgb_HW3),
+        gray_HW,
+        gray_HW[:, :, None],
+        rgb_HW3,
+        tensor_HW,
+        tensor_HW[None],
+        tensor_HW.expand(3, 48, 48),
+    ]
+    answers = network.predict(forms)
+    assert len(answers) == len(forms)
+    for answer, form in zip(answers, forms, strict=True):
+        assert answer.probabilities == pytest.approx(answers[0].probabilities, abs=1e-6)
+        assert network.predict(form)[0].probabilities == pytest.approx(
+            answer.probabilities, abs=1e-6
+        )
+    first = answers[0]
+    assert set(first.probabilities) == set(network.classes)
+    assert first.probability == max(first.probabilities.values()) and first.box is None
+    assert first.label in repr(first) and "%" in repr(first) and "x.png" in repr(first)
+    assert sum(first.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_four_dimensions_are_several_pictures():
+    faces_NHW1 = draw_faces(5, seed=3)[0]
+    network = load_model()
+    one_by_one = [network.predict(face)[0].label for face in faces_NHW1]
+    assert [answer.label for answer in network.predict(faces_NHW1)] == one_by_one
+    tensor = torch.from_numpy(faces_NHW1).permute(0, 3, 1, 2)
+    assert [answer.label for answer in network.predict(tensor)] == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (
+            np.zeros((48, 48), np.float32),
+            r"picture came as float32 \[48, 48\]; give uint8 values 0 to 255 .*multiply by 255",
+        ),
+        (torch.zeros(1, 48, 48), r"came as float32 \[1, 48, 48\]"),
+        (np.zeros((3, 48, 48), np.uint8), r"shape \[3, 48, 48\].*transpose\(1, 2, 0\)"),
+        (
+            np.zeros((48, 48, 4), np.uint8),
+            r"shape \[48, 48, 4\]; give \[H, W\] or \[H, W, C\] with C 1 or 3",
+        ),
+        (
+            torch.zeros(48, 48, 3, dtype=torch.uint8),
+            r"shape \[48, 48, 3\]; give \[H, W\] or \[C, H, W\]",
+        ),
+        (np.zeros((0, 48), np.uint8), r"shape \[0, 48\]"),
+        (np.zeros(48, np.uint8), r"shape \[48\]"),
+        (np.zeros((48, 48), np.int64), r"came as int64"),
+        ([np.zeros((48, 48), np.uint8), 7], r"picture 1 came as int; give a path"),
+    ],
+)
+def test_what_is_no_picture_gets_a_sentence(picture, words):
+    with pytest.raises(FerError, match=words):
+        load_model().predict(picture)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +112,7 @@ def test_numbers_and_views_of_predict_are_checked_at_the_call(face, options):
         predict(shipped_checkpoint(), face, **options)
 
 
-@pytest.mark.parametrize("checkpoint", [3, None, ["a.pt"], {}])
+@pytest.mark.parametrize("checkpoint", [3, ["a.pt"], {}])
 def test_one_checkpoint_is_one_path(face, checkpoint):
     for call in (
         lambda: predict(checkpoint, face),

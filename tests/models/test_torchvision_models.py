@@ -52,6 +52,7 @@ def build(name, **changes):
     return build_model(name, **{"num_classes": 7, "in_channels": 1, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), FAMILIES.items())
 def test_every_family_takes_gray_faces_and_gives_one_set_of_logits(name, side):
     model = build(name, image_px=side, dropout=0.1)
@@ -154,6 +155,7 @@ def test_auxiliary_heads_in_the_published_file_are_left_out(hub):
     assert build("googlenet", pretrained=True)(torch.randn(2, 1, 48, 48)).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_vit_positions_are_interpolated_to_the_image_side(hub):
     put_weights(hub, "vit_b_32", torchvision.models.vit_b_32().state_dict())
     model = build("vit_b_32", pretrained=True, image_px=96)

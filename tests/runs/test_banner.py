@@ -49,6 +49,7 @@ def runs(cli, tiny_flags):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "without"),
     [
@@ -83,6 +84,7 @@ def test_every_printed_next_command_runs_and_every_named_file_exists(cli, runs, 
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -25,7 +25,8 @@ def made(tiny):
 
 def test_the_summary_has_the_names_that_scripts_rely_on(made):
     session = made()
-    summary = finish(session, session.run())
+    session.run()
+    summary = session.summary
     assert json.loads(session.folder.summary.read_text()) == json.loads(json.dumps(summary))
     assert (
         summary["status"] == "completed"
@@ -53,7 +54,7 @@ def test_the_best_epoch_s_weights_are_scored_and_not_the_last_ones(made):
 
 def test_test_is_looked_at_once_and_the_look_is_noted(made):
     session = made()
-    finish(session, session.run())
+    session.run()
     (line,) = [json.loads(text) for text in session.folder.test_access.read_text().splitlines()]
     assert line["by"] == "train" and line["split"] == "test" and line["n"] == 14
 
@@ -61,7 +62,8 @@ def test_test_is_looked_at_once_and_the_look_is_noted(made):
 def test_a_run_that_was_interrupted_does_not_look_at_test(made):
     session = made(epochs=5)
     session.coordinator.signal_number = lambda: 15
-    summary = finish(session, session.run())
+    session.run()
+    summary = session.summary
     assert summary["status"] == "interrupted" and "test" not in summary and "val" not in summary
     assert not session.folder.test_access.exists()
 
@@ -73,7 +75,8 @@ def test_a_run_that_its_handler_stopped_is_scored(made):
         )
 
     session = made([watch], epochs=9)
-    summary = finish(session, session.run())
+    session.run()
+    summary = session.summary
     assert (
         summary["status"] == "early_stopped"
         and summary["iterations"] == 6
@@ -190,6 +193,7 @@ def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
     assert summary["status"] == "completed" and summary["test"]["n"] == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -251,6 +255,7 @@ def test_a_run_whose_best_checkpoint_was_damaged_while_it_trained_scores_the_las
     assert "best.pt" in said and "the last network is scored" in said and "last.pt" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [flip, Path.unlink, folder_in_its_place, lambda path: path.write_bytes(b"")]
 )

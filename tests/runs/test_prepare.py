@@ -81,6 +81,7 @@ def test_a_resumed_run_s_own_settings_come_before_defaults_and_given_ones_win(ti
     assert any("epochs 2 -> 3" in note for note in job.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -152,6 +152,7 @@ def test_every_loss_trains(wired, loss):
     assert ("train_focal" in line) == ("+" in loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize(
     "settings",

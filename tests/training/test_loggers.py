@@ -53,6 +53,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_the_progress_bar_shows_loss_accuracy_rate_and_what_users_log(ran, capfd):
     def watch(session):
         session.trainer.add_event_handler(

@@ -49,6 +49,7 @@ def test_every_built_in_handler_can_be_taken_off_by_name(made):
     assert list(session.folder.checkpoints.glob("*.pt")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "event"),
     [
@@ -381,6 +382,7 @@ def whole_run(tmp_path_factory):
         return aspects(session)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REMOVED))
 def test_removing_a_handler_has_its_documented_effect_and_no_other(made, whole_run, name):
     session = made(**FULL)
@@ -403,6 +405,7 @@ def test_removing_a_handler_has_its_documented_effect_and_no_other(made, whole_r
     assert differing == REMOVED[name]
 
 
+@pytest.mark.slow
 def test_a_handler_that_needs_fp16_s_gradients_cleared_or_unscaled_says_so_or_unscales(made):
     session = made(name="cleared", precision="fp16")
     with pytest.raises(ConfigError, match=r"zero_grad.*fp16"):
@@ -479,6 +482,7 @@ def test_with_stale_flags_gone_a_step_is_taken_after_the_norm_s_handler_is_remov
 SAID = r"iteration \d+.*Lower --lr, set --clip-grad 1, or try --precision fp32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

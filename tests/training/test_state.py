@@ -48,6 +48,7 @@ def digest(session):
     return state_digest({name: part.state_dict() for name, part in parts.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, RICH], ids=["plain", "rich"])
 @pytest.mark.parametrize("cut", [1, 4, 6])
 def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
@@ -68,6 +69,7 @@ def test_a_run_that_was_cut_anywhere_ends_as_the_whole_one(made, settings, cut):
     assert second.trainer.state.iteration == whole.trainer.state.iteration == 8
 
 
+@pytest.mark.slow
 def test_a_resume_point_has_the_whole_schema_and_a_best_only_what_evaluation_needs(made):
     session = made(**RICH)
     session.run()
@@ -241,6 +243,7 @@ def stopped_early(tiny, handler=FALLING, **settings):
     return summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patience", "epochs", "status"),
     [(4, 5, "early_stopped"), (3, 4, "early_stopped"), (0, 8, "completed")],

@@ -31,7 +31,7 @@ class FaceRow:
     """A row.
 
     Attributes:
-        face: number of the face in its picture or frame, from 1, from left to right; 0: no face was found.
+        face: number of the face in its picture or frame, from 1, in reading order; 0: no face was found.
         time_s, track: of videos and webcams: seconds from the start, and the number that a face keeps over time.
         error: why there is nothing, or no more.
     """

@@ -2,12 +2,14 @@
 
 # Dimensions: H W pixels of the picture, S side of the square, 3 channels (RGB).
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.apps.faces.detection import Box
 
-__all__ = ["cut_face"]
+__all__ = ["cut_face", "in_reading_order"]
 
 
 def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArray[np.uint8]:
@@ -30,3 +32,18 @@ def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArra
 def _places(middle: float, side: int, length: int) -> NDArray[np.int64]:
     start = round(min(max(middle, 0.0), float(length)) - side / 2)
     return np.clip(np.arange(start, start + side), 0, length - 1)
+
+
+def in_reading_order(boxes: Sequence[Box]) -> list[Box]:
+    """From the top row to the bottom one, from left to right within a row.
+
+    Faces are in one row where the middle of the lower one lies above the lower border of the first of the row.
+    """
+    rows: list[list[Box]] = []
+    for box in sorted(boxes, key=lambda box: box.top + box.height / 2):
+        first = rows[-1][0] if rows else None
+        if first is not None and box.top + box.height / 2 < first.top + first.height:
+            rows[-1].append(box)
+        else:
+            rows.append([box])
+    return [box for row in rows for box in sorted(row, key=lambda box: box.left)]

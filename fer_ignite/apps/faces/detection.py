@@ -27,6 +27,8 @@ class Box:
     Attributes:
         left, top, width, height: pixels, from the picture's upper left corner; may reach over its borders.
         score: how sure the detector is, on its own scale; higher is surer.
+        landmarks: x and y in px of left eye, right eye (as seen in the picture), nose and corners of the mouth, where the
+            detector finds them.
     """
 
     left: float
@@ -34,6 +36,7 @@ class Box:
     width: float
     height: float
     score: float = 1.0
+    landmarks: tuple[tuple[float, float], ...] | None = None
 
 
 Detector = Callable[[Sequence[NDArray[np.uint8]]], list[list[Box]]]
@@ -88,7 +91,7 @@ class _Checked:
 
     def _box(self, answer: Any) -> Box:
         try:
-            box = answer if isinstance(answer, Box) else Box(*(float(value) for value in answer))
+            box = answer if isinstance(answer, Box) else _box_of(*answer)
             sound = all(
                 math.isfinite(value)
                 for value in (box.left, box.top, box.width, box.height, box.score)
@@ -101,3 +104,7 @@ class _Checked:
                 "in pixels, with a width and height above 0."
             )
         return box
+
+
+def _box_of(left: Any, top: Any, width: Any, height: Any, score: Any = 1.0) -> Box:
+    return Box(float(left), float(top), float(width), float(height), float(score))

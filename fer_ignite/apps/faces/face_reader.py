@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fer_ignite.apps.faces.crops import cut_face
+from fer_ignite.apps.faces.crops import cut_face, in_reading_order
 from fer_ignite.apps.faces.detection import Box, Detector
 from fer_ignite.data.images import fit_image
 from fer_ignite.inference.predictor import Predictor
@@ -58,15 +58,12 @@ class FaceReader:
         self.margin: float = getattr(detector, "margin", 0.0) if margin is None else margin
 
     def read(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[FaceReading]]:
-        """The faces of each picture, from left to right; none where none was found.
+        """The faces of each picture, in reading order; none where none was found.
 
         Args:
             images_HW3: uint8 RGB pictures of any sizes.
         """
-        found = [
-            sorted(boxes, key=lambda box: (box.left, box.top))
-            for boxes in self.detector(images_HW3)
-        ]
+        found = [in_reading_order(boxes) for boxes in self.detector(images_HW3)]
         crops = [
             self._crop(image, box)
             for image, boxes in zip(images_HW3, found, strict=True)

@@ -71,16 +71,20 @@ class Mtcnn:
             networks = self._networks()
         try:
             boxes_B4 = _squared(self._propose(networks["pnet"], image_HW3))
-            boxes_B4, scores_B = self._score_labels(
+            boxes_B4, scores_B, _ = self._refine(
                 networks["rnet"], image_HW3, boxes_B4, 24, ("dense_2", "softmax_1")
             )
             kept = self._apart(boxes_B4, scores_B, 0.7)
-            boxes_B4, scores_B = self._score_labels(
-                networks["onet"], image_HW3, _squared(boxes_B4[kept]), 48, ("dense_5", "softmax_2")
+            boxes_B4, scores_B, points_B10 = self._refine(
+                networks["onet"],
+                image_HW3,
+                _squared(boxes_B4[kept]),
+                48,
+                ("dense_5", "softmax_2", "dense_6"),
             )
         finally:
             self._idle.append(networks)
-        return _as_boxes(boxes_B4, scores_B)
+        return _as_boxes(boxes_B4, scores_B, points_B10)
 
     def _propose(self, pnet: Any, image_HW3: NDArray[np.uint8]) -> Floats:
         """Windows of every size that could hold a face."""
@@ -102,7 +106,7 @@ class Mtcnn:
         """The first network slides over the picture at one scale: boxes, how to move them, scores."""
         height, width = (int(np.ceil(length * scale)) for length in image_HW3.shape[:2])
         small_HW3 = self._cv2.resize(image_HW3, (width, height), interpolation=self._cv2.INTER_AREA)
-        moves, scores = _asked(pnet, small_HW3[None], ("conv2d_4", "softmax"))
+        moves, scores = _forward(pnet, small_HW3[None], ("conv2d_4", "softmax"))
         # the networks were trained on transposed pictures
         columns, rows = np.nonzero(scores[0, :, :, 1] >= 0.6)
         corners_B2 = np.stack([columns, rows], axis=1) * _STRIDE_PX
@@ -111,22 +115,31 @@ class Mtcnn:
         ) / np.float32(scale)
         return boxes_B4, moves[0, columns, rows], scores[0, columns, rows, 1]
 
-    def _score_labels(
+    def _refine(
         self,
         network: Any,
         image_HW3: NDArray[np.uint8],
         boxes_B4: Floats,
         side: int,
-        outputs: tuple[str, str],
-    ) -> tuple[Floats, Floats]:
-        """The boxes that the second or third network takes for faces, moved as it says, and their scores."""
+        outputs: tuple[str, ...],
+    ) -> tuple[Floats, Floats, Floats]:
+        """The boxes that the second or third network accepts, moved as it says, their scores, and landmarks in px.
+
+        The second network has no landmarks: an array [B, 0].
+        """
         if not len(boxes_B4):
-            return boxes_B4, np.zeros(0, np.float32)
-        moves_B4, scores_B2 = _asked(
+            return boxes_B4, np.zeros(0, np.float32), np.zeros((0, 10), np.float32)
+        moves_B4, scores_B2, *points = _forward(
             network, np.stack([self._cut(image_HW3, box, side) for box in boxes_B4]), outputs
         )
         kept = scores_B2[:, 1] > 0.7
-        return _moved(boxes_B4[kept], moves_B4[kept]), scores_B2[kept, 1]
+        points_B10 = np.zeros((int(kept.sum()), 0), np.float32)
+        if points:  # five x and five y, as shares of the box
+            sizes_B2 = boxes_B4[kept, 2:] - boxes_B4[kept, :2]
+            points_B10 = points[0][kept] * np.repeat(sizes_B2, 5, axis=1) + np.repeat(
+                boxes_B4[kept, :2], 5, axis=1
+            )
+        return _moved(boxes_B4[kept], moves_B4[kept]), scores_B2[kept, 1], points_B10
 
     def _cut(self, image_HW3: NDArray[np.uint8], box: Floats, side: int) -> NDArray[np.uint8]:
         """A box as a square of one side; black where it reaches over the picture's border."""
@@ -165,7 +178,7 @@ def _weights_folder() -> Path:
     return Path(found.origin).parent
 
 
-def _asked(network: Any, pixels_BHW3: NDArray[np.uint8], outputs: Sequence[str]) -> Any:
+def _forward(network: Any, pixels_BHW3: NDArray[np.uint8], outputs: Sequence[str]) -> Any:
     values_BWH3 = (pixels_BHW3.transpose(0, 2, 1, 3).astype(np.float32) - 127.5) / 128
     network.setInput(np.ascontiguousarray(values_BWH3))
     return network.forward(outputs)
@@ -186,12 +199,20 @@ def _squared(boxes_B4: Floats) -> Floats:
     return squares_B4
 
 
-def _as_boxes(boxes_B4: Floats, scores_B: Floats) -> list[Box]:
+def _as_boxes(boxes_B4: Floats, scores_B: Floats, points_B10: Floats) -> list[Box]:
     """Surest first, without those that lie mostly inside a surer one."""
     kept: list[Box] = []
     for place in np.argsort(-scores_B, kind="stable"):
         left, top, right, bottom = (float(value) for value in boxes_B4[place])
-        box = Box(left, top, right - left, bottom - top, float(scores_B[place]))
+        points = [float(value) for value in points_B10[place]]
+        box = Box(
+            left,
+            top,
+            right - left,
+            bottom - top,
+            float(scores_B[place]),
+            tuple(zip(points[:5], points[5:], strict=True)),
+        )
         if box.width > 0 and box.height > 0 and all(_shared(box, other) <= 0.7 for other in kept):
             kept.append(box)
     return kept

@@ -45,6 +45,7 @@ PLANS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", PLANS, ids="+".join)
 def test_changed_copies_are_found_and_nothing_else(textures, names):
     image = Image.fromarray(textures[7])

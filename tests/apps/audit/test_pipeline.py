@@ -93,6 +93,7 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments, 
     assert list(ended.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_path):
     best = str(finished_run / "checkpoints" / "best.pt")
     looks = (finished_run / "test_access.jsonl").read_text().count("\n")
@@ -149,6 +150,7 @@ def test_on_fer2013_two_thousand_images_are_known_to_be_copies(tmp_path):
     assert report["copies"]["train_images_also_in_val_or_test"]["exact"] > 200
 
 
+@pytest.mark.slow
 def test_networks_at_chance_give_no_verdict_on_labels(tiny, tmp_path):
     report = audit(tiny(data="demo:70"), AuditRequest(out=str(tmp_path / "a"), folds=2, epochs=1))
     skill = report["labels"]["skill"]

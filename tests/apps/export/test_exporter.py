@@ -69,6 +69,7 @@ def faces(count, side, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 1), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_answers_as_the_checkpoint_on_its_validation_faces(exported, form):
     report = exported(form)
@@ -94,6 +95,7 @@ def test_the_accuracy_that_is_reported_is_the_evaluation_s(exported, best):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "state-dict", "onnx"])
 def test_half_saves_two_bytes_a_weight_and_hardly_changes_an_answer(exported, network, form):
     plain, half = exported(form), exported(form, half=True)
@@ -196,6 +198,7 @@ def test_a_state_dict_starts_another_training(exported, tiny):
     train(tiny(epochs=1, init_from=exported("state-dict")["file"]))
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_train_faces_and_its_cost_is_measured(exported):
     report = exported("onnx", int8=True, tta="none", calibration_faces=64)
     found = report["check"]
@@ -248,6 +251,7 @@ def changed(best, path, **config):
     return path
 
 
+@pytest.mark.slow
 def test_where_the_data_is_gone_drawn_faces_are_asked_and_it_is_said(best, tmp_path):
     lost = changed(best, tmp_path / "lost.pt", data="/gone/fer2013.csv")
     report = export_checkpoint(lost, form="safetensors", quiet=True)

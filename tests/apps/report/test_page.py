@@ -186,6 +186,7 @@ def test_a_hostile_class_name_goes_through_a_whole_report(tiny, tmp_path):
     assert all(image["src"].startswith("data:") for image in read.all("img"))
 
 
+@pytest.mark.slow
 def test_val_is_read_unless_test_is_asked_for_which_leaves_its_line(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     accesses = run / "test_access.jsonl"
@@ -259,6 +260,7 @@ def test_without_jinja2_one_sentence_names_the_extra(monkeypatch):
         write_report(["whatever"])
 
 
+@pytest.mark.slow
 def test_runs_are_compared_as_compare_does(finished_run, tmp_path):
     other = shutil.copytree(finished_run, tmp_path / "other")
     content = load_checkpoint(other / "checkpoints" / "best.pt")

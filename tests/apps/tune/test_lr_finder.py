@@ -20,6 +20,7 @@ def find(tiny, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_rate_rises_evenly_by_ratio_until_the_loss_explodes(find, tmp_path):
     found = find({})
     lrs, losses = found["curve"]["lr"], found["curve"]["loss"]
@@ -39,6 +40,7 @@ def test_the_rate_rises_evenly_by_ratio_until_the_loss_explodes(find, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_parts_with_a_rate_of_their_own_rise_in_proportion(find):
     found = find(
         {
@@ -57,6 +59,7 @@ def test_parts_with_a_rate_of_their_own_rise_in_proportion(find):
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_test_as_divergence(find):
     found = find({"opt": "sgd"}, end_lr=1000.0)
     assert found["diverged"] and all(map(math.isfinite, found["curve"]["loss"]))

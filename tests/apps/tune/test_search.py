@@ -38,6 +38,7 @@ def study_in(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, tmp_path):
     outcome, told = search(4)
     folder, result = tmp_path / "search", outcome.result

@@ -1,0 +1,216 @@
+"""Networks, data sets, losses and optimizers given as Python objects."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+import fer_ignite
+from fer_ignite import Config, build_session, evaluate, load_model, train
+from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
+from fer_ignite.errors import CheckpointError, ConfigError, FerError
+
+
+class Net(nn.Sequential):
+    """A network that asks for nothing."""
+
+    def __init__(self):
+        super().__init__(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(64, 7))
+
+
+class Named(Net):
+    def __init__(self, num_classes, width=8):
+        super().__init__()
+        self[2] = nn.Linear(64, num_classes)
+
+
+class Faces(Dataset):
+    """Drawn faces as uint8 pixels, with names and labels."""
+
+    classes = DEMO_CLASSES
+
+    def __init__(self, count=140, seed=3):
+        self.pixels, self.targets = draw_faces(count, seed=seed)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.pixels[index], int(self.targets[index])
+
+
+def squared(logits_BK, targets_BK):
+    return (logits_BK.softmax(1) - targets_BK).square().sum(dim=1)
+
+
+def slow_sgd(groups):
+    return torch.optim.SGD(groups, lr=1e-3, weight_decay=0.25)
+
+
+@pytest.mark.parametrize(
+    "model", [Net, Named, lambda: Net(), Net()], ids=["class", "arguments", "function", "module"]
+)
+def test_a_network_is_given_as_a_module_or_as_what_makes_one(tiny, tmp_path, model):
+    summary = train(tiny(epochs=1, model_args={}), model=model)
+    assert summary["status"] == "completed"
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    with pytest.raises(
+        CheckpointError,
+        match=r"was a Python object, which no file holds; give the same again from Python: model=",
+    ):
+        load_model(best)
+    found = evaluate(best, model=model, split="test", quiet=True)
+    assert found["accuracy"] == summary["test"]["accuracy"]
+    assert len(load_model(best, model=model).predict(draw_faces(3, seed=1)[0])) == 3
+
+
+def test_a_module_that_is_given_is_trained_itself(tiny):
+    net = Net()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    train(tiny(epochs=1, model_args={}), model=net)
+    assert not any(map(torch.equal, before, (p.detach() for p in net.parameters())))
+
+
+def test_data_loss_and_optimizer_are_objects_too(tiny, tmp_path):
+    groups_seen = []
+
+    def factory(groups):
+        groups_seen.extend(groups)
+        return slow_sgd(groups)
+
+    summary = train(
+        tiny(epochs=2),
+        data={"train": Faces(), "val": Faces(28, seed=5), "test": Faces(21, seed=6)},
+        loss=squared,
+        optimizer=factory,
+    )
+    assert summary["data"]["counts"] == {"train": 140, "val": 28, "test": 21}
+    assert summary["test"]["n"] == 21 and summary["status"] == "completed"
+    assert all("lr" not in group or group["lr"] <= 1e-3 for group in groups_seen)
+    line = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[0])
+    assert line["lr"] <= 1e-3 and line["train_loss"] < 2
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), squared]
+)
+def test_torch_s_losses_are_taken_per_image(tiny, loss):
+    assert train(tiny(epochs=1), loss=loss)["status"] == "completed"
+
+
+def test_a_single_data_set_gives_a_share_to_val_and_can_be_a_subset(tiny):
+    faces = Faces()
+    summary = train(tiny(epochs=1), data=Subset(faces, list(range(0, 140, 2))))
+    assert summary["data"]["counts"]["train"] + summary["data"]["counts"]["val"] == 70
+    assert summary["data"]["counts"]["val"] == 7 and "test" not in summary
+
+
+def test_labels_without_names_are_numbers_or_named_by_classes(tiny, tmp_path):
+    pixels_NHW1, labels_N = draw_faces(70, seed=2)
+    pixels = torch.from_numpy(pixels_NHW1).permute(0, 3, 1, 2)
+    data = TensorDataset(pixels, torch.from_numpy(labels_N.astype(np.int64)))
+    train(tiny(epochs=1), data=data)
+    assert load_model(tmp_path / "run").classes == tuple("0123456")
+    train(tiny(epochs=1, classes=",".join(DEMO_CLASSES), exist_ok=True), data=data)
+    assert load_model(tmp_path / "run").classes == DEMO_CLASSES
+
+
+def test_a_data_set_object_is_scored_whole(finished_run):
+    faces = Faces(35, seed=8)
+    found = evaluate(finished_run, data=faces, quiet=True)
+    assert found["n"] == 35 and found["split"] == "all" and found["accuracy"] > 0.3
+    parts = evaluate(
+        finished_run, data={"val": faces, "test": Faces(7, seed=1)}, split="test", quiet=True
+    )
+    assert parts["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": 3}, "model is a int; give a torch.nn.Module"),
+        ({"data": {"train": Faces(70), "night": Faces(70)}}, "data has the splits night"),
+        ({"data": [1, 2, 3][0]}, r"data \(train\) is a int; give a map-style"),
+        ({"loss": 0.5}, "loss is a float; give a callable"),
+        (
+            {"optimizer": torch.optim.SGD(Net().parameters(), lr=1)},
+            "optimizer is a SGD; give a function",
+        ),
+        (
+            {"optimizer": lambda groups: None},
+            "made a NoneType; it must make a torch.optim.Optimizer",
+        ),
+        ({"model": lambda: 5}, "made a int; it must make a torch.nn.Module"),
+        ({"loss": lambda a, b: a.mean()}, "it must give one value per image"),
+    ],
+)
+def test_objects_of_another_kind_get_a_sentence(tiny, given, words):
+    with pytest.raises(FerError, match=words):
+        train(
+            tiny(
+                epochs=1,
+                model_args={} if "model" in given else {"widths": [8, 8], "blocks": [0, 0]},
+            ),
+            **given,
+        )
+
+
+def test_a_resumed_run_wants_the_same_objects_again(tiny, tmp_path):
+    settings = {"model_args": {}, "name": "run"}
+    train(tiny(epochs=1, **settings), model=Net, optimizer=slow_sgd)
+    with pytest.raises(ConfigError, match=r"used Python objects: .*model=.*optimizer="):
+        train(Config(out=str(tmp_path), name="run", resume="auto", epochs=2, quiet=True))
+    again = Config(out=str(tmp_path), name="run", resume="auto", epochs=2, quiet=True)
+    assert train(again, model=Net, optimizer=slow_sgd)["epochs"] == 2
+
+
+def test_what_can_t_be_sent_to_other_processes_is_named_before_they_start(tiny):
+    class Local(Net):
+        pass
+
+    with pytest.raises(
+        ConfigError,
+        match=r"Local can't be sent to other processes \(.*\); define it at the top level",
+    ):
+        train(tiny(epochs=1, model_args={}), model=Local, nproc=2)
+    with pytest.raises(ConfigError, match=r"lambda can't be sent to other processes"):
+        train(tiny(epochs=1), loss=lambda a, b: squared(a, b), nproc=2)
+
+
+@pytest.mark.slow
+def test_objects_of_a_module_train_in_two_processes_as_in_one(tiny, tmp_path):
+    # as importlib loads test modules, this one can't be imported by name in other processes
+    optimizer = functools.partial(torch.optim.SGD, lr=0.01)
+    one = train(tiny(epochs=1, name="one"), optimizer=optimizer, loss=nn.CrossEntropyLoss())
+    two = train(
+        tiny(epochs=1, name="two"), optimizer=optimizer, loss=nn.CrossEntropyLoss(), nproc=2
+    )
+    assert two["world_size"] == 2
+    assert two["val"]["loss"] == pytest.approx(one["val"]["loss"], abs=1e-4)
+
+
+def test_a_session_ends_as_train_does_and_says_what_it_is(tiny, tmp_path):
+    config = tiny(epochs=1)
+    expected = train(config.model_copy(update={"name": "other"}))
+    with build_session(config) as session:
+        assert (
+            "Session of" in repr(session)
+            and "iteration 0" in repr(session)
+            and "\n" not in repr(session)
+        )
+        session.run()
+        assert session.summary["test"]["accuracy"] == expected["test"]["accuracy"]
+        assert session.summary["weights_sha256"] == expected["weights_sha256"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["val"]["n"] == 14
+
+
+def test_names_and_descriptions_are_short(finished_run):
+    assert dir(fer_ignite) == sorted([*fer_ignite.__all__, "__version__"])
+    assert repr(Config()) == "Config()"
+    assert repr(Config(epochs=3, opt="sgd")) == "Config(opt='sgd', epochs=3)"
+    text = repr(load_model(finished_run))
+    assert text.startswith("LoadedModel fer48: ") and "48 px gray" in text and len(text) < 250
