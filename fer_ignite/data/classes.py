@@ -17,6 +17,7 @@ __all__ = [
     "ClassPlan",
     "class_difference",
     "match_classes",
+    "number_warning",
     "parse_classes",
     "relabel",
     "require_known_classes",
@@ -98,6 +99,20 @@ def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> 
     return ClassMatch(tuple(data_classes), tuple(known_classes), np.array(places, dtype=np.int64))
 
 
+def number_warning(classes: Sequence[str]) -> str | None:
+    """What to say about classes that are numbers; None for names."""
+    if not are_numbers(classes):
+        return None
+    example = ",".join(
+        f"{name}={number}" for name, number in zip(("angry", "disgust"), classes, strict=False)
+    )
+    return (
+        f"the classes are numbers ({', '.join(classes)}), whose meaning is not guessed: the network will name numbers, and is "
+        f"matched with no other data. Name them with --layout {' or '.join(LAYOUTS_OF_NUMBERS)} where the data is one of these, "
+        f"or with --classes '{example},...'."
+    )
+
+
 def require_known_classes(match: ClassMatch, *, remedy: str) -> None:
     """Refuses classes that the network doesn't know.
 
@@ -156,6 +171,9 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
                 f"--classes: {part.strip()!r} in {text!r} is empty or comes twice; write name or new=old+old."
             )
         plan[new] = names
+    plan = {
+        new: tuple(_known_name(old, source_classes) for old in olds) for new, olds in plan.items()
+    }
     used = [old for names in plan.values() for old in names]
     twice = sorted({old for old in used if used.count(old) > 1})
     if twice:
@@ -170,6 +188,14 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
     if len(plan) < 2:
         raise ConfigError(f"--classes gives {len(plan)} class; two or more can be distinguished.")
     return plan
+
+
+def _known_name(name: str, source_classes: Sequence[str]) -> str:
+    """A class of the data by its name, else the only one that means the same expression; else the name as it is."""
+    if name in source_classes or (meaning := expression_of(name)) is None:
+        return name
+    same = [known for known in source_classes if expression_of(known) == meaning]
+    return same[0] if len(same) == 1 else name
 
 
 def relabel(

@@ -10,6 +10,7 @@ import torch
 
 from fer_ignite.checkpoint.format import step_files
 from fer_ignite.data.augment.tta import count_views
+from fer_ignite.data.expressions import other_spellings
 from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, flops, parameter_count
@@ -28,12 +29,14 @@ def log_run_header(session: Session, job: RunSpec) -> None:
     # --max-train-samples, --drop-train-duplicates, --exclude
     if len(plan.indices_N) < len(faces.indices["train"]):
         counts = counts.replace("train ", f"train {len(plan.indices_N)} of ", 1)
+    spellings = other_spellings(faces.classes)
     most = min(config.batch_size, len(plan.indices_N))
     side = session.preprocessing.image_px
     cost = flops(session.model, (1, session.preprocessing.channels, side, side))
     state = session.trainer.state
     lines = [
         f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
+        *([f"expressions {spellings}"] if spellings else []),
         f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
         f"{side}x{side} image",
         *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),

@@ -21,6 +21,8 @@ from fer_ignite.checkpoint.format import (
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.checkpoint.run_lock import RunLock, lock_folder
 from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.classes import number_warning
 from fer_ignite.data.exclude_list import is_same_list
 from fer_ignite.data.open import find_cache, resolve_exclude_list
 from fer_ignite.distributed import restart_count
@@ -199,6 +201,8 @@ def _prepare_in(
     pack, fingerprint = find_cache(config)
     config, said = resolve_exclude_list(config, pack)
     notes += said
+    if pack is not None and (warning := number_warning(open_cache(pack).classes)):
+        warned.append(warning)
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint)
     finished = None if found is None else _finished(found.mapping, config, folder)

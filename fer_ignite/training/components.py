@@ -1,7 +1,7 @@
 """Builds preprocessing, sampler, network, loss, optimizer and schedule from a configuration."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -12,11 +12,13 @@ from torch.optim import Optimizer
 from fer_ignite.checkpoint.format import load_weights_file
 from fer_ignite.config import Config
 from fer_ignite.data.augment.pipeline import AugmentSpec
+from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import Preprocessing
 from fer_ignite.data.sampler import EpochSampler
-from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError
 from fer_ignite.imports import load_object
+from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.class_weights import class_weights
@@ -132,9 +134,10 @@ def build_network(
     )
     if config.init_from is not None:
         try:
-            report = initialise_from(
-                model, load_weights_file(config.init_from), strict=config.strict
+            content = _classes_reordered(
+                load_weights_file(config.init_from), model, faces.classes, config.init_from
             )
+            report = initialise_from(model, content, strict=config.strict)
         except CheckpointError as error:
             raise CheckpointError(f"--init-from: {error}") from None
         # with --no-strict, what was left out is a warning: once for all ranks
@@ -143,6 +146,44 @@ def build_network(
             logger.log(level, "weights of %s\n%s", config.init_from, report.describe())
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
+
+
+def _classes_reordered(
+    content: dict[str, Any], model: nn.Module, classes: Sequence[str], path: str
+) -> dict[str, Any]:
+    """A checkpoint's mapping with the rows of its classifier in the order of the data's classes.
+
+    Only where the file is one of ours and its classes are the data's in other words or another order; otherwise the content
+    is returned as it is, and a classifier of another size is reported by :func:`initialise_from`.
+    """
+    known = content.get("classes")
+    if not isinstance(known, (list, tuple)) or list(known) == list(classes):
+        return content
+    try:
+        match = match_classes(classes, [str(name) for name in known])
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    if match.unknown or len(known) != len(classes) or match.absent:
+        return content
+    order_K = torch.from_numpy(match.places_K)
+    if idist.get_rank() == 0:
+        logger.info("classes of %s: %s", path, match.renamed or "the same in another order")
+
+    def reordered(state: Mapping[str, Any]) -> dict[str, Any]:
+        head = head_prefixes(model)
+        return {
+            name: value[order_K]
+            if isinstance(value, Tensor)
+            and value.shape[:1] == (len(known),)
+            and name.startswith(tuple(f"{prefix}." for prefix in head))
+            else value
+            for name, value in state.items()
+        }
+
+    return {
+        **content,
+        **{key: reordered(content[key]) for key in ("model", "ema") if content.get(key)},
+    }
 
 
 def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.apps.audit.duplicates import Copies
+from fer_ignite.apps.audit.duplicates import Copies, differs_in, same_person
 from fer_ignite.apps.audit.label_issues import LabelIssues
 from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.exclude_list import formula_safe
@@ -25,6 +25,7 @@ KINDS = (
     "label",
     "contradicting",
     "across_splits",
+    "same_person",
     "exact_copy",
     "near_copy",
     "mirrored",
@@ -76,16 +77,21 @@ def collect(
     grouped_N = np.bincount(copies.near_N, minlength=len(pack))[copies.near_N] > 1
     grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
     majority_N = majority_of_groups(copies.near_N, labels_N, len(pack.classes))
+    person_N = same_person(copies, labels_N, pack.groups)
     flags = {
         "blank": copies.flat_N,
         "label": issues.listed_N & ~copies.flat_N,  # a blank has no right label
-        "contradicting": grouped_N & _differs_in(copies.near_N, labels_N),
-        "across_splits": grouped_N & _differs_in(copies.near_N, splits_N),
+        "contradicting": grouped_N & ~person_N & differs_in(copies.near_N, labels_N),
+        "across_splits": grouped_N
+        & np.where(
+            person_N, differs_in(copies.exact_N, splits_N), differs_in(copies.near_N, splits_N)
+        ),
+        "same_person": grouped_N & person_N,
         "exact_copy": grouped_N
         & (np.bincount(copies.exact_N, minlength=len(pack))[copies.exact_N] > 1),
-        "mirrored": grouped_N & copies.mirrored_N,
+        "mirrored": grouped_N & ~person_N & copies.mirrored_N,
     }
-    flags["near_copy"] = grouped_N & ~flags["exact_copy"] & ~flags["mirrored"]
+    flags["near_copy"] = grouped_N & ~person_N & ~flags["exact_copy"] & ~flags["mirrored"]
     drop_N = _advice(copies, flags, labels_N, splits_N, majority_N, issues, drop_above)
     first_N = _heads(copies.near_N, splits_N)
     found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
@@ -138,12 +144,16 @@ def _advice(
     copies is against, and all where there is none; all but the first of exact copies; very doubtful labels.
     """
     train_N = splits_N == SPLITS.index("train")
-    scored = np.zeros(len(labels_N), dtype=np.bool_)
-    scored[copies.near_N[~train_N]] = True  # by group: whether an image of it selects or judges
+    # a member of its group selects or judges; of one person's pictures, an equal one does
+    judged_N = np.where(
+        flags["same_person"],
+        np.isin(copies.exact_N, copies.exact_N[~train_N]),
+        np.isin(copies.near_N, copies.near_N[~train_N]),
+    )
     outvoted_N = flags["contradicting"] & (labels_N != majority_N)
     doubtful_N = flags["label"] & (np.nan_to_num(issues.score_N) >= drop_above)
     drop_N = train_N & (
-        flags["blank"] | (flags["across_splits"] & scored[copies.near_N]) | outvoted_N | doubtful_N
+        flags["blank"] | (flags["across_splits"] & judged_N) | outvoted_N | doubtful_N
     )
     left = np.flatnonzero(train_N & ~drop_N)
     first = np.zeros(len(labels_N), dtype=np.bool_)
@@ -163,15 +173,6 @@ def majority_of_groups(groups_N: Numbers, labels_N: Numbers, num_classes: int) -
     )
     majority_N: Numbers = majority_G[group_N]
     return majority_N
-
-
-def _differs_in(groups_N: Numbers, values_N: NDArray[np.integer]) -> Flags:
-    """Whether the members of an image's group have several values."""
-    low, high = np.full(len(groups_N), np.iinfo(np.int64).max), np.full(len(groups_N), -1)
-    np.minimum.at(low, groups_N, values_N.astype(np.int64))
-    np.maximum.at(high, groups_N, values_N.astype(np.int64))
-    differs_N: Flags = low[groups_N] < high[groups_N]
-    return differs_N
 
 
 def _heads(groups_N: Numbers, splits_N: NDArray[np.uint8]) -> Numbers:

@@ -59,6 +59,7 @@ def draw_page(
         ),
         _groups("Copies with different labels", "contradicting", findings, pack),
         _groups("Copies in several splits", "across_splits", findings, pack),
+        _groups("Same person?", "same_person", findings, pack),
         _section(
             "Blank images", _shown(len(blanks), _MOST_LABELS), _faces(blanks[:_MOST_LABELS], pack)
         ),

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fer_ignite.apps.audit.duplicates import Copies, find_copies
+from fer_ignite.apps.audit.duplicates import Copies, find_copies, same_person
 from fer_ignite.apps.audit.findings import Finding, as_csv, collect
 from fer_ignite.apps.audit.label_issues import find_label_issues
 from fer_ignite.apps.audit.out_of_fold import NO_FOLD, out_of_fold, out_of_fold_probabilities
@@ -289,7 +289,7 @@ def _facts(faces: FaceDataset, copies: Copies, findings: Sequence[Finding]) -> d
     kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
     groups = {
         kind: len({f.group for f in findings if kind in f.kinds.split(";")})
-        for kind in ("contradicting", "across_splits")
+        for kind in ("contradicting", "across_splits", "same_person")
     }
     return {
         "data": faces.source,
@@ -304,7 +304,9 @@ def _facts(faces: FaceDataset, copies: Copies, findings: Sequence[Finding]) -> d
             "groups": len({finding.group for finding in findings if finding.group}),
             "contradicting_groups": groups["contradicting"],
             "across_splits_groups": groups["across_splits"],
-            "train_images_also_in_val_or_test": _leaks(copies, pack.splits),
+            "train_images_also_in_val_or_test": _leaks(copies, faces),
+            "same_person_groups": groups["same_person"],
+            "same_person_images": kinds["same_person"],
         },
         "blank": kinds["blank"],
         "broken": kinds["broken"],
@@ -313,12 +315,16 @@ def _facts(faces: FaceDataset, copies: Copies, findings: Sequence[Finding]) -> d
     }
 
 
-def _leaks(copies: Copies, splits_N: NDArray[np.uint8]) -> dict[str, int]:
-    """Train images with a copy in val or test, by how alike they are; blank ones don't count."""
+def _leaks(copies: Copies, faces: FaceDataset) -> dict[str, int]:
+    """Train images with a copy in val or test, by how alike they are; blank ones don't count, nor other expressions of a person."""
+    assert faces.pack is not None
+    splits_N = np.asarray(faces.pack.splits)
+    person_N = same_person(copies, faces.targets.labels_N, faces.pack.groups)
+    alike_N = np.where(person_N, copies.exact_N, copies.near_N)
     train_N = (splits_N == 0) & ~copies.flat_N
     return {
         name: int(np.isin(groups_N[train_N], groups_N[(splits_N != 0) & ~copies.flat_N]).sum())
-        for name, groups_N in (("exact", copies.exact_N), ("exact_or_near", copies.near_N))
+        for name, groups_N in (("exact", copies.exact_N), ("exact_or_near", alike_N))
     }
 
 

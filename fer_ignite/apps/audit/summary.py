@@ -25,6 +25,7 @@ def summarise(report: Mapping[str, Any], out: Path) -> list[str]:
         f"{copies['contradicting_groups']} groups contradict themselves in their labels.",
         f"{leaks['exact']} train images also stand in val or test pixel for pixel, {leaks['exact_or_near']} with near copies "
         f"({copies['across_splits_groups']} groups).",
+        *_persons(copies),
         f"{report['blank']} images are blank, {report['broken']} files can't be read.",
         *_labels(report),
         *_voters(report),
@@ -32,6 +33,16 @@ def summarise(report: Mapping[str, Any], out: Path) -> list[str]:
         f"fer-ignite train --data {shlex.quote(str(report['data']))} --exclude {shlex.quote(str(out / 'audit.csv'))}",
     ]
     return lines
+
+
+def _persons(copies: Mapping[str, Any]) -> list[str]:
+    if not copies["same_person_groups"]:
+        return []
+    return [
+        f"Same person? {copies['same_person_images']} images in {copies['same_person_groups']} groups look alike and have different "
+        "labels, as pictures of one person with several expressions do. None is advised to be left out; split by person instead "
+        "(--group-by, or a column group in a manifest), so that nobody is in train and in test."
+    ]
 
 
 def _balance(split: str, counts: Mapping[str, int]) -> str:
