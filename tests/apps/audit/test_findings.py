@@ -1,12 +1,18 @@
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fer_ignite.apps.audit.duplicates import find_copies
+from fer_ignite.apps.audit.duplicates import Copies, find_copies, same_person
 from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, majority_of_groups
 from fer_ignite.apps.audit.label_issues import LabelIssues, find_label_issues
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.drawn_faces import DEMO_CLASSES, _sketch
 
 
 def nothing_judged(pack):
@@ -136,3 +142,54 @@ def test_no_cell_is_a_formula(pack_of_faces, blob):
     )
     cells = [cell for row in csv.reader(io.StringIO(as_csv(findings))) for cell in row]
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells) and "'=cmd" in cells
+
+
+def drawn_persons(root, *, takes, persons=10, contradicting=0):
+    """Every expression of every drawn person: pictures that look alike and have different labels."""
+    for person in range(persons):
+        for label, name in enumerate(DEMO_CLASSES):
+            for take in range(takes):
+                traits = np.random.Generator(np.random.Philox(key=[77, person]))
+                clean = _sketch(label, traits, 48)
+                noise = np.random.default_rng([person, label, take])
+                face = np.clip(clean + noise.normal(0, 4, clean.shape), 0, 255).astype(np.uint8)
+                (root / name).mkdir(exist_ok=True)
+                Image.fromarray(face).save(root / name / f"P{person:02d}_{take}.png")
+    for person in range(contradicting):  # the same picture under another label
+        shutil.copy(root / "happy" / f"P{person:02d}_0.png", root / "sad" / f"P{person:02d}_x.png")
+    return root
+
+
+@pytest.mark.parametrize("takes", [1, 3])
+@pytest.mark.parametrize("group_by", [None, r"P\d\d"])
+def test_other_expressions_of_a_person_are_no_copies_to_drop(tmp_path, takes, group_by):
+    root = drawn_persons(tmp_path, takes=takes, contradicting=3)
+    spec = CacheSpec(data=str(root), group_by=group_by, split=(1.0, 0.0, 0.0))
+    pack = open_cache(open_or_build(spec))
+    findings = collect(
+        pack,
+        find_copies(pack),
+        nothing_judged(pack),
+        np.zeros(len(pack), dtype=bool),
+        drop_above=0.7,
+    )
+    kinds = {finding.id: finding.kinds.split(";") for finding in findings}
+    persons = {name for name, found in kinds.items() if "same_person" in found}
+    assert len(persons) > 10
+    contradicting = {name for name, found in kinds.items() if "contradicting" in found}
+    assert {f"sad/P{n:02d}_x.png" for n in range(3)} <= contradicting
+    # what is advised to be left out is a picture that stands under two labels, or one of its copies
+    dropped = {finding.id for finding in findings if finding.drop == "yes"}
+    assert dropped and all("P00" in name or "P01" in name or "P02" in name for name in dropped)
+
+
+def test_a_few_near_copies_with_other_labels_are_errors_where_persons_are_not_known():
+    labels_N = np.zeros(200, dtype=np.int64)
+    near_N = np.arange(200)
+    near_N[1:6:2] = near_N[0:5:2]
+    labels_N[1:6:2] = 1
+    none_N = np.zeros(200, dtype=bool)
+    copies = Copies(np.arange(200), near_N, none_N, none_N)
+    assert not same_person(copies, labels_N, None).any()
+    persons_N = np.arange(200) // 2
+    assert same_person(copies, labels_N, persons_N).nonzero()[0].tolist() == [0, 1, 2, 3, 4, 5]
