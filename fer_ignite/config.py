@@ -670,6 +670,11 @@ class Config(BaseModel):
         min_length=1,
     )
     track_checkpoints: bool = _setting(True, "Send best.pt to the trackers at the end.", "Output")
+    predictions: bool = _setting(
+        False,
+        "Write predictions_val.csv and predictions_test.csv at the end: a line per face with its probabilities.",
+        "Output",
+    )
     plots: bool = _setting(True, "Draw curves and confusion matrix.", "Output")
     profile: Literal["none", "basic", "handlers"] = _setting(
         "none", "Ignite's time profilers, printed at the end.", "Output"

@@ -51,6 +51,12 @@ class _PredictCommand(click.Command):
 @tta_option
 @device_option
 @model_option
+@click.option(
+    "--predictions",
+    "predictions_file",
+    metavar="OUT.csv",
+    help="Also write a line per face there: id, predicted, a probability per class.",
+)
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 @click.option(
     "--faces",
@@ -95,6 +101,7 @@ def command(
     tta: str | None,
     device: str,
     model: str | None,
+    predictions_file: str | None,
     out: str | None,
     faces: str,
     **of_faces: Any,
@@ -112,11 +119,14 @@ def command(
             f"--{name.replace('_', '-')} is about finding faces; leave --faces never out."
         )
     require_writable("--out", out)
+    require_writable("--predictions", predictions_file)
     from fer_ignite.apps.faces.video_source import is_video, is_webcam
     from fer_ignite.cli.sources import find_files, split_words
 
     checkpoint, sources = split_words(words, faces=faces != "never")
     files = list(find_files(sources, faces=faces != "never"))
+    if predictions_file and faces == "always":
+        raise ConfigError("--predictions is written for pictures with --faces auto or never.")
     searched = faces == "always" or given or any(is_video(f) or is_webcam(f) for f in files)
     if not searched:
         from fer_ignite.cli.predict_files import write_predictions
@@ -133,6 +143,7 @@ def command(
                     topk=topk,
                     faces=faces,
                     batch_size=batch_size,
+                    predictions_file=predictions_file,
                 )
                 else 2
             )

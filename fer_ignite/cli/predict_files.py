@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -24,14 +25,16 @@ def write_predictions(
     topk: int,
     faces: str,
     batch_size: int,
+    predictions_file: str | None = None,
 ) -> bool:
     """Prints rows as they come; whether any file could be read.
 
     Args:
         topk: expressions per file, at most as many as the network knows.
+        predictions_file: a csv with the probabilities of all classes is written there too.
     """
     count = min(topk, len(predictor.classes))
-    readable = False
+    readable, everything = False, []
     if form == "csv":
         write(
             csv_line(
@@ -45,13 +48,34 @@ def write_predictions(
             )
         )
     for prediction in predict(
-        predictor, files, topk=topk, faces=faces, batch_size=batch_size, warn=_warn
+        predictor,
+        files,
+        topk=len(predictor.classes) if predictions_file else topk,
+        faces=faces,
+        batch_size=batch_size,
+        warn=_warn,
     ):
+        if predictions_file:
+            everything.append(prediction)
+            prediction = replace(prediction, top=prediction.top[:count])
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
             click.echo(f"fer-ignite: {prediction.error}", err=True)
+    if predictions_file:
+        _write_csv(predictions_file, predictor.classes, everything)
     return readable
+
+
+def _write_csv(file: str, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
+    with open(file, "w", encoding="utf-8", newline="") as target:
+        target.write(csv_line(["id", "face", "predicted", *(f"p_{name}" for name in classes)]))
+        for prediction in predictions:
+            if prediction.error is None:
+                shares = prediction.probabilities
+                row = [formula_safe(printable(prediction.file)), str(prediction.face)]
+                row += [str(prediction.label), *(f"{shares[name]:.6f}" for name in classes)]
+                target.write(csv_line(row))
 
 
 def _warn(sentence: str) -> None:

@@ -84,6 +84,10 @@ class FaceDataset:
             },
         )
 
+    def name_of(self, place: int) -> str:
+        """The image's name; its place where the data names none."""
+        return str(place) if self.pack is None else self.pack.sample_id(place)
+
     def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [K]: how often each class occurs among ``indices``."""
         return np.bincount(self.targets.labels_N[indices], minlength=len(self.classes))

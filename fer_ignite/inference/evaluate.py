@@ -444,9 +444,7 @@ def _face_columns(faces: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:
     split_of = {int(place): split for split in SPLITS for place in faces.indices[split].tolist()}
     return {
         "places": places,
-        "ids": [
-            str(place) if faces.pack is None else faces.pack.sample_id(place) for place in places
-        ],
+        "ids": [faces.name_of(place) for place in places],
         "splits": [split_of[place] for place in places],
         "labels": scored.labels_N.tolist(),
         "logits": scored.logits_NK.tolist(),

@@ -23,6 +23,7 @@ from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.distributed.collectives import cpu_group, take_over
 from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
+from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
 from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
 from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.coordination import STATUS, StopReason
@@ -58,6 +59,8 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
                 if split == "val":
                     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
                 summary[split] = _report(session, model, split, scored, temperature)
+                if session.config.predictions and session.rank == 0:
+                    _write_predictions(session, split, scored, temperature)
         if path is not None:
             _store_temperature(path, temperature)
         if "test" in summary:
@@ -67,6 +70,20 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         if session.trackers is not None:
             session.trackers.finish(summary)
     return summary
+
+
+def _write_predictions(
+    session: Session, split: str, scored: ScoredSplit, temperature: float | None
+) -> None:
+    faces, places = session.faces, scored.indices_N.tolist()
+    columns = {
+        "ids": [faces.name_of(place) for place in places],
+        "splits": [split] * len(places),
+        "labels": scored.labels_N.tolist(),
+        "logits": scored.logits_NK.tolist(),
+    }
+    rows = prediction_rows(columns, faces.classes, temperature=temperature or 1.0)
+    write_predictions_csv(session.folder.path / f"predictions_{split}.csv", faces.classes, rows)
 
 
 def _store_temperature(path: Path, temperature: float | None) -> None:

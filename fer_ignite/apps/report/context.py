@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fer_ignite.apps.report.charts import Svg, reliability_chart, share_chart
+from fer_ignite.apps.report.charts import Series, Svg, line_chart, reliability_chart, share_chart
 from fer_ignite.apps.report.curves import history_charts
 from fer_ignite.apps.report.duplicate_groups import duplicate_groups
 from fer_ignite.apps.report.evaluation import ReportData, ReportOptions, evaluate_for_report
@@ -21,6 +22,7 @@ from fer_ignite.apps.report.sentences import outcome_sentences
 from fer_ignite.apps.report.settings import setting_rows
 from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.metrics.calibration import build_calibration
+from fer_ignite.metrics.curves import class_curves
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
 from fer_ignite.training.session import versions
 
@@ -58,6 +60,7 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
         else history_charts(list(subject.folder.read_history())),
         "classes": class_rows(result),
         "class_chart": class_chart(result),
+        "ranking": ranking_facts(seen),
         "matrix": matrix_rows(result),
         "cells": cell_faces(seen),
         "calibration": calibration_facts(seen),
@@ -106,6 +109,51 @@ def class_chart(result: Mapping[str, Any]) -> Svg:
     return share_chart("per-class", "Recall and precision of each expression", rows)
 
 
+def ranking_facts(seen: ReportData) -> dict[str, Any]:
+    """Precision-recall and ROC curves of each class against the others, as charts, with their areas."""
+    probabilities_NK = seen.logits_NK.double().softmax(dim=1).numpy()
+    labels_N = seen.labels_N.numpy()
+    found = {
+        name: (k, curves)
+        for k, name in enumerate(seen.network.classes)
+        if (curves := class_curves(probabilities_NK[:, k], labels_N == k)) is not None
+    }
+    recall = [
+        Series(name, _thinned(curves.recall_T, curves.precision_T), k)
+        for name, (k, curves) in found.items()
+    ]
+    rates = [
+        Series(name, [(0.0, 0.0), *_thinned(curves.false_positive_rate_T, curves.recall_T)], k)
+        for name, (k, curves) in found.items()
+    ]
+    charts = [
+        ("Precision against recall", "precision-recall", recall, "recall"),
+        ("True positives against false positives (ROC)", "roc", rates, "false positive rate"),
+    ]
+    return {
+        "charts": [
+            {
+                "title": title,
+                "svg": line_chart(key, title, series, x_label=label, percent=True, whole=False),
+                "legend": [(line.name, line.style % 8) for line in series],
+            }
+            for title, key, series, label in charts
+        ],
+        "rows": [
+            {"name": name, "average_precision": curves.average_precision, "auc": curves.roc_auc}
+            for name, (_, curves) in found.items()
+        ],
+    }
+
+
+def _thinned(
+    x_T: NDArray[np.float64], y_T: NDArray[np.float64], most: int = 120
+) -> list[tuple[float, float]]:
+    """At most ``most`` points of a curve, the last one among them."""
+    kept = np.unique(np.linspace(0, len(x_T) - 1, min(most, len(x_T))).round().astype(int))
+    return list(zip(x_T[kept].tolist(), y_T[kept].tolist(), strict=True))
+
+
 def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The confusion matrix with each count's share of its row, and that share as one of eleven shades."""
     rows = []
@@ -148,7 +196,7 @@ def calibration_facts(seen: ReportData) -> dict[str, Any]:
 
 
 def find_mistakes(seen: ReportData, explainer: GradCam | str) -> list[dict[str, Any]]:
-    """The surest mistakes, each with what spoke for the name it got and for the one it should have got."""
+    """The most confident errors, each with what spoke for the name it got and for the one it should have got."""
     rows = confident_mistakes(
         seen.logits_NK, seen.labels_N, temperature=seen.network.temperature, count=MISTAKES
     )

@@ -128,7 +128,7 @@ def test_a_screen_reader_is_told_what_things_are(opened):
     for role, name in (
         ("region", "Confusion matrix"),
         ("navigation", "Contents"),
-        ("heading", "What the network looks at"),
+        ("heading", "Saliency (Grad-CAM)"),
         ("img", "Loss"),
         ("link", "Skip to the content"),
     ):

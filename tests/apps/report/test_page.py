@@ -84,11 +84,12 @@ def test_the_page_shows_the_run_s_figures(finished_run, facts, page):
     }
     for heading in (
         "Curves",
-        "What is taken for what",
-        "Each expression",
-        "Can its confidence be believed?",
-        "The surest mistakes",
-        "What the network looks at",
+        "Confusion matrix",
+        "Per-class metrics",
+        "Precision-recall and ROC curves",
+        "Calibration",
+        "Most confident errors",
+        "Saliency (Grad-CAM)",
         "Data",
         "Settings",
         "Environment",
