@@ -12,6 +12,12 @@ from fer_ignite.config import check
 __all__ = ["command"]
 
 _DATA = (
+    "layout",
+    "peak_frames",
+    "neutral_frames",
+    "group_by",
+    "follow_links",
+    "crop_faces",
     "classes",
     "split",
     "val_fraction",

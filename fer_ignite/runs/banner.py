@@ -10,6 +10,7 @@ import torch
 
 from fer_ignite.checkpoint.format import step_files
 from fer_ignite.data.augment.tta import count_views
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.expressions import other_spellings
 from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
@@ -35,8 +36,9 @@ def log_run_header(session: Session, job: RunSpec) -> None:
     cost = flops(session.model, (1, session.preprocessing.channels, side, side))
     state = session.trainer.state
     lines = [
-        f"data        {faces.source}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
+        f"data        {faces.source}{_recognised(faces)}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
         *([f"expressions {spellings}"] if spellings else []),
+        *_left_out(faces),
         f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
         f"{side}x{side} image",
         *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
@@ -58,6 +60,23 @@ def log_run_header(session: Session, job: RunSpec) -> None:
         logger.info(line)
     for line in job.warnings:
         logger.warning(line)
+
+
+# Kinds of sources that every user knows by what was named; a recognised data set is said.
+_PLAIN_SOURCES = ("demo", "folders", "csv manifest", "fer2013 csv", "pack")
+
+
+def _recognised(faces: FaceDataset) -> str:
+    kind = faces.facts.get("source_kind")
+    return "" if kind is None or kind in _PLAIN_SOURCES else f" ({kind})"
+
+
+def _left_out(faces: FaceDataset) -> list[str]:
+    """How many images are not in the data, and why."""
+    reasons = [f"{count} ({reason})" for reason, count in faces.facts.get("left_out", {}).items()]
+    if skipped := faces.facts.get("skipped", ()):
+        reasons.append(f"{len(skipped)} (unusable, such as {skipped[0]})")
+    return [f"left out    {', '.join(reasons)}"] if reasons else []
 
 
 def log_run_result(session: Session, summary: Mapping[str, Any], job: RunSpec) -> None:

@@ -63,6 +63,14 @@ def test_names_are_ordered_renamed_merged_and_left_out():
     assert merged.tolist() == [1, 0, 1]
 
 
+def test_classes_may_be_named_by_another_word_for_the_same_expression():
+    assert parse_classes("anger, joy", KNOWN) == {"anger": ("angry",), "joy": ("happy",)}
+    assert parse_classes("calm=sadness+joy, mad", KNOWN) == {
+        "calm": ("sad", "happy"),
+        "mad": ("angry",),
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -70,7 +78,8 @@ def test_names_are_ordered_renamed_merged_and_left_out():
         ("happy", ConfigError),
         ("a=happy+happy,sad", ConfigError),
         ("happy,happy", ConfigError),
-        ("happy,joy", DataError),
+        ("happy,joy", ConfigError),  # one class of the data under two names
+        ("happy,wonder", DataError),
         ("=happy,sad", ConfigError),
         ("a=happy+,sad", ConfigError),
     ],
