@@ -6,6 +6,7 @@ import click
 
 from fer_ignite.cli.shared_options import (
     cache_option,
+    class_options,
     collate_option,
     device_option,
     model_option,
@@ -26,6 +27,7 @@ __all__ = ["command"]
     show_default=True,
     help="test is scored only when requested by name; both runs' test-access logs count the look.",
 )
+@class_options
 @tta_option
 @device_option
 @model_option

@@ -10,6 +10,7 @@ import click
 
 from fer_ignite.cli.shared_options import (
     cache_option,
+    class_options,
     collate_option,
     device_option,
     model_option,
@@ -30,22 +31,7 @@ __all__ = ["command"]
     help="Other data than the run's; repeatable.  [default: the run's]",
 )
 @click.option("--votes", help="FER+ votes for that data.")
-@click.option("--layout", metavar="NAME", help="Layout of that data, as in train.  [default: auto]")
-@click.option(
-    "--classes", help="Choose, rename or merge its classes: 'angry,happy,calm=neutral+sad'."
-)
-@click.option(
-    "--unknown-classes",
-    type=click.Choice(["error", "drop"]),
-    default="error",
-    show_default=True,
-    help="Faces of classes that the network doesn't know: stop, or leave them out and count them.",
-)
-@click.option(
-    "--restrict-classes",
-    is_flag=True,
-    help="Predict only classes that the data has; their probabilities are renormalised.",
-)
+@class_options
 @click.option(
     "--split",
     type=click.Choice(["val", "test", "train", "all"]),

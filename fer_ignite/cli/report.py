@@ -8,6 +8,7 @@ import click
 
 from fer_ignite.cli.shared_options import (
     cache_option,
+    class_options,
     collate_option,
     device_option,
     model_option,
@@ -34,6 +35,7 @@ __all__ = ["command"]
 )
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")
+@class_options
 @tta_option
 @device_option
 @model_option

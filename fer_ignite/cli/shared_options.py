@@ -1,8 +1,17 @@
 """Flags that several commands share; they need neither torch nor the configuration."""
 
+from typing import Any
+
 import click
 
-__all__ = ["cache_option", "collate_option", "device_option", "model_option", "tta_option"]
+__all__ = [
+    "cache_option",
+    "class_options",
+    "collate_option",
+    "device_option",
+    "model_option",
+    "tta_option",
+]
 
 tta_option = click.option(
     "--tta",
@@ -21,3 +30,32 @@ collate_option = click.option(
     help="The run's own function that makes batches again, where it had one.",
 )
 cache_option = click.option("--cache", help="Folder of packed data sets.")
+
+
+def class_options(function: Any) -> Any:
+    """Decorator: how other data is read, and how its classes meet the network's."""
+    for option in (
+        click.option(
+            "--restrict-classes",
+            is_flag=True,
+            help="Predict only classes that the data has; their probabilities are renormalised.",
+        ),
+        click.option(
+            "--unknown-classes",
+            type=click.Choice(["error", "drop"]),
+            default="error",
+            show_default=True,
+            help="Faces of classes that the network doesn't know: stop, or leave them out and count them.",
+        ),
+        click.option(
+            "--classes",
+            help="Choose, rename or merge the data's classes: 'angry,happy,calm=neutral+sad'.",
+        ),
+        click.option(
+            "--layout",
+            metavar="NAME",
+            help="Layout of other data, as in train.  [default: recognised]",
+        ),
+    ):
+        function = option(function)
+    return function

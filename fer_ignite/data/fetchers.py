@@ -26,7 +26,7 @@ from fer_ignite.data.images import fit_image
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import NO_SHARED_MEMORY, DataError, FerError
 
-__all__ = ["CacheFetcher", "DataLoaderFetcher", "Fetcher", "IndexBatch"]
+__all__ = ["CacheFetcher", "DataLoaderFetcher", "Fetcher", "IndexBatch", "in_channels"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class CacheFetcher:
 
     def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         stored = self._stored(requests)
-        return map(_luma, stored) if self._to_gray else stored
+        return (in_channels(images, 1) for images in stored) if self._to_gray else stored
 
     def _stored(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         for request in requests:
@@ -95,8 +95,16 @@ class CacheFetcher:
                 yield images_BHWC.to(self.device, non_blocking=True)
 
 
-def _luma(images_BHW3: Tensor) -> Tensor:
-    """uint8 [B, H, W, 1] out of uint8 RGB, with the weights and the rounding of Pillow (ITU-R 601-2)."""
+def in_channels(images_BHWC: Tensor, channels: int) -> Tensor:
+    """uint8 images with the given number of channels, 1 (gray) or 3 (RGB).
+
+    Colour becomes gray with the weights and the rounding of Pillow (ITU-R 601-2).
+    """
+    if images_BHWC.shape[3] == channels:
+        return images_BHWC
+    if channels == 3:
+        return images_BHWC.expand(-1, -1, -1, 3)
+    images_BHW3 = images_BHWC
     red, green, blue = images_BHW3.to(torch.int32).unbind(dim=3)
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[..., None]
 

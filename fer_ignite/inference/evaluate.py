@@ -170,13 +170,27 @@ def _data_name(data: Any, split: str | None, classes: str | None) -> tuple[str |
 
 
 def compare(
-    first: str | Path, second: str | Path, *, data: str | None = None, **options: Any
+    first: str | Path,
+    second: str | Path,
+    *,
+    data: str | None = None,
+    split: str = "val",
+    layout: str | None = None,
+    classes: str | None = None,
+    unknown_classes: str = "error",
+    restrict_classes: bool = False,
+    tta: str | None = None,
+    model: str | None = None,
+    collate_fn: str | None = None,
+    device: str = "auto",
+    cache: str | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Scores two checkpoints on the same faces.
 
     Args:
         data: of both; None means the first one's.
-        options: see :class:`EvaluateRequest`.
+        others: as :func:`evaluate` takes them; ``model`` and ``collate_fn`` go to the runs that had one.
     Returns:
         ``n, split, data``, what :func:`paired_difference` tells, and ``a``, ``b``: the two evaluations.
     Raises:
@@ -190,14 +204,18 @@ def compare(
         evaluate(
             checkpoint,
             data=source,
+            split=split,
+            layout=layout,
+            classes=classes,
+            unknown_classes=unknown_classes,
+            restrict_classes=restrict_classes,
+            tta=tta,
+            model=required_user_code(saved, "model", model),
+            collate_fn=required_user_code(saved, "collate_fn", collate_fn),
+            device=device,
+            cache=cache,
+            quiet=quiet,
             with_faces=True,
-            **{
-                **options,
-                **{
-                    name: required_user_code(saved, name, options.get(name))
-                    for name in ("model", "collate_fn")
-                },
-            },
         )
         for checkpoint, saved, source in (
             (first, settings, data),

@@ -480,3 +480,32 @@ def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatc
     monkeypatch.setattr("fer_ignite.inference.loaded_model.build_model", noted)
     load_model(best)
     assert sides == [48]
+
+
+@pytest.mark.slow
+def test_report_compare_and_audit_take_other_people_s_data_too(best, folders, tmp_path, cli):
+    """Colour, other words, an unknown class: the same flags as evaluate's."""
+    pytest.importorskip("jinja2")
+    root = tmp_path / "theirs"
+    for file in folders(happy="Joy", sad="gloomy").rglob("*.png"):
+        target = root / file.relative_to(file.parents[2])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        gray = np.asarray(Image.open(file))
+        Image.fromarray(np.stack([gray, gray // 2, gray // 3], axis=2)).save(target)
+    flags = ("--data", root, "--unknown-classes", "drop")
+    assert cli("report", best, *flags, "--out", "r.html").code == 0
+    compared = cli("compare", best, best, *flags)
+    assert compared.code == 0 and "24 faces" in compared.out
+    refused = cli("compare", best, best, "--data", root)
+    assert refused.code == 2 and "--unknown-classes drop" in refused.err
+    audited = cli(
+        "audit",
+        root,
+        "--checkpoint",
+        best,
+        "--out",
+        "a",
+        "--classes",
+        "angry,fear,happiness,neutral",
+    )
+    assert audited.code == 0, audited.err

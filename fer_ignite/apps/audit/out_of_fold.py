@@ -14,6 +14,7 @@ from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.classes import match_classes, require_known_classes
 from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.fetchers import in_channels
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.training.build import build_session_objects
 
@@ -126,7 +127,11 @@ def out_of_fold_probabilities(
     assert faces.pack is not None
     parts = [
         network.probabilities(
-            torch.from_numpy(faces.pack.read(indices[at : at + _BATCH])), tta=tta
+            in_channels(
+                torch.from_numpy(faces.pack.read(indices[at : at + _BATCH])),
+                network.preprocessing.channels,
+            ),
+            tta=tta,
         ).numpy()
         for at in range(0, len(indices), _BATCH)
     ]
@@ -134,6 +139,6 @@ def out_of_fold_probabilities(
         np.concatenate(parts) if parts else np.zeros((0, len(network.classes)), np.float32)
     )
     known_NK = probabilities_NK[:, match.places_K]
-    if match.absent:  # of the classes that the data has
-        known_NK /= known_NK.sum(axis=1, keepdims=True)
+    if sorted(match.places_K.tolist()) != list(range(len(network.classes))):
+        known_NK /= known_NK.sum(axis=1, keepdims=True)  # of the classes that the data has
     return known_NK

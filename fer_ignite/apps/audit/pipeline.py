@@ -241,11 +241,6 @@ def _score_with_checkpoint(
     faces: FaceDataset, request: AuditRequest, checkpoint: str
 ) -> _LabelScores:
     network = load_model(checkpoint, device=request.device, model=request.model)
-    if faces.channels != network.preprocessing.channels:
-        raise DataError(
-            f"{faces.source} has faces of {faces.channels} channel(s), the network takes {network.preprocessing.channels}; "
-            f"audit it with --channels {'gray' if network.preprocessing.channels == 1 else 'rgb'}."
-        )
     everyone = np.arange(len(faces.targets.labels_N))
     probabilities_NK = out_of_fold_probabilities(network, faces, everyone, tta=request.tta)
     seen_N = np.zeros(len(everyone), dtype=np.bool_)

@@ -36,6 +36,10 @@ class ReportOptions:
     model: str | None = None
     collate_fn: str | None = None
     cache: str | None = None
+    layout: str | None = None
+    classes: str | None = None
+    unknown_classes: str = "error"
+    restrict_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,21 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
         torch.tensor(seen["logits"]),
         torch.tensor(seen["labels"]),
         np.array(seen["places"]),
-        faces.in_train(options.split, drop_train_duplicates=config.drop_train_duplicates),
+        _in_train(faces, options, np.array(seen["places"]), config.drop_train_duplicates)
+        if faces.fingerprint == network.checkpoint["data"]["fingerprint"]
+        else None,
         shown,
     )
+
+
+def _in_train(
+    faces: FaceDataset,
+    options: ReportOptions,
+    places_N: NDArray[np.int64],
+    drop_train_duplicates: bool,
+) -> NDArray[np.bool_] | None:
+    found = faces.in_train(options.split, drop_train_duplicates=drop_train_duplicates)
+    return None if found is None else found[np.isin(faces.indices[options.split], places_N)]
 
 
 def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
@@ -100,6 +116,10 @@ def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
         split=options.split,
         tta=options.tta,
         cache=options.cache,
+        layout=options.layout,
+        classes=options.classes,
+        unknown_classes=options.unknown_classes,
+        restrict_classes=options.restrict_classes,
         quiet=True,
         device=options.device,
         votes=options.votes if config.get("votes") else None,

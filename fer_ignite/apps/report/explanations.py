@@ -14,7 +14,7 @@ from fer_ignite.apps.report.evaluation import ReportData
 from fer_ignite.apps.report.gallery import out_of_fold_probabilities
 from fer_ignite.apps.report.grad_cam import Layer, attention_maps, find_layer, mask_brightest
 from fer_ignite.apps.report.thumbnails import load_pixels, overlay_uri
-from fer_ignite.data.fetchers import IndexBatch
+from fer_ignite.data.fetchers import IndexBatch, in_channels
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import ConfigError
 
@@ -131,4 +131,6 @@ def prepared(look: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     for images in feed.batches(
         IndexBatch(places_B, 0, 0, np.arange(len(places_B))) for places_B in places
     ):
+        if not images.is_floating_point():
+            images = in_channels(images, network.preprocessing.channels)
         yield network.preprocessing.plain(images, channels_last=network.config.channels_last)
