@@ -398,3 +398,12 @@ def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, b
 
 def test_pack_verifies_a_pack_in_full(cli):
     assert "has its checksum" in cli("pack", "demo:140", "--verify").out
+
+
+def test_predict_also_writes_every_probability_on_request(cli, best, faces):
+    ended = cli("predict", best, faces / "sad.png", "--topk", "1", "--predictions", "all.csv")
+    (row,) = csv.DictReader(io.StringIO((ended.folder / "all.csv").read_text(encoding="utf-8")))
+    assert ended.code == 0 and ended.out.count("%") == 1
+    shares = {name: float(row[f"p_{name}"]) for name in DEMO_CLASSES}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    assert row["predicted"] == max(shares, key=shares.__getitem__) and row["face"] == "0"

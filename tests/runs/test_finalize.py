@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -283,3 +284,13 @@ def test_a_run_that_goes_on_with_a_damaged_best_checkpoint_says_so_and_chooses_a
             and load_checkpoint(best)["trainer"]["iteration"] == 4 * summary["best"]["epoch"]
         )
         assert evaluate(best, quiet=True)["n"] == 14
+
+
+def test_predictions_of_val_and_test_are_written_on_request(tiny, tmp_path):
+    summary = train(tiny(epochs=1, predictions=True, tta="none"))
+    for split in ("val", "test"):
+        text = (tmp_path / "run" / f"predictions_{split}.csv").read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines()))
+        hits = sum(row["label"] == row["predicted"] for row in rows)
+        assert len(rows) == 14 and hits / 14 == pytest.approx(summary[split]["accuracy"])
+        assert {row["split"] for row in rows} == {split}
