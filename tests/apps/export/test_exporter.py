@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fer_ignite import imports, load_model
 from fer_ignite.apps.export import exporter
@@ -416,3 +417,21 @@ def test_other_networks_are_exported_too(best, tmp_path, name):
     assert report["check"]["largest_difference"] < 1e-4
     answers_BK = OnnxModel(report["file"]).probabilities(draw_faces(3, seed=0)[0])
     assert np.allclose(answers_BK.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_network_takes_pictures_in_memory_as_the_checkpoint_does(
+    exported, network, out
+):
+    pytest.importorskip("onnxruntime")
+    exported("onnx")
+    model = load_model(out / "onnx.onnx")
+    pictures = list(faces(5, 48))
+    ours = network.predict(pictures)
+    theirs = model.predict([*pictures, Image.fromarray(pictures[0][:, :, 0])])
+    assert len(theirs) == 6 and "OnnxModel" in repr(model)
+    for one, other in zip(ours, theirs, strict=False):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-3)
+    assert theirs[5].probabilities == pytest.approx(theirs[0].probabilities, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"fixed inside an \.onnx file"):
+        load_model(out / "onnx.onnx", model="a:B")
