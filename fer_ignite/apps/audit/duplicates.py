@@ -61,7 +61,7 @@ def find_copies(pack: DatasetCache) -> Copies:
 def same_person(copies: Copies, labels_N: Numbers, persons_N: Numbers | None) -> NDArray[np.bool_]:
     """bool [N]: images whose near copies are probably the same person with another expression, not the same picture.
 
-    Such are near groups with several labels whose equal pixels have one label, where all members are one person's. Where
+    Such are near groups with several labels where all members are one person's. Where
     persons are not known, they are where a tenth of the data set has near copies with other labels, and more than a third of
     near pairs differ: posed sets are so, and sets with errors in their labels are not.
 
@@ -75,15 +75,12 @@ def same_person(copies: Copies, labels_N: Numbers, persons_N: Numbers | None) ->
     )
     if persons_N is None and not posed:
         return np.zeros(len(labels_N), dtype=np.bool_)
-    contradicts_N = differs_in(copies.exact_N, labels_N)
-    # one picture under two labels is an error whoever it shows
-    contradicts_N = np.isin(copies.near_N, copies.near_N[contradicts_N])
     one_person_N = (
         np.ones(len(labels_N), dtype=np.bool_)
         if persons_N is None
         else ~differs_in(copies.near_N, np.asarray(persons_N))
     )
-    found_N: NDArray[np.bool_] = several_N & ~contradicts_N & one_person_N
+    found_N: NDArray[np.bool_] = several_N & one_person_N
     return found_N
 
 

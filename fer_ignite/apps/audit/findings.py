@@ -76,23 +76,24 @@ def collect(
     labels_N, splits_N = np.asarray(pack.labels), np.asarray(pack.splits)
     grouped_N = np.bincount(copies.near_N, minlength=len(pack))[copies.near_N] > 1
     grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
-    majority_N = majority_of_groups(copies.near_N, labels_N, len(pack.classes))
     person_N = same_person(copies, labels_N, pack.groups)
+    # of one person's pictures, only equal ones are copies
+    alike_N = np.where(person_N, copies.exact_N, copies.near_N)
+    several_N = np.bincount(alike_N, minlength=len(pack))[alike_N] > 1
+    copied_N = grouped_N & several_N
+    majority_N = majority_of_groups(alike_N, labels_N, len(pack.classes))
     flags = {
         "blank": copies.flat_N,
         "label": issues.listed_N & ~copies.flat_N,  # a blank has no right label
-        "contradicting": grouped_N & ~person_N & differs_in(copies.near_N, labels_N),
-        "across_splits": grouped_N
-        & np.where(
-            person_N, differs_in(copies.exact_N, splits_N), differs_in(copies.near_N, splits_N)
-        ),
+        "contradicting": copied_N & differs_in(alike_N, labels_N),
+        "across_splits": copied_N & differs_in(alike_N, splits_N),
         "same_person": grouped_N & person_N,
         "exact_copy": grouped_N
         & (np.bincount(copies.exact_N, minlength=len(pack))[copies.exact_N] > 1),
         "mirrored": grouped_N & ~person_N & copies.mirrored_N,
     }
     flags["near_copy"] = grouped_N & ~person_N & ~flags["exact_copy"] & ~flags["mirrored"]
-    drop_N = _advice(copies, flags, labels_N, splits_N, majority_N, issues, drop_above)
+    drop_N = _advice(copies, alike_N, flags, labels_N, splits_N, majority_N, issues, drop_above)
     first_N = _heads(copies.near_N, splits_N)
     found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
     rows = []
@@ -131,6 +132,7 @@ def _broken(pack: DatasetCache) -> list[Finding]:
 
 def _advice(
     copies: Copies,
+    alike_N: Numbers,
     flags: dict[str, Flags],
     labels_N: Numbers,
     splits_N: NDArray[np.uint8],
@@ -144,12 +146,7 @@ def _advice(
     copies is against, and all where there is none; all but the first of exact copies; very doubtful labels.
     """
     train_N = splits_N == SPLITS.index("train")
-    # a member of its group selects or judges; of one person's pictures, an equal one does
-    judged_N = np.where(
-        flags["same_person"],
-        np.isin(copies.exact_N, copies.exact_N[~train_N]),
-        np.isin(copies.near_N, copies.near_N[~train_N]),
-    )
+    judged_N = np.isin(alike_N, alike_N[~train_N])  # a member of its group selects or judges
     outvoted_N = flags["contradicting"] & (labels_N != majority_N)
     doubtful_N = flags["label"] & (np.nan_to_num(issues.score_N) >= drop_above)
     drop_N = train_N & (
