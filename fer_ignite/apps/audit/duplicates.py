@@ -61,9 +61,9 @@ def find_copies(pack: DatasetCache) -> Copies:
 def same_person(copies: Copies, labels_N: Numbers, persons_N: Numbers | None) -> NDArray[np.bool_]:
     """bool [N]: images whose near copies are probably the same person with another expression, not the same picture.
 
-    Such are near groups with several labels where all members are one person's. Where
-    persons are not known, they are where a tenth of the data set has near copies with other labels, and more than a third of
-    near pairs differ: posed sets are so, and sets with errors in their labels are not.
+    Such are near groups with several labels whose members are one person's; and all near groups with several labels where a
+    tenth of the data set has near copies with other labels, and more than a third of near pairs differ in them: posed sets are
+    so, and sets with errors in their labels are not.
 
     Args:
         persons_N: the data's groups; None: not known.
@@ -73,14 +73,11 @@ def same_person(copies: Copies, labels_N: Numbers, persons_N: Numbers | None) ->
         several_N.mean() >= _SHARE_OF_PERSONS
         and _label_disagreement(copies, labels_N) >= _DISAGREEMENT_OF_PERSONS
     )
-    if persons_N is None and not posed:
+    if posed:
+        return several_N
+    if persons_N is None:
         return np.zeros(len(labels_N), dtype=np.bool_)
-    one_person_N = (
-        np.ones(len(labels_N), dtype=np.bool_)
-        if persons_N is None
-        else ~differs_in(copies.near_N, np.asarray(persons_N))
-    )
-    found_N: NDArray[np.bool_] = several_N & one_person_N
+    found_N: NDArray[np.bool_] = several_N & ~differs_in(copies.near_N, np.asarray(persons_N))
     return found_N
 
 
