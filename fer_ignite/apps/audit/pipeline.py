@@ -40,6 +40,9 @@ from fer_ignite.metrics.intervals import accuracy_interval
 __all__ = ["AuditRequest", "audit"]
 
 FILES = ("audit.csv", "audit.html", "audit.json")
+# Share of the way from the largest class to 1 from which labels are listed. On drawn persons with planted errors (scripts/audit_persons), networks 13
+# points above the largest class listed 272 labels, of which 26 were wrong; networks 62 points above it 108, of which 48 were.
+_CLEARLY = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,8 @@ def _skill(
 
     Returns:
         ``agreement``: share of unseen images that they give their label, with its ``interval`` (95 %), ``majority``: share
-        of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above both.
+        of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above the larger of both by a fifth of what is
+        missing to 1.
     """
     asked_N = scored.scored_N & ~scored.seen_N
     if not asked_N.any():
@@ -162,13 +166,14 @@ def _skill(
     hits_n = scored.probabilities_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
     majority = float(np.bincount(labels_N[asked_N]).max() / asked_N.sum())
     low, high = accuracy_interval(hits_n)
+    base = max(majority, 1 / num_classes)
     return {
         "agreement": float(hits_n.mean()),
         "interval": [low, high],
         "majority": majority,
         "chance": 1 / num_classes,
         "n": int(asked_N.sum()),
-        "sufficient": low > max(majority, 1 / num_classes),
+        "sufficient": low > base + _CLEARLY * (1 - base),
     }
 
 

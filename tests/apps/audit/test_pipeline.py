@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from fer_ignite.apps.audit import pipeline
 from fer_ignite.apps.audit.pipeline import AuditRequest, _LabelScores, _skill, audit
 from fer_ignite.errors import ConfigError, DataError
 
@@ -94,7 +95,8 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments, 
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_path):
+def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_CLEARLY", 0.0)  # this network has learned little
     best = str(finished_run / "checkpoints" / "best.pt")
     looks = (finished_run / "test_access.jsonl").read_text().count("\n")
     report = audit(
@@ -182,6 +184,9 @@ def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
     assert not _skill(scored, labels_N, 2)["sufficient"]
     perfect = _LabelScores(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
     assert _skill(perfect, labels_N, 2)["sufficient"]
+    weak_N2 = np.eye(2, dtype=np.float32)[np.where(np.arange(100) % 3 == 0, labels_N, 0)]
+    weak = _LabelScores(weak_N2, everyone, ~everyone, "a network")
+    assert not _skill(weak, labels_N, 2)["sufficient"]
     assert (
         _skill(_LabelScores(probabilities_NK, everyone, everyone, "a network"), labels_N, 2) is None
     )
