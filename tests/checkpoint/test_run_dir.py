@@ -332,6 +332,7 @@ def test_no_damage_to_a_side_file_stops_a_resume_or_loses_an_epoch(
     assert folder.read_summary()["epochs"] == 3 and folder.test_evaluations() >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["history.jsonl", "summary.json", "results.csv"])
 def test_a_finished_run_with_a_damaged_side_file_has_its_summary_after_a_resume(

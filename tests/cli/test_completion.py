@@ -30,6 +30,7 @@ def test_the_script_of_each_shell_asks_this_program(cli, shell):
     assert ended.code == 0 and f"_FER_IGNITE_COMPLETE={shell}_complete" in ended.out
 
 
+@pytest.mark.slow
 def test_commands_options_and_choices_are_completed():
     assert completed("tr") == ["plain,train"]
     assert completed("train", "--mix") == ["plain,--mixup"]

@@ -136,6 +136,7 @@ def test_a_data_set_of_the_user_s_is_trained_on_and_scored(trained, mine, cli):
     assert cli("evaluate", best, "--data", mine("Squares"), "--split", "test").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -68,6 +68,7 @@ def test_by_default_every_round_pays_for_its_pages_again():
     assert faults >= ROUNDS * PAGES // 512
 
 
+@pytest.mark.slow
 @glibc
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_what_the_user_has_set_up_is_left_alone(name):

@@ -123,6 +123,7 @@ def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twi
     cut_and_resumed(faces, tmp_path, [9], save_iterations=None, save_epochs=2)
 
 
+@pytest.mark.slow
 def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(
     faces, tmp_path, monkeypatch
 ):
@@ -144,6 +145,7 @@ def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(
     assert support.without_temperature(run / "checkpoints" / "best.pt") == before
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(
     faces, tmp_path, monkeypatch
 ):

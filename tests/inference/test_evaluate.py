@@ -51,6 +51,7 @@ def folders(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_what_the_run_itself_measured(finished_run, best):
     summary = json.loads((finished_run / "summary.json").read_text())
     found = evaluate(best, quiet=True)
@@ -391,6 +392,7 @@ def test_an_average_of_the_weights_is_what_is_scored(tiny, tmp_path):
     assert all(torch.equal(value, stored["ema"][name]) for name, value in average.items())
 
 
+@pytest.mark.slow
 def test_runs_of_two_folds_are_not_paired(tiny, tmp_path):
     train(tiny(epochs=1, folds=2))
     first, second = (tmp_path / f"run-fold{fold}" / "checkpoints" / "best.pt" for fold in (0, 1))

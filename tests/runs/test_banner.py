@@ -149,6 +149,7 @@ def test_quiet_json_stays_json(runs):
     assert json.loads(runs("--quiet", "--json").out)["status"] == "completed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", ["2", "3"])  # nothing left to do; something left
 def test_quiet_still_warns_of_a_damaged_resume_point(cli, runs, epochs):
     folder = (

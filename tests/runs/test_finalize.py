@@ -53,6 +53,7 @@ def test_the_best_epoch_s_weights_are_scored_and_not_the_last_ones(made):
     assert any(p.abs().sum() > 0 for p in best.parameters())
 
 
+@pytest.mark.slow
 def test_test_is_looked_at_once_and_the_look_is_noted(made):
     session = made()
     session.run()
@@ -69,6 +70,7 @@ def test_a_run_that_was_interrupted_does_not_look_at_test(made):
     assert not session.folder.test_access.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_its_handler_stopped_is_scored(made):
     def watch(session):
         session.trainer.add_event_handler(
@@ -188,6 +190,7 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd, m
     assert left["trainer"]["iteration"] == 12 and left["temperature"] == told == 0.5
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_costs_no_figures(tiny, monkeypatch):
     monkeypatch.setattr("fer_ignite.runs.finalize.draw_confusion", lambda *_, **__: 1 / 0)
     summary = train(tiny(plots=True))
@@ -234,6 +237,7 @@ def folder_in_its_place(path):
     path.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [flip, Path.unlink, other_network, folder_in_its_place, lambda path: path.write_bytes(b"")],

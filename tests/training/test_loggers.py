@@ -165,6 +165,7 @@ def test_the_metric_of_a_user_s_is_in_tensorboard_and_in_history(ran):
     )
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_as_the_run_goes(ran):
     drawn = []
 
@@ -231,6 +232,7 @@ def test_the_handlers_profiler_prints_a_line_per_handler(steps, batches, capsys)
     assert "my_own_handler" in printed and "ITERATION_COMPLETED" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "said"), [("basic", "Time profiling stats"), ("handlers", "Total")]
 )

@@ -20,6 +20,7 @@ def is_a_picture(path):
     return pixels.shape[0] > 100 and pixels.shape[1] > 100 and pixels.std() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "history",
     [

@@ -525,6 +525,7 @@ def never_finite(of):
     return setup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["gradients", "loss"])
 @pytest.mark.parametrize(
     "epochs", [1, 2, 5]

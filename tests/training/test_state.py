@@ -173,6 +173,7 @@ def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_com
     assert torch.equal(*moments) and moments[0].any()
 
 
+@pytest.mark.slow
 def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
     _, second = resumed(made, {"opt": "adamw"}, opt="sgd", epochs=3)
     assert (
@@ -191,6 +192,7 @@ def test_an_average_that_is_new_starts_at_the_weights(made):
     )
 
 
+@pytest.mark.slow
 def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
     """The signal outranks the wish; what continues has heard of the wish and does nothing but end."""
 
@@ -255,6 +257,7 @@ def test_a_run_that_stopped_early_goes_on_under_more_patience(tiny, patience, ep
     assert summary["best"]["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_more_patience_gives_the_network_that_it_would_have_given_from_the_start(tiny):
     whole = train(tiny(name="whole", patience=4, epochs=8), handlers=[FALLING])
     stopped_early(tiny)

@@ -74,6 +74,7 @@ def test_an_audit_is_not_overwritten_unless_asked(cli, folder):
     assert cli("audit", folder, "--no-labels", "--quiet", "--exist-ok").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

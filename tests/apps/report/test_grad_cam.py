@@ -96,6 +96,7 @@ def network(name):
     return build_model(name, num_classes=7, in_channels=3), side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["fer48", "emotionnet", "resnet18", "mobilenet_v3_small", "vision transformer", "swin"]
 )

@@ -207,6 +207,7 @@ def test_val_is_read_unless_test_is_asked_for_which_leaves_its_line(finished_run
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_copied_away_has_a_page_without_curves(
     finished_run, tmp_path, monkeypatch
 ):

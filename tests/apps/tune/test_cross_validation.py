@@ -12,6 +12,7 @@ from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.execute import launch_seeds, launch_training
 
 
+@pytest.mark.slow
 def test_one_run_per_fold_and_their_mean_and_spread(tiny, tmp_path):
     result = train(tiny(folds=3, epochs=1))
     assert result["folds"] == [0, 1, 2] and "test" not in result
