@@ -19,6 +19,7 @@ __all__ = [
     "GROUPS",
     "OF_ONE_OPTIMIZER",
     "OPTIMIZER_DEFAULTS",
+    "READING_SETTINGS",
     "Config",
     "changed_settings",
     "check",
@@ -43,6 +44,16 @@ OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 }
 # Settings that suit one optimizer only: a layer that names another optimizer replaces them by its own or by the defaults.
 OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "opt_eps")
+
+# How a data set's files are read; commands that read data take them all.
+READING_SETTINGS = (
+    "layout",
+    "peak_frames",
+    "neutral_frames",
+    "group_by",
+    "follow_links",
+    "crop_faces",
+)
 
 _LARGEST_YAML = 1_000_000  # bytes
 

@@ -7,17 +7,12 @@ import click
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.shared_options import device_option, model_option
 from fer_ignite.cli.values import FiniteRange
-from fer_ignite.config import check
+from fer_ignite.config import READING_SETTINGS, check
 
 __all__ = ["command"]
 
 _DATA = (
-    "layout",
-    "peak_frames",
-    "neutral_frames",
-    "group_by",
-    "follow_links",
-    "crop_faces",
+    *READING_SETTINGS,
     "classes",
     "split",
     "val_fraction",

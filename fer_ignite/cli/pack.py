@@ -6,7 +6,7 @@ import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.values import require_writable
-from fer_ignite.config import check
+from fer_ignite.config import READING_SETTINGS, check
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -18,12 +18,7 @@ _DATA = (
     "split",
     "val_fraction",
     "split_seed",
-    "layout",
-    "peak_frames",
-    "neutral_frames",
-    "group_by",
-    "follow_links",
-    "crop_faces",
+    *READING_SETTINGS,
     "bad_images",
     "cache",
     "channels",

@@ -21,6 +21,7 @@ __all__ = [
     "SPLITS",
     "SPLIT_OF_NAME",
     "UNDECIDED",
+    "ReadOnceSource",
     "Samples",
     "Source",
     "choose_classes",
@@ -120,6 +121,27 @@ class Source(Protocol):
     def stamp(self) -> bytes: ...
 
     def samples(self) -> Samples: ...
+
+
+class ReadOnceSource:
+    """A source that is read once, for its stamp and its samples."""
+
+    _found: tuple[Samples, bytes] | None = None
+
+    def stamp(self) -> bytes:
+        return self._once()[1]
+
+    def samples(self) -> Samples:
+        return self._once()[0]
+
+    def _once(self) -> tuple[Samples, bytes]:
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> tuple[Samples, bytes]:
+        """The samples and the stamp."""
+        raise NotImplementedError
 
 
 def choose_classes(samples: Samples, text: str | None) -> Samples:

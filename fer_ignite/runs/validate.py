@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.early_stopping import lower_is_better
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.objects import send_problem
 
 __all__ = [
     "check_callables",
@@ -130,10 +130,8 @@ def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:
 def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:
     """Refuses handlers that can't be sent to other processes."""
     for handler in handlers:
-        try:
-            pickle.dumps(handler)
-        except (pickle.PicklingError, AttributeError, TypeError):
+        if send_problem(handler) is not None:
             name = getattr(handler, "__qualname__", repr(handler))
             raise ConfigError(
                 f"the handler {name} can't be sent to other processes; put it at the top level of a module."
-            ) from None
+            )

@@ -23,6 +23,7 @@ __all__ = [
     "object_label",
     "objects_of",
     "require_sendable",
+    "send_problem",
     "with_objects",
 ]
 

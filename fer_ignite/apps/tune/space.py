@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from fer_ignite.config import Config, check, field_facts, read_yaml
+from fer_ignite.config import READING_SETTINGS, Config, check, field_facts, read_yaml
 from fer_ignite.errors import ConfigError
 
 __all__ = ["Dimension", "read_space"]
@@ -26,12 +26,7 @@ _FIXED = frozenset(
         "folds",
         "fold",
         "bad_images",
-        "layout",
-        "peak_frames",
-        "neutral_frames",
-        "group_by",
-        "follow_links",
-        "crop_faces",
+        *READING_SETTINGS,
         "cache",
         "workers",
         "monitor",

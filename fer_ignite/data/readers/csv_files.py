@@ -20,7 +20,14 @@ import numpy as np
 from fer_ignite.data.expressions import FER2013_CODES, SYNONYMS
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.ferplus import FerPlusVotes, apply_votes, read_votes
-from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED, Samples, drop_same_files, file_facts
+from fer_ignite.data.samples import (
+    SPLIT_OF_NAME,
+    UNDECIDED,
+    ReadOnceSource,
+    Samples,
+    drop_same_files,
+    file_facts,
+)
 from fer_ignite.errors import DataError
 
 __all__ = ["FerCsvSource", "ManifestSource", "file_stamp", "iter_rows", "read_columns"]
@@ -58,7 +65,7 @@ class FerCsvSource:
         return apply_votes(samples, votes, mode=self._vote_mode)
 
 
-class ManifestSource:
+class ManifestSource(ReadOnceSource):
     """A csv with the columns path and label, and maybe split and group.
 
     Paths count from the csv's own folder and may lead anywhere: the list is the user's word on which files are meant.
@@ -69,18 +76,9 @@ class ManifestSource:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._path = path
-        self._found: tuple[Samples, bytes] | None = None
 
-    def stamp(self) -> bytes:
-        return self._look()[1]
-
-    def samples(self) -> Samples:
-        return self._look()[0]
-
-    def _look(self) -> tuple[Samples, bytes]:
-        if self._found is None:
-            self._found = _read_manifest(self._path)
-        return self._found
+    def _read(self) -> tuple[Samples, bytes]:
+        return _read_manifest(self._path)
 
 
 def read_columns(path: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_ignite.data.cache.format import is_cache, open_cache
-from fer_ignite.data.expressions import NUMBERED_CLASSES, are_numbers
+from fer_ignite.data.expressions import are_numbers
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.affectnet import (
     AFFECTNET_COLUMN,
@@ -105,12 +105,7 @@ def _folder_source(path: Path, options: ReadOptions) -> Source:
             f"--layout {layout}: {printable(path)} does not hold {_PUBLISHED.get(layout, 'fer2013.csv')}; leave --layout out to "
             "see what it is recognised as."
         )
-    return FolderSource(
-        path,
-        any_classes=options.any_classes,
-        follow_links=options.follow_links,
-        numbering=layout if layout in NUMBERED_CLASSES else None,
-    )
+    return FolderSource(path, any_classes=options.any_classes, follow_links=options.follow_links)
 
 
 # Data sets that are also distributed as class folders, numbered or named.

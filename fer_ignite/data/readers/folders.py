@@ -18,6 +18,7 @@ from fer_ignite.data.samples import (
     SPLIT_OF_NAME,
     SPLITS,
     UNDECIDED,
+    ReadOnceSource,
     Samples,
     drop_same_files,
     name_numbered_classes,
@@ -69,7 +70,7 @@ class _Walk:
         self.digest.update(b"%d %d %d %d %d " % (len(name), *facts[1:]) + name)
 
 
-class FolderSource:
+class FolderSource(ReadOnceSource):
     """One folder of classes, or of train/, val/ and test/ with classes in them.
 
     Args:
@@ -94,21 +95,12 @@ class FolderSource:
         self._root = Path(os.path.realpath(root))
         self._any_classes, self._follow_links = any_classes, follow_links
         self._numbering = numbering
-        self._found: tuple[Samples, bytes] | None = None
 
-    def stamp(self) -> bytes:
-        return self._look()[1]
-
-    def samples(self) -> Samples:
-        return self._look()[0]
-
-    def _look(self) -> tuple[Samples, bytes]:
-        if self._found is None:
-            samples, stamp = _collect(
-                self._root, any_classes=self._any_classes, follow_links=self._follow_links
-            )
-            self._found = name_numbered_classes(samples, self._numbering), stamp
-        return self._found
+    def _read(self) -> tuple[Samples, bytes]:
+        samples, stamp = _collect(
+            self._root, any_classes=self._any_classes, follow_links=self._follow_links
+        )
+        return name_numbered_classes(samples, self._numbering), stamp
 
 
 def visible(folder: Path) -> tuple[list[str], list[str]]:

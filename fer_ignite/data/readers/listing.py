@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.data.readers.csv_files import file_stamp
-from fer_ignite.data.samples import UNDECIDED, Samples, drop_same_files, file_facts
+from fer_ignite.data.samples import UNDECIDED, ReadOnceSource, Samples, drop_same_files, file_facts
 from fer_ignite.errors import DataError
 
 __all__ = ["ListedFace", "Listing", "ListingSource", "Survey", "is_image_name", "walk_files"]
@@ -63,7 +63,7 @@ class Listing:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
-class ListingSource:
+class ListingSource(ReadOnceSource):
     """A data set in its published layout.
 
     Args:
@@ -73,28 +73,19 @@ class ListingSource:
     """
 
     def __init__(self, kind: str, where: Path, read: Callable[[], Listing]) -> None:
-        self.kind, self.where, self._read = kind, str(where), read
-        self._found: tuple[Samples, bytes] | None = None
+        self.kind, self.where, self._list = kind, str(where), read
 
-    def stamp(self) -> bytes:
-        return self._look()[1]
-
-    def samples(self) -> Samples:
-        return self._look()[0]
-
-    def _look(self) -> tuple[Samples, bytes]:
-        if self._found is None:
-            listing = self._read()
-            samples = _samples(listing, f"{printable(self.where)} ({self.kind})")
-            facts_N5 = file_facts(samples)
-            digest = hashlib.sha256(repr((samples.classes, samples.left_out)).encode())
-            for table in listing.tables:
-                digest.update(file_stamp(table))
-            digest.update(facts_N5[:, 1:].tobytes() + samples.labels_N.tobytes())
-            # several faces of one file are no copies
-            unique = samples if samples.files else drop_same_files(samples, facts_N5[:, :2])
-            self._found = unique, digest.digest()
-        return self._found
+    def _read(self) -> tuple[Samples, bytes]:
+        listing = self._list()
+        samples = _samples(listing, f"{printable(self.where)} ({self.kind})")
+        facts_N5 = file_facts(samples)
+        digest = hashlib.sha256(repr((samples.classes, samples.left_out)).encode())
+        for table in listing.tables:
+            digest.update(file_stamp(table))
+        digest.update(facts_N5[:, 1:].tobytes() + samples.labels_N.tobytes())
+        # several faces of one file are no copies
+        unique = samples if samples.files else drop_same_files(samples, facts_N5[:, :2])
+        return unique, digest.digest()
 
 
 def _samples(listing: Listing, name: str) -> Samples:
