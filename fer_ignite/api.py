@@ -107,7 +107,7 @@ def build_session(
     resolved = check(job.config)
     run_logger(folder, rank=0, quiet=resolved.quiet)
     try:
-        session = open_session(resolved, job, folder)
+        session = open_session(resolved, job, folder=folder)
     except BaseException:
         lock.release()
         undo(job)

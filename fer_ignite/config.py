@@ -125,8 +125,8 @@ Seconds = Annotated[float, BeforeValidator(parse_duration)]
 def _setting(
     default: Any,
     text: str,
-    group: str,
     *,
+    group: str,
     unit: str = "",
     structural: bool = False,
     repeat: bool = False,
@@ -157,7 +157,7 @@ class Config(BaseModel):
     data: str = _setting(
         "demo",
         "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
-        "Data",
+        group="Data",
         structural=True,
         min_length=1,
     )
@@ -166,74 +166,86 @@ class Config(BaseModel):
     ] = _setting(
         "auto",
         "Published data set whose layout or numbering the data has; auto = recognised by its files.",
-        "Data",
+        group="Data",
         structural=True,
     )
     peak_frames: int = _setting(
-        3, "CK+: last frames of each sequence that are taken.", "Data", structural=True, ge=1
+        3, "CK+: last frames of each sequence that are taken.", group="Data", structural=True, ge=1
     )
     neutral_frames: bool = _setting(
-        False, "CK+: take the first frame of each sequence as neutral.", "Data", structural=True
+        False,
+        "CK+: take the first frame of each sequence as neutral.",
+        group="Data",
+        structural=True,
     )
     group_by: str | None = _setting(
         None,
         "Regular expression that finds the person or film in an image's name, e.g. 'S[0-9]+'; a group stays in one split.",
-        "Data",
+        group="Data",
         structural=True,
         min_length=1,
     )
     follow_links: bool = _setting(
-        False, "Read symbolic links that lead out of the data's folder.", "Data", structural=True
+        False,
+        "Read symbolic links that lead out of the data's folder.",
+        group="Data",
+        structural=True,
     )
     crop_faces: bool = _setting(
         False,
         "Photographs: find, align and cut out the largest face of each; what has none is a bad image.",
-        "Data",
+        group="Data",
         structural=True,
     )
     votes: str | None = _setting(
-        None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", "Data", structural=True
+        None, "FER+ votes file (fer2013new.csv) for a fer2013.csv.", group="Data", structural=True
     )
     vote_mode: Literal["majority", "distribution"] = _setting(
-        "majority", "What the votes become: one label, or soft labels.", "Data", structural=True
+        "majority",
+        "What the votes become: one label, or soft labels.",
+        group="Data",
+        structural=True,
     )
     classes: str | None = _setting(
         None,
         "Order, rename or merge classes: 'angry,happy,calm=neutral+sad'.",
-        "Data",
+        group="Data",
         structural=True,
     )
     split: Floats | None = _setting(
         None,
         "Shares of train,val,test for data without them; 0.8,0.1,0.1 where not given.",
-        "Data",
+        group="Data",
         structural=True,
     )
     val_fraction: float = _setting(
         0.1,
         "Share of train that becomes val where the data has no val.",
-        "Data",
+        group="Data",
         structural=True,
         gt=0,
         lt=1,
     )
     split_seed: int = _setting(
-        0, "Seed of the split, apart from --seed.", "Data", structural=True, ge=0, lt=2**63
+        0, "Seed of the split, apart from --seed.", group="Data", structural=True, ge=0, lt=2**63
     )
     drop_train_duplicates: bool = _setting(
-        False, "Leave train images out that also occur in val or test.", "Data", structural=True
+        False,
+        "Leave train images out that also occur in val or test.",
+        group="Data",
+        structural=True,
     )
     exclude: str | None = _setting(
         None,
         "Leave the train images out that this audit.csv (column id; drop = yes where there is one) lists.",
-        "Data",
+        group="Data",
         structural=True,
         min_length=1,
     )
     folds: int | None = _setting(
         None,
         "Cross-validation: deal train and val into this many folds, train once for each; test is not touched.",
-        "Data",
+        group="Data",
         structural=True,
         ge=2,
         le=100,
@@ -241,23 +253,25 @@ class Config(BaseModel):
     fold: int | None = _setting(
         None,
         "Train only the run that is judged by this fold of --folds, counted from 0.",
-        "Data",
+        group="Data",
         structural=True,
         ge=0,
     )
     bad_images: Literal["error", "skip"] = _setting(
-        "error", "Unusable images and csv rows: stop with a list of them, or skip them.", "Data"
+        "error",
+        "Unusable images and csv rows: stop with a list of them, or skip them.",
+        group="Data",
     )
     cache: str | None = _setting(
-        None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", "Data"
+        None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", group="Data"
     )
     channels: Literal["auto", "gray", "rgb"] = _setting(
-        "auto", "Colour of the stored faces.", "Data", structural=True
+        "auto", "Colour of the stored faces.", group="Data", structural=True
     )
     image_size: int | None = _setting(
         None,
         "Side of the network's input. [default: the data's own, 48 where it varies]",
-        "Data",
+        group="Data",
         unit="px",
         structural=True,
         ge=16,
@@ -266,100 +280,113 @@ class Config(BaseModel):
     resize: int | None = _setting(
         None,
         "Side to which faces are resized before the crop to --image-size. [default: no crop]",
-        "Data",
+        group="Data",
         unit="px",
         structural=True,
         ge=16,
         le=2048,
     )
     resize_mode: Literal["squash", "letterbox", "crop"] = _setting(
-        "squash", "How a face that is not square becomes square.", "Data", structural=True
+        "squash", "How a face that is not square becomes square.", group="Data", structural=True
     )
     normalize: Literal["train", "imagenet"] = _setting(
         "train",
         "Mean and standard deviation of the train split, or ImageNet's.",
-        "Data",
+        group="Data",
         structural=True,
     )
     max_train_samples: int | None = _setting(
-        None, "Train on the first N images of a seeded order.", "Data", structural=True, ge=1
+        None, "Train on the first N images of a seeded order.", group="Data", structural=True, ge=1
     )
     workers: int = _setting(
-        0, "Loader processes; only for data that can't be packed.", "Data", ge=0, le=256
+        0, "Loader processes; only for data that can't be packed.", group="Data", ge=0, le=256
     )
     drop_last: bool = _setting(
-        False, "Drop the last, smaller batch of an epoch.", "Data", structural=True
+        False, "Drop the last, smaller batch of an epoch.", group="Data", structural=True
     )
     sample_transform: str | None = _setting(
         None,
         "Per-sample transform module:function, PIL image to PIL image, e.g. a torchvision Compose; uses a DataLoader.",
-        "Data",
+        group="Data",
         structural=True,
     )
     collate_fn: str | None = _setting(
-        None, "module:function that makes a batch out of samples.", "Data", structural=True
+        None, "module:function that makes a batch out of samples.", group="Data", structural=True
     )
     sampler: Literal["shuffle", "balanced"] = _setting(
         "shuffle",
         "Order of train: every face once, or every class equally often.",
-        "Data",
+        group="Data",
         structural=True,
     )
 
     # --- Augmentation
-    augment: bool = _setting(True, "Augment the train split.", "Augmentation", structural=True)
+    augment: bool = _setting(
+        True, "Augment the train split.", group="Augmentation", structural=True
+    )
     hflip: float = _setting(
-        0.5, "Probability of a horizontal flip.", "Augmentation", structural=True, ge=0, le=1
+        0.5, "Probability of a horizontal flip.", group="Augmentation", structural=True, ge=0, le=1
     )
     vflip: float = _setting(
-        0.0, "Probability of a vertical flip.", "Augmentation", structural=True, ge=0, le=1
+        0.0, "Probability of a vertical flip.", group="Augmentation", structural=True, ge=0, le=1
     )
     rotate: float = _setting(
         5.0,
         "Rotation, uniform in +-.",
-        "Augmentation",
+        group="Augmentation",
         unit="degrees",
         structural=True,
         ge=0,
         le=180,
     )
     scale: float = _setting(
-        0.05, "Zoom, uniform in 1 +-.", "Augmentation", structural=True, ge=0, lt=1
+        0.05, "Zoom, uniform in 1 +-.", group="Augmentation", structural=True, ge=0, lt=1
     )
     translate: float = _setting(
         0.05,
         "Shift, uniform in +-.",
-        "Augmentation",
+        group="Augmentation",
         unit="share of the side",
         structural=True,
         ge=0,
         lt=1,
     )
     shear: float = _setting(
-        0.0, "Shear, uniform in +-.", "Augmentation", unit="degrees", structural=True, ge=0, lt=90
+        0.0,
+        "Shear, uniform in +-.",
+        group="Augmentation",
+        unit="degrees",
+        structural=True,
+        ge=0,
+        lt=90,
     )
     brightness: float = _setting(
-        0.0, "Brightness factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1
+        0.0,
+        "Brightness factor, uniform in 1 +-.",
+        group="Augmentation",
+        structural=True,
+        ge=0,
+        le=1,
     )
     contrast: float = _setting(
-        0.0, "Contrast factor, uniform in 1 +-.", "Augmentation", structural=True, ge=0, le=1
+        0.0, "Contrast factor, uniform in 1 +-.", group="Augmentation", structural=True, ge=0, le=1
     )
     reprob: float = _setting(
-        0.0, "Probability of random erasing.", "Augmentation", structural=True, ge=0, le=1
+        0.0, "Probability of random erasing.", group="Augmentation", structural=True, ge=0, le=1
     )
     mixup: float = _setting(
-        0.0, "Mix-up's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100
+        0.0, "Mix-up's alpha; 0 = off.", group="Augmentation", structural=True, ge=0, le=100
     )
     cutmix: float = _setting(
-        0.0, "Cut-mix's alpha; 0 = off.", "Augmentation", structural=True, ge=0, le=100
+        0.0, "Cut-mix's alpha; 0 = off.", group="Augmentation", structural=True, ge=0, le=100
     )
     padding: Literal["zeros", "border", "reflection"] = _setting(
-        "zeros", "What lies outside a moved face.", "Augmentation", structural=True
+        "zeros", "What lies outside a moved face.", group="Augmentation", structural=True
     )
     batch_transform: str | None = _setting(
         None,
         "module:function(images_BCHW, generator) after the built-in augmentation.",
-        "Augmentation",
+        group="Augmentation",
         structural=True,
     )
 
@@ -367,109 +394,115 @@ class Config(BaseModel):
     model: str = _setting(
         "fer48",
         "fer48, emotionnet, a torchvision classifier's name, or module:Class.",
-        "Model",
+        group="Model",
         structural=True,
     )
     model_args: Annotated[dict[str, Any], BeforeValidator(_read_mapping)] = _setting(
         {},
         "Arguments of the network as YAML, e.g. '{widths: [32, 64, 128, 256]}'.",
-        "Model",
+        group="Model",
         structural=True,
     )
-    pretrained: bool = _setting(False, "Start from torchvision's ImageNet weights.", "Model")
-    init_from: str | None = _setting(None, "Start from the weights of this file.", "Model")
+    pretrained: bool = _setting(False, "Start from torchvision's ImageNet weights.", group="Model")
+    init_from: str | None = _setting(None, "Start from the weights of this file.", group="Model")
     strict: bool = _setting(
-        True, "Refuse an --init-from with missing or mismatched weights.", "Model"
+        True, "Refuse an --init-from with missing or mismatched weights.", group="Model"
     )
     freeze: Names = _setting(
         (),
         "Parameters that stay as they are: names or globs, comma separated.",
-        "Model",
+        group="Model",
         structural=True,
     )
     dropout: float | None = _setting(
         None,
         "Dropout before the classifier. [default: the network's]",
-        "Model",
+        group="Model",
         structural=True,
         ge=0,
         lt=1,
     )
     norm: Literal["batch", "group"] = _setting(
-        "batch", "Normalisation in the own networks.", "Model", structural=True
+        "batch", "Normalisation in the own networks.", group="Model", structural=True
     )
 
     # --- Loss
     loss: str = _setting(
         "ce",
         "ce, focal, soft, bce, a weighted sum such as ce+0.5*focal, or module:function.",
-        "Loss",
+        group="Loss",
         structural=True,
     )
-    smoothing: float = _setting(0.1, "Label smoothing.", "Loss", structural=True, ge=0, lt=1)
+    smoothing: float = _setting(0.1, "Label smoothing.", group="Loss", structural=True, ge=0, lt=1)
     focal_gamma: float = _setting(
-        2.0, "Focusing parameter of the focal loss.", "Loss", structural=True, ge=0, le=10
+        2.0, "Focusing parameter of the focal loss.", group="Loss", structural=True, ge=0, le=10
     )
     class_weights: str = _setting(
         "none",
         "none, balanced, effective, or a csv or json file: name, weight.",
-        "Loss",
+        group="Loss",
         structural=True,
     )
 
     # --- Optimizer
     opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = _setting(
-        "adamw", "Optimizer.", "Optimizer", structural=True
+        "adamw", "Optimizer.", group="Optimizer", structural=True
     )
     lr: float = _setting(
         0.003,
         "Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, "
         "1 adadelta]",
-        "Optimizer",
+        group="Optimizer",
         gt=0,
         le=1000,
     )
     backbone_lr: float | None = _setting(
-        None, "Learning rate of all but the head. [default: --lr]", "Optimizer", gt=0, le=1000
+        None, "Learning rate of all but the head. [default: --lr]", group="Optimizer", gt=0, le=1000
     )
     head_lr: float | None = _setting(
-        None, "Learning rate of the head. [default: --lr]", "Optimizer", gt=0, le=1000
+        None, "Learning rate of the head. [default: --lr]", group="Optimizer", gt=0, le=1000
     )
     weight_decay: float = _setting(
         0.1,
         "Weight decay; never on norms and biases. [default: 0.1 for adamw, 0.0005 for the others]",
-        "Optimizer",
+        group="Optimizer",
         structural=True,
         ge=0,
         le=10,
     )
     momentum: float = _setting(
-        0.9, "Momentum of SGD and RMSprop.", "Optimizer", structural=True, ge=0, lt=1
+        0.9, "Momentum of SGD and RMSprop.", group="Optimizer", structural=True, ge=0, lt=1
     )
-    nesterov: bool = _setting(True, "Nesterov momentum (SGD).", "Optimizer", structural=True)
-    betas: Floats = _setting((0.9, 0.999), "Betas of Adam and AdamW.", "Optimizer", structural=True)
+    nesterov: bool = _setting(True, "Nesterov momentum (SGD).", group="Optimizer", structural=True)
+    betas: Floats = _setting(
+        (0.9, 0.999), "Betas of Adam and AdamW.", group="Optimizer", structural=True
+    )
     opt_eps: float | None = _setting(
-        None, "Epsilon of the optimizer. [default: torch's]", "Optimizer", structural=True, gt=0
+        None,
+        "Epsilon of the optimizer. [default: torch's]",
+        group="Optimizer",
+        structural=True,
+        gt=0,
     )
-    amsgrad: bool = _setting(False, "AMSGrad (Adam, AdamW).", "Optimizer", structural=True)
+    amsgrad: bool = _setting(False, "AMSGrad (Adam, AdamW).", group="Optimizer", structural=True)
     alpha: float = _setting(
-        0.99, "Smoothing constant of RMSprop.", "Optimizer", structural=True, ge=0, lt=1
+        0.99, "Smoothing constant of RMSprop.", group="Optimizer", structural=True, ge=0, lt=1
     )
     lr_decay: float = _setting(
-        0.0, "Learning-rate decay of Adagrad.", "Optimizer", structural=True, ge=0
+        0.0, "Learning-rate decay of Adagrad.", group="Optimizer", structural=True, ge=0
     )
-    rho: float = _setting(0.9, "Rho of Adadelta.", "Optimizer", structural=True, ge=0, lt=1)
+    rho: float = _setting(0.9, "Rho of Adadelta.", group="Optimizer", structural=True, ge=0, lt=1)
     clip_grad: float | None = _setting(
-        None, "Clip gradients at this norm or value.", "Optimizer", structural=True, gt=0
+        None, "Clip gradients at this norm or value.", group="Optimizer", structural=True, gt=0
     )
     clip_mode: Literal["norm", "value"] = _setting(
-        "norm", "What --clip-grad limits.", "Optimizer", structural=True
+        "norm", "What --clip-grad limits.", group="Optimizer", structural=True
     )
 
     optimizer_factory: str | None = _setting(
         None,
         "Your own optimizer in place of --opt: module:function(parameter groups); its learning rate holds.",
-        "Optimizer",
+        group="Optimizer",
         structural=True,
     )
 
@@ -479,31 +512,31 @@ class Config(BaseModel):
     ] = _setting(
         "onecycle",
         "Learning-rate schedule, counted in optimizer steps.",
-        "Schedule",
+        group="Schedule",
         structural=True,
     )
     warmup_epochs: float = _setting(
         0.0,
         "Linear warm-up in front of the schedule.",
-        "Schedule",
+        group="Schedule",
         unit="epochs",
         structural=True,
         ge=0,
     )
     warmup_start: float = _setting(
-        0.01, "Factor at which the warm-up begins.", "Schedule", structural=True, ge=0, le=1
+        0.01, "Factor at which the warm-up begins.", group="Schedule", structural=True, ge=0, le=1
     )
     min_lr: float = _setting(
         0.0,
         "Lowest learning rate, of all schedules but constant and onecycle.",
-        "Schedule",
+        group="Schedule",
         structural=True,
         ge=0,
     )
     decay_epochs: float = _setting(
         30.0,
         "Epochs between steps (step), up and down (cyclic).",
-        "Schedule",
+        group="Schedule",
         unit="epochs",
         structural=True,
         gt=0,
@@ -511,38 +544,38 @@ class Config(BaseModel):
     decay_rate: float = _setting(
         0.1,
         "Factor of step, multistep, plateau; of an epoch for exponential.",
-        "Schedule",
+        group="Schedule",
         structural=True,
         gt=0,
         lt=1,
     )
     milestones: Floats = _setting(
-        (), "Epochs at which multistep decays.", "Schedule", unit="epochs", structural=True
+        (), "Epochs at which multistep decays.", group="Schedule", unit="epochs", structural=True
     )
     pct_start: float = _setting(
-        0.3, "Share of one-cycle that rises.", "Schedule", structural=True, gt=0, lt=1
+        0.3, "Share of one-cycle that rises.", group="Schedule", structural=True, gt=0, lt=1
     )
     div_factor: float = _setting(
-        25.0, "One-cycle begins at --lr over this.", "Schedule", structural=True, gt=1
+        25.0, "One-cycle begins at --lr over this.", group="Schedule", structural=True, gt=1
     )
     final_div_factor: float = _setting(
-        1e4, "One-cycle ends at its beginning over this.", "Schedule", structural=True, gt=1
+        1e4, "One-cycle ends at its beginning over this.", group="Schedule", structural=True, gt=1
     )
     plateau_patience: int = _setting(
         5,
         "Evaluations without gain before plateau decays.",
-        "Schedule",
+        group="Schedule",
         unit="epochs",
         structural=True,
         ge=0,
     )
 
     # --- Training
-    epochs: int = _setting(16, "Epochs.", "Training", ge=1, le=1_000_000)
+    epochs: int = _setting(16, "Epochs.", group="Training", ge=1, le=1_000_000)
     batch_size: int = _setting(
         128,
         "Images per optimizer step, over all processes.",
-        "Training",
+        group="Training",
         unit="images",
         structural=True,
         ge=1,
@@ -551,14 +584,14 @@ class Config(BaseModel):
     grad_accum_steps: int = _setting(
         1,
         "Micro-batches per optimizer step; divides --batch-size.",
-        "Training",
+        group="Training",
         structural=True,
         ge=1,
     )
     eval_batch_size: int = _setting(
         512,
         "Images per evaluation batch and process.",
-        "Training",
+        group="Training",
         unit="images",
         ge=1,
         le=1_048_576,
@@ -566,20 +599,20 @@ class Config(BaseModel):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = _setting(
         "auto",
         "Arithmetic of the forward pass; auto = bf16 where the device is fast at it.",
-        "Training",
+        group="Training",
         structural=True,
     )
     channels_last: bool = _setting(
-        True, "Memory format of networks and images.", "Training", structural=True
+        True, "Memory format of networks and images.", group="Training", structural=True
     )
-    compile: bool = _setting(False, "torch.compile the network.", "Training", structural=True)
+    compile: bool = _setting(False, "torch.compile the network.", group="Training", structural=True)
     model_ema: bool = _setting(
-        False, "Keep an average of the weights and evaluate it.", "Training", structural=True
+        False, "Keep an average of the weights and evaluate it.", group="Training", structural=True
     )
     model_ema_decay: float = _setting(
         0.998,
         "Decay of that average, per optimizer step.",
-        "Training",
+        group="Training",
         structural=True,
         ge=1e-6,
         lt=1,
@@ -587,135 +620,159 @@ class Config(BaseModel):
     monitor: str = _setting(
         "accuracy",
         "Validation metric that chooses best.pt: accuracy, loss, uar, macro_f1, or a user's.",
-        "Training",
+        group="Training",
         min_length=1,
     )
     monitor_mode: Literal["auto", "max", "min"] = _setting(
         "auto",
         "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.",
-        "Training",
+        group="Training",
     )
     patience: int = _setting(
-        0, "Stop after this many epochs without gain; 0 = never.", "Training", unit="epochs", ge=0
+        0,
+        "Stop after this many epochs without gain; 0 = never.",
+        group="Training",
+        unit="epochs",
+        ge=0,
     )
     min_delta: float = _setting(
-        0.0, "Least gain that counts for --patience and for the schedule plateau.", "Training", ge=0
+        0.0,
+        "Least gain that counts for --patience and for the schedule plateau.",
+        group="Training",
+        ge=0,
     )
     tta: Literal["none", "flip", "shift10", "shift18"] = _setting(
         "shift10",
         "Views averaged in the final scores of val and test, and by evaluate and predict.",
-        "Training",
+        group="Training",
         structural=True,
     )
-    score_test: bool = _setting(True, "Score test at the end of the run.", "Training")
+    score_test: bool = _setting(True, "Score test at the end of the run.", group="Training")
     seed: int = _setting(
         0,
         "Seed of weights, order, augmentation and dropout.",
-        "Training",
+        group="Training",
         structural=True,
         ge=0,
         lt=2**63,
     )
     deterministic: bool = _setting(
-        False, "Deterministic kernels on GPUs; CPU runs always are.", "Training", structural=True
+        False,
+        "Deterministic kernels on GPUs; CPU runs always are.",
+        group="Training",
+        structural=True,
     )
     max_time: Seconds | None = _setting(
         None,
         "Stop in good order after this long, e.g. 90s, 15m, 1h30m.",
-        "Training",
+        group="Training",
         unit="s, m, h",
         gt=0,
     )
     nonfinite_patience: int = _setting(
         10,
         "Optimizer steps in a row with non-finite gradients before the run fails.",
-        "Training",
+        group="Training",
         ge=1,
     )
     fast_dev_run: bool = _setting(
         False,
         "One epoch of three batches of train and val, whatever --epochs says, to see that everything works; no test.",
-        "Training",
+        group="Training",
     )
     handlers: Names = _setting(
         (),
         "module:function or ./file.py:function(session) that attaches handlers; repeatable.",
-        "Training",
+        group="Training",
         repeat=True,
     )
 
     # --- Output
-    out: str = _setting("runs", "Folder of runs.", "Output", min_length=1)
+    out: str = _setting("runs", "Folder of runs.", group="Output", min_length=1)
     name: str | None = _setting(
         None,
         "Name of the run's folder. [default: model and data, numbered]",
-        "Output",
+        group="Output",
         min_length=1,
     )
-    exist_ok: bool = _setting(False, "Start a new run in a folder that holds a run.", "Output")
+    exist_ok: bool = _setting(
+        False, "Start a new run in a folder that holds a run.", group="Output"
+    )
     resume: str | None = _setting(
         None,
         "auto = continue the run in the folder or start one; last; or a checkpoint's path.",
-        "Output",
+        group="Output",
     )
     override: Names = _setting(
-        (), "Structural settings that --resume may change, by name.", "Output", repeat=True
+        (), "Structural settings that --resume may change, by name.", group="Output", repeat=True
     )
-    save_epochs: int = _setting(1, "Resume point every N epochs.", "Output", unit="epochs", ge=1)
-    save_minutes: float = _setting(5.0, "And every N minutes.", "Output", unit="minutes", gt=0)
-    save_iterations: int | None = _setting(None, "And every N iterations.", "Output", ge=1)
-    keep_checkpoints: int = _setting(2, "Resume points kept.", "Output", ge=2)
-    log_every: int = _setting(50, "Iterations between logged steps.", "Output", ge=1)
-    tensorboard: bool = _setting(True, "Write TensorBoard files.", "Output")
+    save_epochs: int = _setting(
+        1, "Resume point every N epochs.", group="Output", unit="epochs", ge=1
+    )
+    save_minutes: float = _setting(
+        5.0, "And every N minutes.", group="Output", unit="minutes", gt=0
+    )
+    save_iterations: int | None = _setting(None, "And every N iterations.", group="Output", ge=1)
+    keep_checkpoints: int = _setting(2, "Resume points kept.", group="Output", ge=2)
+    log_every: int = _setting(50, "Iterations between logged steps.", group="Output", ge=1)
+    tensorboard: bool = _setting(True, "Write TensorBoard files.", group="Output")
     track: Annotated[
         tuple[Literal["mlflow", "wandb", "clearml"], ...], BeforeValidator(_split_text)
     ] = _setting(
         (),
         "Also log to mlflow, wandb, clearml, comma separated; their own environment variables say where to.",
-        "Output",
+        group="Output",
     )
     project: str | None = _setting(
         None,
         "MLflow experiment, W&B or ClearML project. [default: the tracker's own setting, or fer_ignite]",
-        "Output",
+        group="Output",
         min_length=1,
     )
-    track_checkpoints: bool = _setting(True, "Send best.pt to the trackers at the end.", "Output")
+    track_checkpoints: bool = _setting(
+        True, "Send best.pt to the trackers at the end.", group="Output"
+    )
     predictions: bool = _setting(
         False,
         "Write predictions_val.csv and predictions_test.csv at the end: a line per face with its probabilities.",
-        "Output",
+        group="Output",
     )
-    plots: bool = _setting(True, "Draw curves and confusion matrix.", "Output")
+    plots: bool = _setting(True, "Draw curves and confusion matrix.", group="Output")
     profile: Literal["none", "basic", "handlers"] = _setting(
-        "none", "Ignite's time profilers, printed at the end.", "Output"
+        "none", "Ignite's time profilers, printed at the end.", group="Output"
     )
-    quiet: bool = _setting(False, "Only warnings and the result.", "Output")
+    quiet: bool = _setting(False, "Only warnings and the result.", group="Output")
 
     # --- Launch
     nproc: int | None = _setting(
         None,
         "Processes on this machine. [default: 1, or what torchrun or Slurm say]",
-        "Launch",
+        group="Launch",
         ge=1,
     )
-    nnodes: int = _setting(1, "Machines.", "Launch", ge=1)
-    node_rank: int = _setting(0, "This machine's number.", "Launch", ge=0)
-    master_addr: str | None = _setting(None, "Address of machine 0.", "Launch")
-    master_port: int | None = _setting(None, "Port on machine 0.", "Launch", ge=1, le=65535)
-    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "Where to train.", "Launch")
-    gpus: Integers | None = _setting(None, "GPUs to use, e.g. 0,2.", "Launch")
+    nnodes: int = _setting(1, "Machines.", group="Launch", ge=1)
+    node_rank: int = _setting(0, "This machine's number.", group="Launch", ge=0)
+    master_addr: str | None = _setting(None, "Address of machine 0.", group="Launch")
+    master_port: int | None = _setting(None, "Port on machine 0.", group="Launch", ge=1, le=65535)
+    device: Literal["auto", "cpu", "cuda", "mps"] = _setting(
+        "auto", "Where to train.", group="Launch"
+    )
+    gpus: Integers | None = _setting(None, "GPUs to use, e.g. 0,2.", group="Launch")
     threads: int | None = _setting(
-        None, "CPU threads per process. [default: cores over processes]", "Launch", ge=1, le=1024
+        None,
+        "CPU threads per process. [default: cores over processes]",
+        group="Launch",
+        ge=1,
+        le=1024,
     )
     start_method: Literal["spawn", "forkserver", "fork"] = _setting(
-        "spawn", "How processes start.", "Launch"
+        "spawn", "How processes start.", group="Launch"
     )
     dist_timeout: Seconds = _setting(
-        300.0, "Longest wait of one process for the others.", "Launch", unit="s", gt=0
+        300.0, "Longest wait of one process for the others.", group="Launch", unit="s", gt=0
     )
     sync_bn: bool = _setting(
-        False, "Batch statistics over all processes (GPUs).", "Launch", structural=True
+        False, "Batch statistics over all processes (GPUs).", group="Launch", structural=True
     )
 
     def __repr__(self) -> str:

@@ -73,7 +73,7 @@ def load_object(text: str, *, setting: str) -> Any:
     return getattr(module, name)
 
 
-def register_object(kind: str, shown: str, thing: Any) -> str:
+def register_object(kind: str, shown: str, *, thing: Any) -> str:
     """Keeps an object of this process under a name that settings can hold.
 
     Args:

@@ -75,7 +75,7 @@ def steps():
         )
         handles = {
             "backward": step.attach_backward(trainer, scaler),
-            "unscale": step.attach_unscale(trainer, optimizer, scaler),
+            "unscale": step.attach_unscale(trainer, optimizer, scaler=scaler),
             "gradient_norm": step.attach_gradient_norm(
                 trainer, model, optimizer=optimizer, scaler=scaler
             ),
@@ -84,7 +84,7 @@ def steps():
             handles["clip"] = step.attach_clip(
                 trainer, model, limit=clip, mode=clip_mode, optimizer=optimizer, scaler=scaler
             )
-        handles["optimizer_step"] = step.attach_optimizer_step(trainer, optimizer, scaler)
+        handles["optimizer_step"] = step.attach_optimizer_step(trainer, optimizer, scaler=scaler)
         handles["zero_grad"] = step.attach_zero_grad(trainer, optimizer)
         return SimpleNamespace(
             model=model, optimizer=optimizer, scaler=scaler, trainer=trainer, handles=handles

@@ -184,7 +184,7 @@ def check_archive(data: bytes, path: str | os.PathLike[str]) -> None:
         refuse(path, f"lists more than {_MAX_ENTRIES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _check_entries(archive.infolist(), len(data), path)
+            _check_entries(archive.infolist(), len(data), path=path)
             program = archive.read(
                 next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             )
@@ -203,7 +203,7 @@ def refuse(path: str | os.PathLike[str], why: str) -> NoReturn:
 
 
 def _check_entries(
-    entries: list[zipfile.ZipInfo], file_bytes: int, path: str | os.PathLike[str]
+    entries: list[zipfile.ZipInfo], file_bytes: int, *, path: str | os.PathLike[str]
 ) -> None:
     roots = set()
     for entry in entries:

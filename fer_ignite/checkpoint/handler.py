@@ -87,7 +87,7 @@ class AtomicSaver(BaseSaveHandler):
         reached = failpoints.reaching(rank=rank, iteration=self.iteration, prefix=prefix)
         error: Exception | None = None
         if rank == 0:
-            error = self._write(checkpoint, filename, reached)
+            error = self._write(checkpoint, filename, reached=reached)
         else:
             _pass_by(reached)
         code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
@@ -109,7 +109,7 @@ class AtomicSaver(BaseSaveHandler):
             self.pending.append(filename)
 
     def _write(
-        self, checkpoint: Mapping[str, Any], filename: str, reached: Callable[[str], None]
+        self, checkpoint: Mapping[str, Any], filename: str, *, reached: Callable[[str], None]
     ) -> Exception | None:
         path = self.dirname / filename
         try:
@@ -248,8 +248,8 @@ class BestCheckpoint(_SafeCheckpoint):
 def attach_resume_points(
     trainer: Engine,
     to_save: Mapping[str, Any],
-    saver: AtomicSaver,
     *,
+    saver: AtomicSaver,
     event: Events | CallableEventWithFilter | EventsList,
     keep: int = 2,
 ) -> ResumeCheckpoint:
@@ -271,8 +271,8 @@ def attach_resume_points(
 def attach_best(
     evaluator: Engine,
     to_save: Mapping[str, Any],
-    saver: AtomicSaver,
     *,
+    saver: AtomicSaver,
     score: Callable[[Engine], float],
     trainer: Engine,
 ) -> BestCheckpoint:

@@ -89,6 +89,7 @@ _DATA = (
 def command(
     data: str,
     checkpoint: str | None,
+    *,
     votes: str | None,
     out: str,
     exist_ok: bool,

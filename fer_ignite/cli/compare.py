@@ -34,7 +34,7 @@ __all__ = ["command"]
 @collate_option
 @cache_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(first: str, second: str, as_json: bool, **options: Any) -> int:
+def command(first: str, second: str, *, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
     import json
 

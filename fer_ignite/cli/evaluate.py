@@ -80,6 +80,7 @@ __all__ = ["command"]
 def command(
     checkpoints: Sequence[str],
     sources: Sequence[str],
+    *,
     nproc: int | None,
     threads: int | None,
     start_method: str,
@@ -135,24 +136,24 @@ def command(
         elif json_file:
             write_text_durably(json_file, json.dumps(shown, indent=2) + "\n")
         if predictions_file:
-            _write_predictions(results[0], faces, predictions_file)
+            _write_predictions(results[0], faces, file=predictions_file)
         if plot_file:
             _draw(results[0], plot_file)
     leave(outcome)
 
 
-def _write_predictions(result: dict[str, Any], faces: Any, file: str) -> None:
+def _write_predictions(result: dict[str, Any], faces: Any, *, file: str) -> None:
     from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
 
     rows = prediction_rows(faces, result["class_names"], temperature=result["temperature"])
-    write_predictions_csv(file, result["class_names"], rows)
+    write_predictions_csv(file, result["class_names"], rows=rows)
 
 
 def _draw(result: dict[str, Any], file: str) -> None:
     from fer_ignite.training.plots import draw_confusion
 
     title = f"{result['split']}: {100 * result['accuracy']:.2f} %"
-    draw_confusion(result["confusion_matrix"], result["class_names"], Path(file), title=title)
+    draw_confusion(result["confusion_matrix"], result["class_names"], path=Path(file), title=title)
 
 
 def cross_table(results: Sequence[dict[str, Any]]) -> str:

@@ -44,6 +44,7 @@ __all__ = ["command"]
 def command(
     recipe: str | None,
     config_file: str | None,
+    *,
     assignments: tuple[str, ...],
     plot: str,
     iterations: int,

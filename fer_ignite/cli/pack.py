@@ -52,7 +52,7 @@ _DATA = (
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @config_options(*_DATA)
-def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags: Any) -> int:
+def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **flags: Any) -> int:
     """Read DATA once into a pack in the cache, and say what is in it.
 
     Training does the same on first use. Prints the pack's path, which every command takes as --data.
@@ -82,5 +82,5 @@ def command(data: str, preview: str | None, verify: bool, as_json: bool, **flags
     if preview:
         from fer_ignite.runs.previews import draw_preview
 
-        click.echo(draw_preview(config, path, preview), err=as_json)
+        click.echo(draw_preview(config, path, path=preview), err=as_json)
     return 0

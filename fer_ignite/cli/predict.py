@@ -96,6 +96,7 @@ class _PredictCommand(click.Command):
 def command(
     words: Sequence[str],
     form: str,
+    *,
     topk: int,
     batch_size: int,
     tta: str | None,
@@ -138,7 +139,7 @@ def command(
                 if write_predictions(
                     predictor,
                     files,
-                    write,
+                    write=write,
                     form=form,
                     topk=topk,
                     faces=faces,

@@ -19,8 +19,8 @@ __all__ = ["write_predictions"]
 def write_predictions(
     predictor: Predictor,
     files: Sequence[str],
-    write: Callable[[str], Any],
     *,
+    write: Callable[[str], Any],
     form: str,
     topk: int,
     faces: str,
@@ -63,11 +63,11 @@ def write_predictions(
         if prediction.error is not None and form == "table":
             click.echo(f"fer-ignite: {prediction.error}", err=True)
     if predictions_file:
-        _write_csv(predictions_file, predictor.classes, everything)
+        _write_csv(predictions_file, predictor.classes, predictions=everything)
     return readable
 
 
-def _write_csv(file: str, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
+def _write_csv(file: str, classes: Sequence[str], *, predictions: Sequence[Prediction]) -> None:
     with open(file, "w", encoding="utf-8", newline="") as target:
         target.write(csv_line(["id", "face", "predicted", *(f"p_{name}" for name in classes)]))
         for prediction in predictions:

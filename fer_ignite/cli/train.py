@@ -45,6 +45,7 @@ __all__ = ["command"]
 def command(
     recipe: str | None,
     config_file: str | None,
+    *,
     assignments: tuple[str, ...],
     print_config: bool,
     plot_lr: str | None,

@@ -48,6 +48,7 @@ _OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")
 def command(
     space: str,
     trials: int,
+    *,
     timeout: str | None,
     prune: bool,
     recipe: str | None,

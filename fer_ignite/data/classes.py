@@ -201,6 +201,7 @@ def _known_name(name: str, source_classes: Sequence[str]) -> str:
 def relabel(
     plan: ClassPlan,
     source_classes: Sequence[str],
+    *,
     labels_N: npt.NDArray[np.int64],
     soft_NK: npt.NDArray[np.float32] | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:

@@ -231,9 +231,11 @@ def dataset_from_user_class(
     for place, split in enumerate(present):
         indices[split] = np.arange(fetch.starts[place], fetch.starts[place + 1])
     if "val" not in present and "train" in present:
-        indices["val"], indices["train"] = _take_share(indices["train"], labels, val_fraction, seed)
+        indices["val"], indices["train"] = _take_share(
+            indices["train"], labels, share=val_fraction, seed=seed
+        )
     chosen = indices["train"] if len(indices["train"]) else np.arange(len(labels))
-    side_px, channels, mean, std = _statistics(fetch, chosen, seed)
+    side_px, channels, mean, std = _statistics(fetch, chosen, seed=seed)
     return FaceDataset(
         classes,
         Targets(labels, len(classes)),
@@ -279,7 +281,7 @@ def _labels(part: Any) -> NDArray[np.int64]:
 
 
 def _take_share(
-    indices: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int
+    indices: NDArray[np.int64], labels: NDArray[np.int64], *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A stratified, seeded share of ``indices``, and the rest."""
     draw = generator(seed, "split")
@@ -292,7 +294,7 @@ def _take_share(
 
 
 def _statistics(
-    fetch: Callable[[int], Any], indices: NDArray[np.int64], seed: int
+    fetch: Callable[[int], Any], indices: NDArray[np.int64], *, seed: int
 ) -> tuple[int, int, tuple[float, ...], tuple[float, ...]]:
     """Side, channels, mean and std of up to 2000 train samples; a finished tensor is taken as normalised already."""
     chosen = generator(seed, "limit").permutation(indices)[:_STATISTICS_SAMPLES]
@@ -307,9 +309,9 @@ def _statistics(
     image = sample_image(first)
     channels, side = 1 if image.mode in _GRAY else 3, min(image.size)
     pixels = (
-        np.stack([sample_pixels(fetch(int(index))[0], side, channels) for index in chosen]).astype(
-            np.float64
-        )
+        np.stack(
+            [sample_pixels(fetch(int(index))[0], side, channels=channels) for index in chosen]
+        ).astype(np.float64)
         / 255
     )
     mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))

@@ -77,14 +77,14 @@ def draw_faces(
     labels_N = (np.arange(start, start + count, dtype=np.int64)) % len(DEMO_CLASSES)
     for row, label in enumerate(labels_N.tolist()):
         rng = np.random.Generator(np.random.Philox(key=[seed, start + row]))
-        images_NHW1[row, :, :, 0] = _finish(_sketch(label, rng, size), rng, size)
+        images_NHW1[row, :, :, 0] = _finish(_sketch(label, rng, size=size), rng, size=size)
     return images_NHW1, labels_N
 
 
 class _Pen:
     """Draws curves given in face units onto a supersampled canvas, through the head's pose."""
 
-    def __init__(self, rng: np.random.Generator, side: int, background: float) -> None:
+    def __init__(self, rng: np.random.Generator, side: int, *, background: float) -> None:
         tilt = rng.normal(0.0, 0.16)
         reach = side * rng.uniform(0.34, 0.45)
         turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
@@ -102,12 +102,12 @@ class _Pen:
     def fill(self, curve_P2: Array, tone: float) -> None:
         self.draw.polygon(self._place(curve_P2), fill=int(tone))
 
-    def stroke(self, curve_P2: Array, tone: float, weight: float = 1.0) -> None:
+    def stroke(self, curve_P2: Array, tone: float, *, weight: float = 1.0) -> None:
         width = max(1, round(self.line * weight))
         self.draw.line(self._place(curve_P2), fill=int(tone), width=width, joint="curve")
 
 
-def _sketch(label: int, rng: np.random.Generator, size: int) -> Array:
+def _sketch(label: int, rng: np.random.Generator, *, size: int) -> Array:
     """The clean drawing, float64 [size, size] in 0..255."""
     strength = rng.uniform(0.55, 1.15)
     look = (
@@ -118,19 +118,21 @@ def _sketch(label: int, rng: np.random.Generator, size: int) -> Array:
     skin = rng.uniform(110, 235)
     background = rng.uniform(5, 250)
     ink = skin * rng.uniform(0.10, 0.40)
-    pen = _Pen(rng, size * SUPERSAMPLE, background)
-    _head(pen, rng, skin, ink)
+    pen = _Pen(rng, size * SUPERSAMPLE, background=background)
+    _head(pen, rng, skin=skin, ink=ink)
     eye_x, eye_y = 0.36 + rng.normal(0, 0.02), -0.16 + rng.normal(0, 0.025)
     for side in (-1.0, 1.0):
-        _eye(pen, look[3:7], np.array([side * eye_x, eye_y]), side, skin=skin, ink=ink)
-        _brow(pen, look[0:3], np.array([side * eye_x, eye_y - 0.24]), side, ink=ink)
-    _nose(pen, look[12], rng.normal(0, 0.02), eye_y, ink=ink, skin=skin)
+        _eye(
+            pen, look[3:7], middle_2=np.array([side * eye_x, eye_y]), side=side, skin=skin, ink=ink
+        )
+        _brow(pen, look[0:3], middle_2=np.array([side * eye_x, eye_y - 0.24]), side=side, ink=ink)
+    _nose(pen, look[12], lean=rng.normal(0, 0.02), eye_y=eye_y, ink=ink, skin=skin)
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    _mouth(pen, look[7:12], 0.50 + rng.normal(0, 0.025), flip, ink=ink, skin=skin)
+    _mouth(pen, look[7:12], y=0.50 + rng.normal(0, 0.025), flip=flip, ink=ink, skin=skin)
     return np.asarray(pen.canvas.reduce(SUPERSAMPLE), np.float64)
 
 
-def _head(pen: _Pen, rng: np.random.Generator, skin: float, ink: float) -> None:
+def _head(pen: _Pen, rng: np.random.Generator, *, skin: float, ink: float) -> None:
     width, jaw = rng.uniform(0.72, 0.86), rng.uniform(0.0, 0.16)
     hair = rng.uniform(15, 200)
     ears = rng.uniform(0.08, 0.15)
@@ -145,10 +147,10 @@ def _head(pen: _Pen, rng: np.random.Generator, skin: float, ink: float) -> None:
     outline_P2[:, 0] *= 1.0 - jaw * np.clip(outline_P2[:, 1], 0.0, None)
     outline_P2[:, 1] = np.maximum(outline_P2[:, 1], hairline)
     pen.fill(outline_P2, skin)
-    pen.stroke(_closed(outline_P2), 0.5 * (skin + ink), 0.6)
+    pen.stroke(_closed(outline_P2), 0.5 * (skin + ink), weight=0.6)
 
 
-def _eye(pen: _Pen, eye: Array, middle_2: Array, side: float, *, skin: float, ink: float) -> None:
+def _eye(pen: _Pen, eye: Array, *, middle_2: Array, side: float, skin: float, ink: float) -> None:
     opening, lid, squint, iris = eye.tolist()
     opening = max(opening, 0.02)
     inward_P = -side * ACROSS_P  # +1 at the inner corner
@@ -164,10 +166,10 @@ def _eye(pen: _Pen, eye: Array, middle_2: Array, side: float, *, skin: float, in
     half = min(iris, 0.5 * (bottom - top) + 0.01)
     pen.fill(CIRCLE_P2 * [iris, half] + middle_2 + [0.0, 0.5 * (top + bottom)], ink * 0.6)
     pen.stroke(upper_P2, ink)
-    pen.stroke(lower_P2, 0.6 * ink + 0.4 * skin, 0.5)
+    pen.stroke(lower_P2, 0.6 * ink + 0.4 * skin, weight=0.5)
 
 
-def _brow(pen: _Pen, brow: Array, middle_2: Array, side: float, *, ink: float) -> None:
+def _brow(pen: _Pen, brow: Array, *, middle_2: Array, side: float, ink: float) -> None:
     inner, centre, outer = brow.tolist()
     curve_P2 = np.array(
         [
@@ -177,23 +179,25 @@ def _brow(pen: _Pen, brow: Array, middle_2: Array, side: float, *, ink: float) -
         ]
     )
     curve_P2 = np.concatenate([curve_P2, [[0.22 * side, -outer + 0.03]]])
-    pen.stroke(curve_P2 + middle_2, ink, 1.5)
+    pen.stroke(curve_P2 + middle_2, ink, weight=1.5)
 
 
-def _nose(pen: _Pen, wrinkle: float, lean: float, eye_y: float, *, ink: float, skin: float) -> None:
+def _nose(pen: _Pen, wrinkle: float, *, lean: float, eye_y: float, ink: float, skin: float) -> None:
     soft = 0.5 * (ink + skin)
     pen.stroke(np.array([[lean, 0.0], [lean - 0.07, 0.20], [lean + 0.06, 0.23]]), soft)
     if wrinkle > 0.5:
         for y in (-0.02, 0.07):
             frown_P2 = np.array([[-0.10, y - 0.03], [0.0, y + 0.03], [0.10, y - 0.03]])
-            pen.stroke(frown_P2 + np.array([0.0, eye_y]), ink, 0.8)
+            pen.stroke(frown_P2 + np.array([0.0, eye_y]), ink, weight=0.8)
         for side in (-1.0, 1.0):
             pen.stroke(
-                np.array([[0.15 * side, 0.18], [0.30 * side, 0.30], [0.34 * side, 0.45]]), ink, 0.8
+                np.array([[0.15 * side, 0.18], [0.30 * side, 0.30], [0.34 * side, 0.45]]),
+                ink,
+                weight=0.8,
             )
 
 
-def _mouth(pen: _Pen, mouth: Array, y: float, flip: float, *, ink: float, skin: float) -> None:
+def _mouth(pen: _Pen, mouth: Array, *, y: float, flip: float, ink: float, skin: float) -> None:
     lift, upper, lower, width, pull = mouth.tolist()
     rest_P = y + lift * (0.5 - ACROSS_P**2) - pull * flip * ACROSS_P * np.abs(ACROSS_P)
     upper_P = rest_P - upper * BULGE_P * (1.0 + 2.5 * pull * flip * ACROSS_P)
@@ -215,7 +219,7 @@ def _closed(curve_P2: Array) -> Array:
     return np.concatenate([curve_P2, curve_P2[:1]])
 
 
-def _finish(sketch_HW: Array, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
+def _finish(sketch_HW: Array, rng: np.random.Generator, *, size: int) -> npt.NDArray[np.uint8]:
     """Light from one side, contrast, sensor noise."""
     towards, depth = rng.uniform(0.0, 2 * np.pi), rng.uniform(0.0, 0.35)
     ramp = np.linspace(-1.0, 1.0, size)

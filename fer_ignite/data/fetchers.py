@@ -113,7 +113,7 @@ class _SeededSamples(Dataset[Any]):
     """A map-style data set whose every sample is drawn with random numbers of its own."""
 
     def __init__(
-        self, fetch: Callable[[int], Any], transform: Callable[[Any], Any] | None, seed: int
+        self, fetch: Callable[[int], Any], transform: Callable[[Any], Any] | None, *, seed: int
     ) -> None:
         self.fetch, self.transform, self.seed = fetch, transform, seed
 
@@ -185,7 +185,7 @@ class DataLoaderFetcher:
         workers: int = 0,
         worker_init: Callable[[int], None] | None = None,
     ) -> None:
-        self.samples = _SeededSamples(fetch, transform, seed)
+        self.samples = _SeededSamples(fetch, transform, seed=seed)
         self.device, self.workers, self.worker_init = device, workers, worker_init
         self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(side_px, channels)
 
@@ -285,7 +285,7 @@ class _Stack:
         image = sample[0] if isinstance(sample, tuple) else sample
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
-        return torch.from_numpy(sample_pixels(image, self.side_px, self.channels))
+        return torch.from_numpy(sample_pixels(image, self.side_px, channels=self.channels))
 
 
 def sample_image(sample: Any) -> Image.Image:
@@ -306,8 +306,13 @@ def sample_image(sample: Any) -> Image.Image:
     return sample
 
 
-def sample_pixels(sample: Any, side_px: int, channels: int) -> NDArray[np.uint8]:
+def sample_pixels(sample: Any, side_px: int, *, channels: int) -> NDArray[np.uint8]:
     """uint8 [side_px, side_px, C], a copy of its own, of whatever :func:`sample_image` takes."""
     return np.array(
-        fit_image(sample_image(sample), side_px, "squash", "gray" if channels == 1 else "rgb")
+        fit_image(
+            sample_image(sample),
+            side_px,
+            mode="squash",
+            channels="gray" if channels == 1 else "rgb",
+        )
     )

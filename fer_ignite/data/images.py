@@ -185,7 +185,7 @@ def is_colourless(image: Image.Image) -> bool:
 
 
 def fit_image(
-    image: Image.Image, side_px: int | None, mode: str, channels: str
+    image: Image.Image, side_px: int | None, *, mode: str, channels: str
 ) -> npt.NDArray[np.uint8]:
     """An image as an array of a given size.
 

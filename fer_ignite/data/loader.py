@@ -59,12 +59,12 @@ class Preprocessing:
         """float32 [B, C, image_px, image_px], normalised and not augmented, out of uint8 [B, H, W, C] or float faces."""
         if images.is_floating_point():
             return images
-        images_BCHW = resize_center_crop(images, self.image_px, self.resize_px)
+        images_BCHW = resize_center_crop(images, self.image_px, resize_px=self.resize_px)
         return self.finish(images_BCHW, channels_last=channels_last)
 
     def finish(self, images_BCHW: Tensor, *, channels_last: bool = True) -> Tensor:
         """Normalised; gray becomes as many channels as the network wants."""
-        images_BCHW = normalise(images_BCHW, self.mean, self.std, self.channels)
+        images_BCHW = normalise(images_BCHW, self.mean, std=self.std, channels=self.channels)
         return (
             images_BCHW.contiguous(memory_format=torch.channels_last)
             if channels_last
@@ -188,7 +188,7 @@ class TrainLoader:
             drawn = sample_params(
                 self.spec,
                 generator(self.plan.seed, "augment", micro.epoch, micro.step),
-                len(micro.indices_W),
+                count=len(micro.indices_W),
             )
             if self.spec.mixes:
                 needed = np.concatenate(
@@ -211,7 +211,7 @@ class TrainLoader:
             images_BCHW = augment(
                 images,
                 drawn.take(part.needed),
-                self.spec,
+                spec=self.spec,
                 out_px=preprocessing.image_px,
                 resize_px=preprocessing.resize_px,
             )
@@ -232,9 +232,9 @@ class TrainLoader:
             images_BCHW, targets_BK = mix(
                 images_BCHW[:own],
                 images_BCHW[others],
-                targets_BK[:own],
-                targets_BK[others],
-                own_draws,
+                targets_BK=targets_BK[:own],
+                partner_targets_BK=targets_BK[others],
+                draws=own_draws,
             )
             partner_is_larger_B = (
                 shares(own_draws, (images_BCHW.shape[2], images_BCHW.shape[3])) > 0.5

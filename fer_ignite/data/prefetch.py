@@ -35,7 +35,7 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
                 # else its memory could be given away while the step still reads it
                 value.record_stream(current)
 
-    return _Ahead(batches, aside, record_stream)
+    return _Ahead(batches, aside, record_stream=record_stream)
 
 
 class _Ahead(Iterable[Item]):
@@ -45,17 +45,19 @@ class _Ahead(Iterable[Item]):
         self,
         batches: Iterable[Item],
         aside: Callable[[], contextlib.AbstractContextManager[Any]],
+        *,
         record_stream: Callable[[Item], None],
     ) -> None:
         self.batches, self.aside, self.record_stream = batches, aside, record_stream
 
     def __iter__(self) -> Iterator[Item]:
-        return prefetch(iter(self.batches), self.aside, self.record_stream)
+        return prefetch(iter(self.batches), self.aside, record_stream=self.record_stream)
 
 
 def prefetch(
     batches: Iterator[Item],
     aside: Callable[[], contextlib.AbstractContextManager[Any]],
+    *,
     record_stream: Callable[[Item], None],
 ) -> Iterator[Item]:
     """The items in order; the next one is requested, inside ``aside()``, before the one at hand is given out.

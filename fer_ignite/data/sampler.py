@@ -41,7 +41,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     )
 
 
-def rank_slice(count: int, rank: int, world: int) -> tuple[int, int]:
+def rank_slice(count: int, rank: int, *, world: int) -> tuple[int, int]:
     """Start and stop of process ``rank``'s share of ``count``: sizes differ by one at most, and may be 0."""
     size, rest = divmod(count, world)
     start = rank * size + min(rank, rest)
@@ -69,7 +69,7 @@ class MicroBatch:
 
     def positions(self, rank: int, world: int) -> Indices:
         """int64 [B]: the window positions that process ``rank`` of ``world`` takes; may be empty."""
-        first, last = rank_slice(self.stop - self.start, rank, world)
+        first, last = rank_slice(self.stop - self.start, rank, world=world)
         return np.arange(self.start + first, self.start + last)
 
 

@@ -149,7 +149,9 @@ def choose_classes(samples: Samples, text: str | None) -> Samples:
     if text is None:
         return samples
     plan = parse_classes(text, samples.classes)
-    labels_N, soft_NK = relabel(plan, samples.classes, samples.labels_N, samples.soft_NK)
+    labels_N, soft_NK = relabel(
+        plan, samples.classes, labels_N=samples.labels_N, soft_NK=samples.soft_NK
+    )
     named = replace(samples, classes=tuple(plan), labels_N=labels_N, soft_NK=soft_NK)
     return named.take(labels_N >= 0, reason="not in --classes")
 

@@ -26,7 +26,7 @@ Labels = npt.NDArray[np.int64]
 
 
 def assign_splits(
-    labels_N: Labels, units_N: Labels, shares: tuple[float, float, float], *, seed: int
+    labels_N: Labels, units_N: Labels, *, shares: tuple[float, float, float], seed: int
 ) -> Splits:
     """Splits drawn at random, every class in the same proportions, no unit torn apart.
 
@@ -77,8 +77,8 @@ def _cuts(sizes_U: Labels, shares: tuple[float, float, float]) -> tuple[int, int
 def assign_val_split(
     labels_N: Labels,
     splits_N: Splits,
-    units_N: Labels,
     *,
+    units_N: Labels,
     split: tuple[float, float, float] | None,
     val_fraction: float,
     seed: int,
@@ -101,7 +101,7 @@ def assign_val_split(
         told = "" if split else " (the default; --split sets it)"
         text = "/".join(f"{100 * share:g}" for share in shares)
         return assign_splits(
-            labels_N, units_N, shares, seed=seed
+            labels_N, units_N, shares=shares, seed=seed
         ), f"train/val/test: {text} %, {how}{told}"
     if split is not None:
         raise DataError(
@@ -114,7 +114,7 @@ def assign_val_split(
     train = np.flatnonzero(splits_N == 0)
     shares = (1 - val_fraction, val_fraction, 0.0)
     decided_N = splits_N.copy()
-    decided_N[train] = assign_splits(labels_N[train], units_N[train], shares, seed=seed)
+    decided_N[train] = assign_splits(labels_N[train], units_N[train], shares=shares, seed=seed)
     others = "train, test: as the source says" if counts[2] else "train: as the source says"
     return decided_N, f"{others}; val: {100 * val_fraction:g} % of train, {how}"
 
@@ -134,7 +134,7 @@ def joined_units(one_N: Labels, other_N: Labels) -> Labels:
 
 
 def report_duplicates(
-    copies_N: Labels, labels_N: Labels, splits_N: Splits
+    copies_N: Labels, labels_N: Labels, *, splits_N: Splits
 ) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
     """What exact copies there are, and which of them leak.
 

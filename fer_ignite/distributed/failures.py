@@ -51,7 +51,7 @@ def verdict(
         if rank not in records and not ending.killed
     }
     failures += [
-        _death(rank, ending, start_error, after_signal=bool(signals))
+        _death(rank, ending, start_error=start_error, after_signal=bool(signals))
         for rank, ending in died.items()
     ]
     if len(signals) > 1 and (silent or failures):
@@ -90,7 +90,7 @@ def describe_exit(exitcode: int) -> str:
     return f"it was killed by {name}{hint}"
 
 
-def _death(rank: int, ending: Ending, start_error: str | None, *, after_signal: bool) -> EndRecord:
+def _death(rank: int, ending: Ending, *, start_error: str | None, after_signal: bool) -> EndRecord:
     said = start_error if ending.exitcode == 1 else None
     # After a signal that was passed on, a death is its consequence.
     consequence = after_signal or (said is not None and is_lost_peer(said))

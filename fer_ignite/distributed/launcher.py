@@ -26,16 +26,16 @@ def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Out
     Raises:
         ConfigError: before any process is started.
     """
-    plan = make_plan(spec, os.environ, this_machine())
+    plan = make_plan(spec, os.environ, machine=this_machine())
     if plan.warning and int(os.environ.get("RANK") or 0) == 0:
         print(f"warning: {plan.warning}", file=sys.stderr, flush=True)
     if plan.mode == "joined":
-        return run_joined(plan, function, args)
+        return run_joined(plan, function, args=args)
     if plan.mode == "spawn":
         from fer_ignite.distributed.spawn import run_spawned
 
-        return run_spawned(plan, function, args)
-    return _run_single(plan, function, args)
+        return run_spawned(plan, function, args=args)
+    return _run_single(plan, function, args=args)
 
 
 def leave(outcome: Outcome) -> NoReturn:
@@ -54,7 +54,7 @@ def leave(outcome: Outcome) -> NoReturn:
 
 
 def _run_single(
-    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]
+    plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
 ) -> Outcome:
     from ignite.distributed.launcher import Parallel
 

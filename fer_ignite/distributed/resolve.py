@@ -101,7 +101,7 @@ class LaunchPlan:
         return variables
 
 
-def make_plan(spec: LaunchSpec, environ: Mapping[str, str], machine: Machine) -> LaunchPlan:
+def make_plan(spec: LaunchSpec, environ: Mapping[str, str], *, machine: Machine) -> LaunchPlan:
     """Decide what to start.
 
     Raises:

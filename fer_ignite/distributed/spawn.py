@@ -40,14 +40,16 @@ _LOOK_S = 0.2
 
 
 def run_spawned(
-    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]
+    plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
 ) -> Outcome:
     """Run ``function`` in ``plan.nproc`` children through ``ignite.distributed.Parallel`` and tell how it ended."""
-    _check_start(plan, function, args)
+    _check_start(plan, function, args=args)
     with _private_folder() as folder:
         family = ProcessGroupSupervisor(limit_s=_SAVE_LIMIT_S)
         with family.listening():
-            family.add(_start_children(plan, function, args, folder), expected=plan.nproc)
+            family.add(
+                _start_children(plan, function, args=args, folder=folder), expected=plan.nproc
+            )
             endings = family.watch()
         first_rank = plan.spec.node_rank * plan.nproc
         return verdict(
@@ -139,7 +141,7 @@ class ProcessGroupSupervisor:
 
 
 def _start_children(
-    plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...], folder: Path
+    plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...], folder: Path
 ) -> list[BaseProcess]:
     from ignite.distributed.launcher import Parallel
 
@@ -208,7 +210,9 @@ def _child_setup(plan: LaunchPlan, folder: Path) -> ChildSetup:
     )
 
 
-def _check_start(plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+def _check_start(
+    plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
+) -> None:
     if plan.spec.start_method == "fork":
         import torch
 

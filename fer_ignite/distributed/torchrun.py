@@ -80,7 +80,9 @@ def mark_final(outcome: Outcome, environ: Mapping[str, str] = os.environ) -> Non
             write_json(marker, {**asdict(outcome), "attempt": restart_count(environ)})
 
 
-def run_joined(plan: LaunchPlan, function: Callable[..., object], args: tuple[Any, ...]) -> Outcome:
+def run_joined(
+    plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
+) -> Outcome:
     """Run ``function`` as one process of a group that another launcher has started."""
     previous = previous_final_outcome()
     if previous is not None:
@@ -91,7 +93,7 @@ def run_joined(plan: LaunchPlan, function: Callable[..., object], args: tuple[An
     folder = _attempt_folder(os.environ)
     if folder is not None:
         write_json(folder / f"pid-{rank}.json", {"pid": os.getpid()})
-    record = _run_in_group(plan, function, args, rank=rank, local_rank=local_rank)
+    record = _run_in_group(plan, function, args=args, rank=rank, local_rank=local_rank)
     if not record.ok and folder is not None:
         return _fail(record, folder, timeout_s=plan.spec.dist_timeout_s)
     if not record.ok:
@@ -103,8 +105,8 @@ def run_joined(plan: LaunchPlan, function: Callable[..., object], args: tuple[An
 def _run_in_group(
     plan: LaunchPlan,
     function: Callable[..., object],
-    args: tuple[Any, ...],
     *,
+    args: tuple[Any, ...],
     rank: int,
     local_rank: int,
 ) -> EndRecord:

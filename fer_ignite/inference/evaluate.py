@@ -132,7 +132,7 @@ def evaluate(
         FerError: or its kinds, as the command line's exit codes have them.
     """
     require_path("evaluate", checkpoint)
-    data, split = _data_name(data, split, classes)
+    data, split = _data_name(data, split, classes=classes)
     request = EvaluateRequest(
         str(checkpoint),
         data=data,
@@ -158,7 +158,7 @@ def evaluate(
     return outcome.result or {}
 
 
-def _data_name(data: Any, split: str | None, classes: str | None) -> tuple[str | None, str]:
+def _data_name(data: Any, split: str | None, *, classes: str | None) -> tuple[str | None, str]:
     """The name under which data can be opened, and the split to score; an object is registered under one."""
     if data is None or isinstance(data, (str, Path)):
         return None if data is None else str(data), split or "val"
@@ -166,7 +166,7 @@ def _data_name(data: Any, split: str | None, classes: str | None) -> tuple[str |
     split = split or ("all" if single else "val")
     part = split if split in SPLITS else "train"
     thing = dataset_object(data, classes=classes, split=part)
-    return register_object("data", object_label(data), thing), split
+    return register_object("data", object_label(data), thing=thing), split
 
 
 def compare(
@@ -210,8 +210,8 @@ def compare(
             unknown_classes=unknown_classes,
             restrict_classes=restrict_classes,
             tta=tta,
-            model=required_user_code(saved, "model", model),
-            collate_fn=required_user_code(saved, "collate_fn", collate_fn),
+            model=required_user_code(saved, "model", given=model),
+            collate_fn=required_user_code(saved, "collate_fn", given=collate_fn),
             device=device,
             cache=cache,
             quiet=quiet,
@@ -404,11 +404,11 @@ def _evaluate_in_process(
         collated=True,
     )
     config = evaluation_config(request, network.checkpoint)
-    faces, dropped, match = _faces_for(network, open_dataset(config, pack), request)
+    faces, dropped, match = _faces_for(network, open_dataset(config, pack), request=request)
     scored = score_split(
         network.model,
         loss_terms(build_loss("ce")),
-        _stream(network, faces, request, config),
+        stream=_stream(network, faces, request=request, config=config),
         device=network.device,
         num_classes=len(network.classes),
         precision=network.precision,
@@ -444,11 +444,11 @@ def _evaluate_in_process(
             name for name, found in zip(network.classes, present_K, strict=True) if not found
         ],
         "restricted": request.restrict_classes,
-        "own_test": request.split == "test" and _is_own_data(network, faces, request),
+        "own_test": request.split == "test" and _is_own_data(network, faces, request=request),
     }
 
 
-def _is_own_data(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> bool:
+def _is_own_data(network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest) -> bool:
     """Whether the faces are those of the run's own data, maybe with other labels."""
     return (
         request.data is None
@@ -470,7 +470,7 @@ def _face_columns(faces: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:
 
 
 def _faces_for(
-    network: LoadedModel, faces: FaceDataset, request: EvaluateRequest
+    network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest
 ) -> tuple[FaceDataset, dict[str, int], ClassMatch]:
     """The faces to score, in the network's channels and under its classes; and how many were dropped of each other class.
 
@@ -483,7 +483,7 @@ def _faces_for(
     chosen = indices[request.split]
     if not len(chosen):
         raise DataError(f"{faces.source} has no faces in {request.split}; it has {_splits(faces)}.")
-    _refuse_chosen_on(network, faces, request)
+    _refuse_chosen_on(network, faces, request=request)
     counts_K = np.bincount(faces.targets.labels_N[chosen], minlength=len(faces.classes))
     dropped = {
         name: int(count)
@@ -519,7 +519,7 @@ def _faces_for(
 
 
 def _stream(
-    network: LoadedModel, faces: FaceDataset, request: EvaluateRequest, config: Config
+    network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest, config: Config
 ) -> EvalLoader:
     collate_fn = (
         None
@@ -546,7 +546,9 @@ def _stream(
     )
 
 
-def _refuse_chosen_on(network: LoadedModel, faces: FaceDataset, request: EvaluateRequest) -> None:
+def _refuse_chosen_on(
+    network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest
+) -> None:
     chosen_on = network.checkpoint["data"].get("val_fingerprint")
     if (
         request.split == "test"

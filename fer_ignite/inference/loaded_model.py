@@ -187,14 +187,16 @@ def load_model(
         device
         if isinstance(device, torch.device)
         else torch.device(
-            make_plan(LaunchSpec(device=device), {}, this_machine()).device  # type: ignore[arg-type]
+            make_plan(LaunchSpec(device=device), {}, machine=this_machine()).device  # type: ignore[arg-type]
         )
     )
     fields = checkpoint["preprocessing"]
     preprocessing = Preprocessing(
         **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
     )
-    network = _with_weights(path, checkpoint, config, preprocessing).to(place).eval()
+    network = (
+        _with_weights(path, checkpoint, config=config, preprocessing=preprocessing).to(place).eval()
+    )
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
@@ -210,7 +212,7 @@ def load_model(
 
 
 def _with_weights(
-    path: str | Path, checkpoint: Mapping[str, Any], config: Config, preprocessing: Preprocessing
+    path: str | Path, checkpoint: Mapping[str, Any], *, config: Config, preprocessing: Preprocessing
 ) -> nn.Module:
     model = build_model(
         config.model,
@@ -231,7 +233,7 @@ def _with_weights(
     return model
 
 
-def required_user_code(saved: Mapping[str, Any], setting: str, given: str | None) -> str | None:
+def required_user_code(saved: Mapping[str, Any], setting: str, *, given: str | None) -> str | None:
     """The user's ``module:name`` for a run that had one, None for the others: several runs may get one name.
 
     Args:

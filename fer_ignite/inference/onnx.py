@@ -45,7 +45,7 @@ class OnnxModel:
         runtime = optional_library(
             "onnxruntime", extra="export", purpose="predicting with an .onnx file"
         )
-        self.session = _opened(runtime, path, _providers(runtime, device))
+        self.session = _opened(runtime, path, providers=_providers(runtime, device))
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.record = ExportMetadata.from_json(metadata.get(KEY), name=printable(path))
         self.classes = self.record.classes
@@ -83,7 +83,7 @@ class OnnxModel:
         return probabilities_BK
 
 
-def _opened(runtime: Any, path: str | Path, providers: list[str]) -> Any:
+def _opened(runtime: Any, path: str | Path, *, providers: list[str]) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they become exceptions anyway
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]

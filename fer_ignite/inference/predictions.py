@@ -40,7 +40,7 @@ def prediction_rows(
 
 
 def write_predictions_csv(
-    path: str | Path, classes: Sequence[str], rows: Iterable[Sequence[str]]
+    path: str | Path, classes: Sequence[str], *, rows: Iterable[Sequence[str]]
 ) -> None:
     """Writes the rows under a header; the columns of the classes are called ``p_<class>``."""
     text = io.StringIO(newline="")

@@ -184,15 +184,15 @@ def predict(
         faces, usual_px=predictor.side_px, warn=warn, detector=detector, margin=margin
     )
     return _predict(
-        predictor, pictures, picker, topk=topk, batch_size=batch_size, on_batch=on_batch
+        predictor, pictures, picker=picker, topk=topk, batch_size=batch_size, on_batch=on_batch
     )
 
 
 def _predict(
     predictor: Predictor,
     pictures: Iterable[tuple[str, Any]],
-    picker: FacePicker,
     *,
+    picker: FacePicker,
     topk: int,
     batch_size: int,
     on_batch: Callable[[int], None],
@@ -201,14 +201,14 @@ def _predict(
     waiting: list[tuple[Prediction, Any]] = []
     done = 0
     for name, picture in pictures:
-        waiting += _faces_of(name, picture, predictor, picker)
+        waiting += _faces_of(name, picture, predictor=predictor, picker=picker)
         done += 1
         if len(waiting) >= batch_size:
-            yield from _predict_batch(predictor, waiting, count)
+            yield from _predict_batch(predictor, waiting, count=count)
             on_batch(done)
             waiting, done = [], 0
     if waiting:
-        yield from _predict_batch(predictor, waiting, count)
+        yield from _predict_batch(predictor, waiting, count=count)
         on_batch(done)
 
 
@@ -228,7 +228,7 @@ def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
 
 
 def _faces_of(
-    name: str, picture: Any, predictor: Predictor, picker: FacePicker
+    name: str, picture: Any, *, predictor: Predictor, picker: FacePicker
 ) -> list[tuple[Prediction, Any]]:
     """The picture's faces without answers yet, and their pixels; None for what can't be read or has no face."""
     try:
@@ -244,14 +244,14 @@ def _faces_of(
     return [
         (
             Prediction(name, face=0 if box is None else number, box=box),
-            fit_image(face, predictor.side_px, predictor.resize_mode, channels),
+            fit_image(face, predictor.side_px, mode=predictor.resize_mode, channels=channels),
         )
         for number, (face, box) in enumerate(found, 1)
     ]
 
 
 def _predict_batch(
-    predictor: Predictor, faces: Sequence[tuple[Prediction, Any]], count: int
+    predictor: Predictor, faces: Sequence[tuple[Prediction, Any]], *, count: int
 ) -> Iterator[Prediction]:
     read = [pixels for _, pixels in faces if pixels is not None]
     tops: Iterator[Any] = iter(())

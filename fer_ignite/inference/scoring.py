@@ -49,8 +49,8 @@ class ScoredSplit:
 def score_split(
     model: nn.Module,
     terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
-    stream: EvalLoader,
     *,
+    stream: EvalLoader,
     num_classes: int,
     device: torch.device,
     precision: str,
@@ -137,7 +137,7 @@ def score_report(
         "loss": scored.metrics["loss"],
         **{name: scored.metrics[name] for name in SCORES},
         "tta": scored.tta,
-        **_certainty(scored, temperature, in_train_N),
+        **_certainty(scored, temperature, in_train_N=in_train_N),
         "per_class": {
             name: {column: values_K[k].item() for column, values_K in table.items()}
             for k, name in enumerate(classes)
@@ -148,7 +148,7 @@ def score_report(
 
 
 def _certainty(
-    scored: ScoredSplit, temperature: float | None, in_train_N: NDArray[np.bool_] | None
+    scored: ScoredSplit, temperature: float | None, *, in_train_N: NDArray[np.bool_] | None
 ) -> dict[str, Any]:
     hits_N = (scored.logits_NK.argmax(dim=1) == scored.labels_N).numpy()
     values: dict[str, Any] = {

@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 NORMS = ("batch", "group")
 
 
-def check_choice(setting: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(setting: str, value: object, *, allowed: tuple[str, ...]) -> None:
     """Raises ConfigError unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ConfigError(f"{setting} is {value!r}; choose one of {', '.join(allowed)}.")
@@ -47,7 +47,7 @@ def check_choice(setting: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
     """Batch normalisation, or group normalisation with up to 8 groups, which no other image of a batch influences."""
-    check_choice("norm", kind, NORMS)
+    check_choice("norm", kind, allowed=NORMS)
     return (
         nn.BatchNorm2d(channels)
         if kind == "batch"
@@ -57,7 +57,7 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 
 def activation_layer(kind: str) -> nn.Module:
     """A new activation module by name."""
-    check_choice("activation", kind, tuple(ACTIVATIONS))
+    check_choice("activation", kind, allowed=tuple(ACTIVATIONS))
     return ACTIVATIONS[kind]()
 
 
@@ -68,8 +68,8 @@ class ConvUnit(nn.Module):
         self,
         c_in: int,
         c_out: int,
-        kernel: int = 1,
         *,
+        kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
         norm: str = "batch",
@@ -95,8 +95,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, *, norm: str = "batch", activation: str = "relu") -> None:
         super().__init__()
-        self.first = ConvUnit(channels, channels, 3, norm=norm, activation=activation)
-        self.second = ConvUnit(channels, channels, 3, norm=norm, activation=None)
+        self.first = ConvUnit(channels, channels, kernel=3, norm=norm, activation=activation)
+        self.second = ConvUnit(channels, channels, kernel=3, norm=norm, activation=None)
         self.act = activation_layer(activation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -109,8 +109,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, *, norm: str) -> None:
         super().__init__()
-        self.first = ConvUnit(channels, channels, 3, norm=norm)
-        self.second = ConvUnit(channels, channels, 3, norm=norm)
+        self.first = ConvUnit(channels, channels, kernel=3, norm=norm)
+        self.second = ConvUnit(channels, channels, kernel=3, norm=norm)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         out: Tensor = x_BCHW + self.second(self.first(x_BCHW))
@@ -160,7 +160,9 @@ class AreaAttention(nn.Module):
         super().__init__()
         self.heads, self.areas = heads, areas
         self.qkv = ConvUnit(channels, 3 * channels, norm=norm, activation=None)
-        self.position = ConvUnit(channels, channels, 7, groups=channels, norm=norm, activation=None)
+        self.position = ConvUnit(
+            channels, channels, kernel=7, groups=channels, norm=norm, activation=None
+        )
         self.out = ConvUnit(channels, channels, norm=norm, activation=None)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

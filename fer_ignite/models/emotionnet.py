@@ -58,17 +58,17 @@ class EmotionNet(nn.Module):
             )
         first, second, third, fourth, fifth = widths
         self.stem = nn.Sequential(
-            ConvUnit(in_channels, first, 3, stride=2, norm=norm),
-            ConvUnit(first, second, 3, stride=2, norm=norm),
+            ConvUnit(in_channels, first, kernel=3, stride=2, norm=norm),
+            ConvUnit(first, second, kernel=3, stride=2, norm=norm),
         )
         self.stage4 = CspStage(second, third, hidden=second // 2, depth=depths[0], norm=norm)
-        self.down8 = ConvUnit(third, third, 3, stride=2, norm=norm)
+        self.down8 = ConvUnit(third, third, kernel=3, stride=2, norm=norm)
         self.stage8 = CspStage(third, fourth, hidden=third // 2, depth=depths[1], norm=norm)
-        self.down16 = ConvUnit(fourth, fourth, 3, stride=2, norm=norm)
+        self.down16 = ConvUnit(fourth, fourth, kernel=3, stride=2, norm=norm)
         self.stage16 = AttentionStage(
             fourth, hidden=fourth // 2, depth=depths[2], areas=areas[0], norm=norm
         )
-        self.down32 = ConvUnit(fourth, fifth, 3, stride=2, norm=norm)
+        self.down32 = ConvUnit(fourth, fifth, kernel=3, stride=2, norm=norm)
         self.stage32 = AttentionStage(
             fifth, hidden=fifth // 2, depth=depths[3], areas=areas[1], norm=norm
         )

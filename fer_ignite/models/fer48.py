@@ -81,8 +81,8 @@ class Fer48(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        check_choice("pooling", pooling, POOLINGS)
-        check_choice("stem", stem, STEMS)
+        check_choice("pooling", pooling, allowed=POOLINGS)
+        check_choice("stem", stem, allowed=STEMS)
         if not widths or len(widths) != len(blocks) or min(widths) < 1 or min(blocks) < 0:
             raise ConfigError(
                 f"fer48 got widths {list(widths)} and blocks {list(blocks)}; give one positive width and one number of "

@@ -149,7 +149,7 @@ def _candidates(state: Mapping[str, Any]) -> list[tuple[str, dict[str, Tensor]]]
 
 
 def _state_dicts(
-    state: Mapping[str, Any], place: str, depth: int = 0
+    state: Mapping[str, Any], place: str, *, depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if tensors and all(value is None or isinstance(value, Tensor) for value in state.values()):
@@ -157,7 +157,7 @@ def _state_dicts(
         return
     if depth < 3:
         for key in (key for key in _PLACES if isinstance(state.get(key), Mapping)):
-            yield from _state_dicts(state[key], f"{place}.{key}" if place else key, depth + 1)
+            yield from _state_dicts(state[key], f"{place}.{key}" if place else key, depth=depth + 1)
 
 
 def _best_fit(

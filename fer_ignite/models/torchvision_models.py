@@ -49,7 +49,7 @@ def build_zoo_model(
     import torchvision
 
     builder = torchvision.models.get_model_builder(name)
-    options = {**_needed_options(builder, image_px, pretrained), **arguments}
+    options = {**_needed_options(builder, image_px, pretrained=pretrained), **arguments}
     try:
         model: nn.Module = builder(weights=None, num_classes=num_classes, **options)
     except (TypeError, ValueError, AssertionError) as error:
@@ -58,7 +58,7 @@ def build_zoo_model(
             f"--model: torchvision's {name} refuses its arguments ({reason}); change --model-args or --image-size."
         ) from None
     if pretrained:
-        _load_published(model, name, image_px)
+        _load_published(model, name, image_px=image_px)
     if in_channels != 3:
         _sum_first_convolution(model, in_channels)
     if dropout is not None:
@@ -66,7 +66,7 @@ def build_zoo_model(
     return model
 
 
-def _needed_options(builder: Any, image_px: int | None, pretrained: bool) -> dict[str, Any]:
+def _needed_options(builder: Any, image_px: int | None, *, pretrained: bool) -> dict[str, Any]:
     """Arguments that some of torchvision's networks need so as to give one plain output for our images."""
     module = inspect.getmodule(builder).__name__.rsplit(".", 1)[-1]  # type: ignore[union-attr]
     # their auxiliary classifiers make the training output a tuple
@@ -79,7 +79,7 @@ def _needed_options(builder: Any, image_px: int | None, pretrained: bool) -> dic
     return {}
 
 
-def _load_published(model: nn.Module, name: str, image_px: int | None) -> None:
+def _load_published(model: nn.Module, name: str, *, image_px: int | None) -> None:
     """Loads the best published ImageNet weights into everything but the classifier."""
     import torchvision
 
@@ -159,7 +159,7 @@ def _sum_first_convolution(model: nn.Module, in_channels: int) -> None:
         new.weight.copy_(old.weight.sum(dim=1, keepdim=True))
         if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
-    _replace(model, path, new)
+    _replace(model, path, new=new)
     if getattr(model, "transform_input", False):
         model.transform_input = False  # type: ignore[assignment]
 
@@ -175,9 +175,9 @@ def _set_dropout(model: nn.Module, rate: float) -> None:
     if not layers and isinstance(head, nn.Linear):
         wrapped = DropoutLinear(head.in_features, head.out_features, bias=head.bias is not None)
         wrapped.weight, wrapped.bias, wrapped.rate = head.weight, head.bias, rate
-        _replace(model, path, wrapped)
+        _replace(model, path, new=wrapped)
 
 
-def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+def _replace(model: nn.Module, path: str, *, new: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, new)

@@ -79,7 +79,7 @@ def _left_out(faces: FaceDataset) -> list[str]:
     return [f"left out    {', '.join(reasons)}"] if reasons else []
 
 
-def log_run_result(session: Session, summary: Mapping[str, Any], job: RunSpec) -> None:
+def log_run_result(session: Session, summary: Mapping[str, Any], *, job: RunSpec) -> None:
     """The outcome, the scores, and what to look at or type next; on the main process."""
     if session.rank != 0:
         return

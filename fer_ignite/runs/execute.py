@@ -54,7 +54,7 @@ def launch_training(
     if config.folds is not None and config.fold is None:
         return launch_folds(config, given=given, handlers=handlers)
     spec = launch_spec(config)
-    plan = make_plan(spec, os.environ, this_machine())
+    plan = make_plan(spec, os.environ, machine=this_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
         require_sendable(objects_of(config))
@@ -85,7 +85,7 @@ def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[in
         raise ConfigError(
             "--seeds and --folds each make several runs; give one of them, or one --fold with --seeds."
         )
-    return _launch_each(config, given, "seed", seeds)
+    return _launch_each(config, given, setting="seed", values=seeds)
 
 
 def launch_folds(config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()) -> Outcome:
@@ -95,15 +95,17 @@ def launch_folds(config: Config, *, given: Mapping[str, Any], handlers: Handlers
         As :func:`launch_seeds`, with ``folds`` in place of ``seeds`` and in ``<out>/<name>-folds.json``. There is no test.
     """
     assert config.folds is not None
-    return _launch_each(config, given, "fold", range(config.folds), handlers=handlers)
+    return _launch_each(
+        config, given, setting="fold", values=range(config.folds), handlers=handlers
+    )
 
 
 def _launch_each(
     config: Config,
     given: Mapping[str, Any],
+    *,
     setting: str,
     values: Sequence[int],
-    *,
     handlers: Handlers = (),
 ) -> Outcome:
     base = config.name or default_name(config)
@@ -191,11 +193,13 @@ def _work(local_rank: int, job: RunSpec) -> Outcome:
         rank, folder = idist.get_rank(), RunDir(job.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
-            with open_session(config, job, folder, lambda: received.signum) as session:
+            with open_session(
+                config, job, folder=folder, signal_number=lambda: received.signum
+            ) as session:
                 log_run_header(session, job)
                 reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
-                log_run_result(session, summary, job)
+                log_run_result(session, summary, job=job)
         finally:
             close_run_logger()
         return Outcome(reason.exit_code, str(summary["status"]), None, summary)
@@ -234,7 +238,7 @@ def _out_of_memory(config: Config) -> str:
 
 
 def open_session(
-    config: Config, job: RunSpec, folder: RunDir, signal_number: Callable[[], int] = lambda: 0
+    config: Config, job: RunSpec, *, folder: RunDir, signal_number: Callable[[], int] = lambda: 0
 ) -> Session:
     """A wired session, resumed where the job says so."""
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
@@ -244,7 +248,7 @@ def open_session(
     session = build_session_objects(
         config,
         open_dataset(config, job.pack),
-        folder,
+        folder=folder,
         device=device,
         handlers=[*handlers, *job.handlers],
         signal_number=signal_number,
@@ -261,7 +265,7 @@ def select_device(config: Config) -> torch.device:
     """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
-    device = make_plan(launch_spec(config), {}, this_machine()).device
+    device = make_plan(launch_spec(config), {}, machine=this_machine()).device
     return (
         torch.device(device, config.gpus[0])
         if device == "cuda" and config.gpus

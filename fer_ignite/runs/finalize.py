@@ -55,12 +55,14 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         temperature: float | None = None
         for split in ("val", "test"):
             if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
-                scored = _scored(session, model, split, session.config.tta)
+                scored = _scored(session, model, split=split, tta=session.config.tta)
                 if split == "val":
                     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
-                summary[split] = _report(session, model, split, scored, temperature)
+                summary[split] = _report(
+                    session, model, split=split, scored=scored, temperature=temperature
+                )
                 if session.config.predictions and session.rank == 0:
-                    _write_predictions(session, split, scored, temperature)
+                    _write_predictions(session, split, scored=scored, temperature=temperature)
         if path is not None:
             _store_temperature(path, temperature)
         if "test" in summary:
@@ -73,7 +75,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
 
 
 def _write_predictions(
-    session: Session, split: str, scored: ScoredSplit, temperature: float | None
+    session: Session, split: str, *, scored: ScoredSplit, temperature: float | None
 ) -> None:
     faces, places = session.faces, scored.indices_N.tolist()
     columns = {
@@ -83,7 +85,9 @@ def _write_predictions(
         "logits": scored.logits_NK.tolist(),
     }
     rows = prediction_rows(columns, faces.classes, temperature=temperature or 1.0)
-    write_predictions_csv(session.folder.path / f"predictions_{split}.csv", faces.classes, rows)
+    write_predictions_csv(
+        session.folder.path / f"predictions_{split}.csv", faces.classes, rows=rows
+    )
 
 
 def _store_temperature(path: Path, temperature: float | None) -> None:
@@ -208,13 +212,20 @@ def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
 
 
 def _report(
-    session: Session, model: nn.Module, split: str, scored: ScoredSplit, temperature: float | None
+    session: Session,
+    model: nn.Module,
+    *,
+    split: str,
+    scored: ScoredSplit,
+    temperature: float | None,
 ) -> dict[str, Any]:
     config, classes = session.config, session.faces.classes
     in_train_N = session.faces.in_train(split, drop_train_duplicates=config.drop_train_duplicates)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
-        single = _totals(_scored(session, model, split, "none"), classes, temperature=temperature)
+        single = _totals(
+            _scored(session, model, split=split, tta="none"), classes, temperature=temperature
+        )
         report["single_view"] = _without(("per_class",), single)
     if split == "test" and session.rank == 0 and config.plots:
         matrix = scored.metrics["confusion_matrix"].tolist()
@@ -222,7 +233,7 @@ def _report(
             draw_confusion(
                 matrix,
                 classes,
-                session.folder.plots / "confusion_matrix_test.png",
+                path=session.folder.plots / "confusion_matrix_test.png",
                 title="test, best epoch",
             )
     return report
@@ -236,11 +247,11 @@ def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in names}
 
 
-def _scored(session: Session, model: nn.Module, split: str, tta: str) -> ScoredSplit:
+def _scored(session: Session, model: nn.Module, *, split: str, tta: str) -> ScoredSplit:
     scored = score_split(
         model,
         session.scoring_terms,
-        split_stream(session.faces, split, session.val_stream),
+        stream=split_stream(session.faces, split, like=session.val_stream),
         num_classes=len(session.faces.classes),
         device=session.device,
         precision=session.precision,
@@ -255,7 +266,7 @@ def _scored(session: Session, model: nn.Module, split: str, tta: str) -> ScoredS
     return scored
 
 
-def split_stream(faces: FaceDataset, split: str, like: EvalLoader) -> EvalLoader:
+def split_stream(faces: FaceDataset, split: str, *, like: EvalLoader) -> EvalLoader:
     """The stream of another split, prepared as ``like`` is."""
     return EvalLoader(
         like.fetcher,

@@ -133,7 +133,7 @@ def prepare(
     try:
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
             clean_temporary(place)
-        job = _prepare_in(folder, config, given, tuple(handlers))
+        job = _prepare_in(folder, config, given=given, handlers=tuple(handlers))
         return replace(job, made=tuple(str(path) for path in made)), lock
     except BaseException:
         lock.release()
@@ -174,7 +174,7 @@ def undo(job: RunSpec) -> None:
 
 
 def _prepare_in(
-    folder: RunDir, config: Config, given: Mapping[str, Any], handlers: tuple[Any, ...]
+    folder: RunDir, config: Config, *, given: Mapping[str, Any], handlers: tuple[Any, ...]
 ) -> RunSpec:
     found = _resume_point(config, folder)
     notes: list[str] = []
@@ -193,7 +193,7 @@ def _prepare_in(
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
     check_names(config)
-    if found is None or _finished(found.mapping, config, folder) is None:
+    if found is None or _finished(found.mapping, config, folder=folder) is None:
         check_trackers = load_object(
             "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
         )
@@ -204,8 +204,8 @@ def _prepare_in(
     if pack is not None and (warning := number_warning(open_cache(pack).classes)):
         warned.append(warning)
     if found is not None:
-        notes += _check_changes(found.mapping, config, fingerprint)
-    finished = None if found is None else _finished(found.mapping, config, folder)
+        notes += _check_changes(found.mapping, config, fingerprint=fingerprint)
+    finished = None if found is None else _finished(found.mapping, config, folder=folder)
     best_lost = found is not None and finished is None and _best_is_lost(found, folder)
     warned += folder.take_warnings()
     values = config.model_dump(mode="json")
@@ -259,18 +259,18 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
     base, number = default_name(config), 1
-    while _numbered(out, base, number).exists():
+    while _numbered(out, base, number=number).exists():
         number += 1
     # A restarted torchrun attempt and --resume continue in the newest folder, all else gets a new one.
     if number > 1 and (config.resume is not None or restart_count() > 0):
-        return RunDir(_numbered(out, base, number - 1)), True
+        return RunDir(_numbered(out, base, number=number - 1)), True
     while True:
         try:
-            _numbered(out, base, number).mkdir(parents=True)
+            _numbered(out, base, number=number).mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
-            return RunDir(_numbered(out, base, number)), False
+            return RunDir(_numbered(out, base, number=number)), False
 
 
 def default_name(config: Config) -> str:
@@ -278,7 +278,7 @@ def default_name(config: Config) -> str:
     return f"{_plain_name(config.model)}-{_plain_name(config.data)}"
 
 
-def _numbered(out: Path, base: str, number: int) -> Path:
+def _numbered(out: Path, base: str, *, number: int) -> Path:
     return out / (base if number == 1 else f"{base}-{number}")
 
 
@@ -345,7 +345,7 @@ def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
 
 
 def _check_changes(
-    mapping: Mapping[str, Any], config: Config, fingerprint: str | None
+    mapping: Mapping[str, Any], config: Config, *, fingerprint: str | None
 ) -> list[str]:
     changes = {
         name: change
@@ -379,7 +379,7 @@ def _check_changes(
     return [f"changed on resume: {name} {old} -> {new}" for name, (old, new) in changes.items()]
 
 
-def _finished(mapping: Mapping[str, Any], config: Config, folder: RunDir) -> str | None:
+def _finished(mapping: Mapping[str, Any], config: Config, *, folder: RunDir) -> str | None:
     outcome, trainer = mapping["outcome"], mapping["trainer"]
     epoch = trainer["iteration"] // trainer["epoch_length"]
     summary = folder.read_summary()

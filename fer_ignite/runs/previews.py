@@ -25,11 +25,11 @@ def plot_lr_schedule(config: Config, path: str) -> str:
     faces = open_dataset(config, find_cache(config)[0])
     steps_per_epoch = build_sampler(config, faces).steps_per_epoch
     schedule = build_schedule_from_config(config, steps_per_epoch=steps_per_epoch)
-    plot_schedule(schedule, steps_per_epoch * config.epochs, path, lr=config.lr)
+    plot_schedule(schedule, steps_per_epoch * config.epochs, path=path, lr=config.lr)
     return f"{path}: {config.sched}, {steps_per_epoch * config.epochs} optimizer steps ({steps_per_epoch} per epoch)"
 
 
-def draw_preview(config: Config, pack: str | Path, path: str) -> str:
+def draw_preview(config: Config, pack: str | Path, *, path: str) -> str:
     """Draws 8x8 augmented train faces as the first batch has them; returns a sentence about it."""
     faces = open_dataset(config, pack)
     preprocessing = build_preprocessing(config, faces)

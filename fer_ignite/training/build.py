@@ -47,15 +47,22 @@ __all__ = ["build_session_objects"]
 def build_session_objects(
     config: Config,
     faces: FaceDataset,
-    folder: RunDir,
     *,
+    folder: RunDir,
     device: torch.device,
     handlers: Sequence[Callable[[Session], Any]] = (),
     signal_number: Callable[[], int] = lambda: 0,
     time_limit_s: float | None = None,
 ) -> Session:
     """A session with every built-in handler attached, then the user's; not yet resumed, not yet run."""
-    session = _bare_session(config, faces, folder, device, signal_number, time_limit_s)
+    session = _bare_session(
+        config,
+        faces,
+        folder=folder,
+        device=device,
+        signal_number=signal_number,
+        time_limit_s=time_limit_s,
+    )
     attach_step(session)
     attach_run(session)
     if session.rank == 0:
@@ -82,6 +89,7 @@ def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
 def _bare_session(
     config: Config,
     faces: FaceDataset,
+    *,
     folder: RunDir,
     device: torch.device,
     signal_number: Callable[[], int],
@@ -95,11 +103,11 @@ def _bare_session(
         build_preprocessing(config, faces),
         step.resolve_precision(config.precision, device),
     )
-    model = build_network(config, faces, preprocessing, device)
+    model = build_network(config, faces, preprocessing=preprocessing, device=device)
     optimizer = build_optimizer_from_config(config, model)
     plan = build_sampler(config, faces)
-    terms = loss_terms(build_loss_from_config(config, faces, plan).to(device))
-    wrapped = _wrapped(model, config, world)
+    terms = loss_terms(build_loss_from_config(config, faces, plan=plan).to(device))
+    wrapped = _wrapped(model, config, world=world)
     trainer = create_trainer(wrapped, terms, device=device, precision=precision, world=world)
     ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
     evaluated = model if ema is None else ema.ema_model
@@ -109,7 +117,14 @@ def _bare_session(
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
     metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     train_stream, val_stream = _streams(
-        config, faces, plan, preprocessing, device, trainer, rank, world
+        config,
+        faces,
+        plan=plan,
+        preprocessing=preprocessing,
+        device=device,
+        trainer=trainer,
+        rank=rank,
+        world=world,
     )
     coordinator = StopCoordinator(
         trainer,
@@ -158,7 +173,7 @@ def _set_determinism(config: Config) -> None:
     torch.use_deterministic_algorithms(config.deterministic)
 
 
-def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
+def _wrapped(model: nn.Module, config: Config, *, world: int) -> nn.Module:
     if config.compile:
         model.compile()
     if world == 1:  # auto_model would wrap nn.DataParallel on a machine with several GPUs
@@ -172,6 +187,7 @@ def _wrapped(model: nn.Module, config: Config, world: int) -> nn.Module:
 def _streams(
     config: Config,
     faces: FaceDataset,
+    *,
     plan: EpochSampler,
     preprocessing: Preprocessing,
     device: torch.device,

@@ -17,7 +17,7 @@ __all__ = ["class_weights"]
 
 
 def class_weights(
-    kind: str, counts_K: Sequence[float] | Tensor, classes: Sequence[str], *, beta: float = 0.999
+    kind: str, counts_K: Sequence[float] | Tensor, *, classes: Sequence[str], beta: float = 0.999
 ) -> Tensor | None:
     """float32 weights_K with sum(counts x weights) = sum(counts); None for ``none``.
 

@@ -119,7 +119,7 @@ def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Sched
 
 
 def build_network(
-    config: Config, faces: FaceDataset, preprocessing: Preprocessing, device: torch.device
+    config: Config, faces: FaceDataset, *, preprocessing: Preprocessing, device: torch.device
 ) -> nn.Module:
     """The network on its device, with start weights where they were requested."""
     model = build_model(
@@ -135,7 +135,10 @@ def build_network(
     if config.init_from is not None:
         try:
             content = _classes_reordered(
-                load_weights_file(config.init_from), model, faces.classes, config.init_from
+                load_weights_file(config.init_from),
+                model,
+                classes=faces.classes,
+                path=config.init_from,
             )
             report = initialise_from(model, content, strict=config.strict)
         except CheckpointError as error:
@@ -149,7 +152,7 @@ def build_network(
 
 
 def _classes_reordered(
-    content: dict[str, Any], model: nn.Module, classes: Sequence[str], path: str
+    content: dict[str, Any], model: nn.Module, *, classes: Sequence[str], path: str
 ) -> dict[str, Any]:
     """A checkpoint's mapping with the rows of its classifier in the order of the data's classes.
 
@@ -237,10 +240,10 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     return made
 
 
-def build_loss_from_config(config: Config, faces: FaceDataset, plan: EpochSampler) -> Loss:
+def build_loss_from_config(config: Config, faces: FaceDataset, *, plan: EpochSampler) -> Loss:
     """What is minimised, with class weights counted on the faces that are trained on."""
     weights_K = class_weights(
-        config.class_weights, faces.counts(plan.indices_N).tolist(), faces.classes
+        config.class_weights, faces.counts(plan.indices_N).tolist(), classes=faces.classes
     )
     return build_loss(
         config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K

@@ -39,11 +39,13 @@ def attach_step(session: Session) -> None:
     """What makes an optimizer step: randomness, training mode, rate, backward, unscale, norm, clip, step, zero_grad."""
     trainer, config, model = session.trainer, session.config, session.model
     optimizer, scaler = session.optimizer, session.scaler
-    session.attach("reseed", trainer, Events.ITERATION_STARTED, session.reseed)
+    session.attach("reseed", trainer, event=Events.ITERATION_STARTED, handler=session.reseed)
     _attach_schedule(session)
-    session.attach("train_mode", trainer, Events.ITERATION_STARTED, session.prepare_model)
+    session.attach(
+        "train_mode", trainer, event=Events.ITERATION_STARTED, handler=session.prepare_model
+    )
     session.register_handle("backward", step.attach_backward(trainer, scaler))
-    session.register_handle("unscale", step.attach_unscale(trainer, optimizer, scaler))
+    session.register_handle("unscale", step.attach_unscale(trainer, optimizer, scaler=scaler))
     session.register_handle(
         "gradient_norm",
         step.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler),
@@ -61,7 +63,7 @@ def attach_step(session: Session) -> None:
             ),
         )
     session.register_handle(
-        "optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler)
+        "optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler=scaler)
     )
     session.register_handle("batchnorm_guard", step.attach_batchnorm_guard(trainer, model))
     if config.model_ema:
@@ -82,7 +84,7 @@ def _attach_schedule(session: Session) -> None:
         )
         plateau = session.plateau
         session.evaluator.add_event_handler(Events.COMPLETED, plateau)
-        session.register_last("plateau", session.evaluator, Events.COMPLETED, plateau)
+        session.register_last("plateau", session.evaluator, event=Events.COMPLETED, handler=plateau)
     # Schedules count optimizer steps: the rate is set when an accumulation window opens.
     opens = Events.ITERATION_STARTED(
         event_filter=lambda engine, _: engine.state.batch.is_first_micro
@@ -91,7 +93,7 @@ def _attach_schedule(session: Session) -> None:
         config, steps_per_epoch=session.train_stream.plan.steps_per_epoch
     )
     session.scheduler, handle = attach_schedule(
-        trainer, session.optimizer, schedule, opens, plateau=session.plateau
+        trainer, session.optimizer, schedule=schedule, event=opens, plateau=session.plateau
     )
     session.register_handle("scheduler", handle)
 
@@ -104,9 +106,14 @@ def attach_run(session: Session) -> None:
         session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
-    session.attach("clear_metrics", trainer, Events.EPOCH_STARTED, lambda engine: records.clear())
     session.attach(
-        "log_step", trainer, Events.ITERATION_COMPLETED(every=session.config.log_every), log_step
+        "clear_metrics", trainer, event=Events.EPOCH_STARTED, handler=lambda engine: records.clear()
+    )
+    session.attach(
+        "log_step",
+        trainer,
+        event=Events.ITERATION_COMPLETED(every=session.config.log_every),
+        handler=log_step,
     )
     session.handles.update(
         attach_running_metrics(trainer, records, log_every=session.config.log_every)
@@ -114,18 +121,21 @@ def attach_run(session: Session) -> None:
     session.epoch_clock = attach_epoch_clock(trainer)
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
-    session.attach("validate", trainer, Events.EPOCH_COMPLETED, session.validate)
+    session.attach("validate", trainer, event=Events.EPOCH_COMPLETED, handler=session.validate)
 
 
 def attach_reports(session: Session) -> None:
     """What the main process writes and shows: history, pictures, progress bar, TensorBoard, trackers, profiler."""
     config, trainer, folder = session.config, session.trainer, session.folder
     session.register_handle(
-        "history", attach_history(trainer, folder, session.history_line, logger)
+        "history", attach_history(trainer, folder, line=session.history_line, logger=logger)
     )
     if config.plots:
         session.register_handle(
-            "plots", attach_plots(trainer, folder, session.faces.classes, session.evaluator)
+            "plots",
+            attach_plots(
+                trainer, folder, classes=session.faces.classes, evaluator=session.evaluator
+            ),
         )
     if not config.quiet:
         session.progress_bar = attach_progress_bar(trainer, session.records)
@@ -133,8 +143,8 @@ def attach_reports(session: Session) -> None:
         session.tensorboard, handles = attach_tensorboard(
             trainer,
             session.evaluator,
-            session.optimizer,
-            folder,
+            optimizer=session.optimizer,
+            folder=folder,
             records=session.records,
             every=config.log_every,
         )
@@ -147,8 +157,8 @@ def attach_reports(session: Session) -> None:
         session.trackers = attach_trackers(
             config.track,
             trainer,
-            session.optimizer,
-            folder,
+            optimizer=session.optimizer,
+            folder=folder,
             records=session.records,
             line=session.history_line,
             settings=lambda: _described(session),
@@ -179,29 +189,31 @@ def attach_decisions(session: Session) -> None:
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
     score = _score(config.monitor, config.monitor_mode)
     saver = AtomicSaver(session.folder.checkpoints, agree=agree_on_text)
-    best = attach_best(evaluator, evaluation_state(session), saver, score=score, trainer=trainer)
+    best = attach_best(
+        evaluator, evaluation_state(session), saver=saver, score=score, trainer=trainer
+    )
     session.best_checkpoint = best
-    session.register_last("best", evaluator, Events.COMPLETED, best)
+    session.register_last("best", evaluator, event=Events.COMPLETED, handler=best)
     if config.patience > 0:
         stopper = attach_early_stopping(
             trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
         )
         session.early_stopping = stopper
-        session.register_last("early_stopping", evaluator, Events.COMPLETED, stopper)
+        session.register_last("early_stopping", evaluator, event=Events.COMPLETED, handler=stopper)
     points = attach_resume_points(
         trainer,
         resume_state(session),
-        saver,
+        saver=saver,
         event=RunEvents.RESUME_POINT,
         keep=config.keep_checkpoints,
     )
     session.resume_checkpoint = points
-    session.register_last("resume_points", trainer, RunEvents.RESUME_POINT, points)
+    session.register_last("resume_points", trainer, event=RunEvents.RESUME_POINT, handler=points)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
-    session.register_last("report", trainer, Events.EPOCH_COMPLETED, session.report)
+    session.register_last("report", trainer, event=Events.EPOCH_COMPLETED, handler=session.report)
     for name, event, handler in coordination_handlers(session.coordinator):
         trainer.add_event_handler(event, handler)
-        session.register_last(name, trainer, event, handler)
+        session.register_last(name, trainer, event=event, handler=handler)
     _guard_handles(session)
 
 

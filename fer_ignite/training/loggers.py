@@ -123,7 +123,7 @@ def attach_epoch_clock(trainer: Engine) -> EpochClock:
 
 
 def attach_history(
-    trainer: Engine, folder: RunDir, line: Callable[[], dict[str, Any]], logger: logging.Logger
+    trainer: Engine, folder: RunDir, *, line: Callable[[], dict[str, Any]], logger: logging.Logger
 ) -> RemovableEventHandle:
     """REPORT: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
 
@@ -161,7 +161,7 @@ def pictures_may_fail(which: str) -> Iterator[None]:
 
 
 def attach_plots(
-    trainer: Engine, folder: RunDir, classes: tuple[str, ...], evaluator: Engine
+    trainer: Engine, folder: RunDir, *, classes: tuple[str, ...], evaluator: Engine
 ) -> RemovableEventHandle:
     """REPORT: curves.png and confusion_matrix.png as of now."""
 
@@ -172,7 +172,7 @@ def attach_plots(
             draw_confusion(
                 matrix,
                 classes,
-                folder.plots / "confusion_matrix.png",
+                path=folder.plots / "confusion_matrix.png",
                 title=f"val, epoch {engine.state.epoch}",
             )
 
@@ -182,9 +182,9 @@ def attach_plots(
 def attach_tensorboard(
     trainer: Engine,
     evaluator: Engine,
+    *,
     optimizer: Any,
     folder: RunDir,
-    *,
     records: RunningMetrics,
     every: int,
 ) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:

@@ -71,14 +71,16 @@ def build_schedule(
             raise ConfigError(
                 "one-cycle has a ramp of its own; leave the warm-up out, or set --pct-start."
             )
-        return _one_cycle(total, pct_start, div_factor, final_div_factor)
+        return _one_cycle(
+            total, pct_start, div_factor=div_factor, final_div_factor=final_div_factor
+        )
     if name in ("constant", "plateau"):
         base: Schedule = _constant
     elif name == "step":
         every = max(1, round(decay_epochs * steps_per_epoch))
         base = _floored(lambda step: decay_rate ** (step // every), min_factor)
     elif name == "multistep":
-        base = _floored(_multistep(milestones, steps_per_epoch, decay_rate), min_factor)
+        base = _floored(_multistep(milestones, steps_per_epoch, rate=decay_rate), min_factor)
     elif name == "exponential":
         base = _floored(lambda step: decay_rate ** (step // max(1, steps_per_epoch)), min_factor)
     elif name == "cosine":
@@ -89,7 +91,7 @@ def build_schedule(
         raise ConfigError(
             f"--sched: there is no schedule {name!r}; choose one of {', '.join(SCHEDULES)}."
         )
-    return _warmed(base, warmup_steps, warmup_start_factor)
+    return _warmed(base, warmup_steps, start=warmup_start_factor)
 
 
 class StepSchedule(LRScheduler):
@@ -108,9 +110,9 @@ class StepSchedule(LRScheduler):
 def attach_schedule(
     trainer: Engine,
     optimizer: Optimizer,
+    *,
     schedule: Schedule,
     event: Any,
-    *,
     plateau: "PlateauFactor | None" = None,
 ) -> tuple[StepSchedule, RemovableEventHandle]:
     """Sets every group's rate to its own times ``schedule(step)`` whenever ``event`` fires, then counts one step.
@@ -212,13 +214,13 @@ def _floored(schedule: Schedule, least: float) -> Schedule:
     return lambda step: max(least, schedule(step))
 
 
-def _warmed(schedule: Schedule, warmup_steps: int, start: float) -> Schedule:
+def _warmed(schedule: Schedule, warmup_steps: int, *, start: float) -> Schedule:
     if warmup_steps <= 0:
         return schedule
     return lambda step: schedule(step) * (start + (1 - start) * min(1.0, step / warmup_steps))
 
 
-def _multistep(milestones: Sequence[float], steps_per_epoch: int, rate: float) -> Schedule:
+def _multistep(milestones: Sequence[float], steps_per_epoch: int, *, rate: float) -> Schedule:
     marks = [round(epoch * steps_per_epoch) for epoch in milestones]
     if not marks or marks != sorted(marks) or marks[0] < 0:
         raise ConfigError(
@@ -243,17 +245,19 @@ def _cyclic(up: float, least: float) -> Schedule:
 
 
 def _one_cycle(
-    total: int, pct_start: float, div_factor: float, final_div_factor: float
+    total: int, pct_start: float, *, div_factor: float, final_div_factor: float
 ) -> Schedule:
     low, end = 1 / div_factor, 1 / div_factor / final_div_factor
     peak, last = max(0.0, pct_start * total - 1), max(1.0, total - 1.0)
 
-    def slope(start: float, stop: float, share: float) -> float:
+    def slope(start: float, stop: float, *, share: float) -> float:
         return stop + (start - stop) / 2 * (1 + math.cos(math.pi * share))
 
     def factor(step: int) -> float:
         if step <= peak and peak > 0:
-            return slope(low, 1.0, step / peak)
-        return slope(1.0, end, min(1.0, (step - peak) / (last - peak)) if last > peak else 1.0)
+            return slope(low, 1.0, share=step / peak)
+        return slope(
+            1.0, end, share=min(1.0, (step - peak) / (last - peak)) if last > peak else 1.0
+        )
 
     return factor

@@ -141,7 +141,7 @@ def with_objects(
             raise ConfigError(
                 "folds trains several networks, and model is one; give a function or class that makes it."
             )
-        names[_SETTING_OF[kind]] = register_object(kind, shown, thing)
+        names[_SETTING_OF[kind]] = register_object(kind, shown, thing=thing)
     return config.model_copy(update=names), {**given, **names}
 
 
@@ -151,7 +151,7 @@ def model_name(model: Any) -> str | None:
         return model
     if not callable(model):
         raise ConfigError(f"model is a {type(model).__name__}; give {_FUNCTION_OF['model']}.")
-    return register_object("model", object_label(model), ModelObject(model))
+    return register_object("model", object_label(model), thing=ModelObject(model))
 
 
 def object_label(thing: Any) -> str:

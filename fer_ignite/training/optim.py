@@ -152,7 +152,7 @@ def build_optimizer(
     options: dict[str, Any] = {
         setting: value for setting, value in given.items() if setting in OPTIMIZER_SETTINGS[name]
     }
-    if _use_fused(name, groups, fused):
+    if _use_fused(name, groups, fused=fused):
         options["fused"] = True
     elif name in FUSED and fused is False:
         options["fused"] = False
@@ -175,7 +175,7 @@ def skips_on_device(optimizer: Optimizer) -> bool:
     return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
-def _use_fused(name: str, groups: Sequence[dict[str, Any]], fused: bool | None) -> bool:
+def _use_fused(name: str, groups: Sequence[dict[str, Any]], *, fused: bool | None) -> bool:
     if name not in FUSED:
         if fused:
             raise ConfigError(

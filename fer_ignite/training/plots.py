@@ -49,7 +49,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_confusion(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path, *, title: str = ""
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, path: Path, title: str = ""
 ) -> None:
     """The confusion matrix: shares of each true expression as colour and per cent, counts at the margin.
 

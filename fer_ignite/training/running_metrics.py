@@ -82,8 +82,8 @@ class RunningMetrics:
         self,
         name: str,
         value: float | Tensor,
-        iteration: int,
         *,
+        iteration: int,
         bar: bool = False,
         reduce: Reduce = "mean",
         on: On = "step",
@@ -105,14 +105,14 @@ class RunningMetrics:
             merged.items(), key=lambda item: item[0][1]
         ):
             value = _reduced(reduce, values)
-            self._remember(name, reduce, value)
+            self._remember(name, reduce, value=value)
             if bar:
                 self.bar[name] = value
             if on == "step":
                 for listener in self.on_flush:
                     listener({name: value}, iteration)
 
-    def _remember(self, name: str, reduce: Reduce, value: float) -> None:
+    def _remember(self, name: str, reduce: Reduce, *, value: float) -> None:
         entry = self._folded.setdefault(f"log/{name}", [reduce, 0.0, 0, 0.0])
         entry[1], entry[2], entry[3] = entry[1] + value, entry[2] + 1, value
 

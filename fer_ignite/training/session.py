@@ -153,6 +153,7 @@ class Session:
         self,
         name: str,
         value: float | Tensor | None,
+        *,
         bar: bool = False,
         reduce: Reduce = "mean",
         on: On = "step",
@@ -174,7 +175,9 @@ class Session:
             )
         if value is None:
             return
-        self.records.log(name, value, self.trainer.state.iteration, bar=bar, reduce=reduce, on=on)
+        self.records.log(
+            name, value, iteration=self.trainer.state.iteration, bar=bar, reduce=reduce, on=on
+        )
 
     def add_to_checkpoint(self, name: str, thing: Any) -> Any:
         """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it.
@@ -198,7 +201,7 @@ class Session:
     # -- wiring
 
     def attach(
-        self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
+        self, name: str, engine: Engine, *, event: Any, handler: Callable[..., Any]
     ) -> RemovableEventHandle:
         """Attaches a handler and keeps its handle under a name."""
         return self.register_handle(name, engine.add_event_handler(event, handler))
@@ -209,7 +212,7 @@ class Session:
         return handle
 
     def register_last(
-        self, name: str, engine: Engine, event: Any, handler: Callable[..., Any]
+        self, name: str, engine: Engine, *, event: Any, handler: Callable[..., Any]
     ) -> RemovableEventHandle:
         """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
         self._late.append((name, engine, event, handler))

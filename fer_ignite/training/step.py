@@ -76,7 +76,7 @@ def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableE
 
 
 def attach_unscale(
-    trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    trainer: Engine, optimizer: Optimizer, *, scaler: torch.amp.GradScaler
 ) -> RemovableEventHandle:
     """GRADIENTS_READY: gradients in their true size, before anything looks at them.
 
@@ -169,7 +169,7 @@ def attach_clip(
 
 
 def attach_optimizer_step(
-    trainer: Engine, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    trainer: Engine, optimizer: Optimizer, *, scaler: torch.amp.GradScaler
 ) -> RemovableEventHandle:
     """OPTIMIZER_STEP: one step, unless gradients are not finite; the scaler is updated in either case.
 

@@ -98,7 +98,7 @@ def create_trainer(
             logits_BK = logits_BK.float()
             losses = terms(logits_BK, batch.targets_BK)
             engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.step_size)
-            output = _output(batch, logits_BK, losses)
+            output = _output(batch, logits_BK, losses=losses)
             engine.state.output = output
             engine.fire_event(StepEvents.LOSS_READY)
         engine.state.loss = engine.state.loss.detach()
@@ -125,7 +125,7 @@ def create_trainer(
     return trainer
 
 
-def _output(batch: Batch, logits_BK: Tensor, losses: Mapping[str, Tensor]) -> dict[str, Any]:
+def _output(batch: Batch, logits_BK: Tensor, *, losses: Mapping[str, Tensor]) -> dict[str, Any]:
     count = batch.count
     terms = {name: values_B[:count].detach() for name, values_B in losses.items()}
     return {

@@ -58,7 +58,7 @@ def measure(folder: Path, *, faces: int, threads: int) -> dict[str, Any]:
     pack.mkdir()
     source = Noise(folder, faces)
     started = time.perf_counter()
-    build_cache(CacheSpec(data="noise"), source, pack, progress=False)
+    build_cache(CacheSpec(data="noise"), source, folder=pack, progress=False)
     pack_s = time.perf_counter() - started
     source.path.unlink()
     command = [

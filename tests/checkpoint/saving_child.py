@@ -51,9 +51,11 @@ def wire(folder: Path, *, width: int = WIDTH):
         "trainer": PlainState(lambda: {"iteration": trainer.state.iteration}),
     }
     saver = AtomicSaver(folder)
-    points = attach_resume_points(trainer, to_save, saver, event=Events.ITERATION_COMPLETED, keep=2)
+    points = attach_resume_points(
+        trainer, to_save, saver=saver, event=Events.ITERATION_COMPLETED, keep=2
+    )
     best = attach_best(
-        evaluator, to_save, saver, score=lambda engine: engine.state.score, trainer=trainer
+        evaluator, to_save, saver=saver, score=lambda engine: engine.state.score, trainer=trainer
     )
     return trainer, evaluator, points, best
 

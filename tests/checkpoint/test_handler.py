@@ -45,7 +45,7 @@ def trainer_with_points(folder: Path, **arguments: Any) -> tuple[Engine, ResumeC
     trainer = Engine(lambda engine, batch: None)
     saver = AtomicSaver(folder, **arguments)
     points = attach_resume_points(
-        trainer, entries(trainer), saver, event=Events.ITERATION_COMPLETED(every=5)
+        trainer, entries(trainer), saver=saver, event=Events.ITERATION_COMPLETED(every=5)
     )
     return trainer, points
 
@@ -61,7 +61,7 @@ def scored(folder: Path, scores: list[float]) -> tuple[BestCheckpoint, list[int]
     best = attach_best(
         evaluator,
         to_save,
-        AtomicSaver(folder),
+        saver=AtomicSaver(folder),
         score=lambda engine: engine.state.score,
         trainer=trainer,
     )
@@ -98,7 +98,10 @@ def test_saving_twice_at_one_iteration_keeps_the_file_just_written(tmp_path: Pat
 def test_another_checkpoint_handler_on_the_same_event_does_not_change_the_names(tmp_path: Path):
     trainer, _ = trainer_with_points(tmp_path)
     other = attach_resume_points(
-        trainer, entries(trainer), AtomicSaver(tmp_path), event=Events.ITERATION_COMPLETED(every=5)
+        trainer,
+        entries(trainer),
+        saver=AtomicSaver(tmp_path),
+        event=Events.ITERATION_COMPLETED(every=5),
     )
     trainer.run(range(5), max_epochs=1)
     assert names(tmp_path) == ["last.pt", "step-5.pt"]
@@ -143,7 +146,7 @@ def test_the_best_state_survives_and_a_worse_epoch_after_it_changes_nothing(tmp_
     after = attach_best(
         evaluator,
         entries(trainer),
-        AtomicSaver(tmp_path),
+        saver=AtomicSaver(tmp_path),
         score=lambda engine: engine.state.score,
         trainer=trainer,
     )
@@ -162,7 +165,7 @@ def test_the_best_file_knows_its_own_score(tmp_path: Path):
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     to_save = entries(trainer)
     best = attach_best(
-        evaluator, to_save, AtomicSaver(tmp_path), score=lambda engine: 0.5, trainer=trainer
+        evaluator, to_save, saver=AtomicSaver(tmp_path), score=lambda engine: 0.5, trainer=trainer
     )
     to_save["best"] = best
     evaluator.run([0])
@@ -173,11 +176,14 @@ def test_one_entry_and_one_kept_file_are_refused(tmp_path: Path):
     trainer = Engine(lambda engine, batch: None)
     with pytest.raises(ConfigError, match="at least two"):
         attach_resume_points(
-            trainer, {"model": torch.nn.Linear(1, 1)}, AtomicSaver(tmp_path), event=Events.COMPLETED
+            trainer,
+            {"model": torch.nn.Linear(1, 1)},
+            saver=AtomicSaver(tmp_path),
+            event=Events.COMPLETED,
         )
     with pytest.raises(ConfigError, match="at least 2"):
         attach_resume_points(
-            trainer, entries(trainer), AtomicSaver(tmp_path), event=Events.COMPLETED, keep=1
+            trainer, entries(trainer), saver=AtomicSaver(tmp_path), event=Events.COMPLETED, keep=1
         )
 
 
@@ -207,7 +213,7 @@ def test_every_process_is_asked_also_where_the_content_is_at_fault(tmp_path: Pat
     trainer = Engine(lambda engine, batch: None)
     saver = AtomicSaver(tmp_path, agree=lambda text: heard.append(text) or text)
     to_save = entries(trainer, handlers=PlainState({"mine": {1, 2}}))
-    attach_resume_points(trainer, to_save, saver, event=Events.ITERATION_COMPLETED)
+    attach_resume_points(trainer, to_save, saver=saver, event=Events.ITERATION_COMPLETED)
     with pytest.raises(CheckpointError, match=r"handlers\.mine is a builtins\.set"):
         trainer.run(range(1), max_epochs=1)
     assert len(heard) == 1 and "handlers.mine" in str(heard[0])
@@ -218,12 +224,12 @@ def test_a_type_error_while_saving_is_not_answered_by_saving_again(tmp_path: Pat
     class Counting(AtomicSaver):
         calls = 0
 
-        def _write(self, *arguments: Any) -> Exception:
+        def _write(self, *arguments: Any, **options: Any) -> Exception:
             self.calls += 1
             return TypeError("unsupported operand")
 
     trainer, saver = Engine(lambda engine, batch: None), Counting(tmp_path)
-    attach_resume_points(trainer, entries(trainer), saver, event=Events.ITERATION_COMPLETED)
+    attach_resume_points(trainer, entries(trainer), saver=saver, event=Events.ITERATION_COMPLETED)
     with pytest.raises(RuntimeError, match="unsupported operand"):
         trainer.run(range(1), max_epochs=1)
     assert saver.calls == 1

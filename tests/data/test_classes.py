@@ -53,12 +53,18 @@ def test_numbers_are_matched_with_the_same_numbers_alone():
 def test_names_are_ordered_renamed_merged_and_left_out():
     plan = parse_classes("sad, calm=happy", KNOWN)
     labels, soft = relabel(
-        plan, KNOWN, np.array([0, 1, 2]), np.array([[0.5, 0.25, 0.25]] * 3, dtype=np.float32)
+        plan,
+        KNOWN,
+        labels_N=np.array([0, 1, 2]),
+        soft_NK=np.array([[0.5, 0.25, 0.25]] * 3, dtype=np.float32),
     )
     assert list(plan) == ["sad", "calm"] and labels.tolist() == [-1, 1, 0]
     assert soft is not None and soft[0].tolist() == [0.5, 0.5]
     merged, _ = relabel(
-        parse_classes("good=happy,bad=angry+sad", KNOWN), KNOWN, np.array([0, 1, 2]), None
+        parse_classes("good=happy,bad=angry+sad", KNOWN),
+        KNOWN,
+        labels_N=np.array([0, 1, 2]),
+        soft_NK=None,
     )
     assert merged.tolist() == [1, 0, 1]
 

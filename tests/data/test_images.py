@@ -60,7 +60,9 @@ def png_header(width, height):
 def test_gray_pixels_come_through_unchanged(tmp_path, suffix):
     options = {"lossless": True} if suffix == ".webp" else {}
     path = save(tmp_path / f"a{suffix}", Image.fromarray(RAMP), **options)
-    assert np.array_equal(fit_image(read_image(path), None, "squash", "gray")[:, :, 0], RAMP)
+    assert np.array_equal(
+        fit_image(read_image(path), None, mode="squash", channels="gray")[:, :, 0], RAMP
+    )
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
@@ -180,7 +182,7 @@ def test_progressive_jpeg_phone_pairs_and_extreme_shapes_are_read(tmp_path):
     for size in ((1, 1), (1, 10_000), (10_000, 1)):
         image = read_image(save(tmp_path / "b.png", Image.new("L", size, 9)))
         for mode in ("squash", "letterbox", "crop"):
-            assert fit_image(image, 48, mode, "rgb").shape == (48, 48, 3)
+            assert fit_image(image, 48, mode=mode, channels="rgb").shape == (48, 48, 3)
 
 
 def corpus_of_refusals(folder: Path) -> dict[str, Path]:
@@ -296,21 +298,23 @@ def test_squash_letterbox_and_crop_place_a_wide_picture_as_named():
     pixels = np.zeros((20, 40), dtype=np.uint8)
     pixels[:, 10:30] = 200  # the middle square
     image = Image.fromarray(pixels)
-    assert (fit_image(image, 20, "crop", "gray") == 200).all()
-    letterbox = fit_image(image, 20, "letterbox", "gray")[:, :, 0]
+    assert (fit_image(image, 20, mode="crop", channels="gray") == 200).all()
+    letterbox = fit_image(image, 20, mode="letterbox", channels="gray")[:, :, 0]
     assert (
         (letterbox[:5] == 0).all()
         and (letterbox[15:] == 0).all()
         and (letterbox[5:15, 6:14] == 200).all()
     )
-    squash = fit_image(image, 20, "squash", "gray")[:, :, 0]
+    squash = fit_image(image, 20, mode="squash", channels="gray")[:, :, 0]
     assert (squash[:, 7:13] == 200).all() and (squash[:, :4] == 0).all()
 
 
 def test_an_image_of_the_wished_size_is_not_resampled():
     noise = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     for mode in ("squash", "letterbox", "crop"):
-        assert np.array_equal(fit_image(Image.fromarray(noise), 48, mode, "gray")[:, :, 0], noise)
+        assert np.array_equal(
+            fit_image(Image.fromarray(noise), 48, mode=mode, channels="gray")[:, :, 0], noise
+        )
 
 
 def test_gray_kept_as_rgb_is_colourless():

@@ -23,7 +23,9 @@ def played(items):
         yield
         seen.append("back")
 
-    for item in prefetch(source(), aside, lambda item: seen.append(f"hand over {item}")):
+    for item in prefetch(
+        source(), aside, record_stream=lambda item: seen.append(f"hand over {item}")
+    ):
         seen.append(f"step {item}")
     return seen
 
@@ -57,7 +59,7 @@ def test_an_endless_source_is_never_more_than_one_ahead():
             asked.append(len(asked))
             yield asked[-1]
 
-    batches = prefetch(endless(), contextlib.nullcontext, lambda item: None)
+    batches = prefetch(endless(), contextlib.nullcontext, record_stream=lambda item: None)
     for step in range(3):
         assert next(batches) == step
         assert len(asked) == step + 2

@@ -30,7 +30,7 @@ def test_random_numbers_are_a_function_of_seed_purpose_and_counters():
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 9, 64])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_slices_cover_everything_once_and_differ_by_one_at_most(count, world):
-    slices = [rank_slice(count, rank, world) for rank in range(world)]
+    slices = [rank_slice(count, rank, world=world) for rank in range(world)]
     assert list(chain(*(range(start, stop) for start, stop in slices))) == list(range(count))
     sizes = [stop - start for start, stop in slices]
     assert max(sizes) - min(sizes) <= 1

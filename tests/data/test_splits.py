@@ -12,7 +12,7 @@ ALONE = np.arange(1000)
 
 
 def test_every_class_is_split_in_the_same_proportions():
-    splits = assign_splits(LABELS, ALONE, (0.8, 0.1, 0.1), seed=0)
+    splits = assign_splits(LABELS, ALONE, shares=(0.8, 0.1, 0.1), seed=0)
     for label, size in enumerate((700, 200, 100)):
         counts = np.bincount(splits[label == LABELS], minlength=3)
         assert np.abs(counts - np.array([0.8, 0.1, 0.1]) * size).max() <= 2
@@ -21,14 +21,14 @@ def test_every_class_is_split_in_the_same_proportions():
 
 def test_the_seed_alone_decides():
     first, again, other = (
-        assign_splits(LABELS, ALONE, (0.8, 0.1, 0.1), seed=seed) for seed in (0, 0, 1)
+        assign_splits(LABELS, ALONE, shares=(0.8, 0.1, 0.1), seed=seed) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_units_stay_together():
     units = np.random.default_rng(0).integers(0, 50, 1000)
-    splits = assign_splits(LABELS, units, (0.6, 0.2, 0.2), seed=3)
+    splits = assign_splits(LABELS, units, shares=(0.6, 0.2, 0.2), seed=3)
     assert all(len(set(splits[units == unit])) == 1 for unit in range(50))
     assert np.abs(np.bincount(splits) / 1000 - [0.6, 0.2, 0.2]).max() < 0.06
 
@@ -38,19 +38,22 @@ def test_units_stay_together():
 )
 def test_few_units_give_train_first_and_then_a_unit_each(units, expected):
     splits = assign_splits(
-        np.zeros(units, dtype=np.int64), np.arange(units), (0.8, 0.1, 0.1), seed=0
+        np.zeros(units, dtype=np.int64), np.arange(units), shares=(0.8, 0.1, 0.1), seed=0
     )
     assert set(splits.tolist()) == expected
 
 
 def test_rare_classes_stay_in_train():
     labels = np.array([0] * 98 + [1, 2])
-    assert assign_splits(labels, np.arange(100), (0.8, 0.1, 0.1), seed=0)[98:].tolist() == [0, 0]
+    assert assign_splits(labels, np.arange(100), shares=(0.8, 0.1, 0.1), seed=0)[98:].tolist() == [
+        0,
+        0,
+    ]
 
 
 def decide(splits, **changes):
     wanted = {"split": None, "val_fraction": 0.1, "seed": 0, "grouped": False} | changes
-    return assign_val_split(LABELS, np.array(splits, dtype=np.uint8), ALONE, **wanted)
+    return assign_val_split(LABELS, np.array(splits, dtype=np.uint8), units_N=ALONE, **wanted)
 
 
 def test_val_is_taken_from_train_and_never_from_test():
@@ -86,7 +89,7 @@ def test_copies_are_counted_within_and_across_roles():
     copies = np.array([0, 0, 0, 1, 2, 3, 3])
     labels = np.array([5, 5, 5, 1, 1, 2, 4])
     splits = np.array([0, 0, 1, 2, 0, 2, 1], dtype=np.uint8)
-    report, leaks = report_duplicates(copies, labels, splits)
+    report, leaks = report_duplicates(copies, labels, splits_N=splits)
     assert report == {
         "groups": 2,
         "images": 5,

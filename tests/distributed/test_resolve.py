@@ -28,7 +28,7 @@ GPU = Machine(cores=16, cuda_devices=2)
 
 
 def test_without_flags_one_process_runs_here_on_all_cores():
-    plan = make_plan(LaunchSpec(), {}, CPU)
+    plan = make_plan(LaunchSpec(), {}, machine=CPU)
     assert (plan.mode, plan.nproc, plan.device, plan.threads, plan.warning) == (
         "single",
         1,
@@ -39,18 +39,20 @@ def test_without_flags_one_process_runs_here_on_all_cores():
 
 
 def test_two_processes_share_the_cores():
-    plan = make_plan(LaunchSpec(nproc=2), {}, CPU)
+    plan = make_plan(LaunchSpec(nproc=2), {}, machine=CPU)
     assert (plan.mode, plan.nproc, plan.threads, plan.backend) == ("spawn", 2, 2, "gloo")
     assert plan.environment == {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_cuda_is_chosen_where_there_is_one_and_brings_nccl():
-    plan = make_plan(LaunchSpec(nproc=2), {}, GPU)
+    plan = make_plan(LaunchSpec(nproc=2), {}, machine=GPU)
     assert (plan.device, plan.backend) == ("cuda", "nccl")
 
 
 def test_chosen_gpus_become_the_only_visible_ones():
-    plan = make_plan(LaunchSpec(nproc=2, gpus=(3, 1)), {}, Machine(cores=16, cuda_devices=4))
+    plan = make_plan(
+        LaunchSpec(nproc=2, gpus=(3, 1)), {}, machine=Machine(cores=16, cuda_devices=4)
+    )
     assert plan.environment == {"CUDA_VISIBLE_DEVICES": "3,1"}
 
 
@@ -77,7 +79,7 @@ def test_chosen_gpus_become_the_only_visible_ones():
 )
 def test_what_the_machine_cannot_do_is_refused_before_the_start(spec, machine, words):
     with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
-        make_plan(spec, {}, machine)
+        make_plan(spec, {}, machine=machine)
 
 
 def test_more_processes_than_cores_are_warned_about_up_to_eight_per_core():
@@ -94,7 +96,7 @@ def test_threads_are_an_equal_share_of_the_cores_and_at_least_one():
 
 
 def test_torchrun_is_joined_with_its_own_count_of_processes():
-    plan = make_plan(LaunchSpec(), TORCHRUN, CPU)
+    plan = make_plan(LaunchSpec(), TORCHRUN, machine=CPU)
     assert (plan.mode, plan.nproc, plan.threads) == ("joined", 2, 2)
 
 
@@ -104,14 +106,14 @@ def test_torchrun_is_joined_with_its_own_count_of_processes():
 )
 def test_own_processes_inside_another_launcher_are_refused(environ, spec):
     with pytest.raises(ConfigError, match="already started"):
-        make_plan(spec, environ, CPU)
+        make_plan(spec, environ, machine=CPU)
 
 
 @pytest.mark.parametrize("absent", ["RANK", "LOCAL_RANK", "WORLD_SIZE"])
 def test_half_of_torchruns_variables_are_refused_by_name(absent):
     environ = {name: value for name, value in TORCHRUN.items() if name != absent}
     with pytest.raises(ConfigError, match=f"not {absent}:"):
-        make_plan(LaunchSpec(nproc=2), environ, CPU)
+        make_plan(LaunchSpec(nproc=2), environ, machine=CPU)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,12 @@ def test_half_of_torchruns_variables_are_refused_by_name(absent):
     ],
 )
 def test_nproc_wins_in_an_interactive_slurm_shell(environ):
-    assert make_plan(LaunchSpec(nproc=2), environ, CPU).mode == "spawn"
-    assert make_plan(LaunchSpec(), environ, CPU).mode == "single"
+    assert make_plan(LaunchSpec(nproc=2), environ, machine=CPU).mode == "spawn"
+    assert make_plan(LaunchSpec(), environ, machine=CPU).mode == "single"
 
 
 def test_a_slurm_step_of_several_tasks_is_joined():
-    plan = make_plan(LaunchSpec(), SRUN, CPU)
+    plan = make_plan(LaunchSpec(), SRUN, machine=CPU)
     assert (plan.mode, plan.nproc) == ("joined", 4)
     assert slurm_as_torchrun(SRUN) == {
         "RANK": "5",
@@ -144,10 +146,12 @@ def test_a_slurm_step_of_several_tasks_is_joined():
 def test_a_slurm_task_uses_all_the_cores_that_it_is_bound_to():
     # a task of four on this machine sees its own eight only
     bound = Machine(cores=8, cuda_devices=4)
-    assert make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "8"}, bound).threads == 8
-    assert make_plan(LaunchSpec(), SRUN, bound).threads == 2  # nobody said whether they are shared
+    assert make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "8"}, machine=bound).threads == 8
+    assert (
+        make_plan(LaunchSpec(), SRUN, machine=bound).threads == 2
+    )  # nobody said whether they are shared
     narrow = make_plan(
-        LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "1"}, Machine(cores=1, cuda_devices=0)
+        LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "1"}, machine=Machine(cores=1, cuda_devices=0)
     )
     assert (narrow.threads, narrow.warning) == (1, None)
 
@@ -172,7 +176,7 @@ def test_foreign_variables_are_named_and_own_ones_are_not():
 
 
 def test_several_processes_elsewhere_than_on_linux_come_with_a_sentence():
-    plan = make_plan(LaunchSpec(nproc=2), {}, Machine(4, 0, system="darwin"))
+    plan = make_plan(LaunchSpec(nproc=2), {}, machine=Machine(4, 0, system="darwin"))
     assert "Linux only" in str(plan.warning)
 
 
@@ -180,11 +184,11 @@ def test_chosen_gpus_count_among_those_that_a_scheduler_left_visible():
     plan = make_plan(
         LaunchSpec(nproc=2, gpus=(1, 2)),
         {"CUDA_VISIBLE_DEVICES": "4, 5,GPU-7"},
-        Machine(cores=16, cuda_devices=3),
+        machine=Machine(cores=16, cuda_devices=3),
     )
     assert plan.environment == {"CUDA_VISIBLE_DEVICES": "5,GPU-7"}
 
 
 def test_one_process_takes_its_gpu_by_number_and_hides_no_other():
     """Another run of the same program finds all of them."""
-    assert make_plan(LaunchSpec(gpus=(1,)), {}, GPU).environment == {}
+    assert make_plan(LaunchSpec(gpus=(1,)), {}, machine=GPU).environment == {}

@@ -30,7 +30,7 @@ def one_and_two_processes(bench: Bench, trials: int) -> Iterator[Row]:
         for what, changed in WHAT.items():
             progress(f"C8 {network}, {what}")
             (losses, accuracies), (losses_2, accuracies_2) = (
-                _run(bench, nproc, {**settings, **changed}) for nproc in (1, 2)
+                _run(bench, nproc, options={**settings, **changed}) for nproc in (1, 2)
             )
             apart = [
                 support.greatest_difference(*_first(losses, losses_2, steps))

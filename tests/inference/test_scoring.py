@@ -48,7 +48,7 @@ def scored(labels, **changes):
     return score_split(
         Remainder(),
         loss_terms(build_loss("ce")),
-        stream(labels, changes.pop("order", None)),
+        stream=stream(labels, changes.pop("order", None)),
         num_classes=3,
         device=CPU,
         precision="fp32",

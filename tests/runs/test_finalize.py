@@ -123,7 +123,7 @@ def test_the_first_epoch_that_passes_a_threshold_is_noted():
 
 def test_another_split_is_prepared_as_val_is(made):
     session = made()
-    stream = split_stream(session.faces, "test", session.val_stream)
+    stream = split_stream(session.faces, "test", like=session.val_stream)
     assert stream.preprocessing is session.val_stream.preprocessing
     assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(
         session.faces.indices["test"].tolist()

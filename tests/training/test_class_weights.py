@@ -13,28 +13,28 @@ def mean_over_train(weights_K, counts_K=COUNTS_K):
 
 
 def test_none_is_no_weights():
-    assert class_weights("none", COUNTS_K, CLASSES) is None
+    assert class_weights("none", COUNTS_K, classes=CLASSES) is None
 
 
 def test_balanced_gives_every_class_the_same_share():
-    weights_K = class_weights("balanced", torch.tensor(COUNTS_K), CLASSES)
+    weights_K = class_weights("balanced", torch.tensor(COUNTS_K), classes=CLASSES)
     torch.testing.assert_close(weights_K, torch.tensor([100 / 30, 100 / 180, 100 / 90]))
     assert mean_over_train(weights_K) == pytest.approx(1)
 
 
 def test_effective_follows_the_paper_and_keeps_the_mean():
     beta = 0.99
-    weights_K = class_weights("effective", COUNTS_K, CLASSES, beta=beta)
+    weights_K = class_weights("effective", COUNTS_K, classes=CLASSES, beta=beta)
     expected = (1 - beta**60) / (1 - beta**10)
     assert float(weights_K[0] / weights_K[1]) == pytest.approx(expected)
     assert mean_over_train(weights_K) == pytest.approx(1)
     torch.testing.assert_close(
-        class_weights("effective", COUNTS_K, CLASSES, beta=0.0), torch.ones(3)
+        class_weights("effective", COUNTS_K, classes=CLASSES, beta=0.0), torch.ones(3)
     )
 
 
 def test_a_class_without_images_weighs_one():
-    weights_K = class_weights("balanced", (5, 0, 15), CLASSES)
+    weights_K = class_weights("balanced", (5, 0, 15), classes=CLASSES)
     torch.testing.assert_close(weights_K, torch.tensor([2.0, 1.0, 2 / 3]))
 
 
@@ -49,7 +49,7 @@ def test_a_class_without_images_weighs_one():
 def test_a_file_is_matched_by_name_and_scaled(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
-    weights_K = class_weights(str(path), COUNTS_K, CLASSES)
+    weights_K = class_weights(str(path), COUNTS_K, classes=CLASSES)
     # (40 + 30 + 30) / 100 is 1 already
     torch.testing.assert_close(weights_K, torch.tensor([4.0, 0.5, 1.0]))
 
@@ -71,9 +71,9 @@ def test_a_file_that_lies_is_named(tmp_path, text, words):
     path = tmp_path / "w.csv"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
-        class_weights(str(path), COUNTS_K, CLASSES)
+        class_weights(str(path), COUNTS_K, classes=CLASSES)
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match="neither none, balanced or effective"):
-        class_weights("balance", COUNTS_K, CLASSES)
+        class_weights("balance", COUNTS_K, classes=CLASSES)

@@ -114,7 +114,7 @@ def test_history_writes_whatever_line_it_is_given(reporter, tmp_path, caplog):
         "images_per_second": 10.0,
         "mine": 5,
     }
-    handle = attach_history(reporter, folder, lambda: line, logger)
+    handle = attach_history(reporter, folder, line=lambda: line, logger=logger)
     with caplog.at_level("INFO", logger=logger.name):
         reporter.run([0], max_epochs=2)
     assert list(folder.read_history()) == [line, line]
@@ -183,7 +183,7 @@ def test_pictures_are_drawn_as_the_run_goes(ran):
 
 def test_a_picture_that_fails_is_no_reason_to_end_a_run(reporter, tmp_path, caplog):
     folder = RunDir(tmp_path / "absent")
-    attach_plots(reporter, folder, ("a", "b"), Engine(lambda engine, batch: None))
+    attach_plots(reporter, folder, classes=("a", "b"), evaluator=Engine(lambda engine, batch: None))
     logger = logging.getLogger("fer_ignite")
     logger.propagate = True
     with caplog.at_level("WARNING", logger="fer_ignite"):

@@ -153,7 +153,9 @@ def run(
     trainer = Engine(
         lambda engine, batch: seen.append([group["lr"] for group in optimizer.param_groups])
     )
-    handler, _ = attach_schedule(trainer, optimizer, schedule, event, plateau=plateau)
+    handler, _ = attach_schedule(
+        trainer, optimizer, schedule=schedule, event=event, plateau=plateau
+    )
     if saved is not None:
         handler.load_state_dict(saved)
     trainer.run(range(iterations), max_epochs=1)
@@ -272,6 +274,6 @@ def test_the_picture_of_a_schedule_is_a_picture(tmp_path):
     from PIL import Image
 
     path = tmp_path / "lr.png"
-    plot_schedule(build_schedule("onecycle", steps_per_epoch=5, epochs=2), 10, path, lr=0.1)
+    plot_schedule(build_schedule("onecycle", steps_per_epoch=5, epochs=2), 10, path=path, lr=0.1)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300

@@ -42,14 +42,14 @@ def test_curves_are_drawn_from_any_history(tmp_path, history):
     "confusion", [[[3, 1], [0, 4]], [[0, 0], [0, 0]]], ids=["counts", "all zero"]
 )
 def test_a_confusion_matrix_is_drawn(tmp_path, confusion):
-    draw_confusion(confusion, ["glad", "so-so"], tmp_path / "m.png", title="val")
+    draw_confusion(confusion, ["glad", "so-so"], path=tmp_path / "m.png", title="val")
     assert is_a_picture(tmp_path / "m.png")
 
 
 def test_more_classes_make_a_larger_picture(tmp_path):
     for count in (2, 12):
         draw_confusion(
-            [[1] * count] * count, [f"c{i}" for i in range(count)], tmp_path / f"{count}.png"
+            [[1] * count] * count, [f"c{i}" for i in range(count)], path=tmp_path / f"{count}.png"
         )
     with Image.open(tmp_path / "2.png") as small, Image.open(tmp_path / "12.png") as large:
         assert large.size > small.size

@@ -76,7 +76,7 @@ def test_folded_sums_go_on_after_a_restart(steps, batches):
 def test_logged_values_are_reduced_over_the_epoch_as_asked(reduce, value):
     records = RunningMetrics(group=None, device=CPU)
     for iteration in (1, 2, 3):
-        records.log("x", torch.tensor(float(iteration)), iteration, reduce=reduce)
+        records.log("x", torch.tensor(float(iteration)), iteration=iteration, reduce=reduce)
     records.reduce_across_ranks()
     assert records.epoch() == {"x": value}
 
@@ -84,9 +84,9 @@ def test_logged_values_are_reduced_over_the_epoch_as_asked(reduce, value):
 def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_not():
     records, heard = RunningMetrics(group=None, device=CPU), []
     records.on_flush.append(lambda values, iteration: heard.append((iteration, values)))
-    records.log("a", 1.0, 5)
-    records.log("b", 2.0, 7, on="epoch")
-    records.log("a", 3.0, 6, bar=True)
+    records.log("a", 1.0, iteration=5)
+    records.log("b", 2.0, iteration=7, on="epoch")
+    records.log("a", 3.0, iteration=6, bar=True)
     records.flush()
     assert heard == [(5, {"a": 1.0}), (6, {"a": 3.0})]
     assert records.bar == {"a": 3.0}
@@ -96,7 +96,7 @@ def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_no
 
 def test_a_logged_tensor_is_taken_as_it_is_now():
     records, value = RunningMetrics(group=None, device=CPU), torch.tensor(1.0)
-    records.log("x", value, 1)
+    records.log("x", value, iteration=1)
     value.fill_(9)
     records.reduce_across_ranks()
     assert records.epoch()["x"] == 1
@@ -106,7 +106,7 @@ def test_a_new_epoch_begins_at_nothing(steps, batches):
     made = steps()
     records = recorded(made)
     made.trainer.run([batches(4)] * 2, max_epochs=1, epoch_length=2)
-    records.log("x", 1.0, 2)
+    records.log("x", 1.0, iteration=2)
     records.reduce_across_ranks()
     records.clear()
     assert records.epoch() == {}

@@ -58,7 +58,9 @@ def find_copies(pack: DatasetCache) -> Copies:
     )
 
 
-def same_person(copies: Copies, labels_N: Numbers, persons_N: Numbers | None) -> NDArray[np.bool_]:
+def same_person(
+    copies: Copies, labels_N: Numbers, *, persons_N: Numbers | None
+) -> NDArray[np.bool_]:
     """bool [N]: images whose near copies are probably the same person with another expression, not the same picture.
 
     Such are near groups with several labels whose members are one person's; and all near groups with several labels where a

@@ -65,7 +65,7 @@ class Finding:
 
 
 def collect(
-    pack: DatasetCache, copies: Copies, issues: LabelIssues, seen_N: Flags, *, drop_above: float
+    pack: DatasetCache, copies: Copies, *, issues: LabelIssues, seen_N: Flags, drop_above: float
 ) -> list[Finding]:
     """All findings, the surest kinds first, doubtful labels by falling score.
 
@@ -76,12 +76,12 @@ def collect(
     labels_N, splits_N = np.asarray(pack.labels), np.asarray(pack.splits)
     grouped_N = np.bincount(copies.near_N, minlength=len(pack))[copies.near_N] > 1
     grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
-    person_N = same_person(copies, labels_N, pack.groups)
+    person_N = same_person(copies, labels_N, persons_N=pack.groups)
     # of one person's pictures, only equal ones are copies
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
     several_N = np.bincount(alike_N, minlength=len(pack))[alike_N] > 1
     copied_N = grouped_N & several_N
-    majority_N = majority_of_groups(alike_N, labels_N, len(pack.classes))
+    majority_N = majority_of_groups(alike_N, labels_N, num_classes=len(pack.classes))
     flags = {
         "blank": copies.flat_N,
         "label": issues.listed_N & ~copies.flat_N,  # a blank has no right label
@@ -93,11 +93,22 @@ def collect(
         "mirrored": grouped_N & ~person_N & copies.mirrored_N,
     }
     flags["near_copy"] = grouped_N & ~person_N & ~flags["exact_copy"] & ~flags["mirrored"]
-    drop_N = _advice(copies, alike_N, flags, labels_N, splits_N, majority_N, issues, drop_above)
+    drop_N = _advice(
+        copies,
+        alike_N,
+        flags=flags,
+        labels_N=labels_N,
+        splits_N=splits_N,
+        majority_N=majority_N,
+        issues=issues,
+        drop_above=drop_above,
+    )
     first_N = _heads(copies.near_N, splits_N)
     found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
     rows = []
-    for place in sorted(found.tolist(), key=lambda place: _rank(place, flags, issues, copies)):
+    for place in sorted(
+        found.tolist(), key=lambda place: _rank(place, flags, issues=issues, copies=copies)
+    ):
         suggested = int(issues.predicted_N[place]) if flags["label"][place] else -1
         if suggested < 0 and flags["contradicting"][place]:
             suggested = int(majority_N[place])
@@ -133,6 +144,7 @@ def _broken(pack: DatasetCache) -> list[Finding]:
 def _advice(
     copies: Copies,
     alike_N: Numbers,
+    *,
     flags: dict[str, Flags],
     labels_N: Numbers,
     splits_N: NDArray[np.uint8],
@@ -159,7 +171,7 @@ def _advice(
     return drop_N | again_N
 
 
-def majority_of_groups(groups_N: Numbers, labels_N: Numbers, num_classes: int) -> Numbers:
+def majority_of_groups(groups_N: Numbers, labels_N: Numbers, *, num_classes: int) -> Numbers:
     """int64 [N]: the label that more than half of an image's group has, else -1."""
     _, group_N = np.unique(groups_N, return_inverse=True)
     group_N = group_N.reshape(-1)
@@ -182,7 +194,7 @@ def _heads(groups_N: Numbers, splits_N: NDArray[np.uint8]) -> Numbers:
 
 
 def _rank(
-    place: int, flags: dict[str, Flags], issues: LabelIssues, copies: Copies
+    place: int, flags: dict[str, Flags], *, issues: LabelIssues, copies: Copies
 ) -> tuple[int, float, int, int]:
     kind = next(number for number, kind in enumerate(KINDS) if kind in flags and flags[kind][place])
     score = -float(issues.score_N[place]) if KINDS[kind] == "label" else 0.0

@@ -37,8 +37,8 @@ class LabelIssues:
 def find_label_issues(
     probabilities_NK: Probabilities,
     labels_N: Labels,
-    scored_N: NDArray[np.bool_],
     *,
+    scored_N: NDArray[np.bool_],
     label_method: str = "own",
 ) -> LabelIssues:
     """Doubts about the labels of all images that were judged.

@@ -92,14 +92,19 @@ def near_pairs(images_NSS: NDArray[np.uint8], *, least: float | None = None) -> 
     query_C, other_C, view_C = search.candidates(
         least=_ALIGNED_FROM if len(images_NSS) > _SMALL_SET else -1.0
     )
-    similarity_C = _verified_in_pieces(images_NSS, query_C, other_C, view_C)
+    similarity_C = _verified_in_pieces(images_NSS, query_C, other_P=other_C, view_P=view_C)
     kept = similarity_C >= least
     mirrored_V = torch.tensor([view[2] for view in _VIEWS])
-    return _in_order(query_C[kept], other_C[kept], mirrored_V[view_C[kept]], similarity_C[kept])
+    return _in_order(
+        query_C[kept],
+        other_C[kept],
+        mirrored_P=mirrored_V[view_C[kept]],
+        similarity_P=similarity_C[kept],
+    )
 
 
 def _in_order(
-    query_P: Tensor, other_P: Tensor, mirrored_P: Tensor, similarity_P: Tensor
+    query_P: Tensor, other_P: Tensor, *, mirrored_P: Tensor, similarity_P: Tensor
 ) -> NearPairs:
     """The pairs in order, the lower index first."""
     pairs_P2 = torch.stack(
@@ -109,7 +114,7 @@ def _in_order(
     return NearPairs(pairs_P2[order], mirrored_P.numpy()[order], similarity_P.numpy()[order])
 
 
-def _each_pair_once(query_C: Tensor, other_C: Tensor, like_C: Tensor) -> NDArray[np.int64]:
+def _each_pair_once(query_C: Tensor, other_C: Tensor, *, like_C: Tensor) -> NDArray[np.int64]:
     """Places of the more similar direction of each unordered pair."""
     low_C, high_C = torch.minimum(query_C, other_C).numpy(), torch.maximum(query_C, other_C).numpy()
     order = np.lexsort((-like_C.numpy(), high_C, low_C))
@@ -141,7 +146,7 @@ class _NeighbourSearch:
         """Other images int64 [R, k], cosine similarity float32 [R, k] and the view of the row int64 [R, k]."""
         small_B1SS = _small(self.images_NSS[rows_R.numpy()])
         viewed_VRE = torch.stack(
-            [self.project(_warp(small_B1SS, _matrix(*view))) for view in _VIEWS]
+            [self.project(_warp(small_B1SS, _matrix(view))) for view in _VIEWS]
         )
         viewed = viewed_VRE.to(self.dtype)
         best_RN = torch.empty(len(rows_R), len(self.images_NSS))
@@ -173,7 +178,9 @@ class _NeighbourSearch:
             torch.cat([part.reshape(-1) for part in column]) for column in zip(*parts, strict=True)
         )
         near = torch.nonzero(like_C >= least)[:, 0]
-        kept = near[torch.from_numpy(_each_pair_once(query_C[near], other_C[near], like_C[near]))]
+        kept = near[
+            torch.from_numpy(_each_pair_once(query_C[near], other_C[near], like_C=like_C[near]))
+        ]
         return query_C[kept], other_C[kept], view_C[kept]
 
     def threshold(self) -> float:
@@ -188,7 +195,10 @@ class _NeighbourSearch:
         other_RK, _, view_RK = self.nearest(rows_R)
         query_RK = rows_R[:, None].expand_as(other_RK)
         similarity_C = _verified_in_pieces(
-            self.images_NSS, query_RK.reshape(-1), other_RK.reshape(-1), view_RK.reshape(-1)
+            self.images_NSS,
+            query_RK.reshape(-1),
+            other_P=other_RK.reshape(-1),
+            view_P=view_RK.reshape(-1),
         )
         second_R = (
             similarity_C.reshape(other_RK.shape)
@@ -243,8 +253,9 @@ def _random_matrices(count: int, random: torch.Generator) -> Tensor:
     ).reshape(count, 2, 3)
 
 
-def _matrix(degrees: float, zoom: float, mirrored: bool, right: float, down: float) -> Tensor:
+def _matrix(view: tuple[float, float, bool, float, float]) -> Tensor:
     """Float32 [2, 3] for ``affine_grid``: from places in the view to places in the image."""
+    degrees, zoom, mirrored, right, down = view
     cos, sin = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
     sign = -1.0 if mirrored else 1.0
     return torch.tensor([[sign * cos, sin, right], [-sign * sin, cos, down]])
@@ -299,26 +310,27 @@ def _unit(values_BV: Tensor) -> Tensor:
 
 
 def _verified_in_pieces(
-    images_NSS: NDArray[np.uint8], query_P: Tensor, other_P: Tensor, view_P: Tensor
+    images_NSS: NDArray[np.uint8], query_P: Tensor, *, other_P: Tensor, view_P: Tensor
 ) -> Tensor:
     pieces = (
         torch.arange(at, min(at + _PIECE, len(query_P))) for at in range(0, len(query_P), _PIECE)
     )
     parts = [
-        _verified(images_NSS, query_P[piece], other_P[piece], view_P[piece]) for piece in pieces
+        _verified(images_NSS, query_P[piece], other_P=other_P[piece], view_P=view_P[piece])
+        for piece in pieces
     ]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def _verified(
-    images_NSS: NDArray[np.uint8], query_P: Tensor, other_P: Tensor, view_P: Tensor
+    images_NSS: NDArray[np.uint8], query_P: Tensor, *, other_P: Tensor, view_P: Tensor
 ) -> Tensor:
     """Float32 [P]: correlation of each aligned pair at 48 x 48 pixels; -1 where 24 x 24 pixels already tell them apart."""
     query_PSS, other_PSS = images_NSS[query_P.numpy()], images_NSS[other_P.numpy()]
     matrix_P23, coarse_P = _aligned(
         _band(_small(query_PSS)),
         _band(_small(other_PSS)),
-        torch.stack([_matrix(*v) for v in _VIEWS])[view_P],
+        matrix_P23=torch.stack([_matrix(view) for view in _VIEWS])[view_P],
     )
     similarity_P = torch.full((len(query_P),), -1.0)
     near = torch.nonzero(coarse_P > _LEAST)[:, 0]
@@ -326,11 +338,13 @@ def _verified(
         query, other = (
             torch.from_numpy(part[near.numpy()]).float()[:, None] for part in (query_PSS, other_PSS)
         )
-        similarity_P[near] = _correlation(_band(query), _band(other), matrix_P23[near])
+        similarity_P[near] = _correlation(_band(query), _band(other), matrix_P23=matrix_P23[near])
     return similarity_P
 
 
-def _aligned(query_P1SS: Tensor, other_P1SS: Tensor, matrix_P23: Tensor) -> tuple[Tensor, Tensor]:
+def _aligned(
+    query_P1SS: Tensor, other_P1SS: Tensor, *, matrix_P23: Tensor
+) -> tuple[Tensor, Tensor]:
     """Matrices [P, 2, 3] under which the query is most like the other, and the correlation there.
 
     Source: Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004: the inverse compositional algorithm, for the four
@@ -392,7 +406,7 @@ def _composed(matrix_P23: Tensor, change_P4: Tensor) -> Tensor:
     )
 
 
-def _correlation(query_P1SS: Tensor, other_P1SS: Tensor, matrix_P23: Tensor) -> Tensor:
+def _correlation(query_P1SS: Tensor, other_P1SS: Tensor, *, matrix_P23: Tensor) -> Tensor:
     """Float32 [P]: normalised cross-correlation where the circle and the warped query overlap; -1 for little overlap."""
     grid_PSS2 = F.affine_grid(matrix_P23, list(query_P1SS.shape), align_corners=False)
     warped_PSS = F.grid_sample(query_P1SS, grid_PSS2, padding_mode="border", align_corners=False)[

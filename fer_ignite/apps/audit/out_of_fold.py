@@ -69,13 +69,13 @@ def out_of_fold(
         network = _train_without(
             faces,
             np.flatnonzero(learned_N & (fold_N != fold) & (fold_N != NO_FOLD)),
-            held,
-            config,
-            device,
+            held=held,
+            config=config,
+            device=device,
         )
-        probabilities_NK[held] = out_of_fold_probabilities(network, faces, held, tta=tta)
+        probabilities_NK[held] = out_of_fold_probabilities(network, faces, indices=held, tta=tta)
         probabilities_NK[others] += (
-            out_of_fold_probabilities(network, faces, others, tta=tta) / folds
+            out_of_fold_probabilities(network, faces, indices=others, tta=tta) / folds
         )
         done(len(held))
     done(len(others))
@@ -89,6 +89,7 @@ def _size(side_px: int) -> dict[str, int]:
 def _train_without(
     faces: FaceDataset,
     kept: NDArray[np.int64],
+    *,
     held: NDArray[np.int64],
     config: Config,
     device: torch.device,
@@ -99,7 +100,7 @@ def _train_without(
     with tempfile.TemporaryDirectory(prefix="fer-ignite-audit-") as name:
         folder = RunDir(name)
         folder.create()
-        session = build_session_objects(config, part, folder, device=device)
+        session = build_session_objects(config, part, folder=folder, device=device)
         session.run()
     return LoadedModel(
         session.evaluated.eval(),
@@ -113,7 +114,7 @@ def _train_without(
 
 
 def out_of_fold_probabilities(
-    network: LoadedModel, faces: FaceDataset, indices: NDArray[np.int64], *, tta: str
+    network: LoadedModel, faces: FaceDataset, *, indices: NDArray[np.int64], tta: str
 ) -> NDArray[np.float32]:
     """float32 [len(indices), K]: a network's probabilities, in the order of the data's classes.
 

@@ -36,6 +36,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def draw_page(
     report: Mapping[str, Any],
     sentences: Sequence[str],
+    *,
     findings: Sequence[Finding],
     pack: DatasetCache,
 ) -> str:
@@ -55,15 +56,21 @@ def draw_page(
         _section(
             "Labels that are probably wrong",
             _shown(len(labels), _MOST_LABELS),
-            _faces(labels[:_MOST_LABELS], pack),
+            content=_faces(labels[:_MOST_LABELS], pack),
         ),
-        _groups("Copies with different labels", "contradicting", findings, pack),
-        _groups("Copies in several splits", "across_splits", findings, pack),
-        _groups("Same person?", "same_person", findings, pack),
+        _groups("Copies with different labels", "contradicting", findings=findings, pack=pack),
+        _groups("Copies in several splits", "across_splits", findings=findings, pack=pack),
+        _groups("Same person?", "same_person", findings=findings, pack=pack),
         _section(
-            "Blank images", _shown(len(blanks), _MOST_LABELS), _faces(blanks[:_MOST_LABELS], pack)
+            "Blank images",
+            _shown(len(blanks), _MOST_LABELS),
+            content=_faces(blanks[:_MOST_LABELS], pack),
         ),
-        _section("Broken files", _shown(len(broken), _MOST_BROKEN), _broken(broken[:_MOST_BROKEN])),
+        _section(
+            "Broken files",
+            _shown(len(broken), _MOST_BROKEN),
+            content=_broken(broken[:_MOST_BROKEN]),
+        ),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -75,7 +82,7 @@ def draw_page(
     )
 
 
-def _section(title: str, told: str, content: str) -> str:
+def _section(title: str, told: str, *, content: str) -> str:
     return (
         f"<section><h2>{escape(title)}</h2><p>{escape(told)}</p>{content}</section>"
         if content
@@ -105,7 +112,9 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> str:
     )
     table = f'<table><thead><tr><th scope="col">expression</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return _section(
-        "Balance of the classes", "Images of each class, and their share of the split.", table
+        "Balance of the classes",
+        "Images of each class, and their share of the split.",
+        content=table,
     )
 
 
@@ -139,7 +148,7 @@ def _caption(finding: Finding) -> str:
     return f"<div>{label}</div><div>{escape(', '.join(fact for fact in facts if fact))}</div>"
 
 
-def _groups(title: str, kind: str, findings: Sequence[Finding], pack: DatasetCache) -> str:
+def _groups(title: str, kind: str, *, findings: Sequence[Finding], pack: DatasetCache) -> str:
     members = [finding for finding in findings if kind in finding.kinds.split(";")]
     members.sort(key=lambda finding: (int(finding.group), finding.place))
     groups = [list(group) for _, group in groupby(members, key=lambda finding: finding.group)]
@@ -148,7 +157,7 @@ def _groups(title: str, kind: str, findings: Sequence[Finding], pack: DatasetCac
         f'<div class="group">{_faces(group[:_MOST_IN_GROUP], pack)}</div>'
         for group in groups[:_MOST_GROUPS]
     )
-    return _section(title, f"Groups: {_shown(len(groups), _MOST_GROUPS)}", drawn)
+    return _section(title, f"Groups: {_shown(len(groups), _MOST_GROUPS)}", content=drawn)
 
 
 def _broken(findings: Sequence[Finding]) -> str:

@@ -112,19 +112,21 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
     copies = find_copies(pack)
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
-    scored = _score_labels(faces, copies, request, quiet=config.quiet)
+    scored = _score_labels(faces, copies, request=request, quiet=config.quiet)
     seconds["labels"] = time.monotonic() - clock
-    skill = _skill(scored, faces.targets.labels_N, len(faces.classes))
+    skill = _skill(scored, faces.targets.labels_N, num_classes=len(faces.classes))
     if skill is not None and not skill["sufficient"]:
         scored = replace(scored, scored_N=np.zeros_like(scored.scored_N))
     issues = find_label_issues(
         scored.probabilities_NK,
         faces.targets.labels_N,
-        scored.scored_N,
+        scored_N=scored.scored_N,
         label_method=request.label_method,
     )
-    findings = collect(pack, copies, issues, scored.seen_N, drop_above=request.drop_above)
-    facts = _facts(faces, copies, findings)
+    findings = collect(
+        pack, copies, issues=issues, seen_N=scored.seen_N, drop_above=request.drop_above
+    )
+    facts = _facts(faces, copies, findings=findings)
     report = {
         **facts,
         "labels": {
@@ -140,18 +142,18 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         else validate_against_votes(
             voted_N,
             faces.targets.labels_N,
-            np.asarray(pack.splits),
-            issues,
-            scored.probabilities_NK,
-            scored.seen_N,
+            splits_N=np.asarray(pack.splits),
+            issues=issues,
+            probabilities_NK=scored.probabilities_NK,
+            seen_N=scored.seen_N,
         ),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    return _write(report, findings, faces, Path(request.out))
+    return _write(report, findings, faces=faces, out=Path(request.out))
 
 
 def _skill(
-    scored: _LabelScores, labels_N: NDArray[np.int64], num_classes: int
+    scored: _LabelScores, labels_N: NDArray[np.int64], *, num_classes: int
 ) -> dict[str, Any] | None:
     """Whether the networks recognise expressions well enough to say anything about labels; None without unseen images.
 
@@ -197,7 +199,7 @@ def _check(config: Config, request: AuditRequest) -> None:
 
 
 def _score_labels(
-    faces: FaceDataset, copies: Copies, request: AuditRequest, *, quiet: bool
+    faces: FaceDataset, copies: Copies, *, request: AuditRequest, quiet: bool
 ) -> _LabelScores:
     count = len(faces.targets.labels_N)
     everyone, nobody = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
@@ -206,8 +208,9 @@ def _score_labels(
             np.zeros((count, len(faces.classes)), np.float32), nobody, nobody, "nobody"
         )
     if request.checkpoint is not None:
-        return _score_with_checkpoint(faces, request, request.checkpoint)
-    device = torch.device(make_plan(LaunchSpec(device=request.device), {}, this_machine()).device)  # type: ignore[arg-type]
+        return _score_with_checkpoint(faces, request, checkpoint=request.checkpoint)
+    spec = LaunchSpec(device=request.device)  # type: ignore[arg-type]
+    device = torch.device(make_plan(spec, {}, machine=this_machine()).device)
     train, units_N = faces.indices["train"], _units(copies, faces)
     if not len(train):
         raise DataError(
@@ -243,11 +246,11 @@ def _units(copies: Copies, faces: FaceDataset) -> NDArray[np.int64]:
 
 
 def _score_with_checkpoint(
-    faces: FaceDataset, request: AuditRequest, checkpoint: str
+    faces: FaceDataset, request: AuditRequest, *, checkpoint: str
 ) -> _LabelScores:
     network = load_model(checkpoint, device=request.device, model=request.model)
     everyone = np.arange(len(faces.targets.labels_N))
-    probabilities_NK = out_of_fold_probabilities(network, faces, everyone, tta=request.tta)
+    probabilities_NK = out_of_fold_probabilities(network, faces, indices=everyone, tta=request.tta)
     seen_N = np.zeros(len(everyone), dtype=np.bool_)
     known = network.checkpoint["data"]["fingerprint"] == faces.fingerprint
     seen_N[
@@ -283,7 +286,7 @@ def _trained_on(saved: Mapping[str, Any], faces: FaceDataset) -> NDArray[np.int6
     ).indices["train"]
 
 
-def _facts(faces: FaceDataset, copies: Copies, findings: Sequence[Finding]) -> dict[str, Any]:
+def _facts(faces: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -> dict[str, Any]:
     pack = faces.pack
     assert pack is not None
     kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
@@ -319,7 +322,7 @@ def _leaks(copies: Copies, faces: FaceDataset) -> dict[str, int]:
     """Train images with a copy in val or test, by how alike they are; blank ones don't count, nor other expressions of a person."""
     assert faces.pack is not None
     splits_N = np.asarray(faces.pack.splits)
-    person_N = same_person(copies, faces.targets.labels_N, faces.pack.groups)
+    person_N = same_person(copies, faces.targets.labels_N, persons_N=faces.pack.groups)
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
     train_N = (splits_N == 0) & ~copies.flat_N
     return {
@@ -329,13 +332,13 @@ def _leaks(copies: Copies, faces: FaceDataset) -> dict[str, int]:
 
 
 def _write(
-    report: dict[str, Any], findings: Sequence[Finding], faces: FaceDataset, out: Path
+    report: dict[str, Any], findings: Sequence[Finding], *, faces: FaceDataset, out: Path
 ) -> dict[str, Any]:
     assert faces.pack is not None
     sentences = summarise(report, out)
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
-        "audit.html": lambda: draw_page(report, sentences, findings, faces.pack),  # type: ignore[arg-type]
+        "audit.html": lambda: draw_page(report, sentences, findings=findings, pack=faces.pack),  # type: ignore[arg-type]
         "audit.json": lambda: json.dumps({**report, "sentences": sentences}, indent=2) + "\n",
     }
     with storage_errors(out):

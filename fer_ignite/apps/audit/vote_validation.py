@@ -50,6 +50,7 @@ def voted_labels(path: str, pack: DatasetCache) -> NDArray[np.int64]:
 def validate_against_votes(
     voted_N: NDArray[np.int64],
     labels_N: NDArray[np.int64],
+    *,
     splits_N: NDArray[np.uint8],
     issues: LabelIssues,
     probabilities_NK: NDArray[np.float32],
@@ -70,7 +71,14 @@ def validate_against_votes(
     )
     wrong_N = voted_N != labels_N
     return {
-        name: _asked(voted_N, wrong_N, labels_N, issues, probabilities_NK, np.flatnonzero(part_N))
+        name: _asked(
+            voted_N,
+            wrong_N,
+            labels_N=labels_N,
+            issues=issues,
+            probabilities_NK=probabilities_NK,
+            part=np.flatnonzero(part_N),
+        )
         for name, part_N in parts.items()
         if part_N.any()
     }
@@ -79,6 +87,7 @@ def validate_against_votes(
 def _asked(
     voted_N: NDArray[np.int64],
     wrong_N: NDArray[np.bool_],
+    *,
     labels_N: NDArray[np.int64],
     issues: LabelIssues,
     probabilities_NK: NDArray[np.float32],

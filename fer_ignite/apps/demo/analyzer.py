@@ -87,7 +87,9 @@ class ImageAnalyzer:
     def _whole(self, image: Image.Image) -> Answer:
         predictor = self.predictor
         channels = "gray" if predictor.channels == 1 else "rgb"
-        face_HWC = fit_image(image, predictor.side_px, predictor.resize_mode, channels)
+        face_HWC = fit_image(
+            image, predictor.side_px, mode=predictor.resize_mode, channels=channels
+        )
         probabilities_K = predictor.probabilities(np.stack([face_HWC]))[0]
         face = Face(_sorted(dict(zip(predictor.classes, probabilities_K.tolist(), strict=True))))
         advice = "." if self.reader is None else "; switch that off to have faces looked for."

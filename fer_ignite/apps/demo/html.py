@@ -36,7 +36,7 @@ def analysis_html(answer: Answer) -> str:
     if answer.picture_HW3 is None:
         return ""
     cards = [
-        _card(answer.picture_HW3, face, number)
+        _card(answer.picture_HW3, face, number=number)
         for number, face in enumerate(answer.faces[:MAX_FACES], 1)
     ]
     left_out = len(answer.faces) - len(cards)
@@ -67,7 +67,7 @@ def _boxed(answer: Answer) -> str:
         return ""
     height, width = picture_HW3.shape[:2]
     marks = "".join(
-        _mark(face.box, number, max(width, height))
+        _mark(face.box, number, side_px=max(width, height))
         for number, face in enumerate(answer.faces, 1)
         if face.box
     )
@@ -80,7 +80,7 @@ def _boxed(answer: Answer) -> str:
     )
 
 
-def _mark(box: Box, number: int, side_px: int) -> str:
+def _mark(box: Box, number: int, *, side_px: int) -> str:
     line, text = side_px / 220, side_px / 26
     # A number above its box, or inside where there is no room above it.
     x, y = max(box.left, 0.0), box.top - line if box.top > text else box.top + text
@@ -90,7 +90,7 @@ def _mark(box: Box, number: int, side_px: int) -> str:
     )
 
 
-def _card(picture_HW3: NDArray[np.uint8], face: Face, number: int) -> str:
+def _card(picture_HW3: NDArray[np.uint8], face: Face, *, number: int) -> str:
     name, share = face.top
     title = f"{'' if face.box is None else f'Face {number}: '}{escape(name)}, {100 * share:.0f}\N{NO-BREAK SPACE}%"
     bars = "".join(_bar(*entry) for entry in face.probabilities.items())

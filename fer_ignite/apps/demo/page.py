@@ -122,7 +122,7 @@ class _Callbacks:
             same,
         )
 
-    def picture(self, given: Any, one_face: bool, by_example: bool) -> Iterator[tuple[Any, ...]]:
+    def picture(self, given: Any, one_face: bool, *, by_example: bool) -> Iterator[tuple[Any, ...]]:
         # What an example has switched on is not meant for the next picture.
         one_face = self.always_one or (one_face and not by_example)
         for kept, *shown in self._answers(given, one_face):
@@ -139,7 +139,9 @@ class _Callbacks:
         example = self.examples[index]
         # The file that Gradio writes for it is deleted like any other, so it is written again each time.
         picture: Any = example.image()
-        for _, *shown in self._told(lambda: example.data, f"{example.expression}.png", True):
+        for _, *shown in self._told(
+            lambda: example.data, f"{example.expression}.png", one_face=True
+        ):
             yield picture, True, True, *shown
             picture = self.same
 
@@ -148,10 +150,10 @@ class _Callbacks:
             yield self.same, _sentence(_WELCOME), ""
             return
         name = Path(given.get("orig_name") or given["path"]).name
-        yield from self._told(lambda: read_file_bytes(given["path"]), name, one_face)
+        yield from self._told(lambda: read_file_bytes(given["path"]), name, one_face=one_face)
 
     def _told(
-        self, read: Callable[[], bytes], name: str, one_face: bool
+        self, read: Callable[[], bytes], name: str, *, one_face: bool
     ) -> Iterator[tuple[Any, str, str]]:
         yield self.same, _sentence(_LOOKING), ""
         answer = _guarded(lambda: self.answerer.answer(read(), name=name, one_face=one_face))

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3  # of a probability, for fp32 in another order of summation: 1e
 
 
 def predict_with_export(
-    path: Path, form: str, network: LoadedModel
+    path: Path, form: str, *, network: LoadedModel
 ) -> tuple[Answers, ExportMetadata]:
     """The written file, opened as its users will open it: faces_BHWC -> probabilities_BK, and the record inside.
 
@@ -75,7 +75,7 @@ def _answers_of_module(module: torch.nn.Module) -> Answers:
 
 
 def compare_outputs(
-    network: LoadedModel, exported: Answers, reference: Reference, *, tta: str
+    network: LoadedModel, exported: Answers, *, reference: Reference, tta: str
 ) -> dict[str, Any]:
     """How far the export's answers are from the checkpoint's, which is computed in fp32.
 
@@ -104,7 +104,7 @@ def compare_outputs(
         values["accuracy"] = _accuracy(
             decided_N == reference.labels_N, exported_N == reference.labels_N
         )
-        values["recall"] = _recall(exported_N, reference.labels_N, network.classes)
+        values["recall"] = _recall(exported_N, reference.labels_N, classes=network.classes)
     return values
 
 
@@ -137,7 +137,7 @@ def _accuracy(hits_N: NDArray[np.bool_], exported_hits_N: NDArray[np.bool_]) -> 
 
 
 def _recall(
-    decided_N: NDArray[np.int64], labels_N: NDArray[np.int64], classes: tuple[str, ...]
+    decided_N: NDArray[np.int64], labels_N: NDArray[np.int64], *, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     table = {}
     for k, name in enumerate(classes):

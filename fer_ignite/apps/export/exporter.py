@@ -100,8 +100,10 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     )
     reference = reference_faces(network, asked, limit=request.limit)
     record = build_metadata(network, tta=request.tta, weights=request.weights)
-    content = _content(request, network, record, reference)
-    check = _write_checked(target, content, request, network, record, reference)
+    content = _content(request, network, record=record, reference=reference)
+    check = _write_checked(
+        target, content, request=request, network=network, record=record, reference=reference
+    )
     card = card_path(target)
     summary = _summary_of(network, request.checkpoint)
     write_text_durably(
@@ -216,7 +218,7 @@ def _target(request: ExportRequest) -> Path:
 
 
 def _content(
-    request: ExportRequest, network: LoadedModel, record: ExportMetadata, reference: Reference
+    request: ExportRequest, network: LoadedModel, *, record: ExportMetadata, reference: Reference
 ) -> bytes:
     if request.form in ("safetensors", "state-dict"):
         to_bytes = safetensors_bytes if request.form == "safetensors" else state_dict_bytes
@@ -228,13 +230,14 @@ def _content(
         return onnx_bytes(module, record, half=request.half)
     faces_NHWC = reference.train_faces(request.calibration_faces, seed=network.config.seed)
     return quantize_static(
-        onnx_bytes(module, replace(record, weights="fp32"), half=False), faces_NHWC, record
+        onnx_bytes(module, replace(record, weights="fp32"), half=False), faces_NHWC, record=record
     )
 
 
 def _write_checked(
     target: Path,
     content: bytes,
+    *,
     request: ExportRequest,
     network: LoadedModel,
     record: ExportMetadata,
@@ -244,9 +247,9 @@ def _write_checked(
     unchecked = target.with_name(f".unchecked-{target.name}")
     write_durably(unchecked, content)
     try:
-        answers, written = predict_with_export(unchecked, request.form, network)
+        answers, written = predict_with_export(unchecked, request.form, network=network)
         assert written == record, "the record inside is not the one that was given"
-        check = compare_outputs(network, answers, reference, tta=record.tta)
+        check = compare_outputs(network, answers, reference=reference, tta=record.tta)
         refuse_disagreement(check, exact=record.weights == "fp32")
         with storage_errors(target):
             os.replace(unchecked, target)

@@ -104,7 +104,7 @@ def render_model_card(
         "## Data",
         "\n".join(_data(record, config)),
         "## Figures",
-        "\n".join(_figures(record, check, summary)),
+        "\n".join(_figures(record, check, summary=summary)),
         "## Training",
         "\n".join(_training(record, config)),
     ]
@@ -169,7 +169,7 @@ def _data(record: ExportMetadata, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figures(
-    record: ExportMetadata, check: Mapping[str, Any], summary: Mapping[str, Any]
+    record: ExportMetadata, check: Mapping[str, Any], *, summary: Mapping[str, Any]
 ) -> Iterator[str]:
     rows = [(split, summary[split]) for split in ("val", "test") if split in summary]
     if rows:

@@ -27,7 +27,9 @@ _OPERATIONS = ["Conv", "Gemm", "MatMul"]
 _BATCH = 32
 
 
-def quantize_static(content: bytes, faces_NHWC: NDArray[np.uint8], record: ExportMetadata) -> bytes:
+def quantize_static(
+    content: bytes, faces_NHWC: NDArray[np.uint8], *, record: ExportMetadata
+) -> bytes:
     """The ONNX file ``content`` in int8.
 
     Args:
@@ -47,7 +49,7 @@ def quantize_static(content: bytes, faces_NHWC: NDArray[np.uint8], record: Expor
         quantization.quantize_static(
             plain,
             small,
-            _reader(quantization, faces_NHWC),
+            record=_reader(quantization, faces_NHWC),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_OPERATIONS,
             per_channel=True,

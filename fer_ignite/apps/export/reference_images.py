@@ -81,7 +81,7 @@ def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: in
         DataError, ConfigError: ``request.data`` can't be used.
     """
     try:
-        return _real_faces(network, request, limit)
+        return _real_faces(network, request, limit=limit)
     except FerError as error:
         if request.data is not None:
             raise
@@ -98,7 +98,7 @@ def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: in
     )
 
 
-def _real_faces(network: LoadedModel, request: EvaluateRequest, limit: int) -> Reference:
+def _real_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -> Reference:
     config = evaluation_config(request, network.checkpoint)
     pack, fingerprint = find_cache(config)
     faces = open_dataset(config, None if pack is None else str(pack))

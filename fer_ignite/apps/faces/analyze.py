@@ -68,21 +68,27 @@ def look_for_faces(
     waiting: list[tuple[str, Picture | DataError]] = []
     for source in sources:
         if is_webcam(source) or is_video(source):
-            yield from _read_pictures(waiting, reader, annotated_output)
+            yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
             waiting = []
-            yield from _video(source, reader, frame_stride, smooth_seconds, annotated_output)
+            yield from _video(
+                source,
+                reader,
+                frame_stride=frame_stride,
+                smooth_seconds=smooth_seconds,
+                annotated_output=annotated_output,
+            )
             continue
         waiting.append((source, _picture(source)))
         pixels = sum(picture.nbytes for _, picture in waiting if not isinstance(picture, DataError))
         if len(waiting) == _MOST_PICTURES or pixels > _BATCH_BYTES:
-            yield from _read_pictures(waiting, reader, annotated_output)
+            yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
             waiting = []
-    yield from _read_pictures(waiting, reader, annotated_output)
+    yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
 
 
 def _picture(source: str) -> Picture | DataError:
     try:
-        return fit_image(read_image(source), None, "squash", "rgb")
+        return fit_image(read_image(source), None, mode="squash", channels="rgb")
     except DataError as error:
         return error
 
@@ -90,6 +96,7 @@ def _picture(source: str) -> Picture | DataError:
 def _read_pictures(
     pictures: list[tuple[str, Picture | DataError]],
     reader: FaceReader,
+    *,
     annotated_output: AnnotatedOutput | None,
 ) -> Iterator[FaceRow]:
     sound = [picture for _, picture in pictures if not isinstance(picture, DataError)]
@@ -110,6 +117,7 @@ def _read_pictures(
 def _video(
     source: str,
     reader: FaceReader,
+    *,
     frame_stride: int,
     smooth_seconds: float,
     annotated_output: AnnotatedOutput | None,
@@ -140,7 +148,7 @@ def _drawn(watched: Iterable[FrameResult], file: VideoFile) -> Iterator[FrameRes
                 [face.reading for face in seen.faces],
                 [face.track for face in seen.faces],
             )
-            file.write(draw_faces_on_image(seen.frame.image_HW3, readings, tracks))
+            file.write(draw_faces_on_image(seen.frame.image_HW3, readings, tracks=tracks))
         yield seen
 
 
@@ -151,12 +159,12 @@ def _rows(video_source: VideoSource, watched: Iterable[FrameResult]) -> Iterator
         for number, face in enumerate(seen.faces if seen.looked else (), 1):
             found = True
             yield FaceRow(video_source.name, number, face.reading, last_s, face.track)
-    error = _cut_off(video_source, frames, last_s)
+    error = _cut_off(video_source, frames, last_s=last_s)
     if error is not None or not found:
         yield FaceRow(video_source.name, error=error)
 
 
-def _cut_off(video_source: VideoSource, frames: int, last_s: float) -> str | None:
+def _cut_off(video_source: VideoSource, frames: int, *, last_s: float) -> str | None:
     """What to say about a file that ends early; containers that guess their length are believed to a tenth."""
     name = printable(video_source.name)
     if frames == 0:

@@ -24,12 +24,12 @@ def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArra
     height, width = image_HW3.shape[:2]
     side = round(max(box.width, box.height) * (1 + 2 * margin))
     side = max(1, min(side, 2 * max(height, width)))
-    rows = _places(box.top + box.height / 2, side, height)
-    columns = _places(box.left + box.width / 2, side, width)
+    rows = _places(box.top + box.height / 2, side, length=height)
+    columns = _places(box.left + box.width / 2, side, length=width)
     return image_HW3[rows[:, None], columns[None, :]]
 
 
-def _places(middle: float, side: int, length: int) -> NDArray[np.int64]:
+def _places(middle: float, side: int, *, length: int) -> NDArray[np.int64]:
     start = round(min(max(middle, 0.0), float(length)) - side / 2)
     return np.clip(np.arange(start, start + side), 0, length - 1)
 

@@ -17,7 +17,7 @@ _COLOUR, _TEXT = (255, 210, 0), (0, 0, 0)  # black on yellow: 14 to 1, and seen 
 
 
 def draw_faces_on_image(
-    image_HW3: NDArray[np.uint8], readings: Sequence[FaceReading], tracks: Sequence[int] = ()
+    image_HW3: NDArray[np.uint8], readings: Sequence[FaceReading], *, tracks: Sequence[int] = ()
 ) -> NDArray[np.uint8]:
     """A copy with each face's box, its most probable expression and how probable; with its track's number, if given.
 
@@ -34,13 +34,17 @@ def draw_faces_on_image(
         name, chance = reading.top
         number = f"{tracks[place]}: " if tracks else ""
         _draw_one(
-            canvas, reading, f"{number}{name} {100 * chance:.0f} %", font, max(2, round(2 * unit))
+            canvas,
+            reading,
+            text=f"{number}{name} {100 * chance:.0f} %",
+            font=font,
+            line_px=max(2, round(2 * unit)),
         )
     return np.asarray(image)
 
 
 def _draw_one(
-    canvas: ImageDraw.ImageDraw, reading: FaceReading, text: str, font: Any, line_px: int
+    canvas: ImageDraw.ImageDraw, reading: FaceReading, *, text: str, font: Any, line_px: int
 ) -> None:
     box = reading.box
     canvas.rectangle(

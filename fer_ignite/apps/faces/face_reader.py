@@ -84,8 +84,8 @@ class FaceReader:
         return fit_image(
             face,
             self.predictor.side_px,
-            "squash",
-            "gray" if self.predictor.channels == 1 else "rgb",
+            mode="squash",
+            channels="gray" if self.predictor.channels == 1 else "rgb",
         )
 
     def _chances(self, crops: Sequence[NDArray[np.uint8]]) -> list[list[float]]:

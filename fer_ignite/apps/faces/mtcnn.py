@@ -72,19 +72,23 @@ class Mtcnn:
         try:
             boxes_B4 = _squared(self._propose(networks["pnet"], image_HW3))
             boxes_B4, scores_B, _ = self._refine(
-                networks["rnet"], image_HW3, boxes_B4, 24, ("dense_2", "softmax_1")
+                networks["rnet"],
+                image_HW3,
+                boxes_B4=boxes_B4,
+                side=24,
+                outputs=("dense_2", "softmax_1"),
             )
-            kept = self._apart(boxes_B4, scores_B, 0.7)
+            kept = self._apart(boxes_B4, scores_B, most=0.7)
             boxes_B4, scores_B, points_B10 = self._refine(
                 networks["onet"],
                 image_HW3,
-                _squared(boxes_B4[kept]),
-                48,
-                ("dense_5", "softmax_2", "dense_6"),
+                boxes_B4=_squared(boxes_B4[kept]),
+                side=48,
+                outputs=("dense_5", "softmax_2", "dense_6"),
             )
         finally:
             self._idle.append(networks)
-        return _as_boxes(boxes_B4, scores_B, points_B10)
+        return _as_boxes(boxes_B4, scores_B, points_B10=points_B10)
 
     def _propose(self, pnet: Any, image_HW3: NDArray[np.uint8]) -> Floats:
         """Windows of every size that could hold a face."""
@@ -92,21 +96,21 @@ class Mtcnn:
         scale = _WINDOW_PX / max(self.smallest_px, shorter / 40)
         boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
         while shorter * scale >= _WINDOW_PX:
-            boxes_B4, moves_B4, scores_B = self._windows(pnet, image_HW3, scale)
-            kept = self._apart(boxes_B4, scores_B, 0.5)
+            boxes_B4, moves_B4, scores_B = self._windows(pnet, image_HW3, scale=scale)
+            kept = self._apart(boxes_B4, scores_B, most=0.5)
             boxes.append(_moved(boxes_B4[kept], moves_B4[kept]))
             scores.append(scores_B[kept])
             scale *= _PYRAMID
         boxes_B4, scores_B = np.concatenate(boxes), np.concatenate(scores)
-        return boxes_B4[self._apart(boxes_B4, scores_B, 0.7)[:_MOST_WINDOWS]]
+        return boxes_B4[self._apart(boxes_B4, scores_B, most=0.7)[:_MOST_WINDOWS]]
 
     def _windows(
-        self, pnet: Any, image_HW3: NDArray[np.uint8], scale: float
+        self, pnet: Any, image_HW3: NDArray[np.uint8], *, scale: float
     ) -> tuple[Floats, Floats, Floats]:
         """The first network slides over the picture at one scale: boxes, how to move them, scores."""
         height, width = (int(np.ceil(length * scale)) for length in image_HW3.shape[:2])
         small_HW3 = self._cv2.resize(image_HW3, (width, height), interpolation=self._cv2.INTER_AREA)
-        moves, scores = _forward(pnet, small_HW3[None], ("conv2d_4", "softmax"))
+        moves, scores = _forward(pnet, small_HW3[None], outputs=("conv2d_4", "softmax"))
         # the networks were trained on transposed pictures
         columns, rows = np.nonzero(scores[0, :, :, 1] >= 0.6)
         corners_B2 = np.stack([columns, rows], axis=1) * _STRIDE_PX
@@ -119,6 +123,7 @@ class Mtcnn:
         self,
         network: Any,
         image_HW3: NDArray[np.uint8],
+        *,
         boxes_B4: Floats,
         side: int,
         outputs: tuple[str, ...],
@@ -130,7 +135,9 @@ class Mtcnn:
         if not len(boxes_B4):
             return boxes_B4, np.zeros(0, np.float32), np.zeros((0, 10), np.float32)
         moves_B4, scores_B2, *points = _forward(
-            network, np.stack([self._cut(image_HW3, box, side) for box in boxes_B4]), outputs
+            network,
+            np.stack([self._cut(image_HW3, box, side=side) for box in boxes_B4]),
+            outputs=outputs,
         )
         kept = scores_B2[:, 1] > 0.7
         points_B10 = np.zeros((int(kept.sum()), 0), np.float32)
@@ -141,7 +148,7 @@ class Mtcnn:
             )
         return _moved(boxes_B4[kept], moves_B4[kept]), scores_B2[kept, 1], points_B10
 
-    def _cut(self, image_HW3: NDArray[np.uint8], box: Floats, side: int) -> NDArray[np.uint8]:
+    def _cut(self, image_HW3: NDArray[np.uint8], box: Floats, *, side: int) -> NDArray[np.uint8]:
         """A box as a square of one side; black where it reaches over the picture's border."""
         height, width = image_HW3.shape[:2]
         left, top, right, bottom = (round(float(value)) for value in box)
@@ -157,7 +164,7 @@ class Mtcnn:
         )
         return square
 
-    def _apart(self, boxes_B4: Floats, scores_B: Floats, most: float) -> NDArray[np.int64]:
+    def _apart(self, boxes_B4: Floats, scores_B: Floats, *, most: float) -> NDArray[np.int64]:
         """Places of the boxes that overlap no surer one by more than ``most`` (intersection over union), surest first."""
         if not len(boxes_B4):
             return np.zeros(0, np.int64)
@@ -178,7 +185,7 @@ def _weights_folder() -> Path:
     return Path(found.origin).parent
 
 
-def _forward(network: Any, pixels_BHW3: NDArray[np.uint8], outputs: Sequence[str]) -> Any:
+def _forward(network: Any, pixels_BHW3: NDArray[np.uint8], *, outputs: Sequence[str]) -> Any:
     values_BWH3 = (pixels_BHW3.transpose(0, 2, 1, 3).astype(np.float32) - 127.5) / 128
     network.setInput(np.ascontiguousarray(values_BWH3))
     return network.forward(outputs)
@@ -199,7 +206,7 @@ def _squared(boxes_B4: Floats) -> Floats:
     return squares_B4
 
 
-def _as_boxes(boxes_B4: Floats, scores_B: Floats, points_B10: Floats) -> list[Box]:
+def _as_boxes(boxes_B4: Floats, scores_B: Floats, *, points_B10: Floats) -> list[Box]:
     """Surest first, without those that lie mostly inside a surer one."""
     kept: list[Box] = []
     for place in np.argsort(-scores_B, kind="stable"):

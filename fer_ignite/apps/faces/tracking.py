@@ -58,7 +58,7 @@ class FaceTracker:
         self._tracks = [track for track in self._tracks if time_s - track.seen_s <= self.patience_s]
         track_of = self._matched(readings)
         return [
-            self._seen(track_of.get(place), time_s, reading)
+            self._seen(track_of.get(place), time_s, reading=reading)
             for place, reading in enumerate(readings)
         ]
 
@@ -77,7 +77,7 @@ class FaceTracker:
                 taken.add(track.number)
         return found
 
-    def _seen(self, track: _Track | None, time_s: float, reading: FaceReading) -> TrackedFace:
+    def _seen(self, track: _Track | None, time_s: float, *, reading: FaceReading) -> TrackedFace:
         if track is None:
             self._begun += 1
             track = _Track(self._begun, time_s, reading)

@@ -45,7 +45,9 @@ def iter_video_results(
     for chunk in _chunks(
         frames,
         frame_stride,
-        1 if video_source.live else _chunk_length(video_source, frame_stride, all_pixels),
+        length=1
+        if video_source.live
+        else _chunk_length(video_source, frame_stride, all_pixels=all_pixels),
     ):
         pictures = [
             frame.image_HW3 for looked, frame in chunk if looked and frame.image_HW3 is not None
@@ -58,7 +60,7 @@ def iter_video_results(
             yield FrameResult(frame, seen, faces)
 
 
-def _chunk_length(video_source: VideoSource, frame_stride: int, all_pixels: bool) -> int:
+def _chunk_length(video_source: VideoSource, frame_stride: int, *, all_pixels: bool) -> int:
     """Frames that are read before the networks run: some looks, within a bound on memory."""
     kept = max(1, _BATCH_BYTES // (3 * video_source.width * video_source.height))
     looks = min(_MOST_LOOKS, kept if not all_pixels else max(1, kept // frame_stride))
@@ -66,7 +68,7 @@ def _chunk_length(video_source: VideoSource, frame_stride: int, all_pixels: bool
 
 
 def _chunks(
-    frames: Iterable[Frame], frame_stride: int, length: int
+    frames: Iterable[Frame], frame_stride: int, *, length: int
 ) -> Iterator[list[tuple[bool, Frame]]]:
     chunk: list[tuple[bool, Frame]] = []
     for number, frame in enumerate(frames):

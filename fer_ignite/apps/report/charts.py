@@ -48,8 +48,8 @@ class Scale:
 def line_chart(
     key: str,
     title: str,
-    series: Sequence[Series],
     *,
+    series: Sequence[Series],
     x_label: str,
     percent: bool = False,
     whole: bool = True,
@@ -74,8 +74,10 @@ def line_chart(
     ]
     across = Scale(first, last, LEFT + 6, WIDTH - RIGHT - 4)
     up = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    svg = _canvas(key, title, "; ".join(_said(line, percent) for line in series if line.points))
-    _axes(svg, across, up, x_ticks, ticks, x_label=x_label, percent=percent)
+    svg = _canvas(
+        key, title, said="; ".join(_said(line, percent) for line in series if line.points)
+    )
+    _axes(svg, across, up=up, x_ticks=x_ticks, y_ticks=ticks, x_label=x_label, percent=percent)
     for line in series:
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.points)
         ET.SubElement(svg, "polyline", {"points": path, "class": f"line s{line.style % 8}"})
@@ -95,7 +97,7 @@ def line_chart(
     return _text(svg)
 
 
-def reliability_chart(key: str, before: Calibration, after: Calibration | None) -> Svg:
+def reliability_chart(key: str, before: Calibration, *, after: Calibration | None) -> Svg:
     """Accuracy over confidence, with 95 % intervals, before and after the temperature; the diagonal is perfect."""
     title = "How often it is right, by how sure it says it is"
     told = f"calibration error {100 * before.error:.1f} per cent"
@@ -103,10 +105,21 @@ def reliability_chart(key: str, before: Calibration, after: Calibration | None) 
         told += (
             f" as trained, {100 * after.error:.1f} per cent at temperature {after.temperature:.2f}"
         )
-    svg = _canvas(key, title, told + "; the diagonal is what a perfectly honest network would show")
+    svg = _canvas(
+        key, title, said=told + "; the diagonal is what a perfectly honest network would show"
+    )
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     across, up = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
-    _axes(svg, across, up, ticks, ticks, x_label="confidence in %", percent=True, x_percent=True)
+    _axes(
+        svg,
+        across,
+        up=up,
+        x_ticks=ticks,
+        y_ticks=ticks,
+        x_label="confidence in %",
+        percent=True,
+        x_percent=True,
+    )
     ends = {
         "x1": f"{across(0):.1f}",
         "y1": f"{up(0):.1f}",
@@ -143,7 +156,7 @@ def reliability_chart(key: str, before: Calibration, after: Calibration | None) 
 
 
 def share_chart(
-    key: str, title: str, rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]]
+    key: str, title: str, *, rows: Sequence[tuple[str, Sequence[tuple[float, float, float]]]]
 ) -> Svg:
     """Shares with intervals, a row per name, a mark per value: (share, low, high), in the order of the page's styles."""
     marks = max((len(values) for _, values in rows), default=1)
@@ -154,7 +167,7 @@ def share_chart(
         f"{name} " + " and ".join(f"{100 * share:.0f}" for share, _, _ in values)
         for name, values in rows
     )
-    svg = _canvas(key, title, f"in per cent: {said}", height=height)
+    svg = _canvas(key, title, said=f"in per cent: {said}", height=height)
     across = Scale(0, 1, left, WIDTH - RIGHT)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = f"{across(tick):.1f}"
@@ -166,18 +179,18 @@ def share_chart(
         _write(
             svg,
             f"{100 * tick:g} %",
-            across(tick),
-            height - BOTTOM + 16,
-            "end" if tick == 1 else "middle",
+            x=across(tick),
+            y=height - BOTTOM + 16,
+            anchor="end" if tick == 1 else "middle",
         )
     for place, (name, values) in enumerate(rows):
         middle = TOP + step * (place + 0.5)
         _write(
             svg,
             name if len(name) <= 14 else name[:13] + "…",
-            left - 8,
-            middle + 4,
-            "end",
+            x=left - 8,
+            y=middle + 4,
+            anchor="end",
             kind="name",
         )
         for mark, (share, low, high) in enumerate(values):
@@ -219,7 +232,7 @@ def nice_ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -
     return [place * step for place in range(first, max(last, first + 1) + 1)]
 
 
-def _canvas(key: str, title: str, said: str, *, height: float = HEIGHT) -> ET.Element:
+def _canvas(key: str, title: str, *, said: str, height: float = HEIGHT) -> ET.Element:
     named = {"role": "img", "aria-labelledby": f"{key}-title {key}-said", "class": "chart"}
     svg = ET.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", **named})
     ET.SubElement(svg, "title", {"id": f"{key}-title"}).text = title
@@ -230,10 +243,10 @@ def _canvas(key: str, title: str, said: str, *, height: float = HEIGHT) -> ET.El
 def _axes(
     svg: ET.Element,
     across: Scale,
+    *,
     up: Scale,
     x_ticks: Sequence[float],
     y_ticks: Sequence[float],
-    *,
     x_label: str,
     percent: bool,
     x_percent: bool = False,
@@ -245,16 +258,20 @@ def _axes(
             "line",
             {"x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": y, "y2": y, "class": "grid"},
         )
-        _write(svg, _shown(tick, percent, short=True), LEFT - 6, up(tick) + 4, "end")
+        _write(svg, _shown(tick, percent, short=True), x=LEFT - 6, y=up(tick) + 4, anchor="end")
     for tick in x_ticks:
         _write(
-            svg, _shown(tick, x_percent, short=True), across(tick), HEIGHT - BOTTOM + 16, "middle"
+            svg,
+            _shown(tick, x_percent, short=True),
+            x=across(tick),
+            y=HEIGHT - BOTTOM + 16,
+            anchor="middle",
         )
-    _write(svg, x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "middle")
+    _write(svg, x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 3, anchor="middle")
 
 
 def _write(
-    svg: ET.Element, text: str, x: float, y: float, anchor: str, *, kind: str = "tick"
+    svg: ET.Element, text: str, *, x: float, y: float, anchor: str, kind: str = "tick"
 ) -> None:
     ET.SubElement(
         svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "class": kind}

@@ -25,7 +25,9 @@ def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -
         FerError: as ``evaluate`` does.
     """
     names = distinct_names(subjects)
-    runs = [_run(name, subject, options) for name, subject in zip(names, subjects, strict=True)]
+    runs = [
+        _run(name, subject, options=options) for name, subject in zip(names, subjects, strict=True)
+    ]
     histories = [
         [] if subject.folder is None else list(subject.folder.read_history())
         for subject in subjects
@@ -39,7 +41,7 @@ def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -
         "checkpoints": [(run["name"], run["checkpoint"]) for run in runs],
         "best": ranked[0],
         "pairs": pairs,
-        "sentences": _sentences(ranked, pairs, options.split),
+        "sentences": _sentences(ranked, pairs, split=options.split),
         "curves": shared_charts(names, histories),
         "class_chart": recall_chart(runs),
         "settings": differing_settings([run["config"] for run in runs]),
@@ -81,10 +83,10 @@ def recall_chart(runs: Sequence[dict[str, Any]]) -> Svg:
         return Svg("")
     tables = [class_rows(run["result"]) for run in runs]
     rows = [(name, [table[k]["recall"] for table in tables]) for k, name in enumerate(classes)]
-    return share_chart("per-class", "Recall of each expression by run", rows)
+    return share_chart("per-class", "Recall of each expression by run", rows=rows)
 
 
-def _run(name: str, subject: RunReference, options: ReportOptions) -> dict[str, Any]:
+def _run(name: str, subject: RunReference, *, options: ReportOptions) -> dict[str, Any]:
     result = evaluation_result(subject, options)
     return {
         "name": name,
@@ -98,7 +100,7 @@ def _run(name: str, subject: RunReference, options: ReportOptions) -> dict[str, 
 
 
 def _sentences(
-    ranked: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], split: str
+    ranked: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], *, split: str
 ) -> list[str]:
     best = ranked[0]
     lead = f"{best['name']} has the highest accuracy on {split}, {100 * best['result']['accuracy']:.1f} %."

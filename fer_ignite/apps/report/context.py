@@ -106,7 +106,7 @@ def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def class_chart(result: Mapping[str, Any]) -> Svg:
     """Recall and precision of each expression beside each other."""
     rows = [(row["name"], [row["recall"], row["precision"]]) for row in class_rows(result)]
-    return share_chart("per-class", "Recall and precision of each expression", rows)
+    return share_chart("per-class", "Recall and precision of each expression", rows=rows)
 
 
 def ranking_facts(seen: ReportData) -> dict[str, Any]:
@@ -134,7 +134,9 @@ def ranking_facts(seen: ReportData) -> dict[str, Any]:
         "charts": [
             {
                 "title": title,
-                "svg": line_chart(key, title, series, x_label=label, percent=True, whole=False),
+                "svg": line_chart(
+                    key, title, series=series, x_label=label, percent=True, whole=False
+                ),
                 "legend": [(line.name, line.style % 8) for line in series],
             }
             for title, key, series, label in charts
@@ -147,7 +149,7 @@ def ranking_facts(seen: ReportData) -> dict[str, Any]:
 
 
 def _thinned(
-    x_T: NDArray[np.float64], y_T: NDArray[np.float64], most: int = 120
+    x_T: NDArray[np.float64], y_T: NDArray[np.float64], *, most: int = 120
 ) -> list[tuple[float, float]]:
     """At most ``most`` points of a curve, the last one among them."""
     kept = np.unique(np.linspace(0, len(x_T) - 1, min(most, len(x_T))).round().astype(int))
@@ -191,7 +193,7 @@ def calibration_facts(seen: ReportData) -> dict[str, Any]:
     return {
         "before": before,
         "after": after,
-        "svg": reliability_chart("reliability", before, after),
+        "svg": reliability_chart("reliability", before, after=after),
     }
 
 

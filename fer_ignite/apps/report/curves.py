@@ -16,9 +16,11 @@ def history_charts(history: History) -> list[dict[str, Any]]:
     accuracy, loss = (_pair(history, name) for name in ("accuracy", "loss"))
     recall = Series("validation UAR", points(history, "val_uar"), 2)
     charts = [
-        _chart("curve-accuracy", "Accuracy in %", [*accuracy, recall], percent=True),
-        _chart("curve-loss", "Loss", loss),
-        _chart("curve-lr", "Learning rate", [Series("learning rate", points(history, "lr"), 0)]),
+        _chart("curve-accuracy", "Accuracy in %", series=[*accuracy, recall], percent=True),
+        _chart("curve-loss", "Loss", series=loss),
+        _chart(
+            "curve-lr", "Learning rate", series=[Series("learning rate", points(history, "lr"), 0)]
+        ),
     ]
     return [chart for chart in charts if chart["svg"]]
 
@@ -37,7 +39,9 @@ def shared_charts(names: Sequence[str], histories: Sequence[History]) -> list[di
             Series(name, points(history, field, over=over), place)
             for place, (name, history) in enumerate(zip(names, histories, strict=True))
         ]
-        charts.append(_chart(f"shared-{field}-{over}", title, series, percent=percent, over=over))
+        charts.append(
+            _chart(f"shared-{field}-{over}", title, series=series, percent=percent, over=over)
+        )
     return [chart for chart in charts if chart["svg"]]
 
 
@@ -60,11 +64,11 @@ def _finite(value: Any) -> float | None:
 
 
 def _chart(
-    key: str, title: str, series: Sequence[Series], *, percent: bool = False, over: str = "epoch"
+    key: str, title: str, *, series: Sequence[Series], percent: bool = False, over: str = "epoch"
 ) -> dict[str, Any]:
     x_label = "minutes" if over == "elapsed_seconds" else "epoch"
     svg: Svg = line_chart(
-        key, title, series, x_label=x_label, percent=percent, whole=over == "epoch"
+        key, title, series=series, x_label=x_label, percent=percent, whole=over == "epoch"
     )
     return {
         "title": title,

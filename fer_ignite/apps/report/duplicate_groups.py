@@ -22,12 +22,12 @@ def duplicate_groups(pack: DatasetCache, split: str) -> list[dict[str, Any]]:
     Returns:
         ``image`` (data URI), ``copies`` [{id, split, label}], ``contradicts``.
     """
-    groups = _worth_showing(pack.copies, pack, SPLITS.index(split))
+    groups = _worth_showing(pack.copies, pack, split=SPLITS.index(split))
     return [_described(pack, group) for group in groups[:MOST_GROUPS]]
 
 
 def _worth_showing(
-    copies_N: NDArray[np.int64], pack: DatasetCache, split: int
+    copies_N: NDArray[np.int64], pack: DatasetCache, *, split: int
 ) -> list[NDArray[np.int64]]:
     """Groups with a member in the split and another label or split beside it; more labels first, then more splits."""
     touched = np.unique(copies_N[pack.splits == split])

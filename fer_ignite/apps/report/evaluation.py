@@ -90,7 +90,12 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
         torch.tensor(seen["logits"]),
         torch.tensor(seen["labels"]),
         np.array(seen["places"]),
-        _in_train(faces, options, np.array(seen["places"]), config.drop_train_duplicates)
+        _in_train(
+            faces,
+            options,
+            places_N=np.array(seen["places"]),
+            drop_train_duplicates=config.drop_train_duplicates,
+        )
         if faces.fingerprint == network.checkpoint["data"]["fingerprint"]
         else None,
         shown,
@@ -100,6 +105,7 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
 def _in_train(
     faces: FaceDataset,
     options: ReportOptions,
+    *,
     places_N: NDArray[np.int64],
     drop_train_duplicates: bool,
 ) -> NDArray[np.bool_] | None:
@@ -123,6 +129,6 @@ def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
         quiet=True,
         device=options.device,
         votes=options.votes if config.get("votes") else None,
-        model=required_user_code(config, "model", options.model),
-        collate_fn=required_user_code(config, "collate_fn", options.collate_fn),
+        model=required_user_code(config, "model", given=options.model),
+        collate_fn=required_user_code(config, "collate_fn", given=options.collate_fn),
     )

@@ -47,7 +47,11 @@ class GradCam:
         wanted_B, at, parts = torch.tensor(targets, dtype=torch.int64), 0, [torch.zeros(0, 1, 1)]
         for images_BCHW in self.images(rows):
             part_B = wanted_B[at : at + len(images_BCHW)].to(images_BCHW.device)
-            parts.append(attention_maps(self.look.network.model, images_BCHW, part_B, self.layer))
+            parts.append(
+                attention_maps(
+                    self.look.network.model, images_BCHW, targets_B=part_B, layer=self.layer
+                )
+            )
             at += len(images_BCHW)
         return torch.cat(parts[1:] or parts)
 
@@ -101,7 +105,7 @@ class GradCam:
             with torch.inference_mode():
                 probabilities_BK = model(images_BCHW).softmax(dim=1)
             top_B = probabilities_BK.argmax(dim=1)
-            maps_BHW = attention_maps(model, images_BCHW, top_B, self.layer)
+            maps_BHW = attention_maps(model, images_BCHW, targets_B=top_B, layer=self.layer)
             for falls, maps in ((own, maps_BHW), (other, maps_BHW.roll(1, dims=0))):
                 with torch.inference_mode():
                     hidden_BK = model(

@@ -58,7 +58,9 @@ def describe_faces(look: ReportData, rows: Sequence[int]) -> dict[int, dict[str,
     """What the page says about single faces, by row: picture, name, label, the three best guesses, votes."""
     places = [int(look.places_N[row]) for row in rows]
     probabilities_NK, classes = out_of_fold_probabilities(look), look.network.classes
-    vote_texts = {} if look.votes is None else describe_votes(look.votes, look.faces.pack, places)
+    vote_texts = (
+        {} if look.votes is None else describe_votes(look.votes, look.faces.pack, places=places)
+    )
     described = {}
     for row, place, face_HWC in zip(rows, places, load_pixels(look.faces, places), strict=True):
         best = look.logits_NK[row].topk(min(3, len(classes))).indices

@@ -75,7 +75,7 @@ def find_layer(model: nn.Module, images_BCHW: Tensor) -> Layer:
 
 
 def attention_maps(
-    model: nn.Module, images_BCHW: Tensor, targets_B: Tensor, layer: Layer
+    model: nn.Module, images_BCHW: Tensor, *, targets_B: Tensor, layer: Layer
 ) -> Tensor:
     """Where the network found what speaks for a class: float32 [B, H, W] in [0, 1] at the images' size, on the CPU.
 

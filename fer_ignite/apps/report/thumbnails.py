@@ -40,7 +40,7 @@ def _pixels(sample: object, faces: FaceDataset) -> Pixels:
         image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()
         low, high = float(image_HWC.min()), float(image_HWC.max())
         return ((image_HWC - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-    return np.asarray(sample_pixels(image, faces.side_px or 48, faces.channels))
+    return np.asarray(sample_pixels(image, faces.side_px or 48, channels=faces.channels))
 
 
 def thumbnail_uri(face_HWC: Pixels, *, side_px: int = THUMBNAIL_PX) -> str:

@@ -15,7 +15,9 @@ __all__ = ["describe_votes"]
 _ROW = re.compile(r"row (\d+)")
 
 
-def describe_votes(votes: str, pack: DatasetCache | None, places: Sequence[int]) -> dict[int, str]:
+def describe_votes(
+    votes: str, pack: DatasetCache | None, *, places: Sequence[int]
+) -> dict[int, str]:
     """The votes of the faces at ``places``, most first, such as "fear 5, surprise 4, neutral 1".
 
     Args:

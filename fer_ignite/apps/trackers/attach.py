@@ -41,8 +41,8 @@ class Trackers:
         self,
         trackers: Sequence[Tracker],
         folder: RunDir,
-        settings: Callable[[], Mapping[str, Any]],
         *,
+        settings: Callable[[], Mapping[str, Any]],
         checkpoint: bool,
     ) -> None:
         self.each = tuple(trackers)
@@ -82,7 +82,9 @@ class Trackers:
         checkpoint = best if self._checkpoint and best.exists() else None
         for tracker in self._opened:
             tracker.post.put(
-                functools.partial(tracker.deliver_results, scores, files, pictures, checkpoint)
+                functools.partial(
+                    tracker.deliver_results, scores, files, pictures=pictures, checkpoint=checkpoint
+                )
             )
         self.close(_ENDS.get(str(summary["status"]), "failed"))
 
@@ -107,9 +109,9 @@ def _scores(summary: Mapping[str, Any]) -> dict[str, float]:
 def attach_trackers(
     names: Sequence[str],
     trainer: Engine,
+    *,
     optimizer: Any,
     folder: RunDir,
-    *,
     records: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],
     settings: Callable[[], Mapping[str, Any]],
@@ -135,14 +137,15 @@ def attach_trackers(
             register=register,
             folder=folder.path,
         )
-        _attach(tracker, trainer, optimizer, records, line, every)
+        _attach(tracker, trainer, optimizer=optimizer, records=records, line=line, every=every)
         trackers.append(tracker)
-    return Trackers(trackers, folder, settings, checkpoint=checkpoint)
+    return Trackers(trackers, folder, settings=settings, checkpoint=checkpoint)
 
 
 def _attach(
     tracker: Any,
     trainer: Engine,
+    *,
     optimizer: Any,
     records: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],

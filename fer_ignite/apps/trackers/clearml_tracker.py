@@ -106,6 +106,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
         self,
         scores: Point,
         files: Sequence[Path],
+        *,
         pictures: Sequence[Path],
         checkpoint: Path | None,
     ) -> None:

@@ -171,6 +171,7 @@ class MLflowTracker(Tracker, MLflowLogger):
         self,
         scores: Point,
         files: Sequence[Path],
+        *,
         pictures: Sequence[Path],
         checkpoint: Path | None,
     ) -> None:

@@ -82,6 +82,7 @@ class Tracker(ABC):
         self,
         scores: Point,
         files: Sequence[Path],
+        *,
         pictures: Sequence[Path],
         checkpoint: Path | None,
     ) -> None:

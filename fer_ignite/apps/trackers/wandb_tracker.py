@@ -89,6 +89,7 @@ class WandbTracker(Tracker, WandBLogger):
         self,
         scores: Point,
         files: Sequence[Path],
+        *,
         pictures: Sequence[Path],
         checkpoint: Path | None,
     ) -> None:

@@ -95,7 +95,12 @@ def find_lr(
         raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
     result = {**(outcome.result or {}), "plot": plot}
     if plot is not None:
-        draw_rates(result["curve"]["lr"], result["curve"]["loss"], result["suggestion"], Path(plot))
+        draw_rates(
+            result["curve"]["lr"],
+            result["curve"]["loss"],
+            suggestion=result["suggestion"],
+            path=Path(plot),
+        )
     return result
 
 
@@ -122,15 +127,17 @@ def _find(
         session = build_session_objects(
             config,
             open_dataset(config, pack),
-            folder,
+            folder=folder,
             device=select_device(config),
             handlers=handlers,
         )
         _leave_the_step_alone(session)
-        finder, diverged = _rise(session, iterations * config.grad_accum_steps, start_lr, end_lr)
-    lrs, losses = _curve(finder, session, end_lr)
+        finder, diverged = _rise(
+            session, iterations * config.grad_accum_steps, start_lr=start_lr, end_lr=end_lr
+        )
+    lrs, losses = _curve(finder, session, end_lr=end_lr)
     return {
-        "suggestion": min(_suggestion(finder, session, start_lr, end_lr), lrs[-1]),
+        "suggestion": min(_suggestion(finder, session, start_lr=start_lr, end_lr=end_lr), lrs[-1]),
         "lowest": lrs[losses.index(min(losses))],
         "diverged": diverged,
         "iterations": len(lrs) // config.grad_accum_steps,
@@ -149,7 +156,7 @@ def _leave_the_step_alone(session: Session) -> None:
 
 
 def _rise(
-    session: Session, iterations: int, start_lr: float, end_lr: float
+    session: Session, iterations: int, *, start_lr: float, end_lr: float
 ) -> tuple[FastaiLRFinder, bool]:
     finder = FastaiLRFinder()
     finder.logger.setLevel("WARNING")
@@ -182,7 +189,7 @@ def _finite_loss(output: Mapping[str, Any]) -> float:
 
 
 def _curve(
-    finder: FastaiLRFinder, session: Session, end_lr: float
+    finder: FastaiLRFinder, session: Session, *, end_lr: float
 ) -> tuple[list[float], list[float]]:
     """Rates as ``lr`` has them, up to the last one requested, and finite smoothed losses."""
     pairs = zip(finder.get_results()["lr"], finder.get_results()["loss"], strict=True)
@@ -204,7 +211,9 @@ def _first(rate: float | list[float]) -> float:
     return float(rate[0] if isinstance(rate, list) else rate)
 
 
-def _suggestion(finder: FastaiLRFinder, session: Session, start_lr: float, end_lr: float) -> float:
+def _suggestion(
+    finder: FastaiLRFinder, session: Session, *, start_lr: float, end_lr: float
+) -> float:
     try:
         rate = finder.lr_suggestion()
     except RuntimeError:
@@ -216,7 +225,7 @@ def _suggestion(finder: FastaiLRFinder, session: Session, start_lr: float, end_l
 
 
 def draw_rates(
-    lrs: Sequence[float], losses: Sequence[float], suggestion: float, path: Path
+    lrs: Sequence[float], losses: Sequence[float], *, suggestion: float, path: Path
 ) -> None:
     """The smoothed loss over the learning rate, and the suggestion; what lies far above the start is cut off."""
     from matplotlib.figure import Figure

@@ -41,14 +41,16 @@ BEST, TRIALS, PICTURE = "best.yaml", "trials.csv", "importance.png"
 
 
 def write_results(
-    study: Any, folder: Path, given: Mapping[str, Any], *, importance: bool = False
+    study: Any, folder: Path, *, given: Mapping[str, Any], importance: bool = False
 ) -> None:
     """Writes trials.csv, best.yaml once a trial is complete, and with ``importance`` the picture where it can be determined."""
     trials = study.get_trials(deepcopy=False)
     write_text_durably(folder / TRIALS, _table(trials))
     best = _best(study)
     if best is not None:
-        write_text_durably(folder / BEST, _as_settings(best, len(trials), folder, given))
+        write_text_durably(
+            folder / BEST, _as_settings(best, len(trials), folder=folder, given=given)
+        )
     if importance and (shares := parameter_importance(study)):
         draw_importance(shares, folder / PICTURE)
 
@@ -131,7 +133,7 @@ def _best(study: Any) -> Any:
         return None
 
 
-def _as_settings(best: Any, trials: int, folder: Path, given: Mapping[str, Any]) -> str:
+def _as_settings(best: Any, trials: int, *, folder: Path, given: Mapping[str, Any]) -> str:
     fixed = {name: value for name, value in given.items() if name not in _OF_ONE_START}
     settings = {**fixed, **best.user_attrs["settings"]}
     head = (

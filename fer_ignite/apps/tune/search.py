@@ -80,7 +80,7 @@ def tune(
     )
     minimize = lower_is_better(config.monitor, config.monitor_mode)
     study = open_study(
-        folder, minimize=minimize, pruner=pruner, what=_what(config, space, fingerprint)
+        folder, minimize=minimize, pruner=pruner, what=_what(config, space, fingerprint=fingerprint)
     )
     code = 0
     with at_work(folder) as worker:
@@ -106,12 +106,12 @@ def tune(
                     callbacks=[
                         _teller(tell),
                         _stopper(request.trials),
-                        lambda study, trial: write_results(study, folder, kept),
+                        lambda study, trial: write_results(study, folder, given=kept),
                     ],
                 )
         except InterruptedTrial as interrupted:
             code = interrupted.exit_code
-    write_results(study, folder, kept, importance=True)
+    write_results(study, folder, given=kept, importance=True)
     result = study_result(study, folder)
     return Outcome(code, "interrupted" if code else "completed", None, result)
 
@@ -148,7 +148,7 @@ def _refuse_starts(config: Config) -> None:
         )
 
 
-def _what(config: Config, space: list[Dimension], fingerprint: str | None) -> dict[str, Any]:
+def _what(config: Config, space: list[Dimension], *, fingerprint: str | None) -> dict[str, Any]:
     """What makes trials comparable: their space, their common settings, their data."""
     tried = {dimension.name: dimension.plain() for dimension in space}
     fixed = {

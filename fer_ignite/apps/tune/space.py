@@ -104,17 +104,17 @@ def read_space(path: str, *, given: Mapping[str, Any]) -> list[Dimension]:
         raise ConfigError(f"{path} holds no settings to try; {_EXAMPLE}.")
     space = []
     for name, entry in entries.items():
-        _require_tunable(path, name, given)
-        dimension = _dimension(f"{path}: {name}", name, entry)
+        _require_tunable(path, name, given=given)
+        dimension = _dimension(f"{path}: {name}", name, entry=entry)
         for value in dimension.choices or (dimension.low, dimension.high):
             _require_allowed(
-                f"{path}: {name}", name, int(value) if dimension.kind == "int" else value
+                f"{path}: {name}", name, value=int(value) if dimension.kind == "int" else value
             )
         space.append(dimension)
     return space
 
 
-def _require_tunable(path: str, name: str, given: Mapping[str, Any]) -> None:
+def _require_tunable(path: str, name: str, *, given: Mapping[str, Any]) -> None:
     if name not in Config.model_fields:
         try:
             check({name: None})
@@ -131,7 +131,7 @@ def _require_tunable(path: str, name: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def _dimension(where: str, name: str, entry: Any) -> Dimension:
+def _dimension(where: str, name: str, *, entry: Any) -> Dimension:
     entry = {"categorical": entry} if isinstance(entry, list) else entry
     kinds = [
         kind
@@ -148,10 +148,10 @@ def _dimension(where: str, name: str, entry: Any) -> Dimension:
                 f"{where}: got {entry!r}; categorical needs a list of two choices or more, and nothing else."
             )
         return Dimension(name=name, kind=kind, choices=tuple(values))
-    return _range(where, name, kind, entry)
+    return _range(where, name, kind=kind, entry=entry)
 
 
-def _range(where: str, name: str, kind: str, entry: Mapping[str, Any]) -> Dimension:
+def _range(where: str, name: str, *, kind: str, entry: Mapping[str, Any]) -> Dimension:
     values, log = entry[kind], kind == "log" or entry.get("log") is True
     if not isinstance(values, list) or len(values) != 2:
         raise ConfigError(
@@ -197,7 +197,7 @@ def _types(annotation: Any) -> set[Any]:
     return (set(options) if type(None) in options else {annotation}) & {int, float}
 
 
-def _require_allowed(where: str, name: str, value: Any) -> None:
+def _require_allowed(where: str, name: str, *, value: Any) -> None:
     """The setting's own range; whether settings fit together depends on the trial."""
     try:
         Config(**{name: value})

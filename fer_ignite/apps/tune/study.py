@@ -65,7 +65,7 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
             pruner=pruner,
             direction="minimize" if minimize else "maximize",
         )
-        _require_same(study, folder, what)
+        _require_same(study, folder, what=what)
         _take_back_dead(study, folder)
     return study
 
@@ -129,7 +129,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _require_same(study: Any, folder: Path, what: Mapping[str, Any]) -> None:
+def _require_same(study: Any, folder: Path, *, what: Mapping[str, Any]) -> None:
     known = study.user_attrs.get("what")
     if known is None:
         study.set_user_attr("what", dict(what))

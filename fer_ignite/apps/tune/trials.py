@@ -118,10 +118,10 @@ def run_trial(
     except KeyboardInterrupt:
         try_again(trial.study, trial)
         raise
-    return _figure(optuna, trial, outcome)
+    return _figure(optuna, trial, outcome=outcome)
 
 
-def _figure(optuna: Any, trial: Any, outcome: Outcome) -> float:
+def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
     code, message = outcome.exit_code, outcome.message or outcome.status
     if code in SIGNAL_CODES:
         try_again(trial.study, trial)

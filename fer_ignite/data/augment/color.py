@@ -92,7 +92,7 @@ def erase_(images_BCHW: Tensor, boxes_B4: Tensor, *, fill: float = 0.0) -> Tenso
 
 
 def normalise(
-    images_BCHW: Tensor, mean: Sequence[float], std: Sequence[float], channels: int
+    images_BCHW: Tensor, mean: Sequence[float], *, std: Sequence[float], channels: int
 ) -> Tensor:
     """Subtract the mean, divide by the deviation, and bring gray to as many channels as the model takes.
 
@@ -117,7 +117,9 @@ def normalise(
         )
     if channels == 1:  # plain numbers keep the vectorised loop, which broadcast tensors don't
         return images_BCHW.mul(1.0 / std[0]).add_(-mean[0] / std[0])
-    scale_C11, offset_C11 = _affine(tuple(mean), tuple(std), channels, images_BCHW.device)
+    scale_C11, offset_C11 = _affine(
+        tuple(mean), tuple(std), channels=channels, device=images_BCHW.device
+    )
     # Written straight into place: expanding gray first and then asking for channels_last takes five times as long.
     normalised_BCHW = torch.empty(
         (batch, channels, height, width),
@@ -130,7 +132,7 @@ def normalise(
 
 @lru_cache(maxsize=16)
 def _affine(
-    mean: tuple[float, ...], std: tuple[float, ...], channels: int, device: torch.device
+    mean: tuple[float, ...], std: tuple[float, ...], *, channels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """1 / std and -mean / std as [C, 1, 1] on the device; kept there, as a copy per step would make the host wait."""
     mean_C11, std_C11 = (

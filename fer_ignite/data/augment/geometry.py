@@ -33,7 +33,7 @@ Size = tuple[int, int]
 Floats = npt.NDArray[np.float64]
 
 
-def resized_hw(in_hw: Size, out_hw: Size, resize_px: int | None = None) -> Size:
+def resized_hw(in_hw: Size, out_hw: Size, *, resize_px: int | None = None) -> Size:
     """Size to which an image is resized before the crop.
 
     Args:
@@ -61,9 +61,9 @@ def resized_hw(in_hw: Size, out_hw: Size, resize_px: int | None = None) -> Size:
 def affine_matrices(
     draws: AugmentParams,
     in_hw: Size,
+    *,
     out_hw: Size,
     resize_px: int | None = None,
-    *,
     random_crop: bool = True,
 ) -> npt.NDArray[np.float32]:
     """The geometry of a batch: resize, crop, flips, then rotation, scale, shift and shear about the centre.
@@ -72,7 +72,7 @@ def affine_matrices(
         float32 [B, 2, 3], from offsets in the output to offsets in the source.
     Source: the affine part inverts torchvision's forward order, shift * rotation * shear * scale, derived here.
     """
-    resized = resized_hw(in_hw, out_hw, resize_px)
+    resized = resized_hw(in_hw, out_hw, resize_px=resize_px)
     turn_B, lean_B = np.radians(draws.angle_deg), _each(math.tan, np.radians(draws.shear_deg))
     cos_B, sin_B = _each(math.cos, turn_B), _each(math.sin, turn_B)
     mirror_x_B, mirror_y_B = (
@@ -82,7 +82,7 @@ def affine_matrices(
         (mirror_x_B * (cos_B - lean_B * sin_B), mirror_x_B * (sin_B + lean_B * cos_B)),
         (mirror_y_B * -sin_B, mirror_y_B * cos_B),
     )
-    corners_2B = _corners(draws, resized, out_hw, random_crop)
+    corners_2B = _corners(draws, resized, out_hw=out_hw, random_crop=random_crop)
     whole_B23 = np.empty((len(draws), 2, 3), np.float32)
     for row, side in enumerate((1, 0)):  # x comes from the width
         (x_B, y_B), ratio = inverse_22B[row], in_hw[side] / resized[side]
@@ -95,8 +95,8 @@ def affine_matrices(
 def warp(
     images_BHWC: Tensor,
     matrices_B23: Tensor,
-    out_hw: Size,
     *,
+    out_hw: Size,
     padding: str = "zeros",
     margin_px: int = 0,
 ) -> Tensor:
@@ -129,7 +129,7 @@ def warp(
 
 
 def crop_and_flip(
-    images_BHWC: Tensor, draws: AugmentParams, out_hw: Size, *, random_crop: bool = True
+    images_BHWC: Tensor, draws: AugmentParams, *, out_hw: Size, random_crop: bool = True
 ) -> Tensor:
     """Crop and flip by moving pixels: exact, no resampling. The crop fits into the images.
 
@@ -139,9 +139,9 @@ def crop_and_flip(
     batch, height, width, channels = images_BHWC.shape
     if (height, width) == tuple(out_hw) and not (draws.hflip.any() or draws.vflip.any()):
         return images_BHWC
-    tops_B, lefts_B = _corners(draws, (height, width), out_hw, random_crop)
-    rows_BH = _walk(tops_B, draws.vflip, out_hw[0]) + height * np.arange(batch)[:, None]
-    cols_BW = _walk(lefts_B, draws.hflip, out_hw[1])
+    tops_B, lefts_B = _corners(draws, (height, width), out_hw=out_hw, random_crop=random_crop)
+    rows_BH = _walk(tops_B, draws.vflip, steps=out_hw[0]) + height * np.arange(batch)[:, None]
+    cols_BW = _walk(lefts_B, draws.hflip, steps=out_hw[1])
     places = to_device(
         np.concatenate([width * rows_BH, cols_BW], axis=1).astype(np.int32), images_BHWC.device
     )
@@ -163,7 +163,7 @@ def resize(images_BHWC: Tensor, hw: Size) -> Tensor:
     return F.interpolate(images_BCHW, size=hw, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
-def resize_center_crop(images_BHWC: Tensor, out_px: int, resize_px: int | None = None) -> Tensor:
+def resize_center_crop(images_BHWC: Tensor, out_px: int, *, resize_px: int | None = None) -> Tensor:
     """What evaluation sees: resize if needed, then the centre crop.
 
     Args:
@@ -173,7 +173,9 @@ def resize_center_crop(images_BHWC: Tensor, out_px: int, resize_px: int | None =
     Returns:
         float32 [B, C, out_px, out_px] in 0..1.
     """
-    resized = resized_hw((images_BHWC.shape[1], images_BHWC.shape[2]), (out_px, out_px), resize_px)
+    resized = resized_hw(
+        (images_BHWC.shape[1], images_BHWC.shape[2]), (out_px, out_px), resize_px=resize_px
+    )
     images_BHWC = resize(images_BHWC, resized)
     top, left = (_centre(side - out_px) for side in resized)
     crop_BHWC = images_BHWC[:, top : top + out_px, left : left + out_px]
@@ -189,7 +191,7 @@ def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 def _corners(
-    draws: AugmentParams, resized: Size, out_hw: Size, random_crop: bool
+    draws: AugmentParams, resized: Size, *, out_hw: Size, random_crop: bool
 ) -> tuple[Floats, Floats]:
     """The crop's top and left edges, whole pixels."""
     room = resized[0] - out_hw[0], resized[1] - out_hw[1]
@@ -204,7 +206,9 @@ def _centre(room: int) -> int:
     return round(room / 2)  # halves go to the even pixel, as in torchvision's center_crop
 
 
-def _walk(start_B: Floats, backwards_B: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+def _walk(
+    start_B: Floats, backwards_B: npt.NDArray[np.bool_], *, steps: int
+) -> npt.NDArray[np.int64]:
     """Pixel numbers from each start on, reversed where an image is flipped; [B, steps]."""
     forth = np.arange(steps)
     return start_B.astype(np.int64)[:, None] + np.where(backwards_B[:, None], forth[::-1], forth)

@@ -42,6 +42,7 @@ def shares(draws: AugmentParams, hw: Size) -> npt.NDArray[np.float32]:
 def mix(
     images_BCHW: Tensor,
     partner_images_BCHW: Tensor,
+    *,
     targets_BK: Tensor,
     partner_targets_BK: Tensor,
     draws: AugmentParams,

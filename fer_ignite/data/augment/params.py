@@ -71,14 +71,14 @@ class AugmentSpec:
             ("translate", 1),
             ("reprob", 1),
         ):
-            self._check(name, f"0 to {top}", 0 <= getattr(self, name) <= top)
+            self._check(name, f"0 to {top}", holds=0 <= getattr(self, name) <= top)
         for name, top in (("scale", 1), ("shear_deg", 90)):
-            self._check(name, f"0 to below {top}", 0 <= getattr(self, name) < top)
+            self._check(name, f"0 to below {top}", holds=0 <= getattr(self, name) < top)
         for name in ("brightness", "contrast", "mixup", "cutmix"):
-            self._check(name, "a number from 0 up", 0 <= getattr(self, name) < float("inf"))
-        self._check("padding", " or ".join(PADDINGS), self.padding in PADDINGS)
+            self._check(name, "a number from 0 up", holds=0 <= getattr(self, name) < float("inf"))
+        self._check("padding", " or ".join(PADDINGS), holds=self.padding in PADDINGS)
 
-    def _check(self, name: str, allowed: str, holds: bool) -> None:
+    def _check(self, name: str, allowed: str, *, holds: bool) -> None:
         if not holds:
             raise ConfigError(
                 f"Augmentation {name} is {getattr(self, name)!r}; allowed is {allowed}."
@@ -173,7 +173,9 @@ _COLUMNS = (
 )
 
 
-def sample_params(spec: AugmentSpec, generator: np.random.Generator, count: int) -> AugmentParams:
+def sample_params(
+    spec: AugmentSpec, generator: np.random.Generator, *, count: int
+) -> AugmentParams:
     """Draw the parameters of `count` images.
 
     Args:
@@ -206,7 +208,7 @@ def sample_params(spec: AugmentSpec, generator: np.random.Generator, count: int)
         erase_y=u["erase_y"],
         cut_x=u["cut_x"],
         cut_y=u["cut_y"],
-        share=_shares(spec, cut_B, int(generator.integers(2**63))),
+        share=_shares(spec, cut_B, seed=int(generator.integers(2**63))),
         partner=_ring(u["partner"]),
     )
 
@@ -229,7 +231,7 @@ def _ring(uniform_B: Floats) -> Positions:
     return partner_B
 
 
-def _shares(spec: AugmentSpec, cut_B: Bools, seed: int) -> Floats:
+def _shares(spec: AugmentSpec, cut_B: Bools, *, seed: int) -> Floats:
     """The partner's share, 1 - lambda; Beta numbers use a varying amount of randomness, hence their own generators."""
     share_B = np.zeros(len(cut_B))
     if len(cut_B) == 1:  # alone: its partner would be itself

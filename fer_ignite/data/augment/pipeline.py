@@ -46,8 +46,8 @@ Size = tuple[int, int]
 def augment(
     images_BHWC: Tensor,
     draws: AugmentParams,
-    spec: AugmentSpec,
     *,
+    spec: AugmentSpec,
     out_px: int,
     resize_px: int | None = None,
     fill: float = 0.0,
@@ -68,36 +68,44 @@ def augment(
     in_hw, out_hw = (images_BHWC.shape[1], images_BHWC.shape[2]), (out_px, out_px)
     if not len(images_BHWC):
         return torch.empty((0, images_BHWC.shape[3], *out_hw), device=images_BHWC.device)
-    resized = resized_hw(in_hw, out_hw, resize_px)
+    resized = resized_hw(in_hw, out_hw, resize_px=resize_px)
     # shrinking needs antialiasing, which sampling has not
     if spec.resamples and resized[0] < in_hw[0]:
         images_BHWC, in_hw = resize(images_BHWC, resized), resized
-    numbers_BP = _numbers(draws, spec, in_hw, out_hw, resized, images_BHWC.device)
+    numbers_BP = _numbers(
+        draws, spec, in_hw=in_hw, out_hw=out_hw, resized=resized, device=images_BHWC.device
+    )
     if spec.resamples:
         fades = spec.padding == "zeros" and resized[0] > in_hw[0]
         matrices_B23 = numbers_BP[:, :6].view(-1, 2, 3)
         images_BCHW = warp(
-            images_BHWC, matrices_B23, out_hw, padding=spec.padding, margin_px=int(fades)
+            images_BHWC, matrices_B23, out_hw=out_hw, padding=spec.padding, margin_px=int(fades)
         )
     else:
-        images_BCHW = _moved(images_BHWC, draws, spec, resized, out_hw).permute(0, 3, 1, 2).float()
-    return _light(images_BCHW.div_(255.0), numbers_BP, spec, fill)
+        images_BCHW = (
+            _moved(images_BHWC, draws, spec=spec, resized=resized, out_hw=out_hw)
+            .permute(0, 3, 1, 2)
+            .float()
+        )
+    return _light(images_BCHW.div_(255.0), numbers_BP, spec=spec, fill=fill)
 
 
 def _moved(
-    images_BHWC: Tensor, draws: AugmentParams, spec: AugmentSpec, resized: Size, out_hw: Size
+    images_BHWC: Tensor, draws: AugmentParams, *, spec: AugmentSpec, resized: Size, out_hw: Size
 ) -> Tensor:
     """Resized, cropped and flipped; where nothing is cropped the flip comes first, as it then moves fewer pixels."""
     if resized == out_hw:
         return resize(
-            crop_and_flip(images_BHWC, draws, (images_BHWC.shape[1], images_BHWC.shape[2])), out_hw
+            crop_and_flip(images_BHWC, draws, out_hw=(images_BHWC.shape[1], images_BHWC.shape[2])),
+            out_hw,
         )
-    return crop_and_flip(resize(images_BHWC, resized), draws, out_hw, random_crop=spec.crop)
+    return crop_and_flip(resize(images_BHWC, resized), draws, out_hw=out_hw, random_crop=spec.crop)
 
 
 def _numbers(
     draws: AugmentParams,
     spec: AugmentSpec,
+    *,
     in_hw: Size,
     out_hw: Size,
     resized: Size,
@@ -107,7 +115,7 @@ def _numbers(
     numbers_BP = np.empty((len(draws), 12), np.float32)
     if spec.resamples:
         numbers_BP[:, :6] = affine_matrices(
-            draws, in_hw, out_hw, min(resized), random_crop=spec.crop
+            draws, in_hw, out_hw=out_hw, resize_px=min(resized), random_crop=spec.crop
         ).reshape(-1, 6)
     if spec.reprob:
         numbers_BP[:, 6:10] = random_erasing_boxes(draws, out_hw)
@@ -115,7 +123,7 @@ def _numbers(
     return to_device(numbers_BP, device)
 
 
-def _light(images_BCHW: Tensor, numbers_BP: Tensor, spec: AugmentSpec, fill: float) -> Tensor:
+def _light(images_BCHW: Tensor, numbers_BP: Tensor, *, spec: AugmentSpec, fill: float) -> Tensor:
     if spec.brightness:
         adjust_brightness_(images_BCHW, numbers_BP[:, 10])
     if spec.contrast:

@@ -56,11 +56,11 @@ def iter_tta_views(images_BCHW: Tensor, kind: str) -> Iterator[Tensor]:
     )
     for mirrored in (False, True)[: 1 if count_views(kind) == 1 else 2]:
         for down, right in _SHIFTS[kind]:
-            view_BCHW = _shift(images_BCHW, int(down * down_px), int(right * right_px))
+            view_BCHW = _shift(images_BCHW, int(down * down_px), right=int(right * right_px))
             yield (view_BCHW.flip(-1) if mirrored else view_BCHW).contiguous(memory_format=layout)
 
 
-def _shift(images_BCHW: Tensor, down: int, right: int) -> Tensor:
+def _shift(images_BCHW: Tensor, down: int, *, right: int) -> Tensor:
     """Move by whole pixels, repeating the border."""
     if not down and not right:
         return images_BCHW

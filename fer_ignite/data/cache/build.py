@@ -82,7 +82,7 @@ class _Facts:
         return [path for piece in self.pieces for path in piece.misnamed]
 
 
-def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool) -> str:
+def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool) -> str:
     """Writes a whole pack into an empty folder.
 
     Returns:
@@ -96,9 +96,11 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
         raise DataError(
             f"{printable(source.where)}: no images are left to pack; see --classes and --votes."
         )
-    fit, raw, facts = _write_images(spec, samples, folder, progress=progress)
+    fit, raw, facts = _write_images(spec, samples, folder=folder, progress=progress)
     skipped = [f"{printable(name)}: {reason}." for name, reason in samples.refused] + facts.bad
-    _refuse_bad(spec, source, skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0)
+    _refuse_bad(
+        spec, source, bad=skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0
+    )
     samples = samples.take(facts.all("good_B"))
     if misnamed := facts.misnamed:
         logger.warning(
@@ -106,7 +108,7 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
             len(misnamed),
             printable(misnamed[0]),
         )
-    splits_N, splits = _roles(spec, source, samples, facts.all("digests_B16"))
+    splits_N, splits = _roles(spec, source, samples=samples, digests_N16=facts.all("digests_B16"))
     facts_of_images = ImageFacts(
         *(facts.all(name) for name in ("digests_B16", "sums_B2C", "blank_B"))
     )
@@ -122,14 +124,14 @@ def build_cache(spec: CacheSpec, source: Source, folder: Path, *, progress: bool
     return write_facts(
         folder,
         replace(samples, splits_N=splits_N),
-        facts_of_images,
+        facts=facts_of_images,
         shape=shape,
         described=described,
     )
 
 
 def _write_images(
-    spec: CacheSpec, samples: Samples, folder: Path, *, progress: bool
+    spec: CacheSpec, samples: Samples, *, folder: Path, progress: bool
 ) -> tuple[Fit, bool, _Facts]:
     facts = _Facts()
     with tqdm(
@@ -141,7 +143,12 @@ def _write_images(
                     f"--crop-faces: {printable(spec.data)} holds faces that are cut out already; leave the flag out."
                 )
             fit = _fit_of_pixels(spec, samples.pixels_NHWC)
-            _write_raw(folder, fit, _pieces_of_pixels(samples.pixels_NHWC, fit, bar.update), facts)
+            _write_raw(
+                folder,
+                fit,
+                pieces=_pieces_of_pixels(samples.pixels_NHWC, fit, done=bar.update),
+                facts=facts,
+            )
             return fit, True, facts
         files = _files_of(samples)
         for every in (False, True):
@@ -163,7 +170,7 @@ def _write_images(
                 done=bar.update,
             )
             try:
-                (_write_raw if raw else _write_encoded)(folder, fit, pieces, facts)
+                (_write_raw if raw else _write_encoded)(folder, fit, pieces=pieces, facts=facts)
                 return fit, raw, facts
             except Misfit:
                 # the sample didn't show it all; with every file looked at this can't come again
@@ -192,7 +199,7 @@ def _fit_of_pixels(spec: CacheSpec, pixels_NHWC: npt.NDArray[np.uint8]) -> Fit:
 
 
 def _pieces_of_pixels(
-    pixels_NHWC: npt.NDArray[np.uint8], fit: Fit, done: Callable[[int], Any]
+    pixels_NHWC: npt.NDArray[np.uint8], fit: Fit, *, done: Callable[[int], Any]
 ) -> Iterator[Decoded]:
     for at in range(0, len(pixels_NHWC), _PIECE):
         images_BHWC = refit(np.asarray(pixels_NHWC[at : at + _PIECE]), fit)
@@ -202,7 +209,7 @@ def _pieces_of_pixels(
         )
 
 
-def _write_raw(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Facts) -> None:
+def _write_raw(folder: Path, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
     with (folder / "pixels.npy").open("wb") as file:
         file.seek(_NPY_HEADER_BYTES)
         count = 0
@@ -220,7 +227,7 @@ def _write_raw(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Facts)
         file.write(header.getvalue())
 
 
-def _write_encoded(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Facts) -> None:
+def _write_encoded(folder: Path, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
     ends: list[int] = []
     with (folder / "images.bin").open("wb") as file:
         for decoded in pieces:
@@ -231,7 +238,7 @@ def _write_encoded(folder: Path, fit: Fit, pieces: Iterator[Decoded], facts: _Fa
     np.save(folder / "image_ends.npy", np.array(ends, dtype=np.int64))
 
 
-def _refuse_bad(spec: CacheSpec, source: Source, bad: list[str], *, left: int) -> None:
+def _refuse_bad(spec: CacheSpec, source: Source, *, bad: list[str], left: int) -> None:
     if bad and (spec.bad_images == "error" or not left):
         shown = "; ".join(text.rstrip(".") for text in bad[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -244,13 +251,13 @@ def _refuse_bad(spec: CacheSpec, source: Source, bad: list[str], *, left: int) -
 
 
 def _roles(
-    spec: CacheSpec, source: Source, samples: Samples, digests_N16: npt.NDArray[np.uint8]
+    spec: CacheSpec, source: Source, *, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
     copies_N = number_equal_digests(digests_N16)
     return assign_val_split(
         samples.labels_N,
         samples.splits_N,
-        copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),
+        units_N=copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),
         split=spec.split,
         val_fraction=spec.val_fraction,
         seed=spec.split_seed,

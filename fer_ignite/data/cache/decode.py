@@ -123,12 +123,12 @@ def choose_fit(
     gray = all(piece[1] for piece in found)
     if channels == "auto":
         channels = "gray" if gray else "rgb"
-    side, native = _side(sizes, side_px, mode)
+    side, native = _side(sizes, side_px, mode=mode)
     fit = Fit(side_px=side, mode=mode, channels=channels, native=native, crop_faces=crop_faces)
     return fit, seconds
 
 
-def _side(sizes: list[tuple[int, int]], side_px: int | None, mode: str) -> tuple[int, bool]:
+def _side(sizes: list[tuple[int, int]], side_px: int | None, *, mode: str) -> tuple[int, bool]:
     """The stored side, and whether it is every image's own; images are never enlarged for the sake of `side_px`."""
     if not sizes:
         return side_px or 1, False
@@ -198,7 +198,10 @@ def refit(images_NHWC: Images, fit: Fit) -> Images:
         return images_NHWC
     flat = images_NHWC[..., 0] if images_NHWC.shape[-1] == 1 else images_NHWC
     return np.stack(
-        [fit_image(Image.fromarray(image), fit.side_px, fit.mode, fit.channels) for image in flat]
+        [
+            fit_image(Image.fromarray(image), fit.side_px, mode=fit.mode, channels=fit.channels)
+            for image in flat
+        ]
     )
 
 
@@ -278,7 +281,7 @@ def _decode_piece(piece: _Piece) -> Decoded:
             raise Misfit
         if fit.channels == "gray" and not any_colour and not is_colourless(image):
             raise Misfit
-        face_HWC = fit_image(image, fit.side_px, fit.mode, fit.channels)
+        face_HWC = fit_image(image, fit.side_px, mode=fit.mode, channels=fit.channels)
         room_BHWC[len(blobs)] = face_HWC
         blobs.append(blob if whole or not keep_bytes else _png_bytes(face_HWC))
         if image.info.get(MISNAMED):
@@ -330,17 +333,17 @@ def _in_order(
     )
     try:
         for item in work:
-            waiting.append((item, _submit(pool, function, item)))
+            waiting.append((item, _submit(pool, function, item=item)))
             if len(waiting) >= 3 * workers:
-                yield _result(*waiting.popleft(), function)
+                yield _result(*waiting.popleft(), function=function)
         while waiting:
-            yield _result(*waiting.popleft(), function)
+            yield _result(*waiting.popleft(), function=function)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _submit(
-    pool: ProcessPoolExecutor, function: Callable[[_In], _Out], item: _In
+    pool: ProcessPoolExecutor, function: Callable[[_In], _Out], *, item: _In
 ) -> "Future[_Out]":
     try:
         return pool.submit(function, item)
@@ -355,7 +358,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _result(item: Any, future: "Future[_Out]", function: Callable[[Any], _Out]) -> _Out:
+def _result(item: Any, future: "Future[_Out]", *, function: Callable[[Any], _Out]) -> _Out:
     try:
         return future.result()
     except BrokenProcessPool:

@@ -91,8 +91,8 @@ class DatasetCache:
         self._pixels_NHWC: npt.NDArray[np.uint8] | None = (
             self._map("pixels") if self.is_memmap else None
         )
-        self._images = None if self.is_memmap else _Blobs(path, "images.bin", "image_ends.npy")
-        self._ids = _Blobs(path, "ids.bin", "id_ends.npy")
+        self._images = None if self.is_memmap else _Blobs(path, "images.bin", ends="image_ends.npy")
+        self._ids = _Blobs(path, "ids.bin", ends="id_ends.npy")
 
     @classmethod
     def open(cls, path: Path | str) -> "DatasetCache":
@@ -147,7 +147,7 @@ class DatasetCache:
         assert self._images is not None
         fit = self.manifest["fit"]
         image = read_image_bytes(self._images[index], name=self.sample_id(index))
-        return fit_image(image, fit["side_px"], fit["mode"], fit["channels"])
+        return fit_image(image, fit["side_px"], mode=fit["mode"], channels=fit["channels"])
 
     def _map(self, name: str) -> Any:
         return map_array(self.path / f"{name}.npy")
@@ -173,7 +173,7 @@ def map_array(file: Path) -> Any:
 class _Blobs:
     """Byte strings of any length, one after another in a mapped file: nothing per string lives in memory."""
 
-    def __init__(self, folder: Path, data: str, ends: str) -> None:
+    def __init__(self, folder: Path, data: str, *, ends: str) -> None:
         self._ends_N = np.load(folder / ends, mmap_mode="r", allow_pickle=False)
         self._data = np.memmap(folder / data, dtype=np.uint8, mode="r")
 

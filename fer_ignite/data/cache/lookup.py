@@ -77,7 +77,7 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         return _sound(source.path)
     cache = cache_folder() if cache is None else cache
     stamp = cache / "stamps" / _stamp_name(spec, source)
-    return _known(cache, stamp) or _build(spec, source, cache, stamp, progress=progress)
+    return _known(cache, stamp) or _build(spec, source, cache=cache, stamp=stamp, progress=progress)
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:
@@ -110,7 +110,7 @@ def _sound(folder: Path) -> Path:
     return pack.path
 
 
-def _build(spec: CacheSpec, source: Source, cache: Path, stamp: Path, *, progress: bool) -> Path:
+def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progress: bool) -> Path:
     packs = cache / "packs"
     try:
         packs.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _build(spec: CacheSpec, source: Source, cache: Path, stamp: Path, *, progres
         ) from None
     try:
         with _hidden(packs) as folder:
-            key = build_cache(spec, source, folder, progress=progress)
+            key = build_cache(spec, source, folder=folder, progress=progress)
             _flush(folder)
             _publish(folder, packs / key)
             _write_text(stamp, key)

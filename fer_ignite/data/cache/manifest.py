@@ -40,8 +40,8 @@ class ImageFacts:
 def write_facts(
     folder: Path,
     samples: Samples,
-    facts: ImageFacts,
     *,
+    facts: ImageFacts,
     shape: tuple[int, int, int],
     described: dict[str, Any],
 ) -> str:
@@ -55,9 +55,9 @@ def write_facts(
     """
     splits_N = samples.splits_N
     duplicates, leaks_N = report_duplicates(
-        number_equal_digests(facts.digests_N16), samples.labels_N, splits_N
+        number_equal_digests(facts.digests_N16), samples.labels_N, splits_N=splits_N
     )
-    _write_arrays(folder, samples, leaks_N, facts.digests_N16)
+    _write_arrays(folder, samples, leaks_N=leaks_N, digests_N16=facts.digests_N16)
     mean, std = _statistics(facts.sums_N2C, splits_N, pixels=shape[0] * shape[1])
     manifest = {
         "format": PACK_FORMAT,
@@ -71,7 +71,12 @@ def write_facts(
         "mean": mean,
         "std": std,
         "fingerprint": compute_fingerprint(
-            samples.classes, shape, samples.labels_N, splits_N, samples.soft_NK, facts.digests_N16
+            samples.classes,
+            shape,
+            labels_N=samples.labels_N,
+            splits_N=splits_N,
+            soft_NK=samples.soft_NK,
+            digests_N16=facts.digests_N16,
         ),
         "counts": _counts(samples),
         "duplicates": duplicates,
@@ -89,6 +94,7 @@ def write_facts(
 def _write_arrays(
     folder: Path,
     samples: Samples,
+    *,
     leaks_N: npt.NDArray[np.bool_],
     digests_N16: npt.NDArray[np.uint8],
 ) -> None:
@@ -119,7 +125,12 @@ def verify_cache(pack: DatasetCache) -> None:
     ]
     shape = (pack.height, pack.width, pack.channels)
     found = compute_fingerprint(
-        pack.classes, shape, pack.labels, pack.splits, pack.soft, np.concatenate(pieces)
+        pack.classes,
+        shape,
+        labels_N=pack.labels,
+        splits_N=pack.splits,
+        soft_NK=pack.soft,
+        digests_N16=np.concatenate(pieces),
     )
     if found != pack.fingerprint:
         raise DataError(
@@ -130,6 +141,7 @@ def verify_cache(pack: DatasetCache) -> None:
 def compute_fingerprint(
     classes: tuple[str, ...],
     shape: tuple[int, int, int],
+    *,
     labels_N: npt.NDArray[np.int64],
     splits_N: npt.NDArray[np.uint8],
     soft_NK: npt.NDArray[np.float32] | None,

@@ -71,11 +71,11 @@ class CacheSpec:
         return self.layout if self.layout in NUMBERED_CLASSES else None
 
     def __post_init__(self) -> None:
-        _one_of("vote_mode", self.vote_mode, ("majority", "distribution"))
-        _one_of("resize_mode", self.resize_mode, ("squash", "letterbox", "crop"))
-        _one_of("channels", self.channels, ("auto", "gray", "rgb"))
-        _one_of("bad_images", self.bad_images, ("error", "skip"))
-        _one_of("layout", self.layout, LAYOUTS)
+        _one_of("vote_mode", self.vote_mode, allowed=("majority", "distribution"))
+        _one_of("resize_mode", self.resize_mode, allowed=("squash", "letterbox", "crop"))
+        _one_of("channels", self.channels, allowed=("auto", "gray", "rgb"))
+        _one_of("bad_images", self.bad_images, allowed=("error", "skip"))
+        _one_of("layout", self.layout, allowed=LAYOUTS)
         if self.side_px is not None and not 1 <= self.side_px <= 4096:
             raise ConfigError(f"side_px is {self.side_px}; give 1 to 4096 pixels.")
         if not 0 <= self.val_fraction < 1:
@@ -86,7 +86,7 @@ class CacheSpec:
             _check_split(self.split)
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, *, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}.")
 

@@ -79,7 +79,7 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
             if code not in _CODES or not file or "\0" in file:
                 listing.refused.append((f"{table.name} row {number}", f"{code} is no code 0 to 10"))
                 continue
-            folder = folder or _folder_of(survey, table, file)
+            folder = folder or _folder_of(survey, table, file=file)
             listing.faces.append(
                 ListedFace(os.path.relpath(folder / file, root), _CODES[code], split, box=box)
             )
@@ -93,7 +93,7 @@ def _box(row: list[str], header: dict[str, int]) -> tuple[int, int, int, int] | 
     return (left, top, left + width, top + height) if width > 0 and height > 0 else None
 
 
-def _folder_of(survey: Survey, table: Path, file: str) -> Path:
+def _folder_of(survey: Survey, table: Path, *, file: str) -> Path:
     """The folder that the paths of a table start from."""
     found = survey.folder_holding(file)
     if found is None:

@@ -26,7 +26,7 @@ def find_ckplus(survey: Survey) -> tuple[Path, Path] | None:
 
 
 def read_ckplus(
-    root: Path, images: Path, labels: Path, *, peak_frames: int, neutral_frames: bool
+    root: Path, *, images: Path, labels: Path, peak_frames: int, neutral_frames: bool
 ) -> Listing:
     """The last frames of every labelled sequence; the person is the group.
 

@@ -175,7 +175,7 @@ def _read_faces(path: Path) -> Samples:
     rows = iter_rows(
         path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
     )
-    places = _places(name, next(rows, (1, []))[1], ("emotion", "pixels"))
+    places = _places(name, next(rows, (1, []))[1], needed=("emotion", "pixels"))
     emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
     width = max(places.values()) + 1
     pixels, labels, splits, numbers = bytearray(), bytearray(), bytearray(), []
@@ -186,13 +186,13 @@ def _read_faces(path: Path) -> Samples:
             label = _one_of(
                 _EMOTION,
                 row[emotion_at],
-                name,
-                number,
-                "emotion",
-                "0 to 6 or the expressions' names",
+                name=name,
+                number=number,
+                column="emotion",
+                allowed="0 to 6 or the expressions' names",
             )
-            usage = UNDECIDED if usage_at is None else _usage(row[usage_at], name, number)
-            values = _pixels(row[pixels_at], name, number)
+            usage = UNDECIDED if usage_at is None else _usage(row[usage_at], name, number=number)
+            values = _pixels(row[pixels_at], name, number=number)
         except DataError as error:
             refused.append(_refusal(number, error))
             continue
@@ -217,7 +217,7 @@ def _refusal(number: int, error: DataError) -> tuple[bytes, str]:
     return b"row %d" % number, str(error).partition(f"row {number}: ")[2].removesuffix(".")
 
 
-def _places(name: str, header: list[str], needed: tuple[str, ...]) -> dict[str, int]:
+def _places(name: str, header: list[str], *, needed: tuple[str, ...]) -> dict[str, int]:
     places = {column.strip().lower(): position for position, column in enumerate(header)}
     missing = [column for column in needed if column not in places]
     if missing:
@@ -227,7 +227,7 @@ def _places(name: str, header: list[str], needed: tuple[str, ...]) -> dict[str, 
     return places
 
 
-def _pixels(text: str, name: str, number: int) -> bytes:
+def _pixels(text: str, name: str, *, number: int) -> bytes:
     try:
         values = bytes(map(_PIXEL.__getitem__, text.split()))
     except KeyError as error:
@@ -243,7 +243,7 @@ def _pixels(text: str, name: str, number: int) -> bytes:
 
 
 def _one_of(
-    table: dict[str, int], text: str, name: str, number: int, column: str, allowed: str
+    table: dict[str, int], text: str, *, name: str, number: int, column: str, allowed: str
 ) -> int:
     value = table.get(text.strip().lower())
     if value is None:
@@ -253,9 +253,14 @@ def _one_of(
     return value
 
 
-def _usage(text: str, name: str, number: int) -> int:
+def _usage(text: str, name: str, *, number: int) -> int:
     return _one_of(
-        SPLIT_OF_NAME, text, name, number, "the split", "train, val and test in their usual names"
+        SPLIT_OF_NAME,
+        text,
+        name=name,
+        number=number,
+        column="the split",
+        allowed="train, val and test in their usual names",
     )
 
 
@@ -266,7 +271,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
     )
     header = next(rows, (1, []))[1]
-    places = _places(name, header, ("path", "label"))
+    places = _places(name, header, needed=("path", "label"))
     has_split, has_group = "split" in places, "group" in places
     ids, labels, splits, groups = [], [], [], []
     number_of: dict[str, int] = {}
@@ -281,7 +286,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
                     raise DataError(
                         f"{name}, row {number}: {column} is empty or holds a zero byte."
                     )
-            split = _usage(row[places["split"]], name, number) if has_split else UNDECIDED
+            split = _usage(row[places["split"]], name, number=number) if has_split else UNDECIDED
         except DataError as error:
             refused.append(_refusal(number, error))
             continue

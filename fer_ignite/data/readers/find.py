@@ -126,27 +126,28 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
     survey = Survey(Path(os.path.realpath(path)))
     if wanted in (None, "rafdb"):
         if table := find_rafdb_list(survey):
-            return ListingSource("RAF-DB", path, partial(read_rafdb, survey, table))
+            return ListingSource("RAF-DB", path, read=partial(read_rafdb, survey, table))
         if survey.file(lambda name: name == "train_labels.csv") and _are_numbered(survey):
             return FolderSource(path, numbering="rafdb", kind="RAF-DB folders")
     if wanted in (None, "affectnet") and (found := find_affectnet(survey)):
         form, files = found
         read = read_affectnet_csv if form == "csv" else read_affectnet_npy
-        return ListingSource("AffectNet", path, partial(read, survey, files))
+        return ListingSource("AffectNet", path, read=partial(read, survey, files))
     if wanted in (None, "ckplus") and (folders := find_ckplus(survey)):
         read_sequences = partial(
             read_ckplus,
             survey.root,
-            *folders,
+            images=folders[0],
+            labels=folders[1],
             peak_frames=options.peak_frames,
             neutral_frames=options.neutral_frames,
         )
-        return ListingSource("CK+", path, read_sequences)
+        return ListingSource("CK+", path, read=read_sequences)
     if wanted in (None, "expw") and (table := find_expw_list(survey)):
-        return ListingSource("ExpW", path, partial(read_expw, survey, table))
+        return ListingSource("ExpW", path, read=partial(read_expw, survey, table))
     kind = find_named_files(survey)
     if kind is not None and wanted in (None, kind.lower()):
-        return ListingSource(kind, path, partial(read_named_files, survey.root, kind))
+        return ListingSource(kind, path, read=partial(read_named_files, survey.root, kind))
     return None
 
 
@@ -170,7 +171,7 @@ def _csv_source(path: Path, options: ReadOptions) -> Source:
     if AFFECTNET_COLUMN in columns:
         survey = Survey(path.resolve().parent)
         return ListingSource(
-            "AffectNet", path, partial(read_affectnet_csv, survey, [path.resolve()])
+            "AffectNet", path, read=partial(read_affectnet_csv, survey, [path.resolve()])
         )
     if "path" in columns or "label" in columns:
         return ManifestSource(path)

@@ -152,7 +152,9 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         )
     if not any_classes:
         _refuse_differences(
-            root, {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED}, empty
+            root,
+            {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED},
+            empty=empty,
         )
     counted = {
         "no image by name": walk.stray,
@@ -260,7 +262,9 @@ def _inside(path: bytes, top: bytes) -> bool:
     return path == top or path.startswith(top + os.fsencode(os.sep))
 
 
-def _refuse_differences(root: Path, names_of_split: dict[str, list[str]], empty: list[str]) -> None:
+def _refuse_differences(
+    root: Path, names_of_split: dict[str, list[str]], *, empty: list[str]
+) -> None:
     if empty:
         raise DataError(
             f"{printable(root)}: no images in the class folders {_listed(empty)}; add some, remove the folders, "

@@ -72,7 +72,7 @@ class ListingSource(ReadOnceSource):
         read: makes the listing.
     """
 
-    def __init__(self, kind: str, where: Path, read: Callable[[], Listing]) -> None:
+    def __init__(self, kind: str, where: Path, *, read: Callable[[], Listing]) -> None:
         self.kind, self.where, self._list = kind, str(where), read
 
     def _read(self) -> tuple[Samples, bytes]:

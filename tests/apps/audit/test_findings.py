@@ -19,7 +19,7 @@ def nothing_judged(pack):
     return find_label_issues(
         np.zeros((len(pack), len(pack.classes)), np.float32),
         np.array(pack.labels),
-        np.zeros(len(pack), dtype=bool),
+        scored_N=np.zeros(len(pack), dtype=bool),
     )
 
 
@@ -54,7 +54,9 @@ def found(pack_of_faces, blob):
         bad_images="skip",
     )
     unseen = np.zeros(len(pack), dtype=bool)
-    return iter_rows(collect(pack, find_copies(pack), nothing_judged(pack), unseen, drop_above=0.7))
+    return iter_rows(
+        collect(pack, find_copies(pack), issues=nothing_judged(pack), seen_N=unseen, drop_above=0.7)
+    )
 
 
 def test_only_images_with_something_to_say_are_listed(found):
@@ -104,7 +106,9 @@ def test_doubtful_labels_are_ranked_and_dropped_from_a_score_on_in_train_only(pa
     scores = np.array([0.6, 0.9, 0.95, 0.2])  # train a, train b, val a, val b: in the pack's order
     names = [pack.sample_id(i) for i in range(4)]
     issues = LabelIssues(scores, scores > 0.5, 1 - np.array(pack.labels))
-    findings = collect(pack, find_copies(pack), issues, pack.splits == 0, drop_above=0.7)
+    findings = collect(
+        pack, find_copies(pack), issues=issues, seen_N=pack.splits == 0, drop_above=0.7
+    )
     assert [finding.id for finding in findings] == [names[2], names[1], names[0]]
     assert [finding.drop for finding in findings] == [
         "yes" if scores[i] > 0.7 and pack.splits[i] == 0 else "no" for i in (2, 1, 0)
@@ -123,14 +127,16 @@ def test_a_blank_is_blank_and_nothing_else_is_said_of_it(pack_of_faces, blob):
     )
     issues = LabelIssues(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(pack.labels))
     found = iter_rows(
-        collect(pack, find_copies(pack), issues, np.zeros(3, dtype=bool), drop_above=0.7)
+        collect(
+            pack, find_copies(pack), issues=issues, seen_N=np.zeros(3, dtype=bool), drop_above=0.7
+        )
     )
     assert found["x"]["kinds"] == found["y"]["kinds"] == "blank" and found["z"]["kinds"] == "label"
 
 
 def test_more_than_half_makes_a_majority():
     groups, labels = np.array([0, 0, 0, 3, 3, 5]), np.array([1, 1, 0, 0, 1, 2])
-    assert majority_of_groups(groups, labels, 3).tolist() == [1, 1, 1, -1, -1, 2]
+    assert majority_of_groups(groups, labels, num_classes=3).tolist() == [1, 1, 1, -1, -1, 2]
 
 
 def test_no_cell_is_a_formula(pack_of_faces, blob):
@@ -138,7 +144,11 @@ def test_no_cell_is_a_formula(pack_of_faces, blob):
         {"train/=cmd/x": blob(0), "train/b/y": blob(0), "val/=cmd/z": blob(1), "val/b/w": blob(2)}
     )
     findings = collect(
-        pack, find_copies(pack), nothing_judged(pack), np.zeros(4, dtype=bool), drop_above=0.7
+        pack,
+        find_copies(pack),
+        issues=nothing_judged(pack),
+        seen_N=np.zeros(4, dtype=bool),
+        drop_above=0.7,
     )
     cells = [cell for row in csv.reader(io.StringIO(as_csv(findings))) for cell in row]
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells) and "'=cmd" in cells
@@ -150,7 +160,7 @@ def drawn_persons(root, *, takes, persons=10, contradicting=0):
         for label, name in enumerate(DEMO_CLASSES):
             for take in range(takes):
                 traits = np.random.Generator(np.random.Philox(key=[77, person]))
-                clean = _sketch(label, traits, 48)
+                clean = _sketch(label, traits, size=48)
                 noise = np.random.default_rng([person, label, take])
                 face = np.clip(clean + noise.normal(0, 4, clean.shape), 0, 255).astype(np.uint8)
                 (root / name).mkdir(exist_ok=True)
@@ -169,8 +179,8 @@ def test_other_expressions_of_a_person_are_no_copies_to_drop(tmp_path, takes, gr
     findings = collect(
         pack,
         find_copies(pack),
-        nothing_judged(pack),
-        np.zeros(len(pack), dtype=bool),
+        issues=nothing_judged(pack),
+        seen_N=np.zeros(len(pack), dtype=bool),
         drop_above=0.7,
     )
     kinds = {finding.id: finding.kinds.split(";") for finding in findings}
@@ -190,6 +200,13 @@ def test_a_few_near_copies_with_other_labels_are_errors_where_persons_are_not_kn
     labels_N[1:6:2] = 1
     none_N = np.zeros(200, dtype=bool)
     copies = Copies(np.arange(200), near_N, none_N, none_N)
-    assert not same_person(copies, labels_N, None).any()
+    assert not same_person(copies, labels_N, persons_N=None).any()
     persons_N = np.arange(200) // 2
-    assert same_person(copies, labels_N, persons_N).nonzero()[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert same_person(copies, labels_N, persons_N=persons_N).nonzero()[0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]

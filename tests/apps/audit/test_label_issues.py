@@ -62,7 +62,7 @@ def test_changed_labels_are_found_and_the_right_ones_suggested(planted, label_me
         pytest.importorskip("cleanlab")
     probabilities, labels, changed = planted
     issues = find_label_issues(
-        probabilities, labels, np.ones(300, dtype=bool), label_method=label_method
+        probabilities, labels, scored_N=np.ones(300, dtype=bool), label_method=label_method
     )
     # cleanlab estimates how many are wrong and lists that many, here 28 of 30.
     assert not issues.listed_N[~changed].any() and issues.listed_N.sum() >= (
@@ -75,14 +75,14 @@ def test_changed_labels_are_found_and_the_right_ones_suggested(planted, label_me
 def test_what_was_not_judged_has_no_score(planted):
     probabilities, labels, _changed = planted
     scored = np.arange(300) < 100
-    issues = find_label_issues(probabilities, labels, scored)
+    issues = find_label_issues(probabilities, labels, scored_N=scored)
     assert (
         np.isnan(issues.score_N[100:]).all()
         and not issues.listed_N[100:].any()
         and (issues.predicted_N[100:] == -1).all()
     )
     assert np.isnan(
-        find_label_issues(probabilities, labels, np.zeros(300, dtype=bool)).score_N
+        find_label_issues(probabilities, labels, scored_N=np.zeros(300, dtype=bool)).score_N
     ).all()
 
 
@@ -90,4 +90,6 @@ def test_without_cleanlab_the_error_names_the_extra(planted, monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     with pytest.raises(ConfigError, match=r'pip install "\.\[audit\]"'):
-        find_label_issues(planted[0], planted[1], np.ones(300, dtype=bool), label_method="cleanlab")
+        find_label_issues(
+            planted[0], planted[1], scored_N=np.ones(300, dtype=bool), label_method="cleanlab"
+        )

@@ -33,12 +33,14 @@ def page_of(pack_of_faces, blob):
         }
     )
     issues = LabelIssues(np.full(4, 0.9), np.ones(4, dtype=bool), 1 - np.array(pack.labels))
-    findings = collect(pack, find_copies(pack), issues, np.zeros(4, dtype=bool), drop_above=0.7)
+    findings = collect(
+        pack, find_copies(pack), issues=issues, seen_N=np.zeros(4, dtype=bool), drop_above=0.7
+    )
     return draw_page(
         {"data": '"><b>', "balance": {"train": pack.manifest["counts"]["train"]}},
         ["1 < 2"],
-        findings,
-        pack,
+        findings=findings,
+        pack=pack,
     )
 
 

@@ -182,12 +182,15 @@ def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
     probabilities_NK = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
     everyone = np.ones(100, dtype=bool)
     scored = _LabelScores(probabilities_NK, everyone, ~everyone, "a network")
-    assert not _skill(scored, labels_N, 2)["sufficient"]
+    assert not _skill(scored, labels_N, num_classes=2)["sufficient"]
     perfect = _LabelScores(np.eye(2, dtype=np.float32)[labels_N], everyone, ~everyone, "a network")
-    assert _skill(perfect, labels_N, 2)["sufficient"]
+    assert _skill(perfect, labels_N, num_classes=2)["sufficient"]
     weak_N2 = np.eye(2, dtype=np.float32)[np.where(np.arange(100) % 3 == 0, labels_N, 0)]
     weak = _LabelScores(weak_N2, everyone, ~everyone, "a network")
-    assert not _skill(weak, labels_N, 2)["sufficient"]
+    assert not _skill(weak, labels_N, num_classes=2)["sufficient"]
     assert (
-        _skill(_LabelScores(probabilities_NK, everyone, everyone, "a network"), labels_N, 2) is None
+        _skill(
+            _LabelScores(probabilities_NK, everyone, everyone, "a network"), labels_N, num_classes=2
+        )
+        is None
     )

@@ -73,9 +73,14 @@ def test_scores_are_judged_on_images_with_a_majority(voted):
     )
     probabilities = np.full((8, 7), 0.02, dtype=np.float32)
     probabilities[np.arange(8), said] = 0.88
-    issues = find_label_issues(probabilities, labels, np.ones(8, dtype=bool))
+    issues = find_label_issues(probabilities, labels, scored_N=np.ones(8, dtype=bool))
     found = validate_against_votes(
-        voted_N, labels, np.array(pack.splits), issues, probabilities, pack.splits == 0
+        voted_N,
+        labels,
+        splits_N=np.array(pack.splits),
+        issues=issues,
+        probabilities_NK=probabilities,
+        seen_N=pack.splits == 0,
     )
     assert found["all"]["n"] == 7 and found["all"]["differ"] == pytest.approx(3 / 7)
     # Wrong are rows 2, 4 and 6; their scores are high, high and low, the right ones' low, low, low and high.

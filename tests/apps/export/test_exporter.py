@@ -347,7 +347,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(best, network, tmp_path, m
     found = compare_outputs(
         network,
         lambda faces_BHWC: np.full((len(faces_BHWC), 7), 1 / 7, np.float32),
-        reference,
+        reference=reference,
         tta="none",
     )
     assert found["largest_difference"] > 0.01

@@ -21,7 +21,9 @@ def test_ticks_are_round_and_enclose_the_values(low, high):
 
 def test_a_chart_is_well_formed_says_what_it_shows_and_stays_within_its_frame():
     svg = ET.fromstring(
-        line_chart("k", "Loss", [Series("val", [(1, 2.0), (2, 1.5), (3, 1.75)])], x_label="epoch")
+        line_chart(
+            "k", "Loss", series=[Series("val", [(1, 2.0), (2, 1.5), (3, 1.75)])], x_label="epoch"
+        )
     )
     assert (
         svg.find("title").text == "Loss"
@@ -40,8 +42,8 @@ def test_a_chart_is_well_formed_says_what_it_shows_and_stays_within_its_frame():
 
 def test_names_never_become_markup():
     for chart in (
-        line_chart("k", HOSTILE, [Series(HOSTILE, [(1, 1)])], x_label=HOSTILE),
-        share_chart("k", HOSTILE, [(HOSTILE, [(0.5, 0.4, 0.6)])]),
+        line_chart("k", HOSTILE, series=[Series(HOSTILE, [(1, 1)])], x_label=HOSTILE),
+        share_chart("k", HOSTILE, rows=[(HOSTILE, [(0.5, 0.4, 0.6)])]),
     ):
         assert "<script" not in chart
         assert {element.tag for element in ET.fromstring(chart).iter()} <= {

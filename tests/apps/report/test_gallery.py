@@ -102,7 +102,7 @@ def csv_pack(tmp_path_factory):
 def test_votes_are_those_of_the_face_s_own_row(csv_pack):
     pack, votes = csv_pack
     assert pack.sample_id(2) == "row 4"
-    assert describe_votes(votes, pack, [0, 2]) == {
+    assert describe_votes(votes, pack, places=[0, 2]) == {
         0: "angry 6, sad 4, not a face 1",
         2: "sad 4, angry 4, neutral 2, not a face 1",
     }
@@ -111,11 +111,11 @@ def test_votes_are_those_of_the_face_s_own_row(csv_pack):
 def test_votes_that_don_t_belong_to_the_faces_are_refused(csv_pack, seen, tmp_path):
     pack, votes = csv_pack
     with pytest.raises(DataError, match="come from elsewhere"):
-        describe_votes(votes, seen.faces.pack, [0])
+        describe_votes(votes, seen.faces.pack, places=[0])
     short = tmp_path / "short.csv"
     short.write_text("\n".join(Path(votes).read_text().splitlines()[:3]) + "\n")
     with pytest.raises(DataError, match="2 rows, the data has a row 7"):
-        describe_votes(str(short), pack, [5])
+        describe_votes(str(short), pack, places=[5])
 
 
 def test_equal_pictures_with_other_labels_or_roles_are_shown(csv_pack):

@@ -51,7 +51,9 @@ def test_the_map_is_bright_where_the_class_is_decided():
     layer = find_layer(model, images_BCHW)
     assert layer == Layer("places", 0, 6, 6)
     for target, inside in ((0, slice(0, 12)), (1, slice(12, 24))):
-        maps_BHW = attention_maps(model, images_BCHW, torch.full((3,), target), layer)
+        maps_BHW = attention_maps(
+            model, images_BCHW, targets_B=torch.full((3,), target), layer=layer
+        )
         assert maps_BHW.shape == (3, 24, 24) and maps_BHW.amax(
             dim=(1, 2)
         ).tolist() == pytest.approx([1, 1, 1])
@@ -69,7 +71,7 @@ def test_the_map_is_the_published_formula_worked_out_by_hand():
     images_BCHW = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     layer = find_layer(model, images_BCHW)
     assert layer == Layer("0", 0, 4, 4)
-    maps_BHW = attention_maps(model, images_BCHW, torch.tensor([0]), layer)
+    maps_BHW = attention_maps(model, images_BCHW, targets_B=torch.tensor([0]), layer=layer)
     pooled_CHW = model[0](images_BCHW)[0]
     expected_HW = (2 * pooled_CHW[0] - pooled_CHW[1]).clamp_min(0)
     expected_HW = nn.functional.interpolate(
@@ -110,7 +112,7 @@ def test_every_kind_of_network_has_a_map(name):
     images_BCHW = torch.randn(2, 3, side, side)
     layer = find_layer(model, images_BCHW)
     assert layer.height == layer.width >= 4
-    maps_BHW = attention_maps(model, images_BCHW, torch.tensor([0, 3]), layer)
+    maps_BHW = attention_maps(model, images_BCHW, targets_B=torch.tensor([0, 3]), layer=layer)
     assert (
         maps_BHW.shape == (2, side, side)
         and maps_BHW.min() >= 0
@@ -125,7 +127,9 @@ def test_a_frozen_network_is_explained_too_also_where_gradients_are_switched_off
     with torch.no_grad():
         images_BCHW = torch.randn(2, 1, 48, 48)
         layer = find_layer(model, images_BCHW)
-        assert attention_maps(model, images_BCHW, torch.tensor([0, 1]), layer).shape == (2, 48, 48)
+        assert attention_maps(
+            model, images_BCHW, targets_B=torch.tensor([0, 1]), layer=layer
+        ).shape == (2, 48, 48)
     assert not any(
         parameter.requires_grad or parameter.grad is not None for parameter in model.parameters()
     )

@@ -55,7 +55,7 @@ def test_an_erased_rectangle_is_torchvisions_erase():
 
 
 def test_erased_rectangles_have_the_drawn_area_and_lie_in_the_image():
-    drawn = sample_params(AugmentSpec(reprob=0.5), np.random.default_rng(0), 3000)
+    drawn = sample_params(AugmentSpec(reprob=0.5), np.random.default_rng(0), count=3000)
     boxes_B4 = random_erasing_boxes(drawn, (48, 48))
     tall_B, wide_B = boxes_B4[:, 1] - boxes_B4[:, 0], boxes_B4[:, 3] - boxes_B4[:, 2]
     assert boxes_B4.min() >= 0 and boxes_B4.max() <= 48
@@ -79,7 +79,7 @@ def test_inside_counts_the_rectangles_pixels():
 )
 def test_normalisation_is_torchvisions(channels, mean, std):
     images_BCHW = faces(channels)
-    ours_BCHW = normalise(images_BCHW, mean, std, channels)
+    ours_BCHW = normalise(images_BCHW, mean, std=std, channels=channels)
     assert (ours_BCHW - tv.normalize(images_BCHW, list(mean), list(std))).abs().max() < 1e-5
 
 
@@ -88,7 +88,7 @@ def test_normalisation_is_torchvisions(channels, mean, std):
 )
 def test_gray_becomes_colour_for_a_model_of_three_channels(mean, std):
     images_BCHW = faces()
-    ours_BCHW = normalise(images_BCHW, mean, std, 3)
+    ours_BCHW = normalise(images_BCHW, mean, std=std, channels=3)
     expected_BCHW = tv.normalize(
         images_BCHW.repeat(1, 3, 1, 1), list(mean) * (3 // len(mean)), list(std) * (3 // len(std))
     )
@@ -99,12 +99,12 @@ def test_gray_becomes_colour_for_a_model_of_three_channels(mean, std):
 def test_normalisation_leaves_its_input_alone():
     images_BCHW = faces()
     kept_BCHW = images_BCHW.clone()
-    normalise(images_BCHW, (0.5,), (0.5,), 1)
+    normalise(images_BCHW, (0.5,), std=(0.5,), channels=1)
     assert torch.equal(images_BCHW, kept_BCHW)
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="3 channels"):
-        normalise(faces(3), (0.5,), (0.5,), 1)
+        normalise(faces(3), (0.5,), std=(0.5,), channels=1)
     with pytest.raises(ConfigError, match="above 0"):
-        normalise(faces(), (0.5,), (0.0,), 1)
+        normalise(faces(), (0.5,), std=(0.0,), channels=1)

@@ -35,7 +35,7 @@ def faces(count=4, size=48, channels=1):
 
 def fixed(count, **values):
     """Draws that are all off, but for the values given."""
-    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count=count)
     return drawn.__class__(
         **(vars(drawn) | {name: np.full(count, value) for name, value in values.items()})
     )
@@ -48,7 +48,12 @@ def planar(images_BHWC):
 def warped(images_BHWC, drawn, padding="zeros"):
     hw = tuple(images_BHWC.shape[1:3])
     return (
-        warp(images_BHWC, torch.from_numpy(affine_matrices(drawn, hw, hw)), hw, padding=padding)
+        warp(
+            images_BHWC,
+            torch.from_numpy(affine_matrices(drawn, hw, out_hw=hw)),
+            out_hw=hw,
+            padding=padding,
+        )
         / 255
     )
 
@@ -133,7 +138,7 @@ def test_flips_are_exact_and_torchvisions(channels):
     images_BHWC = faces(channels=channels)
     images_BCHW = images_BHWC.permute(0, 3, 1, 2)
     for name, theirs in (("hflip", tv.horizontal_flip), ("vflip", tv.vertical_flip)):
-        flipped_BHWC = crop_and_flip(images_BHWC, fixed(4, **{name: True}), (48, 48))
+        flipped_BHWC = crop_and_flip(images_BHWC, fixed(4, **{name: True}), out_hw=(48, 48))
         assert flipped_BHWC.dtype == torch.uint8
         assert torch.equal(flipped_BHWC.permute(0, 3, 1, 2), theirs(images_BCHW))
 
@@ -155,8 +160,8 @@ def test_flip_before_rotation_as_torchvision_composes_them():
 def test_a_random_crop_is_an_exact_piece_of_the_image():
     images_BHWC = faces(count=64, size=56)
     spec = AugmentSpec(hflip=0.5)
-    drawn = sample_params(spec, np.random.default_rng(4), 64)
-    ours_BCHW = augment(images_BHWC, drawn, spec, out_px=48) * 255
+    drawn = sample_params(spec, np.random.default_rng(4), count=64)
+    ours_BCHW = augment(images_BHWC, drawn, spec=spec, out_px=48) * 255
     tops, lefts = np.floor(drawn.crop_y * 9).astype(int), np.floor(drawn.crop_x * 9).astype(int)
     assert set(tops) == set(lefts) == set(range(9))  # 56 - 48 + 1 places, each taken
     for b in range(64):
@@ -169,7 +174,9 @@ def test_a_crop_inside_the_matrix_is_the_same_crop():
     images_BHWC = faces(size=56)
     drawn = fixed(4, crop_x=0.3, crop_y=0.9)  # floor(0.3 * 9) = 2, floor(0.9 * 9) = 8
     sampled_BCHW = warp(
-        images_BHWC, torch.from_numpy(affine_matrices(drawn, (56, 56), (48, 48))), (48, 48)
+        images_BHWC,
+        torch.from_numpy(affine_matrices(drawn, (56, 56), out_hw=(48, 48))),
+        out_hw=(48, 48),
     )
     assert largest_difference(sampled_BCHW, tv.crop(planar(images_BHWC), 8, 2, 48, 48)) < 1e-2
 
@@ -191,10 +198,13 @@ def test_evaluation_does_not_touch_images_of_the_right_size():
 def test_resizing_is_torchvisions_antialiased_resize(side, target, channels):
     images_BHWC = faces(size=side, channels=channels)
     theirs_BCHW = tv.resize(planar(images_BHWC) / 255, [target, target], antialias=True)
-    assert largest_difference(resize_center_crop(images_BHWC, target, target), theirs_BCHW) < LEVEL
+    assert (
+        largest_difference(resize_center_crop(images_BHWC, target, resize_px=target), theirs_BCHW)
+        < LEVEL
+    )
     assert torch.equal(
         resize(images_BHWC, (target, target)).permute(0, 3, 1, 2) / 255,
-        resize_center_crop(images_BHWC, target, target),
+        resize_center_crop(images_BHWC, target, resize_px=target),
     )
 
 
@@ -202,14 +212,17 @@ def test_resizing_is_torchvisions_antialiased_resize(side, target, channels):
 def test_an_enlarged_image_in_one_matrix_is_the_resized_and_cropped_one_up_to_its_border(resize_px):
     images_BHWC = faces()
     spec = AugmentSpec(rotate_deg=1e-9, crop=False)
-    ours_BCHW = augment(images_BHWC, fixed(4), spec, out_px=112, resize_px=resize_px)
-    assert largest_difference(ours_BCHW, resize_center_crop(images_BHWC, 112, resize_px)) < LEVEL
+    ours_BCHW = augment(images_BHWC, fixed(4), spec=spec, out_px=112, resize_px=resize_px)
+    assert (
+        largest_difference(ours_BCHW, resize_center_crop(images_BHWC, 112, resize_px=resize_px))
+        < LEVEL
+    )
 
 
 def test_a_shrunk_image_is_antialiased_before_it_is_turned():
     images_BHWC = faces(size=144)
     spec = AugmentSpec(rotate_deg=10)
-    ours_BCHW = augment(images_BHWC, fixed(4, angle_deg=10.0), spec, out_px=48, resize_px=48)
+    ours_BCHW = augment(images_BHWC, fixed(4, angle_deg=10.0), spec=spec, out_px=48, resize_px=48)
     small_BCHW = tv.resize(planar(images_BHWC) / 255, [48, 48], antialias=True)
     theirs_BCHW = tv.affine(
         small_BCHW,
@@ -234,9 +247,9 @@ def test_a_shrunk_image_is_antialiased_before_it_is_turned():
     ],
 )
 def test_the_size_before_the_crop(source, out, resize_px, expected):
-    assert resized_hw(source, out, resize_px) == expected
+    assert resized_hw(source, out, resize_px=resize_px) == expected
 
 
 def test_a_crop_larger_than_the_resized_image_is_refused():
     with pytest.raises(ConfigError, match="40x40"):
-        resized_hw((64, 64), (48, 48), 40)
+        resized_hw((64, 64), (48, 48), resize_px=40)

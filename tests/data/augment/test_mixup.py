@@ -11,7 +11,7 @@ from fer_ignite.data.augment.params import AugmentSpec, sample_params
 
 
 def mixed(spec, count=200, channels=1):
-    drawn = sample_params(spec, np.random.default_rng(0), count)
+    drawn = sample_params(spec, np.random.default_rng(0), count=count)
     zeros_BCHW, ones_BCHW = (
         torch.zeros(count, channels, 20, 20),
         torch.ones(count, channels, 20, 20),
@@ -20,9 +20,9 @@ def mixed(spec, count=200, channels=1):
     images_BCHW, mixed_BK = mix(
         zeros_BCHW,
         ones_BCHW,
-        targets_BK.repeat(count, 1),
-        partner_targets_BK.repeat(count, 1),
-        drawn,
+        targets_BK=targets_BK.repeat(count, 1),
+        partner_targets_BK=partner_targets_BK.repeat(count, 1),
+        draws=drawn,
     )
     return drawn, images_BCHW, mixed_BK
 
@@ -48,7 +48,7 @@ def test_mixup_blends_evenly_and_cutmix_only_replaces():
 
 
 def test_a_cut_rectangle_away_from_the_border_has_the_drawn_share():
-    drawn = sample_params(AugmentSpec(cutmix=1.0), np.random.default_rng(0), 2000)
+    drawn = sample_params(AugmentSpec(cutmix=1.0), np.random.default_rng(0), count=2000)
     boxes_B4 = cut_boxes(drawn, (100, 100))
     free_B = (boxes_B4[:, ::2] > 0).all(1) & (boxes_B4[:, 1::2] < 100).all(1)
     side_B = 100 * np.sqrt(drawn.share)
@@ -61,9 +61,13 @@ def test_a_cut_rectangle_away_from_the_border_has_the_drawn_share():
 
 def test_without_mixing_everything_stays_bit_for_bit():
     count = 6
-    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count=count)
     images_BCHW, targets_BK = torch.rand(count, 1, 20, 20), torch.rand(count, 7)
     mixed_BCHW, mixed_BK = mix(
-        images_BCHW, images_BCHW.flip(0), targets_BK, targets_BK.flip(0), drawn
+        images_BCHW,
+        images_BCHW.flip(0),
+        targets_BK=targets_BK,
+        partner_targets_BK=targets_BK.flip(0),
+        draws=drawn,
     )
     assert torch.equal(mixed_BCHW, images_BCHW) and torch.equal(mixed_BK, targets_BK)

@@ -43,9 +43,9 @@ def batch(count, side, channels):
 
 
 def finish(images_BHWC, drawn, spec, out_px, channels):
-    images_BCHW = augment(images_BHWC, drawn, spec, out_px=out_px)
+    images_BCHW = augment(images_BHWC, drawn, spec=spec, out_px=out_px)
     own = images_BHWC.shape[3]
-    return normalise(images_BCHW, (0.5,) * own, (0.25,) * own, channels)
+    return normalise(images_BCHW, (0.5,) * own, std=(0.25,) * own, channels=channels)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -63,7 +63,7 @@ def test_an_image_comes_out_the_same_in_any_slice_of_its_batch(
         count = 13
         images_BHWC, drawn = (
             batch(count, side, channels),
-            sample_params(spec, np.random.default_rng(0), count),
+            sample_params(spec, np.random.default_rng(0), count=count),
         )
         whole_BCHW = finish(images_BHWC, drawn, spec, out_px, model_channels)
         for start, stop in ((0, 1), (1, 3), (3, 10), (10, 13), (12, 13)):
@@ -78,18 +78,28 @@ def test_mixing_gives_the_same_in_any_slice():
     count = 12
     images_BHWC, drawn = (
         batch(count, 48, 1),
-        sample_params(EVERYTHING, np.random.default_rng(1), count),
+        sample_params(EVERYTHING, np.random.default_rng(1), count=count),
     )
-    images_BCHW = augment(images_BHWC, drawn, EVERYTHING, out_px=48)
+    images_BCHW = augment(images_BHWC, drawn, spec=EVERYTHING, out_px=48)
     targets_BK = torch.eye(7)[torch.arange(count) % 7]
     partner_B = torch.from_numpy(mixup_partners(drawn))
     whole_BCHW, whole_BK = mix(
-        images_BCHW, images_BCHW[partner_B], targets_BK, targets_BK[partner_B], drawn
+        images_BCHW,
+        images_BCHW[partner_B],
+        targets_BK=targets_BK,
+        partner_targets_BK=targets_BK[partner_B],
+        draws=drawn,
     )
     mine, others = torch.arange(5, 8), partner_B[5:8]
-    again_BCHW = augment(images_BHWC[others], drawn.take(others.numpy()), EVERYTHING, out_px=48)
+    again_BCHW = augment(
+        images_BHWC[others], drawn.take(others.numpy()), spec=EVERYTHING, out_px=48
+    )
     part_BCHW, part_BK = mix(
-        images_BCHW[mine], again_BCHW, targets_BK[mine], targets_BK[others], drawn.take(slice(5, 8))
+        images_BCHW[mine],
+        again_BCHW,
+        targets_BK=targets_BK[mine],
+        partner_targets_BK=targets_BK[others],
+        draws=drawn.take(slice(5, 8)),
     )
     assert torch.equal(whole_BCHW[5:8], part_BCHW) and torch.equal(whole_BK[5:8], part_BK)
 
@@ -97,9 +107,10 @@ def test_mixing_gives_the_same_in_any_slice():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nothing_asked_for_changes_nothing(channels):
     images_BHWC = batch(5, 48, channels)
-    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), 5)
+    drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count=5)
     assert torch.equal(
-        augment(images_BHWC, drawn, AugmentSpec(), out_px=48), images_BHWC.permute(0, 3, 1, 2) / 255
+        augment(images_BHWC, drawn, spec=AugmentSpec(), out_px=48),
+        images_BHWC.permute(0, 3, 1, 2) / 255,
     )
 
 
@@ -108,16 +119,16 @@ def test_the_raw_batch_is_left_alone_and_the_result_lies_in_range(spec):
     images_BHWC = batch(20, 48, 1)
     kept_BHWC = images_BHWC.clone()
     ours_BCHW = augment(
-        images_BHWC, sample_params(spec, np.random.default_rng(0), 20), spec, out_px=48
+        images_BHWC, sample_params(spec, np.random.default_rng(0), count=20), spec=spec, out_px=48
     )
     assert torch.equal(images_BHWC, kept_BHWC)
     assert ours_BCHW.dtype == torch.float32 and ours_BCHW.min() >= 0 and ours_BCHW.max() <= 1
 
 
 def test_an_empty_slice_gives_an_empty_batch():
-    drawn = sample_params(EVERYTHING, np.random.default_rng(0), 0)
+    drawn = sample_params(EVERYTHING, np.random.default_rng(0), count=0)
     assert augment(
-        torch.empty(0, 48, 48, 3, dtype=torch.uint8), drawn, EVERYTHING, out_px=40
+        torch.empty(0, 48, 48, 3, dtype=torch.uint8), drawn, spec=EVERYTHING, out_px=40
     ).shape == (0, 3, 40, 40)
 
 
@@ -126,8 +137,8 @@ def test_the_same_call_gives_the_same_bits():
     first, second = (
         augment(
             images_BHWC,
-            sample_params(EVERYTHING, np.random.default_rng(9), 32),
-            EVERYTHING,
+            sample_params(EVERYTHING, np.random.default_rng(9), count=32),
+            spec=EVERYTHING,
             out_px=48,
         )
         for _ in range(2)
