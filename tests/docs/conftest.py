@@ -147,7 +147,7 @@ def _write_faces(folder):
     faces_NHWC, labels_N = draw_faces(490, seed=5)
     names = [DEMO_CLASSES[label] for label in labels_N]
     _write_tables(folder, faces_NHWC, names)
-    _write_images(folder, faces_NHWC, folder=names)
+    _write_images(folder, faces_NHWC, names)
 
 
 def _write_tables(folder, faces_NHWC, names):

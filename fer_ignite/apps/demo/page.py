@@ -122,7 +122,7 @@ class _Callbacks:
             same,
         )
 
-    def picture(self, given: Any, one_face: bool, *, by_example: bool) -> Iterator[tuple[Any, ...]]:
+    def picture(self, given: Any, one_face: bool, by_example: bool) -> Iterator[tuple[Any, ...]]:
         # What an example has switched on is not meant for the next picture.
         one_face = self.always_one or (one_face and not by_example)
         for kept, *shown in self._answers(given, one_face):

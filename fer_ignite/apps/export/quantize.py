@@ -49,7 +49,7 @@ def quantize_static(
         quantization.quantize_static(
             plain,
             small,
-            record=_reader(quantization, faces_NHWC),
+            _reader(quantization, faces_NHWC),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_OPERATIONS,
             per_channel=True,
