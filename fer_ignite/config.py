@@ -27,6 +27,7 @@ __all__ = [
     "field_facts",
     "from_layers",
     "merged",
+    "nearest_setting",
     "parse_duration",
     "parse_yaml",
     "read_yaml",
@@ -742,6 +743,10 @@ class Config(BaseModel):
         "none", "Ignite's time profilers, printed at the end.", group="Output"
     )
     quiet: bool = _setting(False, "Only warnings and the result.", group="Output")
+    verbose: bool = _setting(False, "Also print the optimizer's parameter groups.", group="Output")
+    summary: bool = _setting(
+        False, "Also print the network's layers with their output shapes.", group="Output"
+    )
 
     # --- Launch
     nproc: int | None = _setting(
@@ -884,7 +889,58 @@ _OTHERS_CALL_IT = {
     "criterion": "loss",
     "early_stopping": "patience",
     "amp": "precision",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "size": "image_size",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "wd": "weight_decay",
+    "label_smoothing": "smoothing",
+    "gradient_clip_val": "clip_grad",
+    "grad_clip": "clip_grad",
+    "clip": "clip_grad",
+    "accumulate_grad_batches": "grad_accum_steps",
+    "gradient_accumulation_steps": "grad_accum_steps",
+    "accumulation": "grad_accum_steps",
+    "random_seed": "seed",
+    "arch": "model",
+    "architecture": "model",
+    "network": "model",
+    "backbone": "model",
+    "output_dir": "out",
+    "output": "out",
+    "save_dir": "out",
+    "run_name": "name",
+    "gpu": "gpus",
+    "accelerator": "device",
+    "devices": "nproc",
+    "processes": "nproc",
+    "dataset_path": "data",
+    "data_dir": "data",
+    "root": "data",
+    "warmup": "warmup_epochs",
+    "finetune": "init_from",
+    "weights": "init_from",
+    "checkpoint": "resume",
+    "mixed_precision": "precision",
+    "half": "precision",
+    "limit_train_batches": "max_train_samples",
+    "logger": "track",
+    "random_erasing": "reprob",
+    "metric": "monitor",
 }
+
+
+def nearest_setting(name: str) -> str | None:
+    """The setting that a word means, by what other trainers call it, else by spelling; None where none is near."""
+    name = name.replace("-", "_").lower()
+    if name in _OTHERS_CALL_IT:
+        return _OTHERS_CALL_IT[name]
+    near = difflib.get_close_matches(name, Config.model_fields, n=1)
+    return near[0] if near else None
 
 
 def check(values: Mapping[str, Any]) -> Config:
@@ -896,12 +952,8 @@ def check(values: Mapping[str, Any]) -> Config:
     unknown = [key for key in values if key not in Config.model_fields]
     if unknown:
         name = str(unknown[0])
-        near = (
-            [_OTHERS_CALL_IT[name]]
-            if name in _OTHERS_CALL_IT
-            else difflib.get_close_matches(name, Config.model_fields, n=1)
-        )
-        hint = f"did you mean {near[0]!r}?" if near else "--print-config lists all settings."
+        near = nearest_setting(name)
+        hint = f"did you mean {near!r}?" if near else "--print-config lists all settings."
         raise ConfigError(f"there is no setting {unknown[0]!r}; {hint}")
     try:
         return Config(**values)

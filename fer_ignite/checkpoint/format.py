@@ -8,7 +8,6 @@ checked against the schema, before anything is used.
 import io
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,13 +27,12 @@ from fer_ignite.checkpoint.archive import (
     verify_sha256,
 )
 from fer_ignite.checkpoint.atomic_io import shown
+from fer_ignite.checkpoint.paths import LAST_NAME, resolve_checkpoint, step_files
 from fer_ignite.checkpoint.plain import state_digest, tensor_problem, to_plain
 from fer_ignite.errors import CheckpointError
 
 __all__ = [
-    "BEST_NAME",
     "FORMAT",
-    "LAST_NAME",
     "OUTCOMES",
     "SCHEMA",
     "Entry",
@@ -44,15 +42,11 @@ __all__ = [
     "newest_valid",
     "require_resumable",
     "state_digest",
-    "step_files",
     "write_checkpoint",
 ]
 
 FORMAT = 1
 OUTCOMES = ("running", "completed", "early_stopped", "time_limit", "interrupted", "failed")
-BEST_NAME, LAST_NAME = "best.pt", "last.pt"
-
-_STEP_NAME = re.compile(r"step-(\d{1,15})\.pt")
 
 
 @dataclass(frozen=True)
@@ -139,31 +133,6 @@ def write_checkpoint(
     return writer.seal()
 
 
-def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that a path means: the file itself, or of a run's folder the best one, else the last one.
-
-    Raises:
-        CheckpointError: a folder that holds no run, or a run without a checkpoint.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return folder
-    checkpoints = folder / "checkpoints"
-    if not (folder / "config.yaml").is_file():
-        raise CheckpointError(
-            f"{shown(path)} is neither a checkpoint nor a run's folder; name one of these."
-        )
-    named = [checkpoints / name for name in (BEST_NAME, LAST_NAME)]
-    found = [file for file in named if file.is_file()] or [
-        file for _, file in step_files(checkpoints)
-    ]
-    if not found:
-        raise CheckpointError(
-            f"{shown(path)} holds a run without a checkpoint; let it train until it has saved one."
-        )
-    return found[0]
-
-
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint of ours holds, on the CPU.
 
@@ -213,16 +182,6 @@ def require_resumable(mapping: Mapping[str, Any]) -> None:
             f"This checkpoint can be evaluated, not continued: it has no {', '.join(absent)}. "
             "Resume from a step-*.pt or last.pt, or start a new run with --init-from."
         )
-
-
-def step_files(folder: Path) -> list[tuple[int, Path]]:
-    """The resume points of a folder with their iterations, newest first."""
-    matches = (
-        [(entry, _STEP_NAME.fullmatch(entry.name)) for entry in folder.iterdir()]
-        if folder.is_dir()
-        else []
-    )
-    return sorted(((int(match[1]), entry) for entry, match in matches if match), reverse=True)
 
 
 def newest_valid(folder: str | os.PathLike[str]) -> Found | None:

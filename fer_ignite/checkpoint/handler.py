@@ -18,7 +18,8 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import publish_alias, write_durably
-from fer_ignite.checkpoint.format import BEST_NAME, LAST_NAME, step_files, write_checkpoint
+from fer_ignite.checkpoint.format import write_checkpoint
+from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, step_files
 from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 
 __all__ = [

@@ -6,7 +6,7 @@ import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.shared_options import device_option, model_option
-from fer_ignite.cli.values import FiniteRange
+from fer_ignite.cli.values import FiniteRange, loading_torch, require_checkpoints, require_data
 from fer_ignite.config import READING_SETTINGS, check
 
 __all__ = ["command"]
@@ -113,6 +113,9 @@ def command(
     import json
 
     config = check({**given_settings(flags), "data": data})
+    require_data([data])
+    require_checkpoints([checkpoint])
+    loading_torch()
     from fer_ignite.apps.audit.pipeline import AuditRequest, audit
 
     report = audit(

@@ -12,6 +12,7 @@ from fer_ignite.cli.shared_options import (
     model_option,
     tta_option,
 )
+from fer_ignite.cli.values import loading_torch, require_checkpoints
 
 __all__ = ["command"]
 
@@ -38,6 +39,8 @@ def command(first: str, second: str, *, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
     import json
 
+    require_checkpoints((first, second))
+    loading_torch()
     from fer_ignite.inference.evaluate import compare
 
     result = compare(first, second, **options)

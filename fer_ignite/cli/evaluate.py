@@ -16,7 +16,7 @@ from fer_ignite.cli.shared_options import (
     model_option,
     tta_option,
 )
-from fer_ignite.cli.values import require_writable
+from fer_ignite.cli.values import loading_torch, require_checkpoints, require_data, require_writable
 from fer_ignite.errors import ConfigError, error_for_exit_code
 
 __all__ = ["command"]
@@ -94,6 +94,9 @@ def command(
     Every face counts once, for any number of processes. Faces of other sizes and colours are fitted to the network; classes are
     matched by name and meaning (anger = angry). Several checkpoints or data sets give one table.
     """
+    require_checkpoints(checkpoints)
+    require_data(sources)
+    loading_torch()
     from fer_ignite.checkpoint.atomic_io import write_text_durably
     from fer_ignite.distributed import leave
     from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation

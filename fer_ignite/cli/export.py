@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.shared_options import cache_option, model_option
+from fer_ignite.cli.values import loading_torch, require_checkpoints
 
 __all__ = ["command"]
 
@@ -63,6 +64,8 @@ def command(checkpoint: str, as_json: bool, **options: Any) -> int:
     """
     import json
 
+    require_checkpoints([checkpoint])
+    loading_torch()
     from fer_ignite.apps.export.exporter import export_checkpoint
 
     result = export_checkpoint(checkpoint, **options)

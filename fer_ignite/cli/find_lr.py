@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
-from fer_ignite.cli.values import require_writable
+from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import from_layers, read_yaml
 
 __all__ = ["command"]
@@ -64,6 +64,8 @@ def command(
     require_writable("--plot", plot)
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
     config = from_layers(*layers, given_settings(flags, assignments))
+    require_data([config.data])
+    loading_torch()
     from fer_ignite.apps.tune.lr_finder import find_lr
 
     found = find_lr(config, plot=plot, iterations=iterations, start_lr=start_lr, end_lr=end_lr)

@@ -1,11 +1,13 @@
 """``fer-ignite info``: installation, or content of a checkpoint, a dataset cache or a run."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fer_ignite.cli.values import loading_torch
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -13,34 +15,54 @@ __all__ = ["command"]
 
 @click.command("info", short_help="Versions and devices; what a checkpoint, pack or run holds.")
 @click.argument("path", required=False)
+@click.option(
+    "--full", is_flag=True, help="Also what torch finds: devices, precision, all networks."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(path: str | None, as_json: bool) -> int:
-    """Versions, devices and networks; or, with PATH, what that checkpoint, pack or run folder holds."""
-    values = installation() if path is None else describe_path(Path(path))
+def command(path: str | None, full: bool, *, as_json: bool) -> int:
+    """Versions and machine; or, with PATH, what that checkpoint, pack or run folder holds."""
+    if path is None:
+        values = {**installation(), **(devices_and_networks() if full else {})}
+    else:
+        values = describe_path(Path(path))
     click.echo(json.dumps(values, indent=2, default=str) if as_json else "\n".join(_lines(values)))
+    if path is None and not full and not as_json:
+        click.echo("fer-ignite info --full shows devices and all networks.")
     return 0
 
 
 def installation() -> dict[str, Any]:
-    """Versions of the libraries, devices, networks and recipes."""
+    """Versions of the libraries, the machine and the recipes; imports no torch, which takes seconds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import fer_ignite
+    from fer_ignite.distributed.machine import describe_processor
+    from fer_ignite.recipes import recipe_names
+
+    versions = {"fer_ignite": fer_ignite.__version__, "python": platform.python_version()}
+    for name in ("torch", "torchvision", "pytorch-ignite", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {"versions": versions, "machine": describe_processor(), "recipes": recipe_names()}
+
+
+def devices_and_networks() -> dict[str, Any]:
+    """What torch sees of the machine, and the networks that ``--model`` takes."""
+    loading_torch()
     import torch
 
     from fer_ignite.distributed.machine import this_machine
     from fer_ignite.models.registry import available_models
-    from fer_ignite.recipes import recipe_names
-    from fer_ignite.training.session import versions
     from fer_ignite.training.step import resolve_precision
 
     machine = this_machine()
-    gpus = [torch.cuda.get_device_name(index) for index in range(machine.cuda_devices)]
     return {
-        "versions": versions(),
-        "cores": machine.cores,
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(machine.cuda_devices)],
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "precision on the CPU": resolve_precision("auto", torch.device("cpu")),
         "networks": available_models(),
-        "recipes": recipe_names(),
     }
 
 
@@ -106,6 +128,8 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
     for name, value in values.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        elif name in ("gpus", "networks", "recipes"):
+            lines += [f"{indent}{name}:", *(f"{indent}  {entry}" for entry in value or "-")]
         elif isinstance(value, (list, tuple)):
             lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '-'}")
         else:

@@ -1,5 +1,6 @@
 """Entry point ``fer-ignite``: command lookup, errors as one line and an exit code."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -9,6 +10,7 @@ import click
 
 import fer_ignite
 from fer_ignite.errors import HELP_PAGE, FerError
+from fer_ignite.terminal import forbid_colours, styled
 
 __all__ = ["main"]
 
@@ -41,6 +43,21 @@ First steps:
 """
 
 
+def _switch_colours_off(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        forbid_colours()
+
+
+_NO_COLOR = click.Option(
+    ["--no-color"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_switch_colours_off,
+    help="No colours; NO_COLOR=1 in the environment does the same.",
+)
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -50,6 +67,8 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"fer_ignite.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        if all(parameter.name != _NO_COLOR.name for parameter in command.params):
+            command.params.append(_NO_COLOR)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,8 +78,6 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        import difflib
-
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, _COMMANDS, n=1)
@@ -88,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _leave_if_final()
     try:
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
+    except click.NoSuchOption as error:
+        code = _complain(_no_such_flag(error), 2)
     except click.UsageError as error:
         code = _complain(error.format_message(), 2)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -114,7 +133,24 @@ def _leave_if_final() -> None:
             leave(outcome)
 
 
+def _no_such_flag(error: click.NoSuchOption) -> str:
+    """The flag that was meant: by what other trainers call the setting, else by spelling."""
+    from fer_ignite.config import nearest_setting
+
+    assert error.ctx is not None
+    flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
+    setting = nearest_setting(error.option_name.lstrip("-"))
+    meant = None if setting is None else "--" + setting.replace("_", "-")
+    near = [meant] if meant in flags else difflib.get_close_matches(error.option_name, flags, n=1)
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"fer-ignite {error.ctx.info_name} --help lists them."
+    )
+    return f"there is no flag {error.option_name}; {hint}"
+
+
 def _complain(message: str, code: int) -> int:
     text = " ".join(message.split())
-    click.echo(f"fer-ignite: {text}", err=True)
+    click.echo(f"{styled('fer-ignite:', 'error', stream=sys.stderr)} {text}", err=True)
     return code

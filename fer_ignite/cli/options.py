@@ -10,7 +10,13 @@ from click.shell_completion import CompletionItem
 from fer_ignite.config import GROUPS, Config, field_facts, parse_yaml
 from fer_ignite.errors import ConfigError
 
-__all__ = ["ConfigCommand", "config_options", "given_settings"]
+__all__ = [
+    "COMMON_SETTINGS",
+    "ConfigCommand",
+    "config_options",
+    "given_settings",
+    "show_all_settings",
+]
 
 
 def config_options(*names: str, hidden: Sequence[str] = ()) -> Callable[[Any], Any]:
@@ -129,8 +135,64 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
     return given
 
 
+# What --help shows of a command that takes all settings; --help-all shows the others too.
+COMMON_SETTINGS = (
+    "data",
+    "classes",
+    "votes",
+    "model",
+    "init_from",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "opt",
+    "lr",
+    "weight_decay",
+    "sched",
+    "loss",
+    "patience",
+    "seed",
+    "max_time",
+    "name",
+    "resume",
+    "device",
+    "precision",
+    "nproc",
+)
+_HELP_ALL = "fer_ignite.help_all"
+
+
+def show_all_settings(ctx: click.Context) -> None:
+    """Has the help of this context's command show every setting."""
+    ctx.meta[_HELP_ALL] = True
+
+
+def _print_all_help(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        show_all_settings(ctx)
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 class ConfigCommand(click.Command):
-    """A command whose help groups flags by topic, and which refuses a flag given twice."""
+    """A command whose help groups flags by topic, and which refuses a flag given twice.
+
+    One that takes all settings shows the common ones with ``--help``, and gets ``--help-all``.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.takes_all = sum(isinstance(option, _Setting) for option in self.params) > 60
+        if self.takes_all:
+            flag = click.Option(
+                ["--help-all"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_print_all_help,
+                help=f"Show all {len(Config.model_fields)} settings and exit.",
+            )
+            self.params.append(flag)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Command": []}
@@ -138,6 +200,13 @@ class ConfigCommand(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
+                if (
+                    self.takes_all
+                    and isinstance(parameter, _Setting)
+                    and parameter.name not in COMMON_SETTINGS
+                    and not ctx.meta.get(_HELP_ALL)
+                ):
+                    continue
                 group = (
                     field_facts(str(parameter.name))["group"]
                     if isinstance(parameter, _Setting)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
-from fer_ignite.cli.values import require_writable
+from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import READING_SETTINGS, check
 from fer_ignite.errors import ConfigError
 
@@ -61,6 +61,8 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
 
     require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
+    require_data([data])
+    loading_torch()
     from fer_ignite.data.open import find_cache, is_user_dataset
 
     if is_user_dataset(data):

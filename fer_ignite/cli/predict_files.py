@@ -1,6 +1,7 @@
 """``fer-ignite predict`` without ``--faces``: one row per file, as table, csv or JSON lines."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.photographs import FaceBox
 from fer_ignite.inference.predictor import Prediction, Predictor, predict
+from fer_ignite.terminal import progress
 
 __all__ = ["write_predictions"]
 
@@ -47,12 +49,15 @@ def write_predictions(
                 ]
             )
         )
+    # rows on the terminal show the progress by themselves
+    bar = progress(len(files), "predict", quiet=sys.stdout.isatty() and write == sys.stdout.write)
     for prediction in predict(
         predictor,
         files,
         topk=len(predictor.classes) if predictions_file else topk,
         faces=faces,
         batch_size=batch_size,
+        on_batch=bar.update,
         warn=_warn,
     ):
         if predictions_file:
@@ -62,6 +67,7 @@ def write_predictions(
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
             click.echo(f"fer-ignite: {prediction.error}", err=True)
+    bar.close()
     if predictions_file:
         _write_csv(predictions_file, predictor.classes, predictions=everything)
     return readable

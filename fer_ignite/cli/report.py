@@ -14,7 +14,7 @@ from fer_ignite.cli.shared_options import (
     model_option,
     tta_option,
 )
-from fer_ignite.cli.values import require_writable
+from fer_ignite.cli.values import loading_torch, require_checkpoints, require_writable
 
 __all__ = ["command"]
 
@@ -50,6 +50,8 @@ def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: A
     It opens in any browser, fetches nothing, and can be sent to others: note that it holds pictures of faces.
     """
     require_writable("--out", out)
+    require_checkpoints(runs)
+    loading_torch()
     from fer_ignite.apps.report.page import write_report
 
     written = write_report(runs, out=out, **options)

@@ -104,7 +104,7 @@ def _is_source(word: str, faces: bool) -> bool:
 
 def _checkpoint_in(run: str) -> str:
     try:
-        from fer_ignite.checkpoint.format import resolve_checkpoint
+        from fer_ignite.checkpoint.paths import resolve_checkpoint
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed."

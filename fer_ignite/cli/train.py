@@ -8,7 +8,7 @@ import click
 import yaml
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
-from fer_ignite.cli.values import require_writable
+from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import check, merged, read_yaml
 from fer_ignite.errors import HELP_PAGE, ConfigError, error_for_exit_code
 
@@ -69,6 +69,8 @@ def command(
             nl=False,
         )
         return 0
+    require_data([config.data])
+    loading_torch()
     from fer_ignite.distributed import leave
     from fer_ignite.runs import execute
 

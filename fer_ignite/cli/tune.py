@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.values import loading_torch, require_data
 from fer_ignite.config import check, merged, parse_duration, read_yaml
 from fer_ignite.errors import ConfigError
 
@@ -75,6 +76,8 @@ def command(
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
     given = merged(*layers, given_settings(flags, assignments))
     config, seconds = check(given), parse_timeout(timeout)
+    require_data([config.data])
+    loading_torch()
     from fer_ignite.apps.tune.search import TuneRequest, tune
 
     outcome = tune(

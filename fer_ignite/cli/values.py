@@ -1,15 +1,25 @@
 """Validation of flags that are no settings: finite numbers, writable files."""
 
+import contextlib
+import importlib
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.terminal import status
 
-__all__ = ["FiniteRange", "require_writable"]
+__all__ = [
+    "FiniteRange",
+    "loading_torch",
+    "require_checkpoints",
+    "require_data",
+    "require_writable",
+]
 
 
 class FiniteRange(click.FloatRange):
@@ -42,3 +52,36 @@ def require_writable(flag: str, path: str | None) -> None:
         raise ConfigError(
             f"{flag}: {path} can't be written: it is a folder or not yours to write; name another file."
         )
+
+
+def require_checkpoints(paths: Iterable[str | None]) -> None:
+    """Fails before torch is imported where a checkpoint or run is missing.
+
+    Raises:
+        CheckpointError: nothing lies under a path, or no checkpoint in a run's folder.
+    """
+    from fer_ignite.checkpoint.paths import require_checkpoint
+
+    for path in paths:
+        if path is not None:
+            require_checkpoint(path)
+
+
+def require_data(sources: Iterable[str]) -> None:
+    """Fails before torch is imported where a data set is missing.
+
+    Raises:
+        DataError: nothing lies under a path.
+    """
+    from fer_ignite.data.readers.find import require_source  # imports numpy
+
+    for source in sources:
+        require_source(source)
+
+
+def loading_torch() -> None:
+    """Imports torch, which takes seconds, with a line on the terminal meanwhile."""
+    with status("loading torch"):
+        for name in ("torch", "ignite.engine", "torchvision"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)

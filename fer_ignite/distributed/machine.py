@@ -1,12 +1,21 @@
 """CPUs, GPUs and memory of the machine; number of threads; allocator settings."""
 
+import contextlib
 import ctypes
 import os
+import platform
 import sys
+from typing import Any
 
 from fer_ignite.distributed.resolve import Machine
 
-__all__ = ["keep_freed_memory", "this_machine", "use_machine"]
+__all__ = [
+    "describe_device",
+    "describe_processor",
+    "keep_freed_memory",
+    "this_machine",
+    "use_machine",
+]
 
 # Parameters of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -17,15 +26,57 @@ def this_machine() -> Machine:
     """The cores that this process may use and the devices that it can see; starts no CUDA context."""
     import torch
 
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
     return Machine(
-        cores,
+        _cores(),
         torch.cuda.device_count(),
         has_mps=torch.backends.mps.is_available(),
         system=sys.platform,
     )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_device(device: Any) -> str:
+    """The name of the processor or GPU, its cores and its memory.
+
+    Args:
+        device: a torch.device.
+    """
+    import torch
+
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return "Apple GPU" if device.type == "mps" else describe_processor()
+
+
+def describe_processor() -> str:
+    """The processor's name, the cores that this process may use, and the memory."""
+    return ", ".join([_processor(), f"{_cores()} cores", *_memory()])
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2] for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return " ".join((names[0] if names else platform.processor() or platform.machine()).split())
+
+
+def _memory() -> list[str]:
+    """The machine's memory, or less where this process's control group has a limit."""
+    try:
+        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return []
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        sizes.append(int(file.read()))
+    return [f"{min(sizes) / 2**30:.0f} GiB memory"]
 
 
 def use_machine(threads: int) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fer_ignite.checkpoint.format import load_checkpoint, resolve_checkpoint
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.paths import resolve_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path

@@ -2,12 +2,14 @@
 
 # Dimensions: B images, C channels, H W pixels.
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["describe_groups", "flops", "parameter_count"]
+__all__ = ["describe_groups", "describe_layers", "flops", "parameter_count"]
 
 
 def parameter_count(model: nn.Module, *, trainable_only: bool = False) -> int:
@@ -31,6 +33,35 @@ def flops(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
     finally:
         model.train(was_training)
     return int(counter.get_total_flops())
+
+
+def describe_layers(model: nn.Module, shape: tuple[int, int, int, int]) -> str:
+    """One line per layer in the order of the forward pass: name, kind, output shape of one image, parameters.
+
+    Args:
+        shape: B, C, H, W of the input.
+    """
+    rows: list[tuple[str, str, str, int]] = []
+
+    def note(name: str) -> Any:
+        def hook(layer: nn.Module, _: Any, output: Any) -> None:
+            size = "x".join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else "-"
+            rows.append((name, type(layer).__name__, size, parameter_count(layer)))
+
+        return hook
+
+    leaves = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
+    handles = [layer.register_forward_hook(note(name)) for name, layer in leaves]
+    try:
+        flops(model, shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    widths = [max(len(str(row[place])) for row in rows) for place in range(3)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {size:>{widths[2]}}  {count:>11,}"
+        for name, kind, size, count in rows
+    )
 
 
 def describe_groups(optimizer: Optimizer) -> str:

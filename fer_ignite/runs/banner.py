@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from fer_ignite.checkpoint.format import step_files
-from fer_ignite.data.augment.tta import count_views
+from fer_ignite.checkpoint.paths import step_files
+from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.expressions import other_spellings
+from fer_ignite.distributed.machine import describe_device
 from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
-from fer_ignite.models.summary import describe_groups, flops, parameter_count
+from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
 from fer_ignite.runs.prepare import USER_CODE, RunSpec
 from fer_ignite.training.session import Session
 
@@ -24,24 +26,14 @@ logger = logging.getLogger("fer_ignite")
 
 
 def log_run_header(session: Session, job: RunSpec) -> None:
-    """Data, network, parameter groups, steps, device, folder, and what was changed on resume."""
-    config, faces, plan = session.config, session.faces, session.train_stream.plan
-    counts = ", ".join(f"{split} {len(indices)}" for split, indices in faces.indices.items())
-    # --max-train-samples, --drop-train-duplicates, --exclude
-    if len(plan.indices_N) < len(faces.indices["train"]):
-        counts = counts.replace("train ", f"train {len(plan.indices_N)} of ", 1)
-    spellings = other_spellings(faces.classes)
+    """Machine, data, network, steps, folder, and what was changed on resume."""
+    config, plan = session.config, session.train_stream.plan
     most = min(config.batch_size, len(plan.indices_N))
-    side = session.preprocessing.image_px
-    cost = flops(session.model, (1, session.preprocessing.channels, side, side))
     state = session.trainer.state
     lines = [
-        f"data        {faces.source}{_recognised(faces)}: {counts}; {len(faces.classes)} classes: {', '.join(faces.classes)}",
-        *([f"expressions {spellings}"] if spellings else []),
-        *_left_out(faces),
-        f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per "
-        f"{side}x{side} image",
-        *(f"  group     {line}" for line in describe_groups(session.optimizer).splitlines()),
+        f"machine     {describe_device(session.device)}",
+        *_data_lines(session),
+        *_model_lines(session),
         f"steps       {config.epochs} epochs x {plan.steps_per_epoch} optimizer steps of at most {most} images"
         + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
         f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
@@ -58,8 +50,54 @@ def log_run_header(session: Session, job: RunSpec) -> None:
             )
     for line in lines:
         logger.info(line)
+    for line in describe_groups(session.optimizer).splitlines():
+        logger.info("  group     %s", line, extra={"file_only": not config.verbose})
     for line in job.warnings:
         logger.warning(line)
+
+
+def _model_lines(session: Session) -> list[str]:
+    config, side = session.config, session.preprocessing.image_px
+    shape = (1, session.preprocessing.channels, side, side)
+    cost = flops(session.model, shape)
+    lines = [
+        f"model       {config.model}, {parameter_count(session.model):,} parameters, {cost / 1e6:.1f} MFLOPs per {side}x{side} image"
+    ]
+    if config.summary:
+        layers = describe_layers(session.model, shape).splitlines()
+        lines += [f"  layer     {line}" for line in layers]
+    return lines
+
+
+def _data_lines(session: Session) -> list[str]:
+    """The source, the faces of each split, and of each class in it."""
+    faces, trained_N = session.faces, session.train_stream.plan.indices_N
+    counts = {split: f"{len(indices):,}" for split, indices in faces.indices.items()}
+    # --max-train-samples, --drop-train-duplicates, --exclude
+    if len(trained_N) < len(faces.indices["train"]):
+        counts["train"] = f"{len(trained_N):,} of {counts['train']}"
+    told = ", ".join(f"{split} {count}" for split, count in counts.items())
+    spellings = other_spellings(faces.classes)
+    names = ", ".join(faces.classes)
+    lines = [
+        f"data        {faces.source}{_recognised(faces)}: {told}; {len(faces.classes)} classes: {names}"
+    ]
+    if len(faces.classes) <= _MOST_COLUMNS:
+        widths = [max(6, len(name)) for name in faces.classes]
+        rows = {"  class": list(faces.classes)}
+        for split, indices in {**faces.indices, "train": trained_N}.items():
+            if len(indices):
+                counts_K = np.bincount(
+                    faces.targets.labels_N[indices], minlength=len(faces.classes)
+                )
+                rows[f"  {split}"] = [f"{count:,}" for count in counts_K.tolist()]
+        for title, cells in rows.items():
+            text = " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            lines.append(f"{title:<12}{text}")
+    return [*lines, *([f"expressions {spellings}"] if spellings else []), *_left_out(faces)]
+
+
+_MOST_COLUMNS = 10  # classes that fit a terminal beside each other
 
 
 # Kinds of sources that every user knows by what was named; a recognised data set is said.
@@ -121,7 +159,7 @@ def result_lines(summary: Mapping[str, Any]) -> list[str]:
                 _score(name, scored[name]) for name in ("accuracy", "uar", "macro_f1")
             )
             lines.append(
-                f"{split:<11} {scores} on {scored['n']} faces with {_views(scored['tta'])}"
+                f"{split:<11} {scores} on {scored['n']:,} faces with {views_text(scored['tta'])}"
             )
     return lines
 
@@ -132,11 +170,6 @@ _TITLES = {"uar": "UAR", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
 def _score(name: str, value: float) -> str:
     title = _TITLES.get(name, name)
     return f"{title} {100 * value:.2f} %" if name in SCORES else f"{title} {value:.4f}"
-
-
-def _views(tta: str) -> str:
-    count = count_views(tta)
-    return "1 view" if count == 1 else f"{count} views"
 
 
 def _to_look_at(path: Path) -> list[Path]:

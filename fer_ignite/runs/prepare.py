@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.checkpoint.atomic_io import clean_temporary
-from fer_ignite.checkpoint.format import (
-    BEST_NAME,
-    Found,
-    load_checkpoint,
-    newest_valid,
-    require_resumable,
-)
+from fer_ignite.checkpoint.format import Found, load_checkpoint, newest_valid, require_resumable
+from fer_ignite.checkpoint.paths import BEST_NAME
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.checkpoint.run_lock import RunLock, lock_folder
 from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
@@ -52,6 +47,8 @@ _OF_ONE_START = frozenset(
         "max_time",
         "handlers",
         "quiet",
+        "verbose",
+        "summary",
         "init_from",
         "cache",
         "profile",

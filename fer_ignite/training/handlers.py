@@ -128,7 +128,15 @@ def attach_reports(session: Session) -> None:
     """What the main process writes and shows: history, pictures, progress bar, TensorBoard, trackers, profiler."""
     config, trainer, folder = session.config, session.trainer, session.folder
     session.register_handle(
-        "history", attach_history(trainer, folder, line=session.history_line, logger=logger)
+        "history",
+        attach_history(
+            trainer,
+            folder,
+            line=session.history_line,
+            logger=logger,
+            monitor=config.monitor,
+            logged=lambda: session.records.epoch_names,
+        ),
     )
     if config.plots:
         session.register_handle(
@@ -138,7 +146,7 @@ def attach_reports(session: Session) -> None:
             ),
         )
     if not config.quiet:
-        session.progress_bar = attach_progress_bar(trainer, session.records)
+        session.progress_bar = attach_progress_bar(trainer, session.evaluator, session.records)
     if config.tensorboard:
         session.tensorboard, handles = attach_tensorboard(
             trainer,

@@ -1,4 +1,4 @@
-"""Progress bar, epoch line, history, TensorBoard, plots and profilers.
+"""Progress bars, epoch table, history, TensorBoard, plots and profilers.
 
 All of it hangs on the main process; none of it decides anything.
 """
@@ -6,11 +6,11 @@ All of it hangs on the main process; none of it decides anything.
 import contextlib
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar, Timer
@@ -19,11 +19,22 @@ from ignite.utils import setup_logger
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.checkpoint.run_dir import RunDir
+from fer_ignite.terminal import (
+    BAR_FORMAT,
+    TerminalHandler,
+    bar_class,
+    in_notebook,
+    output_stream,
+    shows_bars,
+    terminal_width,
+)
+from fer_ignite.training.epoch_table import EpochTable
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.plots import draw_confusion, draw_curves
 from fer_ignite.training.running_metrics import RunningMetrics
 
 __all__ = [
+    "LiveProgressBar",
     "attach_basic_profiler",
     "attach_epoch_clock",
     "attach_handlers_profiler",
@@ -43,12 +54,19 @@ def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
     logger = setup_logger(
         "fer_ignite",
         level=logging.WARNING if quiet else logging.INFO,
-        stream=sys.stderr,
+        stream=output_stream(),
         format="%(message)s",
         filepath=str(folder.log) if rank == 0 else None,
         distributed_rank=rank,
         reset=True,
     )
+    for handler in list(logger.handlers):
+        if type(handler) is logging.StreamHandler:
+            above = TerminalHandler(handler.stream)
+            above.setLevel(handler.level)
+            above.setFormatter(handler.formatter)
+            logger.removeHandler(handler)
+            logger.addHandler(above)
     if rank == 0:
         # A quiet terminal does not make the file quiet.
         logger.setLevel(logging.INFO)
@@ -69,19 +87,79 @@ def close_run_logger() -> None:
         handler.close()
 
 
+class LiveProgressBar(ProgressBar):
+    """Ignite's bar, drawn from an epoch's start on and refreshed by time instead of by iterations.
+
+    Args:
+        what: what is done, in front of the bar; "epoch" gets the epoch's number.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(bar_format="" if in_notebook() else BAR_FORMAT, desc=what)
+        self.pbar_cls = bar_class()
+        self.tqdm_kwargs |= {
+            "dynamic_ncols": True,
+            "disable": not shows_bars(),
+            "file": output_stream(),
+        }
+        self.pbar: Any = None
+        self._next_s = 0.0
+
+    def attach_live(
+        self, engine: Engine, shown: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> None:
+        """Attaches the bar.
+
+        Args:
+            shown: ``output -> {name: value}``, what stands behind the bar; called only when it is refreshed, as it may wait
+                for the device.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        due = Events.ITERATION_COMPLETED(event_filter=self._is_due)
+        self.attach(engine, output_transform=shown, event_name=due)
+
+    def finish(self) -> None:
+        """Erases the bar."""
+        if self.pbar is not None:
+            self.pbar.close()
+        self.pbar = None
+
+    def _open(self, engine: Engine) -> None:
+        self._next_s = 0.0
+        self._reset(engine.state.epoch_length)
+        epochs = engine.state.max_epochs
+        if epochs is not None and epochs > 1:
+            # the same words as Ignite's handler sets with the first refresh
+            self.pbar.set_description(f"{self.tqdm_kwargs['desc']} [{engine.state.epoch}/{epochs}]")
+
+    def _reset(self, pbar_total: int | None) -> None:
+        if self.pbar is None:
+            self.pbar = self.pbar_cls(
+                total=pbar_total, leave=self.persist, bar_format=self.bar_format, **self.tqdm_kwargs
+            )
+
+    def _is_due(self, engine: Engine, _: int) -> bool:
+        now = time.monotonic()
+        if self.tqdm_kwargs["disable"] or now < self._next_s:
+            return False
+        self._next_s = now + 0.25
+        return True
+
+
 def attach_progress_bar(
-    trainer: Engine, records: RunningMetrics, *, every: int = 10
-) -> ProgressBar:
-    """A bar per epoch with loss, accuracy, what users log with ``bar=True``, rate and time left."""
+    trainer: Engine, evaluator: Engine, records: RunningMetrics
+) -> LiveProgressBar:
+    """A bar per epoch with loss, accuracy in per cent and what users log with ``bar=True``; one for each validation."""
 
     def shown(output: Mapping[str, Any]) -> dict[str, Any]:
         hits_B = output["y_pred"].argmax(dim=1) == output["y"]
-        return {"loss": output["loss"].item(), "acc": hits_B.float().mean().item(), **records.bar}
+        accuracy = 100 * hits_B.float().mean().item()
+        return {"loss": f"{output['loss'].item():.3f}", "acc": f"{accuracy:.0f}%", **records.bar}
 
-    bar = ProgressBar(
-        bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar:20}{postfix} [{rate_fmt} {remaining}]"
-    )
-    bar.attach(trainer, output_transform=shown, event_name=Events.ITERATION_COMPLETED(every=every))
+    bar, validation = LiveProgressBar("epoch"), LiveProgressBar("validation")
+    bar.attach_live(trainer, shown)
+    evaluator.add_event_handler(Events.STARTED, bar.finish)
+    validation.attach_live(evaluator)
     return bar
 
 
@@ -123,30 +201,46 @@ def attach_epoch_clock(trainer: Engine) -> EpochClock:
 
 
 def attach_history(
-    trainer: Engine, folder: RunDir, *, line: Callable[[], dict[str, Any]], logger: logging.Logger
+    trainer: Engine,
+    folder: RunDir,
+    *,
+    line: Callable[[], dict[str, Any]],
+    logger: logging.Logger,
+    monitor: str = "accuracy",
+    logged: Callable[[], Sequence[str]] = tuple,
 ) -> RemovableEventHandle:
-    """REPORT: one line in history.jsonl, the table in results.csv, a sentence on the terminal."""
+    """REPORT: one line in history.jsonl, the table in results.csv, a row on the terminal.
+
+    Args:
+        line: the epoch's line.
+        logged: names in it that handlers logged for the epoch.
+    """
+    started: list[float] = []
+    table: list[EpochTable] = []
+
+    def begin(engine: Engine) -> None:
+        started[:] = [time.monotonic(), engine.state.epoch]
+        table[:] = [EpochTable(engine.state.max_epochs, monitor, width=terminal_width())]
 
     def write(engine: Engine) -> None:
         values = line()
         folder.append_history(values)
-        logger.info(_sentence(values, engine.state.max_epochs))
+        if not table:
+            begin(engine)
+        since_s, before = started
+        done, left = engine.state.epoch - before, engine.state.max_epochs - engine.state.epoch
+        shown = dict(values)
+        if done > 0 and left > 0:
+            shown["remaining_s"] = left * (time.monotonic() - since_s) / done
+        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+            shown["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        for title in table[0].header(shown, tuple(logged())):
+            logger.info(title, extra={"style": "title"})
+        style = {"style": "best"} if values.get("is_best") else {}
+        logger.info(table[0].row(shown), extra=style)
 
+    trainer.add_event_handler(Events.STARTED, begin)
     return trainer.add_event_handler(RunEvents.REPORT, write)
-
-
-def _sentence(values: Mapping[str, Any], epochs: int) -> str:
-    width = len(str(epochs))
-    parts = [f"epoch {values['epoch']:>{width}}/{epochs}"]
-    for side in ("train", "val"):
-        if f"{side}_loss" in values:
-            parts.append(
-                f"{side} loss {values[f'{side}_loss']:.4f} acc {100 * values[f'{side}_accuracy']:5.2f} %"
-            )
-    parts.append(
-        f"lr {values['lr']:.3g}  {values['epoch_seconds']:.1f} s  {values['images_per_second']:.0f} images/s"
-    )
-    return "  ".join(parts) + ("  *" if values.get("is_best") else "")
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class RunningMetrics:
 
     Attributes:
         epoch: name -> value of the epoch so far, over all processes, as of the last :meth:`reduce_across_ranks`.
+        epoch_names: names that were logged with ``on="epoch"``, in their order.
         on_flush: functions (values: {name: float}, iteration) that get logged step values, reduced.
     """
 
@@ -58,6 +59,7 @@ class RunningMetrics:
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.on_flush: list[Callable[[Mapping[str, float], int], None]] = []
         self.bar: dict[str, float] = {}
+        self.epoch_names: list[str] = []
         self._logged: list[tuple[str, int, Reduce, On, bool, Any]] = []
         self.clear()
 
@@ -108,6 +110,8 @@ class RunningMetrics:
             self._remember(name, reduce, value=value)
             if bar:
                 self.bar[name] = value
+            if on == "epoch" and name not in self.epoch_names:
+                self.epoch_names.append(name)
             if on == "step":
                 for listener in self.on_flush:
                     listener({name: value}, iteration)

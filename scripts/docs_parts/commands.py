@@ -9,6 +9,7 @@ import click
 from markup import literal
 
 from fer_ignite.cli.main import program
+from fer_ignite.cli.options import show_all_settings
 
 __all__ = ["SEARCH_TERMS", "command_names", "command_page", "overview"]
 
@@ -61,6 +62,7 @@ def command_page(name: str) -> str:
     )
     usage = " ".join(["fer-ignite", name, *command.collect_usage_pieces(context)])
     parts = [f"# fer-ignite {name}", "```text\n" + usage + "\n```", _prose(command.help or "")]
+    show_all_settings(context)
     formatter = _Collector()
     command.format_options(context, formatter)
     for title, rows in formatter.sections.items():

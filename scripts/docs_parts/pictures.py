@@ -85,11 +85,16 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        program(*"train --data demo:1400 --epochs 10 --name demo".split(), folder=folder)
-        program(*"report runs/demo --out report.html".split(), folder=folder)
+        program(
+            *["train", "--data", "demo:1400", "--epochs", "10", "--name", "demo"], folder=folder
+        )
+        program(*["report", "runs/demo", "--out", "report.html"], folder=folder)
         save(Image.open(folder / "runs/demo/plots/curves.png"), "curves.png")
         draw_group(folder / "group.png")
-        program(*"predict group.png --faces always --save-annotated marked".split(), folder=folder)
+        program(
+            *["predict", "group.png", "--faces", "always", "--save-annotated", "marked"],
+            folder=folder,
+        )
         (marked,) = (folder / "marked").iterdir()
         save(Image.open(marked), "faces.png")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

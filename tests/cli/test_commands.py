@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
@@ -376,9 +377,11 @@ def test_a_preview_shows_augmented_faces(cli):
 
 def test_info_tells_versions_and_devices(cli):
     values = json.loads(cli("info", "--json").out)
-    assert {"versions", "cores", "gpus", "networks", "recipes"} <= set(values)
-    assert "fer48" in values["networks"] and "quick" in values["recipes"]
-    assert "fer48" in cli("info").out
+    assert set(values) == {"versions", "machine", "recipes"} and "quick" in values["recipes"]
+    assert values["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    full = json.loads(cli("info", "--full", "--json").out)
+    assert {*values, "gpus", "networks"} <= set(full) and "fer48" in full["networks"]
+    assert "\n  quick\n" in cli("info").out  # one name a line
 
 
 def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, best):

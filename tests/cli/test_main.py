@@ -1,8 +1,12 @@
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 
+from fer_ignite.cli.options import COMMON_SETTINGS
 from fer_ignite.config import GROUPS, Config, check, field_facts
 
 
@@ -20,8 +24,68 @@ def test_the_version_is_told(cli):
     assert fer_ignite.__version__ in cli("--version").out
 
 
-def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
+def test_help_shows_the_common_settings_and_names_the_flag_for_the_rest(cli):
     text = cli("train", "--help").out
+    flags = set(re.findall(r"^  (--[a-z-]+)", text, re.M))
+    of_settings = {flag for flag in flags if flag[2:].replace("-", "_") in Config.model_fields}
+    assert of_settings == {f"--{name.replace('_', '-')}" for name in COMMON_SETTINGS}
+    assert "--help-all" in text and f"all {len(Config.model_fields)} settings" in text
+    assert len(text.splitlines()) < 100
+
+
+@pytest.mark.parametrize("command", ["tune", "find-lr"])
+def test_help_of_a_search_shows_its_own_options_first(cli, command):
+    text = cli(command, "--help").out
+    own = {"tune": "--trials", "find-lr": "--iterations"}[command]
+    assert 0 < text.index(own) < text.index("\nData:")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["train", "--learning-rate", "0.1"], "--lr"),
+        (["train", "--batch", "32"], "--batch-size"),
+        (["evaluate", "x.pt", "--batch", "32"], "--batch-size"),
+        (["train", "--img-size", "64"], "--image-size"),
+        (["train", "--label-smoothing", "0.1"], "--smoothing"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["find-lr", "--optimizer", "sgd"], "--opt"),
+        (["predict", "--fromat", "csv", "x.jpg"], "--format"),
+    ],
+)
+def test_unknown_flags_are_matched_by_meaning(cli, given, meant):
+    ended = cli(*given)
+    assert ended.code == 2 and ended.err.count("\n") == 1
+    assert f"did you mean {meant}?" in ended.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["train", "--data", "nowhere"],
+        ["find-lr", "--data", "nowhere"],
+        ["audit", "nowhere"],
+        ["pack", "nowhere"],
+        ["evaluate", "nowhere.pt"],
+        ["evaluate", "nowhere.pt", "--data", "demo"],
+        ["export", "nowhere.pt"],
+        ["report", "nowhere"],
+        ["compare", "nowhere.pt", "there.pt"],
+        ["predict", "nowhere.jpg"],
+    ],
+)
+def test_a_wrong_path_is_refused_before_torch_is_imported(given):
+    code = (
+        "import sys\nfrom fer_ignite.cli.main import main\n"
+        f"try: main({given!r})\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout.split() == ["2", "False"] and "nowhere" in ended.stderr
+
+
+def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
+    text = cli("train", "--help-all").out
     places = [text.index(f"\n{group}:\n") for group in GROUPS]
     assert places == sorted(places)
     ends = [*places[1:], len(text)]

@@ -1,3 +1,4 @@
+import io
 import logging
 import re
 from itertools import pairwise
@@ -10,6 +11,7 @@ from fer_ignite import build_session
 from fer_ignite.checkpoint.run_dir import RunDir, _records
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import (
+    LiveProgressBar,
     attach_basic_profiler,
     attach_epoch_clock,
     attach_handlers_profiler,
@@ -53,25 +55,53 @@ def scalars(folder):
     return found
 
 
-@pytest.mark.slow
-def test_the_progress_bar_shows_loss_accuracy_rate_and_what_users_log(ran, capfd):
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bars_show_training_validation_and_what_users_log(ran, monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("COLUMNS", "100")
+
     def watch(session):
         session.trainer.add_event_handler(
             Events.ITERATION_COMPLETED,
             lambda engine: session.log("user_value", engine.state.iteration, bar=True),
         )
+        # a slow machine, for the bar: each iteration is due
+        monkeypatch.setattr(LiveProgressBar, "_is_due", lambda *_: True)
 
     ran([watch], quiet=False, log_every=1, data="demo:700", batch_size=16, epochs=2)
-    shown = capfd.readouterr().err
-    assert re.search(r"\[10/35\].*loss=\d\.\d+.*acc=", shown)
-    assert "user_value" in shown and "it/s" in shown
+    shown = screen.getvalue()
+    assert re.search(r"epoch \[2/2\]: +\d+% \|.*\| \d+/35, .* left, loss=\d\.\d+, acc=\d+%", shown)
+    assert "user_value" in shown and re.search(r"validation +\d+% \|", shown)
+    assert max(len(line) for line in re.split(r"[\r\n]", shown)) <= 100
+
+
+def test_a_bar_is_refreshed_by_time_not_by_iterations(monkeypatch):
+    bar, clock = LiveProgressBar("epoch"), [0.0]
+    bar.tqdm_kwargs["disable"] = False
+    monkeypatch.setattr("fer_ignite.training.loggers.time.monotonic", lambda: clock[0])
+    due = []
+    for clock[0] in (0.0, 0.1, 0.2, 0.3, 0.4, 5.0, 5.1):
+        due.append(bar._is_due(None, 0))
+    assert due == [True, False, False, True, False, True, False]
+
+
+def test_output_to_a_file_has_no_bars(ran, capfd):
+    ran(quiet=False)
+    assert "\r" not in (shown := capfd.readouterr().err) and "%|" not in shown
 
 
 def test_quiet_shows_no_bar_and_no_lines(ran, capfd):
     session = ran()
     assert session.progress_bar is None
-    assert "epoch 1/2" not in capfd.readouterr().err
-    assert "epoch 1/2" in session.folder.log.read_text()  # the file is not quiet
+    assert " 1/2 " not in capfd.readouterr().err
+    assert re.search(
+        r"^\S+ \S+   1/2  ", session.folder.log.read_text(), re.M
+    )  # the file is not quiet
 
 
 def test_an_epoch_s_line_stands_in_history_table_and_log(ran):
@@ -98,9 +128,14 @@ def test_an_epoch_s_line_stands_in_history_table_and_log(ran):
     }
     assert set(lines[0]) == expected
     assert len(session.folder.results.read_text().splitlines()) == 3
-    assert re.search(
-        r"epoch 2/2  train loss .* val loss .* images/s", session.folder.log.read_text()
-    )
+    rows = session.folder.log.read_text().splitlines()
+    assert [row.split()[2] for row in rows[-3:]] == ["epoch", "1/2", "2/2"]
+    shown = rows[-1].split()[3:]
+    for text, value in zip(
+        shown[:4:2], (lines[1]["train_loss"], lines[1]["val_loss"]), strict=True
+    ):
+        assert text == f"{value:.4f}"
+    assert shown[3] == f"{100 * lines[1]['val_accuracy']:.2f}%"
     assert all(a["elapsed_seconds"] < b["elapsed_seconds"] for a, b in pairwise(lines))
 
 
@@ -118,7 +153,7 @@ def test_history_writes_whatever_line_it_is_given(reporter, tmp_path, caplog):
     with caplog.at_level("INFO", logger=logger.name):
         reporter.run([0], max_epochs=2)
     assert list(folder.read_history()) == [line, line]
-    assert caplog.messages[0].startswith("epoch 1/2")
+    assert [message.split()[0] for message in caplog.messages[1:]] == ["epoch", "1/2", "1/2"]
     handle.remove()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fer_ignite.apps.audit.duplicates import Copies, find_copies, same_person
 from fer_ignite.apps.audit.findings import Finding, as_csv, collect
@@ -36,6 +35,7 @@ from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
 from fer_ignite.inference.loaded_model import find_run_dir, load_model
 from fer_ignite.metrics.intervals import accuracy_interval
+from fer_ignite.terminal import progress, status
 
 __all__ = ["AuditRequest", "audit"]
 
@@ -110,7 +110,8 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     assert pack is not None
     voted_N = None if request.votes is None else voted_labels(request.votes, pack)
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
-    copies = find_copies(pack)
+    with status("looking for copies", quiet=config.quiet):
+        copies = find_copies(pack)
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
     scored = _score_labels(faces, copies, request=request, quiet=config.quiet)
     seconds["labels"] = time.monotonic() - clock
@@ -219,7 +220,7 @@ def _score_labels(
     fold_N = np.full(count, NO_FOLD)
     fold_N[train] = deal(faces.targets.labels_N[train], units_N[train], folds=request.folds, seed=0)
     apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
-    with tqdm(total=count, desc="judging", unit="image", disable=quiet, leave=False) as bar:
+    with progress(count, "label scores, out of fold", quiet=quiet) as bar:
         probabilities_NK = out_of_fold(
             faces,
             fold_N,

@@ -14,6 +14,7 @@ from fer_ignite.apps.demo.server import (
     serve,
     server_address,
 )
+from fer_ignite.checkpoint.paths import require_checkpoint
 from fer_ignite.data.images import printable
 from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
 from fer_ignite.errors import ConfigError
@@ -61,6 +62,8 @@ def run_demo(
             reserve_port(host, port) as taken,
             tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder,
         ):
+            if checkpoint is not None:
+                require_checkpoint(checkpoint)
             application, missing = _prepare(
                 checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
             )

@@ -12,7 +12,6 @@ from fer_ignite.apps.report.curves import shared_charts
 from fer_ignite.apps.report.evaluation import ReportOptions, evaluation_result
 from fer_ignite.apps.report.settings import differing_settings
 from fer_ignite.apps.report.subject import RunReference
-from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.inference.evaluate import correct_predictions, paired_difference, same_faces
 
 __all__ = ["build_comparison", "compare_pair"]
@@ -95,7 +94,7 @@ def _run(name: str, subject: RunReference, *, options: ReportOptions) -> dict[st
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),
         "looks": len(read_test_accesses(subject)),
-        "config": dict(load_checkpoint(subject.checkpoint)["config"]),
+        "config": dict(subject.config),
     }
 
 

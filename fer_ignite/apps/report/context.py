@@ -24,6 +24,7 @@ from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.metrics.calibration import build_calibration
 from fer_ignite.metrics.curves import class_curves
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
+from fer_ignite.terminal import status
 from fer_ignite.training.session import versions
 
 __all__ = ["build_context", "read_test_accesses"]
@@ -38,6 +39,11 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
         FerError: as ``evaluate`` does.
     """
     seen = evaluate_for_report(subject, options)
+    with status("drawing the report"):
+        return _context(subject, options, seen=seen)
+
+
+def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData) -> dict[str, Any]:
     result, checkpoint = seen.result, seen.network.checkpoint
     summary = {} if subject.folder is None else subject.folder.read_summary()
     accesses = read_test_accesses(subject)

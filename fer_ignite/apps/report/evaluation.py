@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fer_ignite.apps.report.subject import RunReference
-from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.inference.evaluate import EvaluateRequest, evaluate, evaluation_config
@@ -115,7 +114,7 @@ def _in_train(
 
 def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
     """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
-    config = load_checkpoint(subject.checkpoint)["config"]
+    config = subject.config
     return EvaluateRequest(
         str(subject.checkpoint),
         data=options.data,
@@ -126,7 +125,6 @@ def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
         classes=options.classes,
         unknown_classes=options.unknown_classes,
         restrict_classes=options.restrict_classes,
-        quiet=True,
         device=options.device,
         votes=options.votes if config.get("votes") else None,
         model=required_user_code(config, "model", given=options.model),

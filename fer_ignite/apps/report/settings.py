@@ -47,7 +47,11 @@ def setting_rows(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The settings in which runs differ, by name, with each run's value; where a run writes to doesn't count."""
-    names = [name for name in Config.model_fields if name not in ("out", "name", "quiet")]
+    names = [
+        name
+        for name in Config.model_fields
+        if name not in ("out", "name", "quiet", "verbose", "summary")
+    ]
     rows = []
     for name in names:
         values = [text_of(config.get(name)) for config in configs]

@@ -1,9 +1,13 @@
 """Resolution of a run's folder or a checkpoint's path to checkpoint and run."""
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fer_ignite.checkpoint.format import resolve_checkpoint
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.paths import resolve_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.data.images import printable
 from fer_ignite.errors import CheckpointError
@@ -18,6 +22,12 @@ class RunReference:
 
     checkpoint: Path
     folder: RunDir | None
+
+    @functools.cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The run's settings, read out of the checkpoint once."""
+        config: Mapping[str, Any] = load_checkpoint(self.checkpoint)["config"]
+        return config
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Events
 from ignite.handlers import FastaiLRFinder
 
 from fer_ignite.checkpoint.atomic_io import write_durably
@@ -18,7 +19,9 @@ from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 from fer_ignite.imports import load_object
 from fer_ignite.runs.execute import select_device
 from fer_ignite.runs.validate import check_names
+from fer_ignite.terminal import progress
 from fer_ignite.training.build import build_session_objects
+from fer_ignite.training.events import StepEvents
 from fer_ignite.training.session import Session
 
 __all__ = ["draw_rates", "find_lr"]
@@ -132,6 +135,8 @@ def _find(
             handlers=handlers,
         )
         _leave_the_step_alone(session)
+        if not given.quiet:
+            _attach_bar(session, iterations)
         finder, diverged = _rise(
             session, iterations * config.grad_accum_steps, start_lr=start_lr, end_lr=end_lr
         )
@@ -153,6 +158,13 @@ def _leave_the_step_alone(session: Session) -> None:
     for name in (*_FILING, "scheduler"):
         if name in session.handles:
             session.handles[name].remove()
+
+
+def _attach_bar(session: Session, iterations: int) -> None:
+    bar = progress(iterations, "learning-rate range test", unit="step")
+    session.trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, lambda: bar.update())
+    session.trainer.add_event_handler(Events.COMPLETED, lambda: bar.close())
+    session.at_close.callback(bar.close)
 
 
 def _rise(

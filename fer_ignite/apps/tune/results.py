@@ -17,6 +17,8 @@ __all__ = ["draw_importance", "study_result", "write_results"]
 _OF_ONE_START = frozenset(
     {
         "quiet",
+        "verbose",
+        "summary",
         "max_time",
         "nproc",
         "nnodes",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["VIEW_KINDS", "count_views", "iter_tta_views", "views"]
+__all__ = ["VIEW_KINDS", "count_views", "iter_tta_views", "views", "views_text"]
 
 # Shifts (down, right) as shares of the side; every one is seen plain and mirrored.
 _STILL = ((0.0, 0.0),)
@@ -23,12 +23,18 @@ _SHIFTS = {"none": _STILL, "flip": _STILL, "shift10": _STILL + _CORNERS, "shift1
 
 
 def count_views(kind: str) -> int:
-    """How many images the model sees for each one: none 1, flip 2, ten 10, many 18."""
+    """How many images the model sees for each one: none 1, flip 2, shift10 10, shift18 18."""
     if kind not in _SHIFTS:
         raise ConfigError(
             f"View averaging {kind!r} is unknown; allowed are {', '.join(VIEW_KINDS)}."
         )
     return len(_SHIFTS[kind]) * (1 if kind == "none" else 2)
+
+
+def views_text(kind: str) -> str:
+    """ "1 view" or "10 views"."""
+    count = count_views(kind)
+    return "1 view" if count == 1 else f"{count} views"
 
 
 def views(images_BCHW: Tensor, kind: str) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from fer_ignite.data.cache.decode import (
     Decoded,
@@ -37,6 +36,7 @@ from fer_ignite.data.samples import (
 )
 from fer_ignite.data.splits import assign_val_split, joined_units
 from fer_ignite.errors import DataError
+from fer_ignite.terminal import progress as progress_bar
 
 __all__ = ["build_cache"]
 
@@ -134,9 +134,7 @@ def _write_images(
     spec: CacheSpec, samples: Samples, *, folder: Path, progress: bool
 ) -> tuple[Fit, bool, _Facts]:
     facts = _Facts()
-    with tqdm(
-        total=len(samples), desc="packing", unit="image", disable=not progress, leave=False
-    ) as bar:
+    with progress_bar(len(samples), "packing", quiet=not progress) as bar:
         if samples.pixels_NHWC is not None:
             if spec.crop_faces:
                 raise DataError(

@@ -27,7 +27,7 @@ from fer_ignite.data.readers.named_files import find_named_files, read_named_fil
 from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.errors import DataError
-from fer_ignite.imports import optional_library
+from fer_ignite.imports import is_object_name, optional_library
 
 __all__ = ["DEMO_COUNT", "ReadOptions", "find_source"]
 
@@ -72,16 +72,31 @@ def find_source(data: str, options: ReadOptions = ReadOptions()) -> Source:
     return source
 
 
+def require_source(data: str) -> None:
+    """Refuses a path under which nothing lies; called before torch is imported.
+
+    Raises:
+        DataError: it is neither a path that exists, nor demo, demo:N, kaggle:owner/name or a user's class.
+    """
+    if _DEMO.match(data) or _KAGGLE.match(data) or is_object_name(data):
+        return
+    _require_path(data)
+
+
+def _require_path(data: str) -> None:
+    if "\0" in data or not Path(data).exists():
+        raise DataError(
+            f"data {printable(data)}: there is no such file or folder; give one, demo, demo:N, or kaggle:owner/name."
+        )
+
+
 def _find(data: str, options: ReadOptions) -> Source:
     if match := _DEMO.match(data):
         return DemoSource(int(match[1] or DEMO_COUNT))
     if match := _KAGGLE.match(data):
         path = _download(match[1])
-    elif "\0" in data or not Path(data).exists():
-        raise DataError(
-            f"data {printable(data)}: there is no such file or folder; give one, demo, demo:N, or kaggle:owner/name."
-        )
     else:
+        _require_path(data)
         path = Path(data)
     if not path.is_dir():
         return _csv_source(path, options)

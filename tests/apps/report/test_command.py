@@ -24,7 +24,7 @@ def test_report_says_as_json_what_it_wrote(cli, finished_run):
     ("arguments", "said"),
     [
         (("report",), "Missing argument"),
-        (("report", "nowhere"), "neither a checkpoint nor a run"),
+        (("report", "nowhere"), "nowhere can't be read: No such file or directory"),
         (("report", "nowhere", "--out", "no/such/folder.html"), "no folder"),
         (("report", "x", "--split", "all"), "all"),
     ],

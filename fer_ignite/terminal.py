@@ -1,0 +1,200 @@
+"""Terminal output: progress bars, colours, the width, and lines above bars; in a notebook, its own bars and stdout."""
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+__all__ = [
+    "BAR_FORMAT",
+    "TerminalHandler",
+    "bar_class",
+    "colours",
+    "forbid_colours",
+    "in_notebook",
+    "output_stream",
+    "progress",
+    "shows_bars",
+    "status",
+    "styled",
+    "terminal_width",
+]
+
+BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+REFRESH_S = 0.4  # people take a display that stands still for longer as hanging
+_CODES = {"error": "31;1", "warning": "33", "best": "32", "title": "1"}
+_STYLE_OF_LEVEL = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "error"}
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    get = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = None if get is None else get()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def output_stream() -> TextIO:
+    """Where lines and bars go: stderr, but stdout in a notebook, which shows stderr as an error."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # ValueError: closed
+        return False
+
+
+def shows_bars() -> bool:
+    """Whether a line can be rewritten: not in a file, a pipe or a batch job's log."""
+    return in_notebook() or _is_terminal(sys.stderr)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal, at least 80; None where lines go to a file, a pipe or a notebook."""
+    if not _is_terminal(output_stream()):
+        return None
+    return max(80, shutil.get_terminal_size((80, 24)).columns)
+
+
+def forbid_colours() -> None:
+    """Switches colours off, also for the processes that this one starts."""
+    os.environ["NO_COLOR"] = "1"
+
+
+def colours(stream: Any) -> bool:
+    """Whether text on a stream may be coloured: a terminal that can, and no NO_COLOR (https://no-color.org)."""
+    able = _is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return able and not os.environ.get("NO_COLOR")
+
+
+def styled(text: str, style: str, *, stream: Any) -> str:
+    """The text in a style (error, warning, best, title) where the stream shows colours."""
+    return f"\033[{_CODES[style]}m{text}\033[0m" if colours(stream) else text
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines that are too long are broken at blanks and continue below their text, 12 columns from the left."""
+    return "\n".join(
+        "\n".join(
+            textwrap.wrap(
+                line,
+                width,
+                subsequent_indent=" " * 12,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes log lines above the progress bars.
+
+    Warnings, errors and records with ``style`` are coloured; records with ``file_only`` are left to the log file.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        from tqdm import tqdm
+
+        if getattr(record, "file_only", False):
+            return
+        try:
+            text = self.format(record)
+            width = terminal_width()
+            # a command that wraps by itself can still be copied as one line
+            if width is not None and "fer-ignite " not in text:
+                text = _wrapped(text, width)
+            style = getattr(record, "style", None) or _STYLE_OF_LEVEL.get(record.levelno)
+            if style is not None:
+                text = styled(text, style, stream=self.stream)
+            with tqdm.external_write_mode(file=self.stream):
+                self.stream.write(text + self.terminator)
+                self.flush()
+        except Exception:
+            self.handleError(record)
+
+
+@functools.cache
+def bar_class() -> Any:
+    """tqdm's bar for a notebook, or for a terminal with the time left refreshed every 0.4 s, also within slow batches."""
+    if in_notebook():
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return notebook_bar
+
+    from tqdm import tqdm
+
+    class LiveBar(tqdm):  # type: ignore[type-arg]
+        """A bar with a thread that draws it again while nothing is counted."""
+
+        _closing: threading.Event | None = None
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            if not self.disable:
+                self._closing = threading.Event()
+                self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
+                self._thread.start()
+
+        def _keep_fresh(self) -> None:
+            assert self._closing is not None
+            while not self._closing.wait(REFRESH_S):
+                if time.time() - self.last_print_t >= REFRESH_S:
+                    self.refresh()
+
+        def close(self) -> None:
+            """Erases the bar, after its thread has ended: a late refresh would draw it again."""
+            if self._closing is not None:
+                self._closing.set()
+                self._thread.join()
+                self._closing = None
+            super().close()
+
+    return LiveBar
+
+
+def progress(total: int | None, what: str, *, unit: str = "image", quiet: bool = False) -> Any:
+    """A tqdm bar that is erased when it closes; silent where output is no terminal.
+
+    Args:
+        total: steps; None where their number is unknown.
+        what: what is done, in front of the bar.
+    """
+    return bar_class()(
+        total=total,
+        desc=what,
+        unit=unit,
+        leave=False,
+        disable=quiet or not shows_bars(),
+        dynamic_ncols=True,
+        mininterval=0.1,
+        file=output_stream(),
+        **({} if total is None or in_notebook() else {"bar_format": BAR_FORMAT}),
+    )
+
+
+@contextlib.contextmanager
+def status(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """Shows a line while something slow is done, and erases it; silent where output is no terminal."""
+    live = not quiet and _is_terminal(sys.stderr)
+    if live:
+        sys.stderr.write(f"\r{text} ...")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if live:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
