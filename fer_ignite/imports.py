@@ -7,10 +7,14 @@ Naming an object runs its module, so names are taken from the command line, a co
 import importlib
 import importlib.util
 import inspect
+import io
+import pickle
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from fer_ignite.errors import ConfigError
@@ -25,6 +29,7 @@ __all__ = [
     "registered_objects",
     "require_library",
     "restore_objects",
+    "send_problem",
     "which_again",
 ]
 
@@ -199,3 +204,30 @@ def require_library(name: str, *, extra: str, purpose: str, package: str | None 
         raise ConfigError(
             f'{purpose} needs {package or top}, which is not installed; install it with: pip install ".[{extra}]".'
         )
+
+
+class _SendPickler(ForkingPickler):
+    """Notes functions and classes that a started process could not import: those typed into a notebook or a shell."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.typed_in: str | None = None
+
+    def persistent_id(self, thing: Any) -> None:
+        """Called for each object that is pickled."""
+        if isinstance(thing, (type, FunctionType)) and thing.__module__ == "__main__":
+            path = getattr(sys.modules["__main__"], "__file__", None)
+            if path is None or not Path(path).exists():
+                self.typed_in = thing.__qualname__
+
+
+def send_problem(thing: Any) -> str | None:
+    """Why an object can't be sent to a started process; None where it can."""
+    pickler = _SendPickler()
+    try:
+        pickler.dump(thing)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+        return " ".join(str(error).split())[:200].rstrip(".")
+    if pickler.typed_in is not None:
+        return f"{pickler.typed_in} was defined in a notebook or a shell, where no other process finds it"
+    return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import shutil
@@ -13,9 +14,10 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 __all__ = [
-    "BAR_FORMAT",
+    "LINES_TO_STDOUT",
     "TerminalHandler",
     "bar_class",
+    "bar_format",
     "colours",
     "forbid_colours",
     "in_notebook",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+LINES_TO_STDOUT = "FER_IGNITE_LINES_TO_STDOUT"  # set for the processes that a notebook starts
 REFRESH_S = 0.4  # people take a display that stands still for longer as hanging
 _CODES = {"error": "31;1", "warning": "33", "best": "32", "title": "1"}
 _STYLE_OF_LEVEL = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "error"}
@@ -42,7 +45,7 @@ def in_notebook() -> bool:
 
 def output_stream() -> TextIO:
     """Where lines and bars go: stderr, but stdout in a notebook, which shows stderr as an error."""
-    return sys.stdout if in_notebook() else sys.stderr
+    return sys.stdout if in_notebook() or os.environ.get(LINES_TO_STDOUT) else sys.stderr
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -129,7 +132,7 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 @functools.cache
 def bar_class() -> Any:
     """tqdm's bar for a notebook, or for a terminal with the time left refreshed every 0.4 s, also within slow batches."""
-    if in_notebook():
+    if in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as notebook_bar
 
         return notebook_bar
@@ -165,6 +168,11 @@ def bar_class() -> Any:
     return LiveBar
 
 
+def bar_format() -> str | None:
+    """What a bar of a known length shows; a notebook's own bar has its own format."""
+    return None if bar_class().__module__ == "tqdm.notebook" else BAR_FORMAT
+
+
 def progress(total: int | None, what: str, *, unit: str = "image", quiet: bool = False) -> Any:
     """A tqdm bar that is erased when it closes; silent where output is no terminal.
 
@@ -181,7 +189,7 @@ def progress(total: int | None, what: str, *, unit: str = "image", quiet: bool =
         dynamic_ncols=True,
         mininterval=0.1,
         file=output_stream(),
-        **({} if total is None or in_notebook() else {"bar_format": BAR_FORMAT}),
+        bar_format=None if total is None else bar_format(),
     )
 
 

@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -18,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +27,8 @@ from fer_ignite.distributed.resolve import LaunchPlan, foreign_variables
 from fer_ignite.distributed.signals import stop_signals
 from fer_ignite.distributed.worker import ChildSetup, child_main
 from fer_ignite.errors import ConfigError
+from fer_ignite.imports import send_problem
+from fer_ignite.terminal import LINES_TO_STDOUT, in_notebook
 
 __all__ = ["quiet_parallel", "run_spawned"]
 
@@ -194,6 +194,8 @@ def _start_fork_server() -> None:
 
 def _child_setup(plan: LaunchPlan, folder: Path) -> ChildSetup:
     environment = dict(plan.environment)
+    if in_notebook():
+        environment[LINES_TO_STDOUT] = "1"
     if plan.spec.nnodes == 1:
         # Nothing of a run on one node listens where the network can reach it.
         loopback = "lo0" if sys.platform == "darwin" else "lo"
@@ -222,13 +224,11 @@ def _check_start(
             )
         return
     _check_main_module()
-    try:
-        ForkingPickler.dumps((function, args))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    if (problem := send_problem((function, args))) is not None:
         raise ConfigError(
-            f"Something given to the run can't be sent to other processes ({error}): "
+            f"Something given to the run can't be sent to other processes ({problem}): "
             "put functions and classes at the top level of a module, not into a notebook or a function."
-        ) from None
+        )
 
 
 def _check_main_module() -> None:

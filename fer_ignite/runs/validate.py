@@ -11,12 +11,11 @@ from fer_ignite.config import Config
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.open import is_user_dataset
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.imports import load_function
+from fer_ignite.imports import load_function, send_problem
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.registry import check_name
 from fer_ignite.training.early_stopping import lower_is_better
 from fer_ignite.training.losses import build_loss
-from fer_ignite.training.objects import send_problem
 
 __all__ = [
     "check_callables",
@@ -130,8 +129,9 @@ def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:
 def check_sendable(handlers: Sequence[Callable[[Any], Any]]) -> None:
     """Refuses handlers that can't be sent to other processes."""
     for handler in handlers:
-        if send_problem(handler) is not None:
+        if (problem := send_problem(handler)) is not None:
             name = getattr(handler, "__qualname__", repr(handler))
             raise ConfigError(
-                f"the handler {name} can't be sent to other processes; put it at the top level of a module."
+                f"the handler {name} can't be sent to other processes ({problem}); put it at the top level of a module and "
+                "import it, or use nproc=1."
             )

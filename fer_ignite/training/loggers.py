@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,9 @@ from ignite.utils import setup_logger
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.terminal import (
-    BAR_FORMAT,
     TerminalHandler,
     bar_class,
-    in_notebook,
+    bar_format,
     output_stream,
     shows_bars,
     terminal_width,
@@ -95,7 +95,9 @@ class LiveProgressBar(ProgressBar):
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(bar_format="" if in_notebook() else BAR_FORMAT, desc=what)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm.autonotebook calls itself experimental in a notebook
+            super().__init__(bar_format=bar_format(), desc=what)
         self.pbar_cls = bar_class()
         self.tqdm_kwargs |= {
             "dynamic_ncols": True,

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 from fer_ignite.config import Config
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import OBJECT, register_object, registered_objects
+from fer_ignite.imports import OBJECT, register_object, registered_objects, send_problem
 
 __all__ = [
     "Data",
@@ -23,7 +22,6 @@ __all__ = [
     "object_label",
     "objects_of",
     "require_sendable",
-    "send_problem",
     "with_objects",
 ]
 
@@ -189,12 +187,3 @@ def require_sendable(objects: Mapping[str, Any]) -> None:
                 f"{name.removeprefix(OBJECT)} can't be sent to other processes ({problem}); define it at the top level of a module, or train in one "
                 "process (nproc=1)."
             )
-
-
-def send_problem(thing: Any) -> str | None:
-    """Why an object can't be pickled; None where it can."""
-    try:
-        pickle.dumps(thing)
-    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-        return " ".join(str(error).split())[:200].rstrip(".")
-    return None
