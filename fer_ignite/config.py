@@ -6,9 +6,9 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,7 @@ __all__ = [
     "default_settings",
     "field_facts",
     "from_layers",
+    "json_schema",
     "merged",
     "nearest_setting",
     "parse_duration",
@@ -941,6 +942,47 @@ def nearest_setting(name: str) -> str | None:
         return _OTHERS_CALL_IT[name]
     near = difflib.get_close_matches(name, Config.model_fields, n=1)
     return near[0] if near else None
+
+
+def json_schema() -> dict[str, Any]:
+    """The settings as a JSON schema (draft 2020-12): types, ranges, choices, defaults and descriptions."""
+    schema = Config.model_json_schema()
+    properties = {}
+    for name, entry in schema["properties"].items():
+        facts = field_facts(name)
+        unit = f" ({facts['unit']})" if facts["unit"] else ""
+        kept = {key: value for key, value in entry.items() if key not in _OF_OURS}
+        if _takes_text(Config.model_fields[name].annotation, Config.model_fields[name].metadata):
+            shape = {
+                key: kept.pop(key)
+                for key in list(kept)
+                if key not in ("default", "title", "description")
+            }
+            kept["anyOf"] = [*shape.pop("anyOf", []), *([shape] if shape else [])]
+            kept["anyOf"] = [*kept["anyOf"], {"type": "string"}]
+        properties[name] = {**kept, "title": facts["group"], "description": facts["help"] + unit}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fer_ignite configuration",
+        "description": "Settings of `fer-ignite train --config FILE`.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        **({"$defs": schema["$defs"]} if "$defs" in schema else {}),
+    }
+
+
+def _takes_text(annotation: Any, metadata: Sequence[Any]) -> bool:
+    """Whether a setting also reads a text: a list with commas, a duration, a mapping in YAML."""
+    if any(isinstance(part, BeforeValidator) for part in metadata):
+        return True
+    inner = getattr(annotation, "__metadata__", ())
+    return any(_takes_text(part, inner) for part in get_args(annotation)) or any(
+        isinstance(part, BeforeValidator) for part in inner
+    )
+
+
+_OF_OURS = ("group", "unit", "structural", "repeat")  # what _setting adds to a field
 
 
 def check(values: Mapping[str, Any]) -> Config:

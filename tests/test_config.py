@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -11,10 +12,12 @@ from fer_ignite.config import (
     default_settings,
     field_facts,
     from_layers,
+    json_schema,
     parse_duration,
     read_yaml,
 )
 from fer_ignite.errors import ConfigError
+from fer_ignite.recipes import read_recipe, recipe_names
 
 
 def test_every_setting_has_a_group_a_sentence_and_a_valid_default():
@@ -212,3 +215,36 @@ def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():
     assert from_layers(recipe, {"opt": "adamw"}).head_lr == 0.01
     # it was given for no optimizer
     assert from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02
+
+
+def schema_errors(values):
+    jsonschema = pytest.importorskip("jsonschema")
+    return list(jsonschema.Draft202012Validator(json_schema()).iter_errors(values))
+
+
+def test_the_json_schema_takes_the_defaults_and_the_recipes():
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    assert schema_errors(Config().model_dump(mode="json")) == []
+    for name in recipe_names():
+        assert schema_errors(json.loads(json.dumps(read_recipe(name)))) == []
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_time": "1h30m"}, {"gpus": "0,2"}, {"gpus": [0, 2]}, {"track": "mlflow"}]
+)
+def test_the_json_schema_takes_texts_where_the_settings_do(values):
+    assert check(values) and schema_errors(values) == []
+
+
+@pytest.mark.parametrize("values", [{"lr": -1}, {"epoch": 3}, {"opt": "sdg"}, {"epochs": "many"}])
+def test_the_json_schema_refuses_what_the_settings_refuse(values):
+    assert schema_errors(values)
+    with pytest.raises(ConfigError):
+        check(values)
+
+
+def test_every_setting_of_the_json_schema_has_its_group_and_description():
+    for name, entry in json_schema()["properties"].items():
+        assert entry["title"] == field_facts(name)["group"]
+        assert entry["description"].startswith(field_facts(name)["help"])

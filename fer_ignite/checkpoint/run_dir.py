@@ -28,6 +28,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.schema = self.path / "config.schema.json"
         self.summary = self.path / "summary.json"
         self.history = self.path / "history.jsonl"
         self.results = self.path / "results.csv"
@@ -57,6 +58,7 @@ class RunDir:
     def _set_misplaced_aside(self) -> None:
         files = [
             self.config,
+            self.schema,
             self.summary,
             self.history,
             self.results,
@@ -126,9 +128,12 @@ class RunDir:
             with storage_errors(file):
                 file.unlink(missing_ok=True)
 
-    def write_config(self, values: Mapping[str, Any]) -> None:
+    def write_config(self, values: Mapping[str, Any], *, schema: Mapping[str, Any]) -> None:
+        """config.yaml, and the settings' JSON schema beside it, by which editors complete and check it."""
+        text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+        write_json_durably(self.schema, schema)
         write_text_durably(
-            self.config, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+            self.config, f"# yaml-language-server: $schema={self.schema.name}\n{text}"
         )
 
     def write_summary(self, values: Mapping[str, Any]) -> None:

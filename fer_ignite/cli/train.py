@@ -9,7 +9,7 @@ import yaml
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
-from fer_ignite.config import check, merged, read_yaml
+from fer_ignite.config import check, json_schema, merged, read_yaml
 from fer_ignite.errors import HELP_PAGE, ConfigError, error_for_exit_code
 
 __all__ = ["command"]
@@ -31,6 +31,11 @@ __all__ = ["command"]
     "--print-config", is_flag=True, help="Print the whole resolved configuration and stop."
 )
 @click.option(
+    "--print-schema",
+    is_flag=True,
+    help="Print the settings as a JSON schema, for editors, and stop.",
+)
+@click.option(
     "--plot-lr", metavar="FILE", help="Draw the learning-rate schedule to FILE (png) and stop."
 )
 @click.option(
@@ -48,6 +53,7 @@ def command(
     *,
     assignments: tuple[str, ...],
     print_config: bool,
+    print_schema: bool,
     plot_lr: str | None,
     seeds: str | None,
     as_json: bool,
@@ -58,6 +64,9 @@ def command(
     The run's folder, runs/NAME, gets checkpoints, history, pictures and summary.json. Precedence: flags and --set, then
     --config, then --recipe, then (with --resume) the checkpoint, then defaults.
     """
+    if print_schema:
+        click.echo(json.dumps(json_schema(), indent=2))
+        return 0
     from fer_ignite.recipes import read_recipe
 
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]

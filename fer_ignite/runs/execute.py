@@ -14,7 +14,7 @@ from fer_ignite import errors
 from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown, write_json_durably
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
-from fer_ignite.config import Config, check
+from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.distributed.collectives import patient_group
@@ -257,7 +257,7 @@ def open_session(
     if job.resume is not None:
         restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)
     if session.rank == 0:
-        folder.write_config(job.config)
+        folder.write_config(job.config, schema=json_schema())
     return session
 
 

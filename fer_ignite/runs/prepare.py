@@ -166,7 +166,8 @@ def undo(job: RunSpec) -> None:
     begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
     if job.made and not begun:
         folder.clear()
-        folder.config.unlink(missing_ok=True)
+        for file in (folder.config, folder.schema):
+            file.unlink(missing_ok=True)
         _remove(folder, [Path(path) for path in job.made])
 
 

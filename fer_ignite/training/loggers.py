@@ -96,7 +96,9 @@ class LiveProgressBar(ProgressBar):
 
     def __init__(self, what: str) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tqdm.autonotebook calls itself experimental in a notebook
+            warnings.simplefilter(
+                "ignore"
+            )  # tqdm.autonotebook calls itself experimental in a notebook
             super().__init__(bar_format=bar_format(), desc=what)
         self.pbar_cls = bar_class()
         self.tqdm_kwargs |= {

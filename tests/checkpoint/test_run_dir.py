@@ -3,6 +3,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 
@@ -42,9 +43,10 @@ def write_scalars(folder, steps):
 
 def test_a_new_folder_holds_no_run(folder):
     assert not folder.holds_a_run
-    folder.write_config({"lr": 0.1})
+    folder.write_config({"lr": 0.1}, schema={})
     assert folder.holds_a_run
-    assert folder.config.read_text() == "lr: 0.1\n"
+    assert yaml.safe_load(folder.config.read_text()) == {"lr": 0.1}
+    assert "$schema=config.schema.json" in folder.config.read_text().splitlines()[0]
 
 
 def test_a_checkpoint_alone_is_a_run(folder):
@@ -115,7 +117,7 @@ def test_cutting_back_a_folder_without_history_leaves_an_empty_one(folder):
 
 def test_clearing_removes_the_run_and_nothing_else(folder):
     folder.append_history(line(1))
-    folder.write_config({})
+    folder.write_config({}, schema={})
     folder.write_summary({"status": "completed"})
     folder.log_test_access({"n": 1})
     write_scalars(folder, [1])
@@ -124,7 +126,7 @@ def test_clearing_removes_the_run_and_nothing_else(folder):
     (folder.plots / "mine.svg").write_text("mine")
     folder.clear()
     left = sorted(path.name for path in folder.path.rglob("*") if path.is_file())
-    assert left == ["config.yaml", "mine.svg", "notes.txt"]
+    assert left == ["config.schema.json", "config.yaml", "mine.svg", "notes.txt"]
 
 
 def test_looks_at_the_test_split_are_counted(folder):
