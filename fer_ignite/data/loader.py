@@ -71,6 +71,14 @@ class Preprocessing:
             else images_BCHW
         )
 
+    def unnormalise(self, images_BCHW: Tensor) -> Tensor:
+        """Undoes :meth:`finish`'s normalisation: values in [0, 1] again, to be looked at."""
+        mean, std = (
+            torch.tensor(values, device=images_BCHW.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return images_BCHW * std + mean
+
 
 @dataclass
 class Batch:

@@ -44,8 +44,5 @@ def draw_preview(config: Config, pack: str | Path, *, path: str) -> str:
         build_augment_spec(config),
     )
     images_BCHW = next(iter(stream)).images_BCHW
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
-    draw_sheet((images_BCHW * std + mean).clamp(0, 1), path)
+    draw_sheet(preprocessing.unnormalise(images_BCHW).clamp(0, 1), path)
     return f"{path}: {len(images_BCHW)} augmented faces of {preprocessing.image_px}x{preprocessing.image_px} px"

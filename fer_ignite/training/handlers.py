@@ -22,12 +22,12 @@ from fer_ignite.training.loggers import (
     attach_history,
     attach_plots,
     attach_progress_bar,
-    attach_tensorboard,
 )
 from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
 from fer_ignite.training.running_metrics import attach_running_metrics
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.state import evaluation_state, resume_state
+from fer_ignite.training.tensorboard import attach_tensorboard
 from fer_ignite.training.trainer import share_of_mean_loss
 
 __all__ = ["attach_decisions", "attach_reports", "attach_run", "attach_step"]
@@ -152,7 +152,11 @@ def attach_reports(session: Session) -> None:
             trainer,
             session.evaluator,
             optimizer=session.optimizer,
-            folder=folder,
+            folder=folder.tensorboard,
+            classes=session.faces.classes,
+            settings=config.model_dump(mode="json"),
+            picture=folder.plots / "confusion_matrix.png" if config.plots else None,
+            unnormalise=session.preprocessing.unnormalise,
             records=session.records,
             every=config.log_every,
         )

@@ -1,11 +1,10 @@
-"""Progress bars, epoch table, history, TensorBoard, plots and profilers.
+"""Progress bars, epoch table, history, plots and profilers.
 
 All of it hangs on the main process; none of it decides anything.
 """
 
 import contextlib
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +14,8 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar, Timer
-from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.utils import setup_logger
 
-from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.terminal import (
     TerminalHandler,
@@ -41,7 +38,6 @@ __all__ = [
     "attach_history",
     "attach_plots",
     "attach_progress_bar",
-    "attach_tensorboard",
     "close_run_logger",
     "pictures_may_fail",
     "run_logger",
@@ -275,64 +271,6 @@ def attach_plots(
             )
 
     return trainer.add_event_handler(RunEvents.REPORT, draw)
-
-
-def attach_tensorboard(
-    trainer: Engine,
-    evaluator: Engine,
-    *,
-    optimizer: Any,
-    folder: RunDir,
-    records: RunningMetrics,
-    every: int,
-) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:
-    """Scalars under ``val/`` and ``train/`` (an epoch's), ``step/`` (logged in between) and ``lr/``; x is the iteration.
-
-    Source: Ignite's logger has no guard for ranks; it is attached on the main process only. tensorboardX names its files
-    by the second, so that a quick resume would overwrite one, and its flush leaves out what its thread hasn't taken yet.
-    """
-    logger = TensorboardLogger(
-        log_dir=str(folder.tensorboard), filename_suffix=f".{time.time_ns():x}"
-    )
-    events = logger.writer.file_writer.event_writer
-    events.add_event = events._ev_writer.write_event  # at once, past the thread
-
-    def iteration(*_: Any) -> int:
-        return int(trainer.state.iteration)
-
-    def scores(_: Any) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in evaluator.state.metrics.items()
-            if isinstance(value, (int, float))
-        }
-
-    def write(folder: str, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
-                logger.writer.add_scalar(f"{folder}/{name.removeprefix('train_')}", value, step)
-
-    def flush() -> None:
-        with storage_errors(folder.tensorboard):
-            logger.writer.flush()
-
-    records.on_flush.append(lambda values, step: write("step", values, step))
-    rates = Events.ITERATION_COMPLETED(every=every)
-    return logger, {
-        "tensorboard_val": logger.attach_output_handler(
-            trainer,
-            RunEvents.REPORT,
-            tag="val",
-            output_transform=scores,
-            global_step_transform=iteration,
-        ),
-        "tensorboard_train": trainer.add_event_handler(
-            RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration)
-        ),
-        "tensorboard_lr": logger.attach_opt_params_handler(trainer, rates, optimizer),
-        # What a resume point has seen must be in the file before the point is.
-        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, flush),
-    }
 
 
 def attach_basic_profiler(trainer: Engine) -> BasicTimeProfiler:

@@ -3,9 +3,12 @@ import logging
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from ignite.engine import Engine, Events
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from fer_ignite import build_session
 from fer_ignite.checkpoint.run_dir import RunDir, _records
@@ -179,10 +182,47 @@ def test_tensorboard_has_every_scalar_at_the_trainer_s_iteration(ran):
     assert [value for _, value in found["train/loss"]] == pytest.approx(
         [line["train_loss"] for line in history], abs=1e-6
     )
-    assert {step for step, _ in found["lr/group_0"]} == {2, 4, 6, 8}
+    names = [group["name"] for group in session.optimizer.param_groups]
+    assert names and all(
+        {step for step, _ in found[f"lr/{name}"]} == {2, 4, 6, 8} for name in names
+    )
+    confusion = session.evaluator.state.metrics["confusion_matrix"]
+    recall = (confusion.diagonal() / confusion.sum(1)).tolist()
+    for name, value in zip(session.faces.classes, recall, strict=True):
+        assert found[f"recall/{name}"][-1] == (8, pytest.approx(value, abs=1e-6))
     assert found["step/twice"] == [(step, 2.0 * step) for step in range(1, 9)]
     assert found["train/twice"] == [(4, 5.0), (8, 13.0)]  # the epochs' means
     assert [step for step, _ in found["step/step_loss"]] == [2, 4, 6, 8]
+
+
+def events(folder):
+    return [
+        Event.FromString(record)
+        for file in sorted(folder.tensorboard.glob("events.*"))
+        for record in _records(file.read_bytes())
+    ]
+
+
+def test_tensorboard_has_settings_hparams_the_first_batch_and_confusion_matrices(ran):
+    session = ran(tensorboard=True, plots=True)
+    values = {value.tag: value for event in events(session.folder) for value in event.summary.value}
+    (text,) = values["configuration/text_summary"].tensor.string_val
+    assert f"lr: {session.config.lr}" in text.decode()
+    start = HParamsPluginData.FromString(
+        values["_hparams_/session_start_info"].metadata.plugin_data.content
+    ).session_start_info
+    assert start.hparams["lr"].number_value == session.config.lr
+    assert start.hparams["opt"].string_value == session.config.opt
+    for tag in ("first_batch", "val/confusion_matrix"):
+        with Image.open(io.BytesIO(values[tag].image.encoded_image_string)) as image:
+            assert min(image.size) > 48 and np.asarray(image.convert("L")).std() > 5
+    steps = [
+        event.step
+        for event in events(session.folder)
+        for value in event.summary.value
+        if value.tag == "val/confusion_matrix"
+    ]
+    assert steps == [4, 8]
 
 
 def test_the_metric_of_a_user_s_is_in_tensorboard_and_in_history(ran):

@@ -316,6 +316,8 @@ REMOVED = {
     "plots": {"plots"},
     "tensorboard_val": set(),
     "tensorboard_train": set(),
+    "tensorboard_recall": set(),
+    "tensorboard_confusion": set(),
     "tensorboard_lr": set(),
     "tensorboard_flush": set(),
     "best": {"best"},
