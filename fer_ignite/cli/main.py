@@ -24,6 +24,7 @@ _COMMANDS = {
     "tune": "Search for the best settings.",
     "predict": "Name the expressions in image files.",
     "demo": "A local page: pictures in, expressions out.",
+    "serve": "An HTTP service: pictures in, JSON out.",
     "export": "Write a checkpoint as ONNX, torch.export, safetensors or a state dict.",
     "audit": "Find copies, blanks and wrong labels in a data set.",
     "pack": "Read a data set once into a pack; look at it.",

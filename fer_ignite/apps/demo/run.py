@@ -1,13 +1,17 @@
 """Starts the demo: port, network, detector and page, served until a signal ends it."""
 
+import functools
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_ignite.apps.demo.server import (
+from fer_ignite.apps.demo.request_guard import RequestGuard
+from fer_ignite.apps.web_server import (
+    host_names,
     is_loopback,
     open_browser,
     reserve_port,
@@ -75,7 +79,10 @@ def run_demo(
                 if browser:
                     open_browser(address)
 
-            return serve(application, taken, folder=Path(folder), on_ready=on_ready)
+            guard = RequestGuard(application, hosts=host_names(taken), folder=Path(folder))
+            # the impatient leave no pictures behind either
+            forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+            return serve(guard, taken, on_ready=on_ready, on_kill=forget)
     except Terminated:
         return 128 + signal.SIGTERM
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from fer_ignite.apps.demo.server import reserve_port
 from fer_ignite.apps.faces import detection
+from fer_ignite.apps.web_server import reserve_port
 from fer_ignite.errors import ConfigError
 
 

@@ -1,20 +1,17 @@
-"""HTTP server of the demo: reserves the port first; Ctrl-C and SIGTERM end it at once."""
+"""HTTP server of demo and serve: reserves the port first; Ctrl-C and SIGTERM end it at once."""
 
 import ipaddress
 import logging
 import os
-import shutil
 import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import Any
 
-from fer_ignite.apps.demo.request_guard import Application, RequestGuard
 from fer_ignite.errors import ConfigError
 
 __all__ = ["host_names", "is_loopback", "open_browser", "reserve_port", "serve", "server_address"]
@@ -77,12 +74,17 @@ def host_names(taken: socket.socket) -> frozenset[str]:
 
 
 def serve(
-    application: Application, taken: socket.socket, *, folder: Path, on_ready: Callable[[], None]
+    application: Any,
+    taken: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    on_kill: Callable[[], None] = lambda: None,
 ) -> int:
     """Serves until SIGINT or SIGTERM.
 
     Args:
-        folder: where uploads lie.
+        application: ASGI.
+        on_kill: tidies up before a second signal ends the process at once.
     Returns:
         The exit code: 130 or 143.
     """
@@ -108,16 +110,14 @@ def serve(
 
         def note(self, number: int, _: FrameType | None) -> None:
             if self.should_exit:
-                # the impatient leave no pictures behind either
-                shutil.rmtree(folder, ignore_errors=True)
+                on_kill()
                 os._exit(128 + number)
             self.ended_by, self.should_exit = signal.Signals(number), True
 
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    guard: Any = RequestGuard(application, hosts=host_names(taken), folder=folder)
     # h11: refuses a repeated Host and conflicting lengths itself.
     config = uvicorn.Config(
-        guard,
+        application,
         http="h11",
         log_config=None,
         access_log=False,

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from fer_ignite.apps.demo.server import host_names, is_loopback, reserve_port, server_address
+from fer_ignite.apps.web_server import host_names, is_loopback, reserve_port, server_address
 from fer_ignite.errors import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""HTTP service: pictures in, expressions as JSON out."""

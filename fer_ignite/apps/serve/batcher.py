@@ -1,0 +1,110 @@
+"""Predictions for concurrent requests, several requests in one batch."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from fer_ignite.inference.predictor import Prediction, Predictor, predict
+
+__all__ = ["Batcher", "Busy"]
+
+
+class Busy(Exception):
+    """More pictures are waiting than the service holds."""
+
+
+class _Waiting(NamedTuple):
+    pictures: Sequence[Any]
+    future: "Future[list[list[Prediction]]]"
+
+
+class Batcher:
+    """One thread with the network; what is waiting when it is free goes through it together.
+
+    Args:
+        faces: "auto", "never" or "always", as :func:`fer_ignite.inference.predictor.predict` takes it.
+        batch_size: pictures of one batch, at most, unless one request has more.
+        most_waiting: pictures that may wait; more are refused with :class:`Busy`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        faces: str = "auto",
+        batch_size: int = 64,
+        most_waiting: int = 512,
+    ) -> None:
+        self.predictor, self.faces = predictor, faces
+        self.batch_size, self.most_waiting = batch_size, most_waiting
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="fer-ignite-batcher")
+        self._thread.start()
+
+    def submit(self, pictures: Sequence[Any]) -> "Future[list[list[Prediction]]]":
+        """The predictions of each picture, one per face, when they are done.
+
+        Args:
+            pictures: PIL images or uint8 arrays [H, W] or [H, W, 3].
+        Raises:
+            Busy: too many are waiting.
+        """
+        with self._lock:
+            if self._waiting + len(pictures) > max(self.most_waiting, len(pictures)):
+                raise Busy
+            self._waiting += len(pictures)
+        waiting = _Waiting(pictures, Future())
+        self._queue.put(waiting)
+        return waiting.future
+
+    def close(self) -> None:
+        """Ends the thread when what waits is done."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, count, ends = [first], len(first.pictures), False
+            while count < self.batch_size and not ends:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    ends = True
+                else:
+                    batch.append(more)
+                    count += len(more.pictures)
+            self._answer(batch)
+            with self._lock:
+                self._waiting -= count
+            if ends:
+                return
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        pictures = [picture for waiting in batch for picture in waiting.pictures]
+        try:
+            found = predict(
+                self.predictor,
+                pictures,
+                topk=len(self.predictor.classes),
+                faces=self.faces,
+                warn=lambda _: None,
+            )
+            # "picture 0", "picture 1", ...: in their order, each with at least one entry
+            each = [list(group) for _, group in groupby(found, key=lambda face: face.file)]
+            if len(each) != len(pictures):
+                raise RuntimeError(f"{len(each)} answers for {len(pictures)} pictures")
+        except Exception as error:  # one request's fault must not end the thread
+            for waiting in batch:
+                waiting.future.set_exception(error)
+            return
+        place = 0
+        for waiting in batch:
+            waiting.future.set_result(each[place : place + len(waiting.pictures)])
+            place += len(waiting.pictures)

@@ -1,0 +1,58 @@
+"""Limits of the HTTP service: bytes of a request, requests per minute of a client."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from fastapi import HTTPException, Request
+
+__all__ = ["RateLimit", "read_body"]
+
+_MOST_CLIENTS = 10_000  # beyond, the one that was away for longest is forgotten
+
+
+class RateLimit:
+    """A token bucket per client address; ``per_minute`` 0 = no limit."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def wait_s(self, client: str, *, now_s: float | None = None) -> float:
+        """Takes a request off the client's share; the seconds to wait where nothing is left, else 0."""
+        if self.per_minute <= 0:
+            return 0.0
+        now_s = time.monotonic() if now_s is None else now_s
+        rate = self.per_minute / 60
+        with self._lock:
+            left, last_s = self._buckets.pop(client, (float(self.per_minute), now_s))
+            left = min(float(self.per_minute), left + (now_s - last_s) * rate)
+            wait_s = 0.0 if left >= 1 else (1 - left) / rate
+            self._buckets[client] = (left - 1 if left >= 1 else left, now_s)
+            if len(self._buckets) > _MOST_CLIENTS:
+                self._buckets.popitem(last=False)
+        return wait_s
+
+
+async def read_body(request: Request, most_bytes: int) -> bytes:
+    """A request's body.
+
+    Raises:
+        HTTPException: 413, as soon as it is known to be larger.
+    """
+    refusal = HTTPException(
+        413, f"a request has at most {most_bytes} bytes; send fewer or smaller pictures"
+    )
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > most_bytes:
+        raise refusal
+    parts, size = [], 0
+    stream: AsyncIterator[bytes] = request.stream()
+    async for part in stream:
+        size += len(part)
+        if size > most_bytes:
+            raise refusal
+        parts.append(part)
+    return b"".join(parts)

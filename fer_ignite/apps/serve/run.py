@@ -1,0 +1,76 @@
+"""``run_service``: from a checkpoint or an .onnx file to a listening service."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fer_ignite.apps.web_server import host_names, is_loopback, reserve_port, serve, server_address
+from fer_ignite.data.images import printable
+from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
+from fer_ignite.imports import require_library
+
+__all__ = ["run_service"]
+
+
+def run_service(
+    checkpoint: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    faces: str = "auto",
+    max_bytes: int = 20_000_000,
+    max_images: int = 64,
+    per_minute: int = 600,
+    device: str = "auto",
+    model: str | None = None,
+    tta: str | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Serves predictions over HTTP until SIGINT or SIGTERM.
+
+    Args:
+        checkpoint: a checkpoint, a run's folder or an exported ``.onnx`` file; None = the network that comes with the package.
+        port: 0 takes any free one.
+        faces: "auto": the faces of whole photographs are found; "never": each picture is one face; "always".
+        max_bytes, max_images, per_minute: see :class:`fer_ignite.apps.serve.application.ServiceLimits`.
+        model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
+        say: called with the service's address.
+    Returns:
+        The exit code: 130 or 143.
+    Raises:
+        ConfigError: FastAPI or uvicorn is not installed, or the port can't be taken.
+        CheckpointError: the file can't be used.
+    """
+    for name in ("fastapi", "uvicorn", "python_multipart"):
+        require_library(name, extra="serve", purpose="fer-ignite serve")
+    try:
+        with raise_on_sigterm(), reserve_port(host, port) as taken:
+            from fer_ignite.apps.serve.application import ServiceLimits, build_application
+            from fer_ignite.apps.serve.batcher import Batcher
+            from fer_ignite.inference.predictor import open_predictor
+            from fer_ignite.weights import shipped_checkpoint
+
+            path = shipped_checkpoint() if checkpoint is None else checkpoint
+            batcher = Batcher(
+                open_predictor(path, device=device, model=model, tta=tta), faces=faces
+            )
+            application = build_application(
+                batcher,
+                network=printable(Path(path).name),
+                limits=ServiceLimits(max_bytes, max_images, per_minute),
+                hosts=host_names(taken),
+            )
+            address = server_address(taken)
+
+            def on_ready() -> None:
+                say(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
+                if not is_loopback(taken):
+                    say(
+                        "Others can reach it, without a password: put a proxy with one in front of it."
+                    )
+
+            try:
+                return serve(application, taken, on_ready=on_ready)
+            finally:
+                batcher.close()
+    except Terminated:
+        return 143
