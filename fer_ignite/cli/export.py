@@ -11,16 +11,17 @@ __all__ = ["command"]
 
 
 @click.command(
-    "export", short_help="Write a checkpoint as ONNX, torch.export, safetensors or a state dict."
+    "export",
+    short_help="Write a checkpoint as ONNX, torch.export, OpenVINO, safetensors or a state dict.",
 )
 @click.argument("checkpoint")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["onnx", "torch-export", "safetensors", "state-dict"]),
+    type=click.Choice(["onnx", "torch-export", "openvino", "safetensors", "state-dict"]),
     default="onnx",
     show_default=True,
-    help="onnx and torch-export hold the preprocessing and the softmax, the others weights alone.",
+    help="onnx, torch-export and openvino hold the preprocessing and the softmax, the others weights alone.",
 )
 @click.option(
     "--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]"

@@ -11,6 +11,7 @@ from fer_ignite.apps.export.compare import compare_outputs, predict_with_export,
 from fer_ignite.apps.export.graph_formats import onnx_bytes, program_bytes
 from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.apps.export.model_card import render_model_card
+from fer_ignite.apps.export.openvino_format import openvino_bytes
 from fer_ignite.apps.export.quantize import quantize_static
 from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.apps.export.weight_formats import safetensors_bytes, state_dict_bytes
@@ -32,6 +33,7 @@ __all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
 FORMATS: Mapping[str, str] = {
     "onnx": ".onnx",
     "torch-export": ".pt2",
+    "openvino": ".xml",
     "safetensors": ".safetensors",
     "state-dict": ".weights.pt",
 }
@@ -43,7 +45,7 @@ class ExportRequest:
     """Options of ``export``; None means the checkpoint's own.
 
     Args:
-        form: onnx, torch-export, safetensors or state-dict.
+        form: onnx, torch-export, openvino, safetensors or state-dict.
         out: the file; None: beside the checkpoint, under its name.
         half: kernels and matrices stored as fp16.
         int8: ONNX only: quantised, calibrated on ``calibration_faces`` of the train split.
@@ -100,9 +102,10 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     )
     reference = reference_faces(network, asked, limit=request.limit)
     record = build_metadata(network, tta=request.tta, weights=request.weights)
-    content = _content(request, network, record=record, reference=reference)
+    parts = _content(request, network, record=record, reference=reference)
+    content = b"".join(parts.values())
     check = _write_checked(
-        target, content, request=request, network=network, record=record, reference=reference
+        target, parts, request=request, network=network, record=record, reference=reference
     )
     card = card_path(target)
     summary = _summary_of(network, request.checkpoint)
@@ -207,9 +210,13 @@ def _target(request: ExportRequest) -> Path:
         )
     if request.form == "torch-export" and target.suffix != ".pt2":
         raise ConfigError(f"--out: {shown(target)} must end in .pt2, as torch.export asks.")
+    if request.form == "openvino" and target.suffix != ".xml":
+        raise ConfigError(f"--out: {shown(target)} must end in .xml, as OpenVINO asks.")
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"--out: {shown(target)} is the checkpoint itself; name another file.")
-    there = [path for path in (target, card_path(target)) if path.exists()]
+    files = [target, card_path(target)]
+    files += [target.with_suffix(".bin")] if request.form == "openvino" else []
+    there = [path for path in files if path.exists()]
     if there and not request.exist_ok:
         raise ConfigError(
             f"{shown(there[0])} exists; pass --exist-ok to replace it, or name another file with --out."
@@ -219,43 +226,54 @@ def _target(request: ExportRequest) -> Path:
 
 def _content(
     request: ExportRequest, network: LoadedModel, *, record: ExportMetadata, reference: Reference
-) -> bytes:
+) -> dict[str, bytes]:
+    """The files' contents by their endings, the named file's first."""
+    main = FORMATS[request.form]
     if request.form in ("safetensors", "state-dict"):
         to_bytes = safetensors_bytes if request.form == "safetensors" else state_dict_bytes
-        return to_bytes(network.model.state_dict(), record, half=request.half)
+        return {main: to_bytes(network.model.state_dict(), record, half=request.half)}
     module = InferenceModule(network.model, record).eval()
     if request.form == "torch-export":
-        return program_bytes(module, record, half=request.half)
+        return {main: program_bytes(module, record, half=request.half)}
+    if request.form == "openvino":
+        plain = onnx_bytes(module, replace(record, weights="fp32"), half=False)
+        graph, weights = openvino_bytes(plain, record, half=request.half)
+        return {main: graph, ".bin": weights}
     if not request.int8:
-        return onnx_bytes(module, record, half=request.half)
+        return {main: onnx_bytes(module, record, half=request.half)}
     faces_NHWC = reference.train_faces(request.calibration_faces, seed=network.config.seed)
-    return quantize_static(
-        onnx_bytes(module, replace(record, weights="fp32"), half=False), faces_NHWC, record=record
-    )
+    plain = onnx_bytes(module, replace(record, weights="fp32"), half=False)
+    return {main: quantize_static(plain, faces_NHWC, record=record)}
 
 
 def _write_checked(
     target: Path,
-    content: bytes,
+    parts: Mapping[str, bytes],
     *,
     request: ExportRequest,
     network: LoadedModel,
     record: ExportMetadata,
     reference: Reference,
 ) -> dict[str, Any]:
-    """The file's check; the file has its name only if it passed."""
-    unchecked = target.with_name(f".unchecked-{target.name}")
-    write_durably(unchecked, content)
+    """The file's check; the files have their names only if it passed."""
+    named = [target.with_suffix(ending) if place else target for place, ending in enumerate(parts)]
+    drafts = [path.with_name(f".unchecked-{path.name}") for path in named]
+    unchecked = drafts[0]
     try:
+        for draft, content in zip(drafts, parts.values(), strict=True):
+            write_durably(draft, content)
         answers, written = predict_with_export(unchecked, request.form, network=network)
         assert written == record, "the record inside is not the one that was given"
         check = compare_outputs(network, answers, reference=reference, tta=record.tta)
         refuse_disagreement(check, exact=record.weights == "fp32")
         with storage_errors(target):
-            os.replace(unchecked, target)
+            # the named file last: where it is, what it needs is there too
+            for draft, path in reversed(list(zip(drafts, named, strict=True))):
+                os.replace(draft, path)
             sync_folder(target.parent)
     finally:
-        unchecked.unlink(missing_ok=True)
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
     return check
 
 

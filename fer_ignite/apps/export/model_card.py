@@ -10,6 +10,7 @@ __all__ = ["render_model_card"]
 _NAMES = {
     "onnx": "ONNX",
     "torch-export": "torch.export",
+    "openvino": "OpenVINO IR",
     "safetensors": "safetensors",
     "state-dict": "a PyTorch state dict",
 }
@@ -32,6 +33,15 @@ record = json.loads(extra["fer_ignite.json"])
 faces = torch.zeros(1, {side}, {side}, {channels}, dtype=torch.uint8)   # [batch, height, width, channels], 0..255
 print(record["classes"][module(faces).argmax()])"""
 
+_OPENVINO = """\
+import json, numpy as np, openvino
+core = openvino.Core()
+model = core.read_model("{file}")                                    # its weights lie beside it, in the .bin file
+record = json.loads(model.get_rt_info("fer_ignite").value)
+faces = np.zeros((1, {side}, {side}, {channels}), np.uint8)          # [batch, {side}, {side}, {channels}], 0..255
+probabilities = core.compile_model(model, "CPU")({{"faces": faces}})["probabilities"]
+print(record["classes"][probabilities[0].argmax()])"""
+
 _SAFETENSORS = """\
 import json
 from safetensors import safe_open
@@ -49,6 +59,7 @@ record, state = json.loads(content["fer_ignite"]), content["state_dict"]
 _SNIPPETS = {
     "onnx": _ONNX,
     "torch-export": _PROGRAM,
+    "openvino": _OPENVINO,
     "safetensors": _SAFETENSORS,
     "state-dict": _STATE_DICT,
 }
@@ -125,8 +136,10 @@ def _interface(record: ExportMetadata, form: str) -> Iterator[str]:
         f"resized to {fields['resize_px']} px (bilinear, antialiased), {cut}divided by 255, less the mean {mean}, over the "
         f"deviation {std}"
     )
-    if form in ("onnx", "torch-export"):
-        yield f"- in: `{INPUT}`, uint8 [batch, height, width, {record.channels}], 0..255, square faces of any side; within, they are"
+    if form in ("onnx", "torch-export", "openvino"):
+        sides = "height, width" if form != "openvino" else f"{record.side_px}, {record.side_px}"
+        faces = "square faces of any side" if form != "openvino" else "faces of this size"
+        yield f"- in: `{INPUT}`, uint8 [batch, {sides}, {record.channels}], 0..255, {faces}; within, they are"
         yield f"  {steps}"
         yield f"- out: `{OUTPUT}`, float32 [batch, {len(record.classes)}], softmax of the logits over the temperature"
         yield f"  {_temperature(record)}"

@@ -84,7 +84,30 @@ def test_every_format_answers_as_the_checkpoint_on_its_validation_faces(exported
     assert sum(row["faces"] for row in check["recall"].values()) == 70 and list(
         check["recall"]
     ) == list(DEMO_CLASSES)
-    assert report["bytes"] == os.path.getsize(report["file"]) and report["notes"] == []
+    files = [Path(report["file"])]
+    files += [files[0].with_suffix(".bin")] if form == "openvino" else []
+    assert report["bytes"] == sum(map(os.path.getsize, files)) and report["notes"] == []
+
+
+@pytest.mark.slow
+def test_an_openvino_file_takes_faces_of_the_stored_size_and_is_replaced_with_its_weights(
+    exported, best, tmp_path
+):
+    openvino = pytest.importorskip("openvino")
+    target = tmp_path / "m.xml"
+    options = {"form": "openvino", "out": str(target), "quiet": True}
+    export_checkpoint(best, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml", "m.xml.md"]
+    model = openvino.Core().read_model(target)
+    assert [str(size) for size in model.inputs[0].partial_shape] == ["?", "48", "48", "1"]
+    assert json.loads(model.get_rt_info("fer_ignite").value)["classes"] == list(DEMO_CLASSES)
+    target.unlink()
+    with pytest.raises(ConfigError, match=r"m\.(bin|xml\.md).*--exist-ok"):
+        export_checkpoint(best, **options)
+    half = export_checkpoint(best, **options, half=True, exist_ok=True)
+    assert half["weights"] == "fp16" and half["bytes"] < 0.75 * exported("openvino")["bytes"] + 60_000
+    with pytest.raises(ConfigError, match=r"\.xml"):
+        export_checkpoint(best, **{**options, "out": str(tmp_path / "m.onnx")})
 
 
 def test_the_accuracy_that_is_reported_is_the_evaluation_s(exported, best):
