@@ -206,7 +206,10 @@ class RunDir:
         write_text_durably(self.history, "".join(json.dumps(line) + "\n" for line in kept))
         self.write_results(kept)
         for file in sorted(self.tensorboard.glob("events.*")):
-            self._cut_events_back(file, iteration)
+            if iteration == 0:  # the run describes itself there at its start, and will again
+                file.unlink()
+            else:
+                self._cut_events_back(file, iteration)
 
     def _cut_events_back(self, file: Path, iteration: int) -> None:
         content = self._bytes_of(file)

@@ -95,6 +95,8 @@ def attach_tensorboard(
         writer.add_image("first_batch", make_grid(faces_BCHW.clamp(0, 1)), 1)
 
     def write_recall(engine: Engine) -> None:
+        if "confusion_matrix" not in evaluator.state.metrics:
+            return  # the user took the validation off
         confusion_KK = torch.as_tensor(evaluator.state.metrics["confusion_matrix"]).double()
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
         write("recall", dict(zip(classes, recall_K.tolist(), strict=True)), iteration())
