@@ -101,7 +101,7 @@ def _wrapped(text: str, width: int) -> str:
     )
 
 
-class TerminalHandler(logging.StreamHandler[TextIO]):
+class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable in Python 3.10
     """Writes log lines above the progress bars.
 
     Warnings, errors and records with ``style`` are coloured; records with ``file_only`` are left to the log file.
