@@ -105,7 +105,9 @@ def test_an_openvino_file_takes_faces_of_the_stored_size_and_is_replaced_with_it
     with pytest.raises(ConfigError, match=r"m\.(bin|xml\.md).*--exist-ok"):
         export_checkpoint(best, **options)
     half = export_checkpoint(best, **options, half=True, exist_ok=True)
-    assert half["weights"] == "fp16" and half["bytes"] < 0.75 * exported("openvino")["bytes"] + 60_000
+    assert (
+        half["weights"] == "fp16" and half["bytes"] < 0.75 * exported("openvino")["bytes"] + 60_000
+    )
     with pytest.raises(ConfigError, match=r"\.xml"):
         export_checkpoint(best, **{**options, "out": str(tmp_path / "m.onnx")})
 
