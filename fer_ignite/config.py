@@ -953,18 +953,14 @@ def json_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     properties = {}
     for name, entry in schema["properties"].items():
-        facts = field_facts(name)
+        facts, field = field_facts(name), Config.model_fields[name]
         unit = f" ({facts['unit']})" if facts["unit"] else ""
-        kept = {key: value for key, value in entry.items() if key not in _OF_OURS}
-        if _takes_text(Config.model_fields[name].annotation, Config.model_fields[name].metadata):
-            shape = {
-                key: kept.pop(key)
-                for key in list(kept)
-                if key not in ("default", "title", "description")
-            }
-            kept["anyOf"] = [*shape.pop("anyOf", []), *([shape] if shape else [])]
-            kept["anyOf"] = [*kept["anyOf"], {"type": "string"}]
-        properties[name] = {**kept, "title": facts["group"], "description": facts["help"] + unit}
+        shape = {key: value for key, value in entry.items() if key not in _REPLACED}
+        default = {"default": shape.pop("default")}
+        if _takes_text((field.annotation, *field.metadata)):
+            shape = {"anyOf": [*shape.get("anyOf", [shape]), {"type": "string"}]}
+        described = {"title": facts["group"], "description": facts["help"] + unit}
+        properties[name] = {**described, **default, **shape}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fer_ignite configuration",
@@ -976,17 +972,13 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _takes_text(annotation: Any, metadata: Sequence[Any]) -> bool:
-    """Whether a setting also reads a text: a list with commas, a duration, a mapping in YAML."""
-    if any(isinstance(part, BeforeValidator) for part in metadata):
-        return True
-    inner = getattr(annotation, "__metadata__", ())
-    return any(_takes_text(part, inner) for part in get_args(annotation)) or any(
-        isinstance(part, BeforeValidator) for part in inner
-    )
+def _takes_text(parts: Sequence[Any]) -> bool:
+    """Whether a setting's type also reads a text: a list with commas, a duration, a mapping in YAML."""
+    return any(isinstance(part, BeforeValidator) or _takes_text(get_args(part)) for part in parts)
 
 
-_OF_OURS = ("group", "unit", "structural", "repeat")  # what _setting adds to a field
+# What _setting adds to a field, and what is said in the settings' own words.
+_REPLACED = ("group", "unit", "structural", "repeat", "title", "description")
 
 
 def check(values: Mapping[str, Any]) -> Config:

@@ -27,6 +27,7 @@ __all__ = [
     "has_sha256",
     "read_regular_file",
     "refuse",
+    "refuse_unreadable",
     "verify_sha256",
 ]
 
@@ -110,6 +111,14 @@ class HashingWriter:
                 self._error = error
 
 
+def refuse_unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> NoReturn:
+    """Refuses a file that can't be opened, with the system's reason."""
+    detail = error.strerror if isinstance(error, OSError) else str(error)
+    refuse(
+        path, f"can't be read: {detail}; name a checkpoint such as runs/NAME/checkpoints/last.pt"
+    )
+
+
 def read_regular_file(path: str | os.PathLike[str]) -> bytes:
     """A file's bytes, read once, so that what is checked is what is used.
 
@@ -136,11 +145,7 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
                 refuse(path, f"has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
             return file.read(status.st_size)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        detail = error.strerror if isinstance(error, OSError) else str(error)
-        refuse(
-            path,
-            f"can't be read: {detail}; name a checkpoint such as runs/NAME/checkpoints/last.pt",
-        )
+        refuse_unreadable(path, error)
 
 
 def has_sha256(data: bytes) -> bool:

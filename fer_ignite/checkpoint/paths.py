@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from fer_ignite.checkpoint.archive import refuse
+from fer_ignite.checkpoint.archive import refuse_unreadable
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
 
@@ -48,11 +48,7 @@ def require_checkpoint(path: str | os.PathLike[str]) -> None:
     try:
         os.lstat(resolve_checkpoint(path))
     except (OSError, ValueError) as error:
-        detail = error.strerror if isinstance(error, OSError) else str(error)
-        refuse(
-            path,
-            f"can't be read: {detail}; name a checkpoint such as runs/NAME/checkpoints/last.pt",
-        )
+        refuse_unreadable(path, error)
 
 
 def step_files(folder: Path) -> list[tuple[int, Path]]:

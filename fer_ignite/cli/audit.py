@@ -115,8 +115,8 @@ def command(
     config = check({**given_settings(flags), "data": data})
     require_data([data])
     require_checkpoints([checkpoint])
-    loading_torch()
-    from fer_ignite.apps.audit.pipeline import AuditRequest, audit
+    with loading_torch():
+        from fer_ignite.apps.audit.pipeline import AuditRequest, audit
 
     report = audit(
         config,

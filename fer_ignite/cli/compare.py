@@ -40,8 +40,8 @@ def command(first: str, second: str, *, as_json: bool, **options: Any) -> int:
     import json
 
     require_checkpoints((first, second))
-    loading_torch()
-    from fer_ignite.inference.evaluate import compare
+    with loading_torch():
+        from fer_ignite.inference.evaluate import compare
 
     result = compare(first, second, **options)
     if as_json:

@@ -4,26 +4,21 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import device_option, model_option, tta_option
+from fer_ignite.cli.shared_options import (
+    device_option,
+    host_option,
+    model_option,
+    port_option,
+    tta_option,
+)
 
 __all__ = ["command"]
 
 
 @click.command("demo", short_help="A local page: pictures in, expressions out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT]")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on; 0.0.0.0 lets others in, without a password.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=7860,
-    show_default=True,
-    help="0 takes any free one.",
-)
+@host_option
+@port_option(7860)
 @click.option(
     "--browser/--no-browser",
     default=True,

@@ -96,10 +96,10 @@ def command(
     """
     require_checkpoints(checkpoints)
     require_data(sources)
-    loading_torch()
-    from fer_ignite.checkpoint.atomic_io import write_text_durably
-    from fer_ignite.distributed import leave
-    from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+    with loading_torch():
+        from fer_ignite.checkpoint.atomic_io import write_text_durably
+        from fer_ignite.distributed import leave
+        from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
 
     for flag, file in (
         ("--json", json_file),

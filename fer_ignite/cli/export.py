@@ -66,8 +66,8 @@ def command(checkpoint: str, as_json: bool, **options: Any) -> int:
     import json
 
     require_checkpoints([checkpoint])
-    loading_torch()
-    from fer_ignite.apps.export.exporter import export_checkpoint
+    with loading_torch():
+        from fer_ignite.apps.export.exporter import export_checkpoint
 
     result = export_checkpoint(checkpoint, **options)
     if as_json:

@@ -65,8 +65,8 @@ def command(
     layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
     config = from_layers(*layers, given_settings(flags, assignments))
     require_data([config.data])
-    loading_torch()
-    from fer_ignite.apps.tune.lr_finder import find_lr
+    with loading_torch():
+        from fer_ignite.apps.tune.lr_finder import find_lr
 
     found = find_lr(config, plot=plot, iterations=iterations, start_lr=start_lr, end_lr=end_lr)
     if as_json:

@@ -50,12 +50,12 @@ def installation() -> dict[str, Any]:
 
 def devices_and_networks() -> dict[str, Any]:
     """What torch sees of the machine, and the networks that ``--model`` takes."""
-    loading_torch()
-    import torch
+    with loading_torch():
+        import torch
 
-    from fer_ignite.distributed.machine import this_machine
-    from fer_ignite.models.registry import available_models
-    from fer_ignite.training.step import resolve_precision
+        from fer_ignite.distributed.machine import this_machine
+        from fer_ignite.models.registry import available_models
+        from fer_ignite.training.step import resolve_precision
 
     machine = this_machine()
     return {

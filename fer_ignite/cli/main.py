@@ -68,7 +68,7 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"fer_ignite.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
-        if all(parameter.name != _NO_COLOR.name for parameter in command.params):
+        if _NO_COLOR not in command.params:
             command.params.append(_NO_COLOR)
         return command
 

@@ -182,7 +182,8 @@ class ConfigCommand(click.Command):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.takes_all = sum(isinstance(option, _Setting) for option in self.params) > 60
+        settings = {option.name for option in self.params if isinstance(option, _Setting)}
+        self.takes_all = settings == set(Config.model_fields)
         if self.takes_all:
             flag = click.Option(
                 ["--help-all"],

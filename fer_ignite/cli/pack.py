@@ -62,8 +62,8 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
     require_writable("--preview", preview)
     config = check({**given_settings(flags), "data": data})
     require_data([data])
-    loading_torch()
-    from fer_ignite.data.open import find_cache, is_user_dataset
+    with loading_torch():
+        from fer_ignite.data.open import find_cache, is_user_dataset
 
     if is_user_dataset(data):
         raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")

@@ -51,8 +51,8 @@ def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: A
     """
     require_writable("--out", out)
     require_checkpoints(runs)
-    loading_torch()
-    from fer_ignite.apps.report.page import write_report
+    with loading_torch():
+        from fer_ignite.apps.report.page import write_report
 
     written = write_report(runs, out=out, **options)
     if as_json:

@@ -4,26 +4,21 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import device_option, model_option, tta_option
+from fer_ignite.cli.shared_options import (
+    device_option,
+    host_option,
+    model_option,
+    port_option,
+    tta_option,
+)
 
 __all__ = ["command"]
 
 
 @click.command("serve", short_help="An HTTP service: pictures in, JSON out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT|MODEL.onnx]")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on; 0.0.0.0 lets others in, without a password.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="0 takes any free one.",
-)
+@host_option
+@port_option(8000)
 @click.option(
     "--faces",
     type=click.Choice(["auto", "never", "always"]),

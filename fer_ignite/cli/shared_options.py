@@ -9,9 +9,30 @@ __all__ = [
     "class_options",
     "collate_option",
     "device_option",
+    "host_option",
     "model_option",
+    "port_option",
     "tta_option",
 ]
+
+host_option = click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets others in, without a password.",
+)
+
+
+def port_option(default: int) -> Any:
+    """Decorator: the port that a server listens on."""
+    return click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=default,
+        show_default=True,
+        help="0 takes any free one.",
+    )
+
 
 tta_option = click.option(
     "--tta",

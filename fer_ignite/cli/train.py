@@ -79,9 +79,9 @@ def command(
         )
         return 0
     require_data([config.data])
-    loading_torch()
-    from fer_ignite.distributed import leave
-    from fer_ignite.runs import execute
+    with loading_torch():
+        from fer_ignite.distributed import leave
+        from fer_ignite.runs import execute
 
     if plot_lr:
         require_writable("--plot-lr", plot_lr)

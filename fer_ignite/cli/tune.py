@@ -77,8 +77,8 @@ def command(
     given = merged(*layers, given_settings(flags, assignments))
     config, seconds = check(given), parse_timeout(timeout)
     require_data([config.data])
-    loading_torch()
-    from fer_ignite.apps.tune.search import TuneRequest, tune
+    with loading_torch():
+        from fer_ignite.apps.tune.search import TuneRequest, tune
 
     outcome = tune(
         config,

@@ -1,7 +1,6 @@
 """Validation of flags that are no settings: finite numbers, writable files."""
 
 import contextlib
-import importlib
 import math
 import os
 from collections.abc import Iterable
@@ -79,9 +78,6 @@ def require_data(sources: Iterable[str]) -> None:
         require_source(source)
 
 
-def loading_torch() -> None:
-    """Imports torch, which takes seconds, with a line on the terminal meanwhile."""
-    with status("loading torch"):
-        for name in ("torch", "ignite.engine", "torchvision"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+def loading_torch() -> contextlib.AbstractContextManager[None]:
+    """A line on the terminal while a command imports what it needs of torch, which takes seconds."""
+    return status("loading torch")

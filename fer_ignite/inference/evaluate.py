@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.config import Config, check
-from fer_ignite.data.augment.tta import VIEW_KINDS, views_text
+from fer_ignite.data.augment.tta import VIEW_KINDS
 from fer_ignite.data.classes import ClassMatch, match_classes
 from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.images import require_path
@@ -46,7 +46,6 @@ from fer_ignite.inference.loaded_model import (
 from fer_ignite.inference.scoring import ScoredSplit, restrict_to_classes, score_report, score_split
 from fer_ignite.metrics.intervals import mcnemar, paired_interval
 from fer_ignite.training.components import loss_terms
-from fer_ignite.training.loggers import LiveProgressBar
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.objects import dataset_object, model_name, object_label, require_sendable
 
@@ -413,11 +412,9 @@ def _evaluate_in_process(
         device=network.device,
         num_classes=len(network.classes),
         precision=network.precision,
-        tta=(tta := request.tta or config.tta),
+        tta=request.tta or config.tta,
         group=cpu_group(),
-        handlers=[LiveProgressBar(f"{request.split}, {views_text(tta)}").attach_live]
-        if idist.get_rank() == 0 and not request.quiet
-        else [],
+        bar=None if request.quiet else request.split,
     )
     if not scored.finite:
         raise NonFiniteError(f"{request.checkpoint} on {request.split}: {NONFINITE_OUTPUTS}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -14,10 +15,12 @@ from ignite.handlers.stores import EpochOutputStore
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.metrics.calibration import calibration_error
 from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class, scores
 from fer_ignite.metrics.intervals import accuracy_interval
+from fer_ignite.training.loggers import LiveProgressBar
 from fer_ignite.training.trainer import create_evaluator
 
 __all__ = ["ScoredSplit", "restrict_to_classes", "score_report", "score_split"]
@@ -57,14 +60,21 @@ def score_split(
     tta: str,
     group: Any = None,
     handlers: Sequence[Callable[[Any], Any]] = (),
+    bar: str | None = None,
 ) -> ScoredSplit:
-    """Runs an evaluator over the stream; all processes call it and get the same result."""
+    """Runs an evaluator over the stream; all processes call it and get the same result.
+
+    Args:
+        bar: what the main process's progress bar calls the faces; None: no bar.
+    """
     evaluator = create_evaluator(model, terms, device=device, precision=precision, tta=tta)
     attach_metrics(evaluator, num_classes=num_classes, device=device)
     store = EpochOutputStore(lambda out: (out["y_pred"], out["y"], out["indices"]))
     store.attach(evaluator)
     for attach in handlers:
         attach(evaluator)
+    if bar is not None and idist.get_rank() == 0:
+        LiveProgressBar(f"{bar}, {views_text(tta)}").attach_live(evaluator)
     state = evaluator.run(stream, epoch_length=len(stream))
     columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
     logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)

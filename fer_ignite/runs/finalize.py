@@ -5,17 +5,15 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine
 from torch import nn
 
 from fer_ignite.checkpoint.atomic_io import write_durably
 from fer_ignite.checkpoint.format import load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME
-from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.distributed.collectives import cpu_group, take_over
@@ -25,7 +23,7 @@ from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
 from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.coordination import STATUS, StopReason
 from fer_ignite.training.early_stopping import lower_is_better
-from fer_ignite.training.loggers import LiveProgressBar, pictures_may_fail
+from fer_ignite.training.loggers import pictures_may_fail
 from fer_ignite.training.plots import draw_confusion
 from fer_ignite.training.session import Session, versions
 
@@ -254,7 +252,7 @@ def _scored(session: Session, model: nn.Module, *, split: str, tta: str) -> Scor
         precision=session.precision,
         tta=tta,
         group=cpu_group(),
-        handlers=_bars(session, f"{split}, {views_text(tta)}"),
+        bar=None if session.config.quiet else split,
     )
     if not scored.finite:
         iteration = session.trainer.state.iteration
@@ -262,12 +260,6 @@ def _scored(session: Session, model: nn.Module, *, split: str, tta: str) -> Scor
             f"the outputs on {split} are not finite at the end of the run (iteration {iteration}). {NONFINITE_REMEDY}"
         )
     return scored
-
-
-def _bars(session: Session, what: str) -> list[Callable[[Engine], None]]:
-    """The scoring's progress bar, on the main process."""
-    shown = session.rank == 0 and not session.config.quiet
-    return [LiveProgressBar(what).attach_live] if shown else []
 
 
 def split_stream(faces: FaceDataset, split: str, *, like: EvalLoader) -> EvalLoader:
