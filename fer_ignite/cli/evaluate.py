@@ -96,17 +96,16 @@ def command(
     """
     require_checkpoints(checkpoints)
     require_data(sources)
-    with loading_torch():
-        from fer_ignite.checkpoint.atomic_io import write_text_durably
-        from fer_ignite.distributed import leave
-        from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
-
     for flag, file in (
         ("--json", json_file),
         ("--plot", plot_file),
         ("--predictions", predictions_file),
     ):
         require_writable(flag, file)
+    with loading_torch():
+        from fer_ignite.checkpoint.atomic_io import write_text_durably
+        from fer_ignite.distributed import leave
+        from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
     several = len(checkpoints) > 1 or len(sources) > 1
     if several and (plot_file or predictions_file):
         raise ConfigError(

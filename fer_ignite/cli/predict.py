@@ -10,6 +10,7 @@ import click
 from fer_ignite.cli.shared_options import device_option, model_option, tta_option
 from fer_ignite.cli.values import FiniteRange, require_writable
 from fer_ignite.errors import ConfigError
+from fer_ignite.terminal import progress
 
 if TYPE_CHECKING:
     from fer_ignite.inference.predictor import Predictor
@@ -133,7 +134,9 @@ def command(
         from fer_ignite.cli.predict_files import write_predictions
 
         predictor = _opened(checkpoint, device=device, model=model, tta=tta)
-        with _target(out) as write:
+        # rows on the terminal show the progress by themselves
+        quiet = not out and sys.stdout.isatty()
+        with progress(len(files), "predict", quiet=quiet) as bar, _target(out) as write:
             return (
                 0
                 if write_predictions(
@@ -145,6 +148,7 @@ def command(
                     faces=faces,
                     batch_size=batch_size,
                     predictions_file=predictions_file,
+                    bar=bar,
                 )
                 else 2
             )

@@ -1,7 +1,6 @@
 """``fer-ignite predict`` without ``--faces``: one row per file, as table, csv or JSON lines."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,6 @@ from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.photographs import FaceBox
 from fer_ignite.inference.predictor import Prediction, Predictor, predict
-from fer_ignite.terminal import progress
 
 __all__ = ["write_predictions"]
 
@@ -28,11 +26,13 @@ def write_predictions(
     faces: str,
     batch_size: int,
     predictions_file: str | None = None,
+    bar: Any,
 ) -> bool:
     """Prints rows as they come; whether any file could be read.
 
     Args:
         topk: expressions per file, at most as many as the network knows.
+        bar: a progress bar that counts the files.
         predictions_file: a csv with the probabilities of all classes is written there too.
     """
     count = min(topk, len(predictor.classes))
@@ -49,8 +49,6 @@ def write_predictions(
                 ]
             )
         )
-    # rows on the terminal show the progress by themselves
-    bar = progress(len(files), "predict", quiet=sys.stdout.isatty() and write == sys.stdout.write)
     for prediction in predict(
         predictor,
         files,
@@ -67,7 +65,6 @@ def write_predictions(
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
             click.echo(f"fer-ignite: {prediction.error}", err=True)
-    bar.close()
     if predictions_file:
         _write_csv(predictions_file, predictor.classes, predictions=everything)
     return readable

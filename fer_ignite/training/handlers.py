@@ -146,7 +146,10 @@ def attach_reports(session: Session) -> None:
             ),
         )
     if not config.quiet:
-        session.progress_bar = attach_progress_bar(trainer, session.evaluator, session.records)
+        bars = attach_progress_bar(trainer, session.evaluator, session.records)
+        session.progress_bar = bars[0]
+        for bar in bars:
+            session.at_close.callback(bar.finish)  # an error within an epoch
     if config.tensorboard:
         session.tensorboard, handles = attach_tensorboard(
             trainer,

@@ -117,6 +117,7 @@ class LiveProgressBar(ProgressBar):
         engine.add_event_handler(Events.EPOCH_STARTED, self._open)
         due = Events.ITERATION_COMPLETED(event_filter=self._is_due)
         self.attach(engine, output_transform=shown, event_name=due)
+        engine.add_event_handler(Events.COMPLETED, self.finish)  # stopped within an epoch
 
     def finish(self) -> None:
         """Erases the bar."""
@@ -148,8 +149,8 @@ class LiveProgressBar(ProgressBar):
 
 def attach_progress_bar(
     trainer: Engine, evaluator: Engine, records: RunningMetrics
-) -> LiveProgressBar:
-    """A bar per epoch with loss, accuracy in per cent and what users log with ``bar=True``; one for each validation."""
+) -> tuple[LiveProgressBar, LiveProgressBar]:
+    """A bar per epoch with loss, accuracy in per cent and what users log with ``bar=True``; and one for each validation."""
 
     def shown(output: Mapping[str, Any]) -> dict[str, Any]:
         hits_B = output["y_pred"].argmax(dim=1) == output["y"]
@@ -160,7 +161,7 @@ def attach_progress_bar(
     bar.attach_live(trainer, shown)
     evaluator.add_event_handler(Events.STARTED, bar.finish)
     validation.attach_live(evaluator)
-    return bar
+    return bar, validation
 
 
 class EpochClock:
@@ -215,32 +216,39 @@ def attach_history(
         line: the epoch's line.
         logged: names in it that handlers logged for the epoch.
     """
-    started: list[float] = []
-    table: list[EpochTable] = []
-
-    def begin(engine: Engine) -> None:
-        started[:] = [time.monotonic(), engine.state.epoch]
-        table[:] = [EpochTable(engine.state.max_epochs, monitor, width=terminal_width())]
+    rows = _EpochRows(monitor, logger)
 
     def write(engine: Engine) -> None:
         values = line()
         folder.append_history(values)
-        if not table:
-            begin(engine)
-        since_s, before = started
-        done, left = engine.state.epoch - before, engine.state.max_epochs - engine.state.epoch
+        rows.show(engine, values, logged=tuple(logged()))
+
+    trainer.add_event_handler(Events.STARTED, rows.begin)
+    return trainer.add_event_handler(RunEvents.REPORT, write)
+
+
+class _EpochRows:
+    """The epoch table on the terminal and in log.txt, with the time left of the whole run."""
+
+    def __init__(self, monitor: str, logger: logging.Logger) -> None:
+        self.monitor, self.logger = monitor, logger
+
+    def begin(self, engine: Engine) -> None:
+        self.table = EpochTable(engine.state.max_epochs, self.monitor, width=terminal_width())
+        self.started_s, self.epochs_before = time.monotonic(), engine.state.epoch
+
+    def show(self, engine: Engine, values: Mapping[str, Any], *, logged: Sequence[str]) -> None:
         shown = dict(values)
+        done = engine.state.epoch - self.epochs_before
+        left = engine.state.max_epochs - engine.state.epoch
         if done > 0 and left > 0:
-            shown["remaining_s"] = left * (time.monotonic() - since_s) / done
+            shown["remaining_s"] = left * (time.monotonic() - self.started_s) / done
         if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
             shown["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        for title in table[0].header(shown, tuple(logged())):
-            logger.info(title, extra={"style": "title"})
+        for title in self.table.header(shown, logged):
+            self.logger.info(title, extra={"style": "title"})
         style = {"style": "best"} if values.get("is_best") else {}
-        logger.info(table[0].row(shown), extra=style)
-
-    trainer.add_event_handler(Events.STARTED, begin)
-    return trainer.add_event_handler(RunEvents.REPORT, write)
+        self.logger.info(self.table.row(shown), extra=style)
 
 
 @contextlib.contextmanager

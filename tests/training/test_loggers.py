@@ -1,6 +1,8 @@
+import contextlib
 import io
 import logging
 import re
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -81,6 +83,27 @@ def test_the_bars_show_training_validation_and_what_users_log(ran, monkeypatch):
     assert re.search(r"epoch \[2/2\]: +\d+% \|.*\| \d+/35, .* left, loss=\d\.\d+, acc=\d+%", shown)
     assert "user_value" in shown and re.search(r"validation +\d+% \|", shown)
     assert max(len(line) for line in re.split(r"[\r\n]", shown)) <= 100
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")])
+def test_no_bar_is_left_when_a_run_ends_within_an_epoch(tiny, monkeypatch, error):
+    """By a request to stop, or by an error of a user's handler."""
+    monkeypatch.setattr("sys.stderr", Screen())
+
+    def end(session):
+        def stop(engine):
+            assert session.progress_bar.pbar is not None
+            if error is not None:
+                raise error
+            session.stop()
+
+        session.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), stop)
+
+    session = build_session(tiny(quiet=False), handlers=[end])
+    with contextlib.suppress(ValueError), session:
+        session.run()
+    assert session.progress_bar.pbar is None
+    assert not [thread for thread in threading.enumerate() if "_keep_fresh" in thread.name]
 
 
 def test_a_bar_is_refreshed_by_time_not_by_iterations(monkeypatch):
