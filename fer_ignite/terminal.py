@@ -27,6 +27,7 @@ __all__ = [
     "status",
     "styled",
     "terminal_width",
+    "write_above_bars",
 ]
 
 BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
@@ -101,6 +102,15 @@ def _wrapped(text: str, width: int) -> str:
     )
 
 
+def write_above_bars(text: str, *, stream: TextIO) -> None:
+    """Writes one line; bars that are shown are erased before and drawn again after it."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=stream):
+        stream.write(f"{text}\n")
+        stream.flush()
+
+
 class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable in Python 3.10
     """Writes log lines above the progress bars.
 
@@ -109,8 +119,6 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not s
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line."""
-        from tqdm import tqdm
-
         if getattr(record, "file_only", False):
             return
         try:
@@ -122,9 +130,7 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not s
             style = getattr(record, "style", None) or _STYLE_OF_LEVEL.get(record.levelno)
             if style is not None:
                 text = styled(text, style, stream=self.stream)
-            with tqdm.external_write_mode(file=self.stream):
-                self.stream.write(text + self.terminator)
-                self.flush()
+            write_above_bars(text, stream=self.stream)
         except Exception:
             self.handleError(record)
 

@@ -1,17 +1,17 @@
 """``fer-ignite predict`` without ``--faces``: one row per file, as table, csv or JSON lines."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-
-import click
 
 from fer_ignite.cli.rows import csv_line, describe_box
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.photographs import FaceBox
 from fer_ignite.inference.predictor import Prediction, Predictor, predict
+from fer_ignite.terminal import write_above_bars
 
 __all__ = ["write_predictions"]
 
@@ -64,7 +64,7 @@ def write_predictions(
         readable = readable or prediction.error is None
         write(_FORMS[form](prediction, count))
         if prediction.error is not None and form == "table":
-            click.echo(f"fer-ignite: {prediction.error}", err=True)
+            write_above_bars(f"fer-ignite: {prediction.error}", stream=sys.stderr)
     if predictions_file:
         _write_csv(predictions_file, predictor.classes, predictions=everything)
     return readable
@@ -82,7 +82,7 @@ def _write_csv(file: str, classes: Sequence[str], *, predictions: Sequence[Predi
 
 
 def _warn(sentence: str) -> None:
-    click.echo(f"fer-ignite: warning: {sentence}", err=True)
+    write_above_bars(f"fer-ignite: warning: {sentence}", stream=sys.stderr)
 
 
 def _table(prediction: Prediction, count: int) -> str:
