@@ -20,7 +20,9 @@ pytestmark = [
 ]
 
 
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # else threads that wait for each other get arenas of their own
+ONE_ARENA = {
+    "MALLOC_ARENA_MAX": "1"
+}  # else threads that wait for each other get arenas of their own
 
 
 def lines_of(folder):

@@ -1,18 +1,24 @@
 """MLflow tracker: settings as parameters, points in batches, files as artifacts."""
 
+import logging
 import math
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ignite.handlers.mlflow_logger import MLflowLogger
 
+from fer_ignite.apps.trackers.mlflow_model import save_mlflow_model
 from fer_ignite.apps.trackers.run_ids import without_password
 from fer_ignite.apps.trackers.tracker import Tracker, no_answer
 from fer_ignite.apps.trackers.upload_queue import Point
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import require_library
+from fer_ignite.imports import is_object_name, require_library
 
 __all__ = ["MLflowTracker"]
 
@@ -43,6 +49,8 @@ class MLflowTracker(Tracker, MLflowLogger):
             raise ConfigError(
                 f"--track mlflow: {reason}; start the server, or set MLFLOW_TRACKING_URI to where it is."
             )
+        if urlsplit(place).scheme in ("", "file") and place:
+            _check_file_store(place)
 
     def away(self) -> str | None:
         reason = _silent(self.uri)
@@ -72,6 +80,7 @@ class MLflowTracker(Tracker, MLflowLogger):
         else:
             self.register.begin(self.name, id=self.id, place=place)
         self._note_settings(settings)
+        self._model = settings["model"]
         info = self.active_run.info
         return (
             f"{place}/#/experiments/{info.experiment_id}/runs/{self.id}"
@@ -82,8 +91,14 @@ class MLflowTracker(Tracker, MLflowLogger):
     def _start(self, known: str | None) -> None:
         import mlflow
 
+        # MLflow's own variable decides where the user set it; the monitor needs psutil, which the extra installs.
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        asked = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING" in os.environ
+        monitor = None if asked else find_spec("psutil") is not None
+        commit = _git_commit()
+        tags = {} if commit is None else {"mlflow.source.git.commit": commit}
         if known is not None:
-            mlflow.start_run(run_id=known)
+            mlflow.start_run(run_id=known, log_system_metrics=monitor)
             return
         name = self.project or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         experiment = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -91,6 +106,8 @@ class MLflowTracker(Tracker, MLflowLogger):
         mlflow.start_run(
             experiment_id=experiment or self._experiment(name or "fer_ignite"),
             run_name=self.run_name,
+            tags=tags,
+            log_system_metrics=monitor,
         )
 
     def _experiment(self, name: str) -> str:
@@ -182,6 +199,10 @@ class MLflowTracker(Tracker, MLflowLogger):
             self.client.log_artifact(self.id, str(path), "plots")
         if checkpoint is not None:
             self.client.log_artifact(self.id, str(checkpoint), "checkpoints")
+            if not is_object_name(str(self._model)):  # checkpoints never import user code
+                with tempfile.TemporaryDirectory() as folder:
+                    save_mlflow_model(Path(folder) / "model", checkpoint)
+                    self.client.log_artifacts(self.id, str(Path(folder) / "model"), "model")
 
     def close_record(self, status: str) -> None:
         import mlflow
@@ -202,6 +223,29 @@ def _metrics(points: Iterable[Point]) -> Iterable[Any]:
         for name, value in point.values.items():
             if not math.isinf(value):  # it would be stored as 1.8e308
                 yield Metric(name, value, point.time_ms, point.step)
+
+
+def _check_file_store(place: str) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.MlflowClient(place).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ConfigError(
+            f"--track mlflow: MLFLOW_TRACKING_URI is {place}, and MLflow refuses it: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _git_commit() -> str | None:
+    """The commit of the repository that the run was started in; None outside of one, or without git."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()
 
 
 def _absolute(place: str) -> str:

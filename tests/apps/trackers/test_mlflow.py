@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import random
@@ -6,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ignite.engine import Events
+from PIL import Image
 
-from fer_ignite import train
+from fer_ignite import load_model, train
 from fer_ignite.cli.main import main
 from fer_ignite.errors import ConfigError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 mlflow = pytest.importorskip("mlflow")
+pd = pytest.importorskip("pandas")
 
 
 def records(server, project):
@@ -83,6 +88,7 @@ def test_a_run_s_settings_figures_pictures_and_checkpoint_stand_in_one_record(ti
     assert host_names(server, run) == [
         "checkpoints",
         "config.yaml",
+        "model",
         "plots",
         "results.csv",
         "summary.json",
@@ -96,6 +102,73 @@ def test_a_run_s_settings_figures_pictures_and_checkpoint_stand_in_one_record(ti
     assert Path(copy).read_bytes() == (folder / "checkpoints" / "best.pt").read_bytes()
     entry = json.loads((folder / "trackers.json").read_text())["mlflow"]
     assert entry["id"] == run.info.run_id and entry["place"] == server.uri
+
+
+def test_the_recorded_model_predicts_as_the_checkpoint_does(tiny, server):
+    summary = train(tiny(track="mlflow", project="model", epochs=1))
+    (run,) = records(server, "model")
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    rng = np.random.default_rng(3)
+    faces = [Image.fromarray(rng.integers(0, 255, (48, 48), dtype=np.uint8)) for _ in range(5)]
+    files = [io.BytesIO() for _ in faces]
+    for face, file in zip(faces, files, strict=True):
+        face.save(file, "png")
+    answers = loaded.predict(pd.DataFrame({"image": [file.getvalue() for file in files]}))
+    expected = load_model(Path(summary["folder"]) / "checkpoints" / "best.pt").predict(
+        faces, faces="never"
+    )
+    assert answers["expression"].tolist() == [found.label for found in expected]
+    for name in expected[0].probabilities:
+        assert answers[name].tolist() == [found.probabilities[name] for found in expected]
+    with pytest.raises(mlflow.exceptions.MlflowException, match="image"):
+        loaded.predict(pd.DataFrame({"picture": [b""]}))
+    requirements = Path(
+        mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model/requirements.txt")
+    ).read_text()
+    assert f"pydantic=={version('pydantic')}" in requirements.splitlines()
+
+
+def test_the_commit_and_the_machine_s_load_are_recorded(tiny, server, monkeypatch, tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            ["git", "-C", tmp_path, *identity, *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def wait_for_a_sample(session):
+        session.trainer.add_event_handler(Events.COMPLETED, lambda: time.sleep(2))
+
+    mlflow.set_system_metrics_sampling_interval(0.2)
+    mlflow.set_system_metrics_samples_before_logging(1)
+    try:
+        train(tiny(track="mlflow", project="machine", epochs=1), handlers=[wait_for_a_sample])
+    finally:
+        mlflow.set_system_metrics_sampling_interval(None)
+        mlflow.set_system_metrics_samples_before_logging(None)
+    (run,) = records(server, "machine")
+    assert run.data.tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
+
+
+def test_a_file_store_that_mlflow_refuses_is_refused_before_training_with_its_whole_reason(
+    tmp_path, monkeypatch, capsys, tiny_flags
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *tiny_flags, "--track", "mlflow"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and not (tmp_path / "runs").exists()
+    assert "MLFLOW_TRACKING_URI is ./mlruns" in said
+    assert "sqlite:///mlflow.db" in said and "MLFLOW_ALLOW_FILE_STORE=true" in said
 
 
 def test_checkpoints_stay_at_home_where_they_are_told_to(tiny, server):

@@ -1,0 +1,74 @@
+"""MLflow model (pyfunc) of a checkpoint: encoded image files in, expressions and probabilities out."""
+
+import io
+from collections.abc import Iterator
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["save_mlflow_model"]
+
+
+def save_mlflow_model(folder: Path, checkpoint: Path) -> None:
+    """Writes a model folder for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``.
+
+    Its requirements are this package's, in the versions in use. The package itself is not among them, because no index has
+    it: install it where the model is loaded.
+
+    Args:
+        folder: must not exist.
+        checkpoint: a checkpoint of one of the package's own networks; it is copied to ``folder/data``.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=__name__,
+        data_path=str(checkpoint),
+        pip_requirements=list(_pinned_requirements()),
+        signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")])),
+    )
+
+
+def _pinned_requirements() -> Iterator[str]:
+    from packaging.requirements import Requirement  # MLflow itself needs it
+
+    for entry in map(Requirement, requires("fer_ignite") or ()):
+        if entry.marker is None or "extra" not in str(entry.marker):
+            yield f"{entry.name}=={version(entry.name)}"
+
+
+class _ImageModel:
+    """What MLflow's pyfunc model calls."""
+
+    def __init__(self, path: str) -> None:
+        from fer_ignite.inference.loaded_model import load_model
+
+        self._network = load_model(path)
+
+    def predict(self, frame: "pd.DataFrame", params: Any = None) -> "pd.DataFrame":
+        """One row per image: ``expression`` and a column of probabilities per class.
+
+        Args:
+            frame: its column ``image`` has the bytes of PNG, JPEG or other picture files, each with one face.
+        """
+        import pandas as pd
+
+        images = [Image.open(io.BytesIO(picture)) for picture in frame["image"]]
+        rows = [
+            {"expression": found.label, **found.probabilities}
+            for found in self._network.predict(images, faces="never")
+        ]
+        return pd.DataFrame(rows, columns=["expression", *self._network.classes], index=frame.index)
+
+
+def _load_pyfunc(path: str) -> _ImageModel:
+    """MLflow's hook of a loader module."""
+    return _ImageModel(path)
