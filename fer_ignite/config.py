@@ -5,6 +5,7 @@
 """
 
 import difflib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "merged",
     "nearest_setting",
     "parse_duration",
+    "parse_image_sizes",
     "parse_yaml",
     "read_yaml",
 ]
@@ -39,6 +41,7 @@ __all__ = [
 OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "adamw": {"lr": 0.003, "weight_decay": 0.1},
     "adam": {"lr": 0.003, "weight_decay": 0.0005},
+    "muon": {"lr": 0.003, "weight_decay": 0.1, "momentum": 0.95},
     "sgd": {"lr": 0.1, "weight_decay": 0.0005},
     "rmsprop": {"lr": 0.001, "weight_decay": 0.0005},
     "adagrad": {"lr": 0.01, "weight_decay": 0.0005},
@@ -95,6 +98,28 @@ def _split_text(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, list) else value
+
+
+def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
+    """``(side in px, share of the run at which it ends)`` out of ``32:0.5,40:0.8,48``; the last share is 1.
+
+    Raises:
+        ValueError: another form, shares that do not rise, or sides below 16.
+    """
+    form = "needs SIDE:SHARE,...,SIDE with rising shares between 0 and 1 and sides from 16 px, e.g. 32:0.5,40:0.8,48"
+    steps = []
+    entries = text.split(",")
+    try:
+        for entry in entries[:-1]:
+            side, share = entry.split(":")
+            steps.append((int(side), float(share)))
+        steps.append((int(entries[-1]), 1.0))
+    except ValueError:
+        raise ValueError(form) from None
+    shares = [0.0, *(share for _, share in steps)]
+    if any(a >= b for a, b in itertools.pairwise(shares)) or min(steps)[0] < 16:
+        raise ValueError(form)
+    return tuple(steps)
 
 
 def parse_yaml(text: str) -> Any:
@@ -450,14 +475,41 @@ class Config(BaseModel):
         structural=True,
     )
 
+    teacher: Names = _setting(
+        (),
+        "Distillation: checkpoints or runs' folders whose averaged probabilities are a second target, comma separated.",
+        group="Loss",
+        structural=True,
+        repeat=True,
+    )
+    distill_weight: float = _setting(
+        0.5,
+        "Share of the teacher's term in the loss; the labels have the rest.",
+        group="Loss",
+        structural=True,
+        gt=0,
+        le=1,
+    )
+    distill_temperature: float = _setting(
+        2.0,
+        "Softens the teacher's and the network's distributions.",
+        group="Loss",
+        structural=True,
+        ge=1,
+        le=100,
+    )
+
     # --- Optimizer
-    opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = _setting(
-        "adamw", "Optimizer.", group="Optimizer", structural=True
+    opt: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "muon"] = _setting(
+        "adamw",
+        "Optimizer; muon = Muon for matrices and filters, AdamW for the rest.",
+        group="Optimizer",
+        structural=True,
     )
     lr: float = _setting(
         0.003,
-        "Learning rate; the peak for one-cycle. [default: 0.003 for adamw and adam, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, "
-        "1 adadelta]",
+        "Learning rate; the peak for one-cycle. [default: 0.003 for adamw, adam and muon, 0.1 sgd, 0.001 rmsprop, "
+        "0.01 adagrad, 1 adadelta]",
         group="Optimizer",
         gt=0,
         le=1000,
@@ -470,18 +522,23 @@ class Config(BaseModel):
     )
     weight_decay: float = _setting(
         0.1,
-        "Weight decay; never on norms and biases. [default: 0.1 for adamw, 0.0005 for the others]",
+        "Weight decay; never on norms and biases. [default: 0.1 for adamw and muon, 0.0005 for the others]",
         group="Optimizer",
         structural=True,
         ge=0,
         le=10,
     )
     momentum: float = _setting(
-        0.9, "Momentum of SGD and RMSprop.", group="Optimizer", structural=True, ge=0, lt=1
+        0.9,
+        "Momentum of SGD, RMSprop and Muon. [default: 0.9, and 0.95 for muon]",
+        group="Optimizer",
+        structural=True,
+        ge=0,
+        lt=1,
     )
     nesterov: bool = _setting(True, "Nesterov momentum (SGD).", group="Optimizer", structural=True)
     betas: Floats = _setting(
-        (0.9, 0.999), "Betas of Adam and AdamW.", group="Optimizer", structural=True
+        (0.9, 0.999), "Betas of Adam, AdamW and Muon's AdamW.", group="Optimizer", structural=True
     )
     opt_eps: float | None = _setting(
         None,
@@ -505,6 +562,14 @@ class Config(BaseModel):
         "norm", "What --clip-grad limits.", group="Optimizer", structural=True
     )
 
+    sam_rho: float = _setting(
+        0.0,
+        "Sharpness-aware minimisation (SAM): radius of the second pass, e.g. 0.05; 0 = off. Doubles the work.",
+        group="Optimizer",
+        structural=True,
+        ge=0,
+        le=10,
+    )
     optimizer_factory: str | None = _setting(
         None,
         "Your own optimizer in place of --opt: module:function(parameter groups); its learning rate holds.",
@@ -576,6 +641,14 @@ class Config(BaseModel):
         ge=0,
     )
 
+    image_size_schedule: str | None = _setting(
+        None,
+        "Progressive resizing: side in px until a share of the run's images, e.g. 32:0.5,40:0.8,48; ends at --image-size.",
+        group="Schedule",
+        structural=True,
+        min_length=1,
+    )
+
     # --- Training
     epochs: int = _setting(16, "Epochs.", group="Training", ge=1, le=1_000_000)
     batch_size: int = _setting(
@@ -621,6 +694,14 @@ class Config(BaseModel):
         group="Training",
         structural=True,
         ge=1e-6,
+        lt=1,
+    )
+    swa_start: float | None = _setting(
+        None,
+        "Stochastic weight averaging: from this share of the epochs on, evaluate the mean of the epochs' last weights.",
+        group="Training",
+        structural=True,
+        ge=0,
         lt=1,
     )
     monitor: str = _setting(
@@ -868,6 +949,33 @@ class Config(BaseModel):
                 if isinstance(text, str)
             ):
                 raise ValueError(f"{field}: got {value!r}, needs text without NUL characters")
+        if self.image_size_schedule is not None:
+            try:
+                sides = [side for side, _ in parse_image_sizes(self.image_size_schedule)]
+            except ValueError as error:
+                raise ValueError(
+                    f"image_size_schedule: got {self.image_size_schedule!r}, {error}"
+                ) from None
+            if self.image_size not in (None, sides[-1]):
+                raise ValueError(
+                    f"image_size_schedule: ends at {sides[-1]} px, image_size is {self.image_size}; let it end there"
+                )
+            if self.collate_fn is not None:
+                raise ValueError(
+                    "image_size_schedule: the sizes of batches that collate_fn makes are its own; leave one of the two out"
+                )
+        if self.sam_rho and self.grad_accum_steps > 1:
+            raise ValueError(
+                "sam_rho: the second pass needs the step's whole batch; set grad_accum_steps to 1 or sam_rho to 0"
+            )
+        if self.sam_rho and self.precision == "fp16":
+            raise ValueError(
+                "sam_rho: its second pass has no loss scaler; choose precision bf16 or fp32"
+            )
+        if self.swa_start is not None and self.model_ema:
+            raise ValueError(
+                "swa_start: the evaluation can use one average of the weights; leave out swa_start or model_ema"
+            )
         if self.nesterov and self.opt == "sgd" and self.momentum == 0:
             raise ValueError(
                 "nesterov: needs momentum above 0; set --no-nesterov or --momentum 0.9"
@@ -889,6 +997,12 @@ _OTHERS_CALL_IT = {
     "scheduler": "sched",
     "lr_scheduler": "sched",
     "ema": "model_ema",
+    "swa": "swa_start",
+    "sam": "sam_rho",
+    "rho_sam": "sam_rho",
+    "kd_weight": "distill_weight",
+    "distillation": "teacher",
+    "progressive_resizing": "image_size_schedule",
     "dataset": "data",
     "num_workers": "workers",
     "criterion": "loss",

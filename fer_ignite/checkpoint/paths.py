@@ -1,17 +1,82 @@
 """Names of a run's checkpoints, and the file that a path means; no torch, so that a wrong path is refused at once."""
 
+import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fer_ignite.checkpoint.archive import refuse_unreadable
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
 
-__all__ = ["BEST_NAME", "LAST_NAME", "require_checkpoint", "resolve_checkpoint", "step_files"]
+__all__ = [
+    "BEST_NAME",
+    "LAST_NAME",
+    "Member",
+    "ensemble_members",
+    "ensemble_name",
+    "require_checkpoint",
+    "resolve_checkpoint",
+    "step_files",
+]
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
 _STEP_NAME = re.compile(r"step-(\d{1,15})\.pt")
+
+
+class Member(NamedTuple):
+    """One checkpoint of an ensemble, and its weight in the average; the weights of an ensemble add up to 1."""
+
+    path: str
+    weight: float
+
+
+def ensemble_members(name: str | os.PathLike[str]) -> tuple[Member, ...]:
+    """The checkpoints that a name means: one, or several that are comma separated, each with ``=WEIGHT`` behind it or none.
+
+    A name under which something lies is one checkpoint, whatever characters it has.
+
+    Raises:
+        CheckpointError: an empty part, weights for some parts only, or a weight that is not a number above 0.
+    """
+    text = os.fspath(name)
+    if "," not in text or os.path.lexists(text):
+        return (Member(text, 1.0),)
+    parts = [part.strip().rpartition("=") for part in text.split(",")]
+    pairs = [(path, weight) if path else (weight, "") for path, _, weight in parts]
+    if not all(path for path, _ in pairs) or len({bool(weight) for _, weight in pairs}) > 1:
+        raise CheckpointError(
+            f"{shown(text)} is no ensemble; name checkpoints as A,B,C, or all with weights as A=0.5,B=0.3,C=0.2."
+        )
+    try:
+        weights = [float(weight or 1.0) for _, weight in pairs]
+    except ValueError:
+        weights = [math.nan]
+    if not all(0 < weight < math.inf for weight in weights):
+        raise CheckpointError(
+            f"{shown(text)}: each weight of an ensemble needs to be a number above 0."
+        )
+    total = math.fsum(weights)
+    return tuple(
+        Member(path, weight / total) for (path, _), weight in zip(pairs, weights, strict=True)
+    )
+
+
+def ensemble_name(paths: Sequence[str], weights: Sequence[float] | None = None) -> str:
+    """The name of an ensemble, as :func:`ensemble_members` reads it.
+
+    Raises:
+        CheckpointError: another number of weights than of checkpoints.
+    """
+    if weights is None:
+        return ",".join(paths)
+    if len(weights) != len(paths):
+        raise CheckpointError(
+            f"{len(weights)} weights for {len(paths)} checkpoints; give one weight for each checkpoint."
+        )
+    return ",".join(f"{path}={weight:.6g}" for path, weight in zip(paths, weights, strict=True))
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -45,10 +110,11 @@ def require_checkpoint(path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: as :func:`fer_ignite.checkpoint.format.load_checkpoint` words it.
     """
-    try:
-        os.lstat(resolve_checkpoint(path))
-    except (OSError, ValueError) as error:
-        refuse_unreadable(path, error)
+    for member in ensemble_members(path):
+        try:
+            os.lstat(resolve_checkpoint(member.path))
+        except (OSError, ValueError) as error:
+            refuse_unreadable(member.path, error)
 
 
 def step_files(folder: Path) -> list[tuple[int, Path]]:

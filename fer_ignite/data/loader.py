@@ -8,7 +8,7 @@ as it is there.
 # Dimensions: N faces of a split, B faces of this process's slice, C channels, H W pixels, K expressions.
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from fer_ignite.data.augment.pipeline import (
     sample_params,
 )
 from fer_ignite.data.fetchers import Fetcher, IndexBatch
+from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.sampler import EpochSampler, MicroBatch, generator
 
 __all__ = ["Batch", "EvalBatch", "EvalLoader", "Preprocessing", "Targets", "TrainLoader"]
@@ -54,6 +55,14 @@ class Preprocessing:
     std: tuple[float, ...]
     stored_px: int = 0
     resize_mode: str = "squash"
+
+    def at_side(self, side_px: int) -> "Preprocessing":
+        """The same for inputs of another side; the share that the crop takes stays."""
+        if side_px == self.image_px:
+            return self
+        return replace(
+            self, image_px=side_px, resize_px=round(self.resize_px * side_px / self.image_px)
+        )
 
     def plain(self, images: Tensor, *, channels_last: bool = True) -> Tensor:
         """float32 [B, C, image_px, image_px], normalised and not augmented, out of uint8 [B, H, W, C] or float faces."""
@@ -153,6 +162,7 @@ class TrainLoader:
         iteration: () -> iterations done so far, asked when iteration begins.
         spec: augmentation, or None.
         batch_transform: a user's (images_BCHW, numpy generator) -> images_BCHW, after augmentation, before mixing.
+        sizes: the images' side over the run; None: always the network's.
     """
 
     fetcher: Fetcher
@@ -166,6 +176,7 @@ class TrainLoader:
     iteration: Callable[[], int] = lambda: 0
     batch_transform: Callable[[Tensor, np.random.Generator], Tensor] | None = None
     channels_last: bool = True
+    sizes: ImageSizeSchedule | None = None
 
     def __len__(self) -> int:
         return self.plan.iterations_per_epoch
@@ -210,12 +221,14 @@ class TrainLoader:
         targets_BK = self.targets.distributions(micro.indices_W[part.needed], self.device)
         labels_W = self.targets.labels_N[micro.indices_W]
         labels_B = labels_W[part.positions]
+        preprocessing = self.preprocessing
+        if self.sizes is not None:
+            preprocessing = preprocessing.at_side(self.sizes.side_px(self.plan, micro))
         if images.is_floating_point():
             images_BCHW = images
         elif drawn is None or self.spec is None:
-            images_BCHW = self.preprocessing.plain(images, channels_last=self.channels_last)
+            images_BCHW = preprocessing.plain(images, channels_last=self.channels_last)
         else:
-            preprocessing = self.preprocessing
             images_BCHW = augment(
                 images,
                 drawn.take(part.needed),

@@ -3,7 +3,7 @@
 # Dimensions: B images of a batch, K expressions, C channels, H W pixels.
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.checkpoint.paths import resolve_checkpoint
+from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name, resolve_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
@@ -22,6 +22,7 @@ from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
 from fer_ignite.imports import is_object_name, which_again
+from fer_ignite.inference.ensemble import combine
 from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature import usable_temperature
 from fer_ignite.models.registry import build_model
@@ -138,8 +139,9 @@ def predict_probabilities(logits_BK: Tensor, temperature: float) -> Tensor:
 
 
 def load_model(
-    path: str | Path | None = None,
+    path: str | Path | Sequence[str | Path] | None = None,
     *,
+    weights: Sequence[float] | None = None,
     device: str | torch.device = "auto",
     model: Any = None,
     precision: str | None = None,
@@ -149,7 +151,9 @@ def load_model(
 
     Args:
         path: a checkpoint, a run's folder, or an ``.onnx`` file that was exported from one (see :class:`OnnxModel`); None: the
-            network that comes with the package.
+            network that comes with the package. Several checkpoints, as a list or comma separated in a text, are an ensemble:
+            one network whose probabilities are the mean of theirs.
+        weights: of an ensemble's checkpoints in that mean; None: equal, or as the text has them (``A=0.6,B=0.4``).
         model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
         collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
@@ -158,7 +162,29 @@ def load_model(
     """
     if path is None:
         path = shipped_checkpoint()
+    if isinstance(path, Sequence) and not isinstance(path, str):
+        path = ensemble_name([str(part) for part in path], weights)
     require_path("load_model", path)
+    members = ensemble_members(path)
+    if len(members) > 1:
+        if any(is_onnx(member.path) for member in members):
+            raise ConfigError(
+                f"{path}: an ensemble is made of checkpoints; export it as a whole with `fer-ignite export A,B,C`."
+            )
+        loaded = [
+            load_model(
+                member.path,
+                device=device,
+                model=model
+                and required_user_code(
+                    load_checkpoint(member.path)["config"], "model", given=model_name(model)
+                ),
+                precision=precision,
+                collated=collated,
+            )
+            for member in members
+        ]
+        return combine(loaded, [member.weight for member in members])
     if is_onnx(path):
         if model is not None or precision is not None:
             raise ConfigError(

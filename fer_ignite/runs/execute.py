@@ -26,6 +26,7 @@ from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.prepare import RunSpec, default_name, prepare, run_guard
+from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
@@ -245,14 +246,16 @@ def open_session(
     device = select_device(config)
     if device.index is not None:
         torch.cuda.set_device(device)
+    faces = open_dataset(config, job.pack)
     session = build_session_objects(
         config,
-        open_dataset(config, job.pack),
+        faces,
         folder=folder,
         device=device,
         handlers=[*handlers, *job.handlers],
         signal_number=signal_number,
         time_limit_s=config.max_time,
+        teacher=load_teacher(config, faces, device=device),
     )
     if job.resume is not None:
         restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)

@@ -153,7 +153,7 @@ def time_to_accuracy(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 
 def weights_digest(session: Session) -> str:
     """SHA-256 over the final network's and its average's tensors; equal weights have equal digests."""
-    ema = session.ema.ema_model.state_dict() if session.ema is not None else {}
+    ema = session.averaged.state_dict() if session.averaged is not None else {}
     text = state_digest(session.model.state_dict()) + (state_digest(ema) if ema else "")
     return hashlib.sha256(text.encode()).hexdigest()
 

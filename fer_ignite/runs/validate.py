@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_ignite.checkpoint.paths import require_checkpoint
 from fer_ignite.config import Config
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.open import is_user_dataset
@@ -109,6 +110,11 @@ def check_names(config: Config) -> None:
                 f"--exclude names images by their ids, and {config.data} has none; leave them out there."
             )
         read_exclude_list(config.exclude)
+    for path in config.teacher:
+        try:
+            require_checkpoint(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"--teacher: {error}") from None
     if config.init_from is not None and not Path(config.init_from).exists():
         raise CheckpointError(
             f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict."

@@ -15,6 +15,7 @@ from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.fetchers import CacheFetcher
+from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.loader import EvalLoader, Preprocessing, TrainLoader
 from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.distributed import reset_signals
@@ -25,6 +26,7 @@ from fer_ignite.training import step
 from fer_ignite.training.components import (
     DEV_BATCHES,
     build_augment_spec,
+    build_image_size_schedule,
     build_loss_from_config,
     build_network,
     build_optimizer_from_config,
@@ -33,12 +35,14 @@ from fer_ignite.training.components import (
     loss_terms,
 )
 from fer_ignite.training.coordination import StopCoordinator
+from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.ema import make_ema
 from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
 from fer_ignite.training.loggers import attach_handlers_profiler
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.running_metrics import RunningMetrics
 from fer_ignite.training.session import Session
+from fer_ignite.training.swa import WeightAverage, statistics_loader
 from fer_ignite.training.trainer import create_evaluator, create_trainer
 
 __all__ = ["build_session_objects"]
@@ -53,8 +57,13 @@ def build_session_objects(
     handlers: Sequence[Callable[[Session], Any]] = (),
     signal_number: Callable[[], int] = lambda: 0,
     time_limit_s: float | None = None,
+    teacher: nn.Module | None = None,
 ) -> Session:
-    """A session with every built-in handler attached, then the user's; not yet resumed, not yet run."""
+    """A session with every built-in handler attached, then the user's; not yet resumed, not yet run.
+
+    Args:
+        teacher: for distillation: normalised images -> log-probabilities, on ``device``; None where the settings name none.
+    """
     session = _bare_session(
         config,
         faces,
@@ -62,6 +71,7 @@ def build_session_objects(
         device=device,
         signal_number=signal_number,
         time_limit_s=time_limit_s,
+        teacher=teacher,
     )
     attach_step(session)
     attach_run(session)
@@ -94,6 +104,7 @@ def _bare_session(
     device: torch.device,
     signal_number: Callable[[], int],
     time_limit_s: float | None,
+    teacher: nn.Module | None,
 ) -> Session:
     rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
     _set_determinism(config)
@@ -108,14 +119,26 @@ def _bare_session(
     plan = build_sampler(config, faces)
     terms = loss_terms(build_loss_from_config(config, faces, plan=plan).to(device))
     wrapped = _wrapped(model, config, world=world)
-    trainer = create_trainer(wrapped, terms, device=device, precision=precision, world=world)
+    trainer = create_trainer(
+        wrapped,
+        terms,
+        device=device,
+        precision=precision,
+        world=world,
+        distillation=None
+        if teacher is None
+        else Distillation(
+            teacher,
+            weight=config.distill_weight,
+            temperature=config.distill_temperature,
+            device=device,
+            precision=precision,
+        ),
+    )
     ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
-    evaluated = model if ema is None else ema.ema_model
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
     # One view while training continues; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
-    evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
-    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     train_stream, val_stream = _streams(
         config,
         faces,
@@ -125,7 +148,21 @@ def _bare_session(
         trainer=trainer,
         rank=rank,
         world=world,
+        sizes=build_image_size_schedule(config, preprocessing, model=model, device=device),
     )
+    swa = None
+    if config.swa_start is not None:
+        swa = WeightAverage(
+            model,
+            start=config.swa_start,
+            epochs=config.epochs,
+            images=statistics_loader(val_stream, plan.indices_N),
+            device=device,
+            precision=precision,
+        )
+    evaluated = next((part for part in (ema and ema.ema_model, swa and swa.model) if part), model)
+    evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
+    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     coordinator = StopCoordinator(
         trainer,
         group=group,
@@ -160,6 +197,7 @@ def _bare_session(
         world=world,
         metrics=metrics,
         ema=ema,
+        swa=swa,
     )
 
 
@@ -194,6 +232,7 @@ def _streams(
     trainer: Engine,
     rank: int,
     world: int,
+    sizes: ImageSizeSchedule | None,
 ) -> tuple[TrainLoader, EvalLoader]:
     def user(name: str) -> Any:
         text = getattr(config, name)
@@ -218,6 +257,7 @@ def _streams(
         iteration=lambda: trainer.state.iteration,
         batch_transform=user("batch_transform"),
         channels_last=config.channels_last,
+        sizes=sizes,
     )
     # One feed for both where it may be: a pack lies on an accelerator once.
     val_feed = (

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.format import load_weights_file
-from fer_ignite.config import Config
+from fer_ignite.config import Config, parse_image_sizes
 from fer_ignite.data.augment.pipeline import AugmentSpec
 from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.loader import Preprocessing
 from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.errors import CheckpointError, ConfigError, DataError
@@ -28,6 +29,7 @@ from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, param
 
 __all__ = [
     "build_augment_spec",
+    "build_image_size_schedule",
     "build_loss_from_config",
     "build_network",
     "build_optimizer_from_config",
@@ -78,6 +80,44 @@ def build_augment_spec(config: Config) -> AugmentSpec | None:
         cutmix=config.cutmix,
         padding=config.padding,
     )
+
+
+def build_image_size_schedule(
+    config: Config, preprocessing: Preprocessing, *, model: nn.Module, device: torch.device
+) -> ImageSizeSchedule | None:
+    """The side of the train images over the run; None where it is always the network's.
+
+    Raises:
+        ConfigError: it ends at another side than the network's, or the network does not take all sides.
+    """
+    if config.image_size_schedule is None:
+        return None
+    steps = parse_image_sizes(config.image_size_schedule)
+    if steps[-1][0] != preprocessing.image_px:
+        raise ConfigError(
+            f"--image-size-schedule ends at {steps[-1][0]} px, and the network takes {preprocessing.image_px} px; let it end "
+            f"there, or set --image-size {steps[-1][0]}."
+        )
+    for side, _ in steps:
+        _require_side(model, (1, preprocessing.channels, side, side), device=device)
+    return ImageSizeSchedule(steps, config.epochs)
+
+
+def _require_side(
+    model: nn.Module, shape_BCHW: tuple[int, int, int, int], *, device: torch.device
+) -> None:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(shape_BCHW, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(
+            f"--image-size-schedule: the network does not take images of {shape_BCHW[-1]} px ({reason}); leave that side out."
+        ) from None
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def build_sampler(config: Config, faces: FaceDataset) -> EpochSampler:
@@ -199,6 +239,10 @@ def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:
         weight_decay=config.weight_decay,
         freeze=config.freeze,
     )
+    if config.opt == "muon":
+        for group in groups:
+            # Its authors leave the classifier to AdamW: its rows are classes, not directions of features.
+            group["use_muon"] = not group["name"].startswith("head")
     if config.optimizer_factory is not None:
         return _user_optimizer(config.optimizer_factory, groups)
     settings = {

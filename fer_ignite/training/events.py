@@ -53,7 +53,7 @@ EVENT_TABLE = (
         "when an accumulation window closes, the short last one too; gradients are summed over processes",
         "parameters' .grad; listeners leave state.grad_norm (None before) and state.step_taken (true before) on the device",
         "optimizer_steps",
-        ("unscale", "gradient_norm", "clip"),
+        ("sam", "unscale", "gradient_norm", "clip"),
     ),
     EventFacts(
         StepEvents.OPTIMIZER_STEP,
@@ -107,6 +107,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "plateau": "The plateau schedule never lowers the rate.",
     "train_mode": "Nothing sets the training mode: the network stays in the mode it is in, frozen batch normalisations too.",
     "backward": "No gradients: unless your own handler computes them, the optimizer step raises a ConfigError.",
+    "sam": "The gradient is taken at the weights themselves, as without --sam-rho.",
     "unscale": "None without fp16. With fp16, the first handler that needs the gradients unscales them.",
     "gradient_norm": "`state.grad_norm` is None and not logged; non-finite gradients are not found (fp16's scaler still skips them, "
     "not counted in `skipped_steps`). Clipping measures its own norm.",
@@ -115,6 +116,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "a ConfigError.",
     "batchnorm_guard": "Batch statistics that became non-finite stay so.",
     "ema": "Refused: the evaluation uses the average of the weights.",
+    "swa": "Refused: the evaluation uses the average of the weights.",
     "zero_grad": "Gradients add up over optimizer steps. Refused with fp16.",
     "clear_metrics": "The epoch's sums continue over the whole run.",
     "log_step": "`step_loss` and `grad_norm` are not logged.",

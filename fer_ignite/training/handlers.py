@@ -25,6 +25,7 @@ from fer_ignite.training.loggers import (
 )
 from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
 from fer_ignite.training.running_metrics import attach_running_metrics
+from fer_ignite.training.sam import attach_sam
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.state import evaluation_state, resume_state
 from fer_ignite.training.tensorboard import attach_tensorboard
@@ -45,6 +46,10 @@ def attach_step(session: Session) -> None:
         "train_mode", trainer, event=Events.ITERATION_STARTED, handler=session.prepare_model
     )
     session.register_handle("backward", step.attach_backward(trainer, scaler))
+    if config.sam_rho:
+        session.register_handle(
+            "sam", attach_sam(trainer, model, rho=config.sam_rho, reseed=session.reseed)
+        )
     session.register_handle("unscale", step.attach_unscale(trainer, optimizer, scaler=scaler))
     session.register_handle(
         "gradient_norm",
@@ -121,6 +126,8 @@ def attach_run(session: Session) -> None:
     session.epoch_clock = attach_epoch_clock(trainer)
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
+    if session.swa is not None:
+        session.attach("swa", trainer, event=Events.EPOCH_COMPLETED, handler=session.swa.update)
     session.attach("validate", trainer, event=Events.EPOCH_COMPLETED, handler=session.validate)
 
 
@@ -246,6 +253,12 @@ def _guard_handles(session: Session) -> None:
         "ema",
         lambda: (
             "handles['ema'] can't be removed: the evaluation uses the average of the weights; set model_ema=False (--no-model-ema) instead."
+        ),
+    )
+    session.guard(
+        "swa",
+        lambda: (
+            "handles['swa'] can't be removed: the evaluation uses the average of the weights; leave swa_start (--swa-start) out instead."
         ),
     )
     session.guard(

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fer_ignite.errors import ConfigError
 from fer_ignite.models.heads import head_prefixes
+from fer_ignite.training.muon import Muon
 
 __all__ = [
     "OPTIMIZER_SETTINGS",
@@ -26,6 +27,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "muon": Muon,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
@@ -35,6 +37,7 @@ OPTIMIZER_SETTINGS: dict[str, tuple[str, ...]] = {
     "adagrad": ("lr_decay", "eps"),
     "adam": ("betas", "eps", "amsgrad"),
     "adamw": ("betas", "eps", "amsgrad"),
+    "muon": ("momentum", "betas", "eps"),
     "rmsprop": ("alpha", "eps", "momentum"),
     "sgd": ("momentum", "nesterov"),
 }

@@ -42,6 +42,7 @@ from fer_ignite.training.loggers import EpochClock
 from fer_ignite.training.lr_schedule import PlateauFactor, StepSchedule
 from fer_ignite.training.optim import keep_frozen_in_eval
 from fer_ignite.training.running_metrics import On, Reduce, RunningMetrics
+from fer_ignite.training.swa import WeightAverage
 from fer_ignite.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Session:
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
         at_end: scores the best network when :meth:`run` has trained; what it returns is ``summary``.
-        ema, plateau, early_stopping, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
+        ema, swa, plateau, early_stopping, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
             None where the settings have none.
     """
 
@@ -128,6 +129,7 @@ class Session:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     handles: dict[str, RemovableEventHandle] = field(default_factory=dict)
     ema: EMAHandler | None = None
+    swa: WeightAverage | None = None
     plateau: PlateauFactor | None = None
     early_stopping: EarlyStopping | None = None
     progress_bar: ProgressBar | None = None
@@ -243,6 +245,14 @@ class Session:
                 self.handles[name] = engine.add_event_handler(event, handler)
 
     # -- the run
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The network with averaged weights (EMA or SWA); None where the run keeps no average."""
+        if self.ema is not None:
+            average: nn.Module = self.ema.ema_model
+            return average
+        return None if self.swa is None else self.swa.model
 
     @property
     def elapsed_s(self) -> float:

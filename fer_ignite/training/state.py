@@ -46,8 +46,8 @@ def evaluation_state(session: Session) -> dict[str, Any]:
         "versions": PlainState(versions()),
         "world_size": PlainState(session.world),
     }
-    if session.ema is not None:
-        entries["ema"] = session.ema.ema_model
+    if session.averaged is not None:
+        entries["ema"] = session.averaged
     return entries
 
 
@@ -56,7 +56,7 @@ def resume_state(session: Session) -> dict[str, Any]:
     return {
         **evaluation_state(session),
         "kind": PlainState("step"),
-        "ema": PlainState(None) if session.ema is None else session.ema.ema_model,
+        "ema": PlainState(None) if session.averaged is None else session.averaged,
         "optimizer": session.optimizer,
         "scheduler": session.scheduler,
         "scaler": session.scaler,
@@ -112,8 +112,8 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         )
     session.resumed = checkpoint
     session.model.load_state_dict(checkpoint["model"])
-    if session.ema is not None:  # where it is new, it starts at the weights
-        session.ema.ema_model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
+    if session.averaged is not None:  # where it is new, it starts at the weights
+        session.averaged.load_state_dict(checkpoint["ema"] or checkpoint["model"])
     failpoints.reach(
         "during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"])
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fer_ignite.data.augment.tta import iter_tta_views
 from fer_ignite.data.loader import Batch, EvalBatch
 from fer_ignite.errors import ConfigError
+from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.events import EVENT_TABLE, StepEvents
 from fer_ignite.training.step import autocast
 
@@ -31,6 +32,9 @@ class Trainer(Engine):
     """
 
     inside_epoch = False  # set by whoever resumes in the middle of an epoch
+    compute_loss: Callable[
+        [Batch], tuple[Tensor, dict[str, Any]]
+    ]  # a micro-batch's loss with its graph, and the output
 
     def terminate(self, skip_completed: bool = False) -> None:
         self.state.stop_requested = True
@@ -69,7 +73,13 @@ def quiet(engine: AnyEngine) -> AnyEngine:
 
 
 def create_trainer(
-    model: nn.Module, terms: Terms, *, device: torch.device, precision: str, world: int = 1
+    model: nn.Module,
+    terms: Terms,
+    *,
+    device: torch.device,
+    precision: str,
+    world: int = 1,
+    distillation: Distillation | None = None,
 ) -> Trainer:
     """A trainer that computes the loss of each :class:`Batch` and fires the step's events.
 
@@ -78,6 +88,7 @@ def create_trainer(
         terms: (logits_BK, targets_BK) -> {name: losses_B}; the entry ``"loss"`` is what is minimised.
         precision: fp32, fp16 or bf16.
         world: processes; DistributedDataParallel averages gradients over them, so the sum is scaled back.
+        distillation: adds a teacher's term to the loss.
     Returns:
         An engine with ``state.loss`` (scalar with graph) while the step runs, and as output the dict
         ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32, "losses": {name: [B]},
@@ -90,15 +101,20 @@ def create_trainer(
 
     taken = torch.ones((), dtype=torch.bool, device=device)
 
+    def compute_loss(batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        with autocast(device, precision):
+            logits_BK = model(batch.images_BCHW)
+        logits_BK = logits_BK.float()
+        losses = terms(logits_BK, batch.targets_BK)
+        if distillation is not None:
+            losses = distillation(losses, logits_BK, images_BCHW=batch.images_BCHW)
+        loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.step_size)
+        return loss, _output(batch, logits_BK, losses=losses)
+
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.is_last_micro
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-            with autocast(device, precision):
-                logits_BK = model(batch.images_BCHW)
-            logits_BK = logits_BK.float()
-            losses = terms(logits_BK, batch.targets_BK)
-            engine.state.loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.step_size)
-            output = _output(batch, logits_BK, losses=losses)
+            engine.state.loss, output = compute_loss(batch)
             engine.state.output = output
             engine.fire_event(StepEvents.LOSS_READY)
         engine.state.loss = engine.state.loss.detach()
@@ -112,6 +128,7 @@ def create_trainer(
         return output
 
     trainer = quiet(Trainer(train_step))
+    trainer.compute_loss = compute_loss
     counters: dict[Any, str] = {facts.event: facts.counter for facts in EVENT_TABLE}
     trainer.register_events(*counters, event_to_attr=counters)
     trainer.state.optimizer_steps = 0

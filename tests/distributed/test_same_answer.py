@@ -55,6 +55,9 @@ WAYS = {
     "mixed": {"mixup": 0.3, "cutmix": 1.0},
     "accumulating": {"grad_accum_steps": 2},
     "balanced": {"sampler": "balanced", "drop_last": True, "epochs": 35},
+    "resizing": {"image_size_schedule": "24:0.3,32:0.6,48"},
+    "sam": {"sam_rho": 0.05},
+    "swa": {"swa_start": 0.5, "model_ema": False},
 }
 
 

@@ -18,6 +18,7 @@ from fer_ignite.distributed import LaunchSpec, launch
 from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 from fer_ignite.imports import load_object
 from fer_ignite.runs.execute import select_device
+from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_names
 from fer_ignite.terminal import progress
 from fer_ignite.training.build import build_session_objects
@@ -33,6 +34,8 @@ _BARE = {
     "min_lr": 0.0,
     "patience": 0,
     "model_ema": False,
+    "swa_start": None,
+    "image_size_schedule": None,
     "tensorboard": False,
     "track": (),
     "plots": False,
@@ -127,12 +130,14 @@ def _find(
     with tempfile.TemporaryDirectory(prefix="fer-ignite-find-lr-") as name:
         folder = RunDir(name)
         folder.create()
+        faces, device = open_dataset(config, pack), select_device(config)
         session = build_session_objects(
             config,
-            open_dataset(config, pack),
+            faces,
             folder=folder,
-            device=select_device(config),
+            device=device,
             handlers=handlers,
+            teacher=load_teacher(config, faces, device=device),
         )
         _leave_the_step_alone(session)
         if not given.quiet:

@@ -1,0 +1,61 @@
+"""The teacher of a run with distillation, and what it must not have seen."""
+
+import logging
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+
+from fer_ignite.checkpoint.paths import ensemble_name
+from fer_ignite.config import Config
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.inference.ensemble import EnsembleModule
+from fer_ignite.inference.loaded_model import LoadedModel, load_model
+from fer_ignite.training.components import build_preprocessing
+
+__all__ = ["load_teacher"]
+
+logger = logging.getLogger("fer_ignite")
+
+
+def load_teacher(config: Config, faces: FaceDataset, *, device: torch.device) -> nn.Module | None:
+    """The checkpoints of ``--teacher`` as a module that takes the run's images; None where there are none.
+
+    Raises:
+        CheckpointError: a file can't be used, or has other classes than the data.
+        ConfigError: the run is one of ``--folds``, whose held-out faces a teacher has learned.
+    """
+    if not config.teacher:
+        return None
+    if config.folds is not None:
+        raise ConfigError(
+            "--teacher with --folds: a teacher has learned from the faces that each fold holds out; leave one of the two out."
+        )
+    try:
+        members: list[LoadedModel] = [load_model(path, device=device) for path in config.teacher]
+        teacher = EnsembleModule(
+            members,
+            [1 / len(members)] * len(members),
+            preprocessing=build_preprocessing(config, faces),
+            classes=faces.classes,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"--teacher: {error}") from None
+    if idist.get_rank() == 0:
+        _warn_of_leaks(members, faces, name=ensemble_name(config.teacher))
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def _warn_of_leaks(members: list[LoadedModel], faces: FaceDataset, *, name: str) -> None:
+    """A teacher of another split of the same data may have learned on faces that val and test hold here."""
+    for member in members:
+        data = member.checkpoint["data"]
+        same = data["fingerprint"] == faces.fingerprint
+        if same and data.get("val_fingerprint") != faces.split_fingerprint("val"):
+            logger.warning(
+                "--teacher %s: one of them was trained on another split of this data, so it may have learned from faces that val "
+                "or test hold here; val's figures may be too good.",
+                name,
+            )
+            return
