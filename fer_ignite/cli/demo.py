@@ -10,7 +10,9 @@ from fer_ignite.cli.shared_options import (
     model_option,
     port_option,
     tta_option,
+    weights_option,
 )
+from fer_ignite.cli.values import with_weights
 
 __all__ = ["command"]
 
@@ -33,7 +35,8 @@ __all__ = ["command"]
 @tta_option
 @device_option
 @model_option
-def command(checkpoint: str | None, **options: Any) -> int:
+@weights_option
+def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> int:
     """Open a page on this machine: upload or paste a picture, use the camera, or try an example.
 
     CKPT is a run's checkpoint, or an .onnx file that `fer-ignite export` has written; without it the network that ships
@@ -41,4 +44,6 @@ def command(checkpoint: str | None, **options: Any) -> int:
     """
     from fer_ignite.apps.demo.run import run_demo
 
+    if checkpoint is not None:
+        checkpoint = with_weights(checkpoint, weights)
     return run_demo(checkpoint, say=click.echo, **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fer_ignite.checkpoint.paths import ensemble_members
 from fer_ignite.cli.shared_options import (
     cache_option,
     class_options,
@@ -16,7 +17,13 @@ from fer_ignite.cli.shared_options import (
     model_option,
     tta_option,
 )
-from fer_ignite.cli.values import loading_torch, require_checkpoints, require_data, require_writable
+from fer_ignite.cli.values import (
+    loading_torch,
+    require_checkpoints,
+    require_data,
+    require_writable,
+    with_weights,
+)
 from fer_ignite.errors import ConfigError, error_for_exit_code
 
 __all__ = ["command"]
@@ -40,6 +47,11 @@ __all__ = ["command"]
     help="test is scored only when requested by name; the run's test-access log counts the looks at its own.",
 )
 @tta_option
+@click.option(
+    "--weights",
+    metavar="val|W,W,...",
+    help="Weights of the checkpoints of an ensemble; val finds them on val.  [default: equal]",
+)
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine.  [default: 1]")
 @click.option(
     "--batch-size",
@@ -87,12 +99,14 @@ def command(
     json_file: str | None,
     predictions_file: str | None,
     plot_file: str | None,
+    weights: str | None,
     **options: Any,
 ) -> None:
     """Score checkpoints (or the best ones of runs' folders) on the validation split of their runs, or on other data.
 
     Every face counts once, for any number of processes. Faces of other sizes and colours are fitted to the network; classes are
-    matched by name and meaning (anger = angry). Several checkpoints or data sets give one table.
+    matched by name and meaning (anger = angry). Several checkpoints or data sets give one table. A,B,C (comma separated) is an
+    ensemble: the mean of their probabilities.
     """
     require_checkpoints(checkpoints)
     require_data(sources)
@@ -106,6 +120,11 @@ def command(
         from fer_ignite.checkpoint.atomic_io import write_text_durably
         from fer_ignite.distributed import leave
         from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+
+        if weights == "val":
+            checkpoints = [_with_weights_of_val(name, options) for name in checkpoints]
+        else:
+            checkpoints = [with_weights(name, weights) for name in checkpoints]
     several = len(checkpoints) > 1 or len(sources) > 1
     if several and (plot_file or predictions_file):
         raise ConfigError(
@@ -142,6 +161,19 @@ def command(
         if plot_file:
             _draw(results[0], plot_file)
     leave(outcome)
+
+
+def _with_weights_of_val(name: str, options: dict[str, Any]) -> str:
+    from fer_ignite.checkpoint.paths import ensemble_name
+    from fer_ignite.inference.evaluate import fit_ensemble_weights
+
+    passed_on = ("tta", "model", "collate_fn", "device", "cache", "quiet")
+    found = fit_ensemble_weights(name, **{option: options[option] for option in passed_on})
+    shown = ",".join(f"{weight:.4g}" for weight in found)
+    click.echo(f"weights found on val: --weights {shown}", err=True)
+    # A member without weight would make no valid name, and change nothing.
+    paths = [member.path for member in ensemble_members(name)]
+    return ensemble_name(paths, [max(weight, 1e-6) for weight in found])
 
 
 def _write_predictions(result: dict[str, Any], faces: Any, *, file: str) -> None:
@@ -191,9 +223,12 @@ def cross_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _short_name(checkpoint: str) -> str:
-    """The run's name where the checkpoint lies in a run, else the file's."""
-    path = Path(checkpoint)
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+    """The run's name where the checkpoint lies in a run, else the file's; those of an ensemble joined by a plus."""
+    paths = [Path(member.path) for member in ensemble_members(checkpoint)]
+    return "+".join(
+        path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+        for path in paths
+    )
 
 
 def class_lines(result: dict[str, Any]) -> list[str]:

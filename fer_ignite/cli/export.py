@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import cache_option, model_option
-from fer_ignite.cli.values import loading_torch, require_checkpoints
+from fer_ignite.cli.shared_options import cache_option, model_option, weights_option
+from fer_ignite.cli.values import loading_torch, require_checkpoints, with_weights
 
 __all__ = ["command"]
 
@@ -52,19 +52,21 @@ __all__ = ["command"]
     help="Validation faces to check on, at most.",
 )
 @model_option
+@weights_option
 @cache_option
 @click.option("--exist-ok", is_flag=True, help="Replace an older export and its card.")
 @click.option("--quiet", is_flag=True, help="No report.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def command(checkpoint: str, as_json: bool, **options: Any) -> int:
+def command(checkpoint: str, as_json: bool, *, weights: str | None, **options: Any) -> int:
     """Write CHECKPOINT as one file for use elsewhere; classes, preprocessing and temperature are inside.
 
     The file is checked against the checkpoint on validation faces. In fp32 it is kept only if no probability differs by more
     than 0.001. With --half or --int8 it is kept whatever the difference, as long as its answers are finite numbers: the
-    report says how far they are from the checkpoint's. A model card is written beside it. The test split is never read.
+    report says how far they are from the checkpoint's. Several checkpoints (A,B,C) become one file, an ensemble. A model card is written beside it. The test split is never read.
     """
     import json
 
+    checkpoint = with_weights(checkpoint, weights)
     require_checkpoints([checkpoint])
     with loading_torch():
         from fer_ignite.apps.export.exporter import export_checkpoint

@@ -55,7 +55,7 @@ def devices_and_networks() -> dict[str, Any]:
 
         from fer_ignite.distributed.machine import this_machine
         from fer_ignite.models.registry import available_models
-        from fer_ignite.training.step import resolve_precision
+        from fer_ignite.training.precision import resolve_precision
 
     machine = this_machine()
     return {

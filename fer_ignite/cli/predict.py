@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_ignite.cli.shared_options import device_option, model_option, tta_option
-from fer_ignite.cli.values import FiniteRange, require_writable
+from fer_ignite.cli.shared_options import device_option, model_option, tta_option, weights_option
+from fer_ignite.cli.values import FiniteRange, require_writable, with_weights
 from fer_ignite.errors import ConfigError
 from fer_ignite.terminal import progress
 
@@ -52,6 +52,7 @@ class _PredictCommand(click.Command):
 @tta_option
 @device_option
 @model_option
+@weights_option
 @click.option(
     "--predictions",
     "predictions_file",
@@ -106,6 +107,7 @@ def command(
     predictions_file: str | None,
     out: str | None,
     faces: str,
+    weights: str | None,
     **of_faces: Any,
 ) -> int:
     """Name the expressions in SOURCES: image files, folders and globs of faces or photographs, videos, webcam:0.
@@ -126,6 +128,8 @@ def command(
     from fer_ignite.cli.sources import find_files, split_words
 
     checkpoint, sources = split_words(words, faces=faces != "never")
+    if checkpoint is not None:
+        checkpoint = with_weights(checkpoint, weights)
     files = list(find_files(sources, faces=faces != "never"))
     if predictions_file and faces == "always":
         raise ConfigError("--predictions is written for pictures with --faces auto or never.")

@@ -10,7 +10,9 @@ from fer_ignite.cli.shared_options import (
     model_option,
     port_option,
     tta_option,
+    weights_option,
 )
+from fer_ignite.cli.values import with_weights
 
 __all__ = ["command"]
 
@@ -50,7 +52,8 @@ __all__ = ["command"]
 @tta_option
 @device_option
 @model_option
-def command(checkpoint: str | None, **options: Any) -> int:
+@weights_option
+def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> int:
     """Answer POST /predict with the expressions in one or several pictures.
 
     \b
@@ -63,4 +66,6 @@ def command(checkpoint: str | None, **options: Any) -> int:
     """
     from fer_ignite.apps.serve.run import run_service
 
+    if checkpoint is not None:
+        checkpoint = with_weights(checkpoint, weights)
     return run_service(checkpoint, say=click.echo, **options)

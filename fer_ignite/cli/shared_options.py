@@ -13,6 +13,7 @@ __all__ = [
     "model_option",
     "port_option",
     "tta_option",
+    "weights_option",
 ]
 
 host_option = click.option(
@@ -41,6 +42,11 @@ tta_option = click.option(
 )
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+weights_option = click.option(
+    "--weights",
+    metavar="W,W,...",
+    help="Weights of the checkpoints of an ensemble (A,B,...).  [default: equal]",
 )
 model_option = click.option(
     "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."

@@ -84,7 +84,10 @@ def _files_under(folder: Path) -> list[Path]:
 
 
 def _is_network(word: str) -> bool:
-    """Whether it can only mean a network: a run's folder, or a checkpoint by its name."""
+    """Whether it can only mean a network: a run's folder, a checkpoint by its name, or several of them, comma separated."""
+    if "," in word and not os.path.lexists(word):  # an ensemble, each with its weight or without
+        parts = [part.rpartition("=")[0] or part for part in word.split(",")]
+        return all(_is_network(part.strip()) for part in parts)
     path = Path(word)
     if path.is_dir():
         return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()

@@ -154,4 +154,9 @@ def runs_table(result: dict[str, Any]) -> str:
                 if name != "loss"
             )
             lines.append(f"{split:5} {values}")
+        if (scores := result.get("ensemble", {}).get(split)) is not None:
+            lines.append(
+                f"{split:5} ensemble of {len(result['folders'])}: accuracy {100 * scores['accuracy']:.2f} %   "
+                f"uar {100 * scores['uar']:.2f} %   macro_f1 {100 * scores['macro_f1']:.2f} %"
+            )
     return "\n".join(lines)

@@ -18,6 +18,7 @@ __all__ = [
     "require_checkpoints",
     "require_data",
     "require_writable",
+    "with_weights",
 ]
 
 
@@ -64,6 +65,31 @@ def require_checkpoints(paths: Iterable[str | None]) -> None:
     for path in paths:
         if path is not None:
             require_checkpoint(path)
+
+
+def with_weights(name: str, weights: str | None) -> str:
+    """The name of an ensemble with the weights of ``--weights``; without them the name as it is.
+
+    Raises:
+        ConfigError: no list of positive numbers, or one checkpoint alone.
+        CheckpointError: another number of weights than of checkpoints.
+    """
+    from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
+
+    if weights is None:
+        return name
+    try:
+        numbers = [float(part) for part in weights.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise ConfigError(
+            f"--weights {weights!r} is no list of numbers above 0; write --weights 0.5,0.3,0.2."
+        )
+    paths = [member.path for member in ensemble_members(name)]
+    if len(paths) < 2:
+        raise ConfigError(f"--weights: {name} is one checkpoint; name several as A,B,C.")
+    return ensemble_name(paths, numbers)
 
 
 def require_data(sources: Iterable[str]) -> None:

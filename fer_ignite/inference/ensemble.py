@@ -28,7 +28,7 @@ _EM_ITERATIONS = 200
 class EnsembleModule(nn.Module):
     """Normalised images [B, C, H, W] -> logarithm of the weighted mean of the members' probabilities [B, K].
 
-    A member's logits are divided by its own temperature first. Its input is the given one where it was trained on such;
+    A member's logits are divided by its own temperature first; where views are averaged too, that comes last. Its input is the given one where it was trained on such;
     otherwise the images are brought to its side, channels and normalisation.
 
     Args:
@@ -112,7 +112,9 @@ def combine(members: "Sequence[LoadedModel]", weights: Sequence[float]) -> "Load
     content = {name: value for name, value in first.checkpoint.items() if name != "temperature"}
     if calibrated:
         content["temperature"] = 1.0
-    return replace(first, model=module.to(first.device).eval(), checkpoint=content)
+    return replace(
+        first, model=module.to(first.device).eval(), checkpoint=content, members=tuple(members)
+    )
 
 
 def find_weights(probabilities: Sequence[Tensor], labels_N: Tensor) -> list[float]:

@@ -3,16 +3,18 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
 from fer_ignite.data.classes import ClassMatch, match_classes
@@ -37,6 +39,7 @@ from fer_ignite.imports import (
     restore_objects,
     which_again,
 )
+from fer_ignite.inference.ensemble import EnsembleModule, find_weights
 from fer_ignite.inference.loaded_model import (
     LoadedModel,
     find_run_dir,
@@ -54,6 +57,7 @@ __all__ = [
     "compare",
     "correct_predictions",
     "evaluate",
+    "fit_ensemble_weights",
     "launch_evaluation",
     "paired_difference",
     "same_faces",
@@ -65,6 +69,7 @@ class EvaluateRequest:
     """Options of ``evaluate``; None means the checkpoint's own.
 
     Args:
+        checkpoint: a checkpoint, or several comma separated, whose probabilities are averaged; the first one's settings count.
         data, votes, split: other data or other votes, and which split, "all" for every face; test only by name. The run's own
             data keeps its votes.
         layout, classes: how other data is read, and its classes chosen, renamed or merged, as in training.
@@ -95,8 +100,9 @@ class EvaluateRequest:
 
 
 def evaluate(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Sequence[str | Path],
     *,
+    weights: Sequence[float] | None = None,
     data: Any = None,
     votes: str | None = None,
     split: str | None = None,
@@ -115,9 +121,10 @@ def evaluate(
     with_faces: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Scores a checkpoint, or the best one of a run's folder.
+    """Scores a checkpoint, or the best one of a run's folder, or the average of several (an ensemble).
 
     Args:
+        weights: of several checkpoints in the average; None: equal.
         data: other data than the run's: what ``--data`` takes, or a data set object (or a dict of them by split).
         split: "val", "test", "train" or "all"; val where it is None, and all of a single data set object.
         model: the network again where it was the user's own: "module:Class", or the object.
@@ -131,6 +138,8 @@ def evaluate(
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
+    if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str):
+        checkpoint = ensemble_name([str(path) for path in checkpoint], weights)
     require_path("evaluate", checkpoint)
     data, split = _data_name(data, split, classes=classes)
     request = EvaluateRequest(
@@ -198,7 +207,7 @@ def compare(
     """
     require_path("compare", first)
     require_path("compare", second)
-    settings = load_checkpoint(first)["config"]
+    settings = _first_checkpoint(first)["config"]
     shared = data or str(settings["data"])
     a, b = (
         evaluate(
@@ -219,7 +228,7 @@ def compare(
         )
         for checkpoint, saved, source in (
             (first, settings, data),
-            (second, load_checkpoint(second)["config"], shared),
+            (second, _first_checkpoint(second)["config"], shared),
         )
     )
     if not same_faces(a, b):
@@ -271,7 +280,7 @@ def launch_evaluation(
 ) -> Outcome:
     """Checks, packs, starts the processes, and leaves a line in the test-access log for a look at test."""
     _check_request(request, nproc)
-    checkpoint = load_checkpoint(request.checkpoint)
+    checkpoint = _first_checkpoint(request.checkpoint)
     config = evaluation_config(request, checkpoint)
     pack, fingerprint = find_cache(config)
     if (
@@ -299,23 +308,82 @@ def launch_evaluation(
     outcome = launch(
         _evaluate_in_process, request, None if pack is None else str(pack), objects, spec=spec
     )
-    folder = find_run_dir(request.checkpoint)
+    found = [find_run_dir(member.path) for member in ensemble_members(request.checkpoint)]
+    folders = [folder for folder in found if folder is not None]
     if (
         outcome.exit_code == 0
         and outcome.result is not None
         and outcome.result.pop("own_test")
-        and folder is not None
+        and folders
     ):
         # one of torchrun's processes; another one notes it
         if int(os.environ.get("RANK") or 0) != 0:
             return outcome
         kept = ("n", "loss", "accuracy", "uar", "macro_f1", "tta", "data")
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "evaluate", "split": "test"}
-        folder.log_test_access({**line, **{name: outcome.result[name] for name in kept}})
-        outcome = replace(
-            outcome, result={**outcome.result, "test_evaluations": folder.test_evaluations()}
-        )
+        if len(found) > 1:
+            line["ensemble"] = request.checkpoint
+        for folder in folders:
+            folder.log_test_access({**line, **{name: outcome.result[name] for name in kept}})
+        looks = max(folder.test_evaluations() for folder in folders)
+        outcome = replace(outcome, result={**outcome.result, "test_evaluations": looks})
     return outcome
+
+
+def _first_checkpoint(name: str | Path) -> dict[str, Any]:
+    """The checkpoint's content; of an ensemble the first one's."""
+    return load_checkpoint(ensemble_members(name)[0].path)
+
+
+def fit_ensemble_weights(
+    name: str,
+    *,
+    tta: str | None = None,
+    model: str | None = None,
+    collate_fn: str | None = None,
+    device: str = "auto",
+    cache: str | None = None,
+    quiet: bool = False,
+) -> list[float]:
+    """Weights of an ensemble's checkpoints that explain the first one's validation split best; test is never read.
+
+    Args:
+        name: the checkpoints, comma separated.
+        others: see :class:`EvaluateRequest`.
+    Returns:
+        One weight per checkpoint; they add up to 1.
+    Raises:
+        ConfigError: one checkpoint alone.
+    """
+    if len(ensemble_members(name)) < 2:
+        raise ConfigError(f"--weights: {name} is one checkpoint; name several as A,B,C.")
+    network = load_model(name, device=device, model=model, collated=True)
+    request = EvaluateRequest(name, collate_fn=collate_fn, cache=cache, quiet=quiet)
+    config = evaluation_config(request, network.checkpoint)
+    pack, _ = find_cache(config)
+    opened = open_dataset(config, None if pack is None else str(pack))
+    faces, _, _ = _faces_for(network, opened, request=request)
+    probabilities, labels_N = [], torch.empty(0)
+    for number, member in enumerate(network.members, 1):
+        alone = EnsembleModule(
+            [member], [1.0], preprocessing=network.preprocessing, classes=network.classes
+        )
+        scored = score_split(
+            alone.to(network.device).eval(),
+            loss_terms(build_loss("ce")),
+            stream=_stream(network, faces, request=request, config=config),
+            device=network.device,
+            num_classes=len(network.classes),
+            precision=network.precision,
+            tta=tta or config.tta,
+            group=None,
+            bar=None if quiet else f"val, network {number} of {len(network.members)}",
+        )
+        if not scored.finite:
+            raise NonFiniteError(f"{name} on val: {NONFINITE_OUTPUTS}")
+        probabilities.append(scored.logits_NK.softmax(dim=1))
+        labels_N = scored.labels_N
+    return find_weights(probabilities, labels_N)
 
 
 def _check_request(request: EvaluateRequest, nproc: int | None) -> None:
@@ -421,7 +489,10 @@ def _evaluate_in_process(
     present_K = np.bincount(scored.labels_N.numpy(), minlength=len(network.classes)) > 0
     if request.restrict_classes:
         scored = restrict_to_classes(scored, present_K)
-    own = faces.fingerprint == network.checkpoint["data"]["fingerprint"]
+    own = any(
+        faces.fingerprint == member.checkpoint["data"]["fingerprint"]
+        for member in (network.members or (network,))
+    )
     # another data set's train split is nothing that this network has learned
     in_train_N = (
         faces.in_train(request.split, drop_train_duplicates=config.drop_train_duplicates)
@@ -451,10 +522,10 @@ def _evaluate_in_process(
 
 def _is_own_data(network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest) -> bool:
     """Whether the faces are those of the run's own data, maybe with other labels."""
-    return (
-        request.data is None
-        or faces.fingerprint == network.checkpoint["data"]["fingerprint"]
-        or _same_source(request.data, str(network.checkpoint["config"].get("data", "")))
+    return request.data is None or any(
+        faces.fingerprint == member.checkpoint["data"]["fingerprint"]
+        or _same_source(request.data, str(member.checkpoint["config"].get("data", "")))
+        for member in (network.members or (network,))
     )
 
 
@@ -550,12 +621,11 @@ def _stream(
 def _refuse_chosen_on(
     network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest
 ) -> None:
-    chosen_on = network.checkpoint["data"].get("val_fingerprint")
-    if (
-        request.split == "test"
-        and chosen_on is not None
-        and faces.split_fingerprint("test") == chosen_on
-    ):
+    chosen_on = [
+        member.checkpoint["data"].get("val_fingerprint")
+        for member in (network.members or (network,))
+    ]
+    if request.split == "test" and faces.split_fingerprint("test") in chosen_on:
         raise DataError(
             f"the run chose its best epoch on exactly these faces of {faces.source}, so they are no test for it; "
             "score them with --split val, or name data that the run has not seen."

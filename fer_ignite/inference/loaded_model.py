@@ -27,7 +27,7 @@ from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature import usable_temperature
 from fer_ignite.models.registry import build_model
 from fer_ignite.training.objects import model_name
-from fer_ignite.training.step import resolve_precision
+from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.trainer import tta_logits
 from fer_ignite.weights import shipped_checkpoint
 
@@ -50,8 +50,9 @@ class LoadedModel:
     """A checkpoint, ready to use.
 
     Attributes:
-        model: in evaluation mode, on ``device``; the EMA weights where the run kept an average.
+        model: in evaluation mode, on ``device``; the averaged weights where the run kept an average.
         config: the run's settings, with what was changed for this use.
+        members: of an ensemble; ``config`` and ``checkpoint`` are the first one's then.
     """
 
     model: nn.Module
@@ -61,13 +62,15 @@ class LoadedModel:
     checkpoint: Mapping[str, Any]
     device: torch.device
     precision: str
+    members: "Sequence[LoadedModel]" = ()
 
     def __repr__(self) -> str:
         preprocessing = self.preprocessing
         colour = "gray" if preprocessing.channels == 1 else "RGB"
         calibrated = f"temperature {self.temperature:.2f}" if self.calibrated else "not calibrated"
+        name = f"ensemble of {len(self.members)} networks" if self.members else self.config.model
         return (
-            f"LoadedModel {self.config.model}: {', '.join(self.classes)}; {preprocessing.image_px} px {colour} faces, "
+            f"LoadedModel {name}: {', '.join(self.classes)}; {preprocessing.image_px} px {colour} faces, "
             f"{calibrated}, {self.device}, {self.precision}"
         )
 
@@ -271,7 +274,9 @@ def required_user_code(saved: Mapping[str, Any], setting: str, *, given: str | N
 
 
 def find_run_dir(path: str | Path) -> RunDir | None:
-    """The run that a checkpoint lies in, or whose folder it is; None for one that was copied out of it."""
+    """The run that a checkpoint lies in, or whose folder it is; None for one that was copied out of it, and for an ensemble."""
+    if len(ensemble_members(path)) > 1:
+        return None
     folder = resolve_checkpoint(path).resolve().parent
     if folder.name == "checkpoints" and (folder.parent / "config.yaml").exists():
         return RunDir(folder.parent)

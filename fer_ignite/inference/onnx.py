@@ -26,7 +26,7 @@ VIEWS = {"none": 1, "flip": 2, "shift10": 10, "shift18": 18}
 
 def is_onnx(path: str | Path) -> bool:
     """Whether the name is an ONNX file's."""
-    return str(path).lower().endswith(".onnx")
+    return str(path).lower().endswith(".onnx") and "," not in str(path)
 
 
 class OnnxModel:

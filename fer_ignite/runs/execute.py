@@ -13,6 +13,7 @@ import torch
 from fer_ignite import errors
 from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown, write_json_durably
 from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.paths import ensemble_name
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
@@ -21,7 +22,8 @@ from fer_ignite.distributed.collectives import patient_group
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError
-from fer_ignite.imports import load_object, restore_objects
+from fer_ignite.imports import is_object_name, load_object, restore_objects
+from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
 from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
@@ -78,7 +80,8 @@ def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[in
 
     Returns:
         The first outcome that was not a success, else one whose result has ``seeds``, ``folders`` and, for val and test,
-        ``{accuracy: [mean, standard deviation], ...}``; it also stands in ``<out>/<name>-seeds.json``.
+        ``{accuracy: [mean, standard deviation], ...}``, and ``ensemble``, the figures of their mean probabilities; it also
+        stands in ``<out>/<name>-seeds.json``.
     Raises:
         ConfigError: folds were requested too.
     """
@@ -129,8 +132,36 @@ def _launch_each(
                 name: list(mean_and_spread([summary[split][name] for summary in summaries]))
                 for name in ("accuracy", "uar", "macro_f1", "loss")
             }
+    if setting == "seed" and len(summaries) > 1:
+        result["ensemble"] = _score_ensemble(config, result)
     write_json_durably(Path(config.out) / f"{base}-{setting}s.json", result)
     return Outcome(result=result)
+
+
+def _score_ensemble(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the mean of the runs' probabilities, on the splits that each run was scored on; empty where it can't be scored."""
+    scores = {}
+    for split in (split for split in ("val", "test") if split in result):
+        request = EvaluateRequest(
+            ensemble_name(result["folders"]),
+            split=split,
+            model=config.model if is_object_name(config.model) else None,
+            collate_fn=config.collate_fn,
+            cache=config.cache,
+            device=config.device,
+            quiet=config.quiet,
+        )
+        try:
+            outcome = launch_evaluation(request)
+        except FerError as error:  # such as data that came from the caller's object
+            logger.warning("the ensemble of the seeds was not scored: %s", error)
+            return {}
+        if outcome.exit_code or outcome.result is None:
+            logger.warning("the ensemble of the seeds was not scored: %s", outcome.message)
+            return {}
+        names = ("accuracy", "uar", "macro_f1", "loss", "n", "tta")
+        scores[split] = {name: outcome.result[name] for name in names}
+    return scores
 
 
 def launch_spec(config: Config) -> LaunchSpec:

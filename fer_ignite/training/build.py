@@ -40,6 +40,7 @@ from fer_ignite.training.ema import make_ema
 from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
 from fer_ignite.training.loggers import attach_handlers_profiler
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.running_metrics import RunningMetrics
 from fer_ignite.training.session import Session
 from fer_ignite.training.swa import WeightAverage, statistics_loader
@@ -112,7 +113,7 @@ def _bare_session(
         faces = faces.shortened(DEV_BATCHES * config.eval_batch_size)
     preprocessing, precision = (
         build_preprocessing(config, faces),
-        step.resolve_precision(config.precision, device),
+        resolve_precision(config.precision, device),
     )
     model = build_network(config, faces, preprocessing=preprocessing, device=device)
     optimizer = build_optimizer_from_config(config, model)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fer_ignite.training.step import autocast
+from fer_ignite.training.precision import autocast
 
 __all__ = ["Distillation"]
 

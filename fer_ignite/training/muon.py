@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fer_ignite.training.precision import resolve_precision
+
 __all__ = ["Muon"]
 
 # Coefficients of the quintic iteration, chosen by Jordan et al. for a steep slope at zero.
@@ -83,7 +85,11 @@ class Muon(Optimizer):
         buffer, momentum = state["momentum_buffer"], group["momentum"]
         buffer.lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum)
-        flat = orthogonalise(update.flatten(1), steps=group["ns_steps"])
+        matrix = update.flatten(1)
+        # The iteration tolerates bfloat16's rounding, as its authors show, and is faster in it where it is native.
+        fast = resolve_precision("auto", matrix.device) == "bf16"
+        flat = orthogonalise(matrix.bfloat16() if fast else matrix, steps=group["ns_steps"])
+        flat = flat.to(matrix.dtype)
         scale = 0.2 * max(flat.shape) ** 0.5
         parameter.add_(flat.view(update.shape), alpha=-group["lr"] * scale)
 

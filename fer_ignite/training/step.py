@@ -5,9 +5,6 @@ another in its place. Nothing here waits for the device, except where an optimiz
 (:func:`fer_ignite.training.optim.skips_on_device`).
 """
 
-import contextlib
-from typing import Any
-
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
@@ -28,37 +25,8 @@ __all__ = [
     "attach_optimizer_step",
     "attach_unscale",
     "attach_zero_grad",
-    "autocast",
     "make_scaler",
-    "resolve_precision",
 ]
-
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as given.
-
-    Source: on CPUs bfloat16 pays with AVX512-BF16 or AMX only; on CUDA from compute capability 8.0.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    if device.type == "cpu":
-        native = (
-            torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and torch.cpu._is_avx512_bf16_supported()
-        )
-        return "bf16" if native else "fp32"
-    return "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The forward pass's context for ``fp32``, ``fp16`` or ``bf16``."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:

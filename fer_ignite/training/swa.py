@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fer_ignite.data.loader import EvalBatch, EvalLoader
-from fer_ignite.training.step import autocast
+from fer_ignite.training.precision import autocast
 
 __all__ = ["WeightAverage", "recompute_batch_statistics", "statistics_loader"]
 

@@ -15,7 +15,7 @@ from fer_ignite.data.loader import Batch, EvalBatch
 from fer_ignite.errors import ConfigError
 from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.events import EVENT_TABLE, StepEvents
-from fer_ignite.training.step import autocast
+from fer_ignite.training.precision import autocast
 
 __all__ = ["Trainer", "create_evaluator", "create_trainer", "share_of_mean_loss"]
 

@@ -44,7 +44,7 @@ def resident(
 ) -> None:
     """The step alone, with every means that our trainer uses."""
     from fer_ignite.distributed.machine import keep_freed_memory
-    from fer_ignite.training.step import autocast, resolve_precision
+    from fer_ignite.training.precision import autocast, resolve_precision
 
     torch.set_num_threads(settings["threads"])
     if keep:

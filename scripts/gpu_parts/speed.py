@@ -17,7 +17,7 @@ from torch import nn
 from fer_ignite import build_session
 from fer_ignite.config import check as check_config
 from fer_ignite.models.registry import build_model
-from fer_ignite.training.step import autocast, resolve_precision
+from fer_ignite.training.precision import autocast, resolve_precision
 
 CLASSES, ROUNDS = 7, 3
 LEAST_SHARE = 0.95  # of the bare step's speed

@@ -17,6 +17,7 @@ from fer_ignite.training.optim import (
     parameter_groups,
     skips_on_device,
 )
+from fer_ignite.training.precision import resolve_precision
 
 CPU = torch.device("cpu")
 EVENT_OF = {
@@ -190,13 +191,9 @@ def test_bf16_computes_the_forward_pass_in_bfloat16_without_a_scaler(steps, batc
 
 
 def test_auto_is_settled_by_the_device_and_the_rest_stays_as_asked():
-    assert step.resolve_precision("auto", CPU) in ("fp32", "bf16")
-    assert step.resolve_precision("auto", torch.device("mps")) == "fp32"
-    assert [step.resolve_precision(p, CPU) for p in ("fp32", "fp16", "bf16")] == [
-        "fp32",
-        "fp16",
-        "bf16",
-    ]
+    assert resolve_precision("auto", CPU) in ("fp32", "bf16")
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"
+    assert [resolve_precision(p, CPU) for p in ("fp32", "fp16", "bf16")] == ["fp32", "fp16", "bf16"]
 
 
 def test_a_non_finite_loss_is_seen_by_the_flag_in_the_same_step(steps, batches):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fer_ignite.training.step import resolve_precision
+from fer_ignite.training.precision import resolve_precision
 
 __all__ = ["LEAST_SIMILAR", "MOST_SIMILAR", "SIDE_PX", "NearPairs", "near_pairs"]
 

@@ -23,6 +23,7 @@ from fer_ignite.checkpoint.atomic_io import (
     write_text_durably,
 )
 from fer_ignite.checkpoint.format import state_digest
+from fer_ignite.checkpoint.paths import ensemble_members
 from fer_ignite.errors import ConfigError
 from fer_ignite.inference.evaluate import EvaluateRequest
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
@@ -157,6 +158,7 @@ def build_metadata(
         tta=tta or config.tta,
         weights=weights,
         network={
+            **({"members": len(network.members)} if network.members else {}),
             "model": config.model,
             "model_args": dict(config.model_args),
             "norm": config.norm,
@@ -182,6 +184,14 @@ def _without_folders(source: str) -> str:
 
 
 def _check_request(request: ExportRequest) -> None:
+    if len(ensemble_members(request.checkpoint)) > 1 and request.form in (
+        "safetensors",
+        "state-dict",
+    ):
+        raise ConfigError(
+            f"--format {request.form} holds the weights of one network, and {request.checkpoint} is an ensemble; choose onnx, "
+            "torch-export or openvino, or export each checkpoint by itself."
+        )
     if request.form not in FORMATS:
         raise ConfigError(
             f"--format {request.form!r} is unknown; allowed are {', '.join(FORMATS)}."
@@ -195,7 +205,8 @@ def _check_request(request: ExportRequest) -> None:
 
 
 def _target(request: ExportRequest) -> Path:
-    source = Path(request.checkpoint)
+    several = len(ensemble_members(request.checkpoint)) > 1
+    source = Path("ensemble.pt" if several else request.checkpoint)
     mark = "" if request.weights == "fp32" else f"-{request.weights}"
     beside = source.with_name(f"{source.stem}{mark}{FORMATS[request.form]}")
     target = beside if request.out is None else Path(request.out)

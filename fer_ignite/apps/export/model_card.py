@@ -80,6 +80,12 @@ unasked. In the European Union, inferring emotions at work and in education is f
 reasons (Regulation 2024/1689, article 5), and other uses carry duties. The data's own licence binds the use of the weights too."""
 
 
+def _title(record: ExportMetadata) -> str:
+    members = record.network.get("members")
+    name = str(record.network["model"])
+    return f"Ensemble of {members} networks ({name})" if members else name
+
+
 def render_model_card(
     record: ExportMetadata,
     *,
@@ -101,7 +107,7 @@ def render_model_card(
     """
     classes = ", ".join(record.classes)
     parts = [
-        f"# {record.network['model']}, facial expressions, as {_NAMES[form]} ({record.weights} weights)",
+        f"# {_title(record)}, facial expressions, as {_NAMES[form]} ({record.weights} weights)",
         f"Names the expression on the image of one face: {classes}. One file of {content_bytes / 1e6:.2f} MB, written by "
         f"fer_ignite {record.origin['versions'].get('fer_ignite', '')}".rstrip()
         + ".",

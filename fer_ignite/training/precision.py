@@ -1,0 +1,35 @@
+"""Arithmetic of the forward pass: fp32, fp16 or bf16, and what ``auto`` means on a device."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+__all__ = ["autocast", "resolve_precision"]
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as given.
+
+    Source: on CPUs bfloat16 pays with AVX512-BF16 or AMX only; on CUDA from compute capability 8.0.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
+    if device.type == "cpu":
+        native = (
+            torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and torch.cpu._is_avx512_bf16_supported()
+        )
+        return "bf16" if native else "fp32"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The forward pass's context for ``fp32``, ``fp16`` or ``bf16``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
