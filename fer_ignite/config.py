@@ -117,7 +117,7 @@ def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
     except ValueError:
         raise ValueError(form) from None
     shares = [0.0, *(share for _, share in steps)]
-    if any(a >= b for a, b in itertools.pairwise(shares)) or min(steps)[0] < 16:
+    if not all(a < b for a, b in itertools.pairwise(shares)) or min(steps)[0] < 16:
         raise ValueError(form)
     return tuple(steps)
 

@@ -18,6 +18,9 @@ __all__ = ["load_teacher"]
 
 logger = logging.getLogger("fer_ignite")
 
+# Settings that decide which faces of a data set are train, val and test.
+_SPLITTING = ("split", "val_fraction", "split_seed", "folds", "fold", "group_by")
+
 
 def load_teacher(config: Config, faces: FaceDataset, *, device: torch.device) -> nn.Module | None:
     """The checkpoints of ``--teacher`` as a module that takes the run's images; None where there are none.
@@ -43,19 +46,22 @@ def load_teacher(config: Config, faces: FaceDataset, *, device: torch.device) ->
     except CheckpointError as error:
         raise CheckpointError(f"--teacher: {error}") from None
     if idist.get_rank() == 0:
-        _warn_of_leaks(members, faces, name=ensemble_name(config.teacher))
+        _warn_of_leaks(config, members, faces)
     return teacher.to(device).eval().requires_grad_(False)
 
 
-def _warn_of_leaks(members: list[LoadedModel], faces: FaceDataset, *, name: str) -> None:
+def _warn_of_leaks(config: Config, members: list[LoadedModel], faces: FaceDataset) -> None:
     """A teacher of another split of the same data may have learned on faces that val and test hold here."""
     for member in members:
-        data = member.checkpoint["data"]
-        same = data["fingerprint"] == faces.fingerprint
-        if same and data.get("val_fingerprint") != faces.split_fingerprint("val"):
+        same = member.checkpoint["data"].get("source") == faces.source
+        differing = [
+            name for name in _SPLITTING if getattr(member.config, name) != getattr(config, name)
+        ]
+        if same and differing:
             logger.warning(
-                "--teacher %s: one of them was trained on another split of this data, so it may have learned from faces that val "
-                "or test hold here; val's figures may be too good.",
-                name,
+                "--teacher: %s was trained on another split of this data (%s), so it may have learned from faces that val or "
+                "test hold here; their figures may be too good.",
+                ensemble_name(config.teacher),
+                ", ".join(differing),
             )
             return

@@ -70,6 +70,16 @@ def test_two_processes_train_as_one_does(server, faces, tmp_path, way):
     assert support.greatest_difference(one, two) <= 1e-5
 
 
+def test_two_processes_learn_from_a_teacher_as_one_does(server, faces, tmp_path):
+    train(server, faces, tmp_path / "teacher", 1, epochs=1)
+    changed = {"epochs": 10, "save_epochs": 100, "teacher": str(tmp_path / "teacher" / "run")}
+    one, two = (
+        train(server, faces, tmp_path / str(nproc), nproc, **{**changed, **SMOOTH})
+        for nproc in (1, 2)
+    )
+    assert support.greatest_difference(one, two) <= 1e-5
+
+
 def test_that_comparison_would_see_gradients_that_are_one_percent_off(server, faces, tmp_path):
     changed = {"epochs": 29, "save_epochs": 100, **SMOOTH}
     right, wrong = (

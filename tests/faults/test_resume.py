@@ -108,6 +108,13 @@ def test_every_way_to_train_can_be_cut_anywhere(faces, tmp_path, variant):
 
 
 @pytest.mark.slow
+def test_a_run_with_a_teacher_can_be_cut(faces, tmp_path):
+    train(support.config_of(faces, tmp_path / "teacher", epochs=1))
+    teacher = (str(tmp_path / "teacher" / "run"),)
+    cut_and_resumed(faces, tmp_path, [6, 14], teacher=teacher, mixup=0.3)
+
+
+@pytest.mark.slow
 def test_loader_processes_change_nothing(faces, tmp_path):
     cut_and_resumed(faces, tmp_path, [5, 14, 16], workers=2, **LOADER)
 
