@@ -114,6 +114,7 @@ def test_no_module_of_the_library_reads_the_configuration_but_those_that_wire():
         "runs/execute.py",
         "runs/prepare.py",
         "runs/previews.py",
+        "runs/teacher.py",
         "runs/validate.py",
         "training/build.py",
         "training/components.py",

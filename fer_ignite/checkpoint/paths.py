@@ -70,6 +70,10 @@ def ensemble_name(paths: Sequence[str], weights: Sequence[float] | None = None) 
     Raises:
         CheckpointError: another number of weights than of checkpoints.
     """
+    if not paths or any("," in path for path in paths):
+        raise CheckpointError(
+            "an ensemble needs at least one checkpoint, and no comma in their paths."
+        )
     if weights is None:
         return ",".join(paths)
     if len(weights) != len(paths):

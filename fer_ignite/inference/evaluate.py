@@ -625,7 +625,8 @@ def _refuse_chosen_on(
         member.checkpoint["data"].get("val_fingerprint")
         for member in (network.members or (network,))
     ]
-    if request.split == "test" and faces.split_fingerprint("test") in chosen_on:
+    scored = faces.split_fingerprint("test")
+    if request.split == "test" and scored is not None and scored in chosen_on:
         raise DataError(
             f"the run chose its best epoch on exactly these faces of {faces.source}, so they are no test for it; "
             "score them with --split val, or name data that the run has not seen."

@@ -32,6 +32,8 @@ def attach_sam(
 
     def sharpness_aware(engine: Engine) -> None:
         moved: list[Tensor] = [p for p in model.parameters() if p.grad is not None]
+        if not moved:  # the optimizer step has the sentence for that
+            return
         gradients = [p.grad for p in moved if p.grad is not None]
         with torch.no_grad():
             weights = [p.detach().clone() for p in moved]

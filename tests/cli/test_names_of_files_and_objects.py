@@ -30,6 +30,7 @@ OTHERS = {
     "master_addr",
     "project",
     "recipe",
+    "image_size_schedule",
 }
 
 WRONG_FILES = ["/dev/zero", "pipe", "folder", "absent/file", "bytes", "empty", "deep", "a\nb", "-x"]

@@ -112,7 +112,7 @@ def test_numbers_and_views_of_predict_are_checked_at_the_call(face, options):
         predict(shipped_checkpoint(), face, **options)
 
 
-@pytest.mark.parametrize("checkpoint", [3, ["a.pt"], {}])
+@pytest.mark.parametrize("checkpoint", [3, {}])
 def test_one_checkpoint_is_one_path(face, checkpoint):
     for call in (
         lambda: predict(checkpoint, face),

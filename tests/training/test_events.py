@@ -27,7 +27,7 @@ def test_the_built_in_listeners_of_the_table_are_the_session_s_handles(tiny):
     from fer_ignite import build_session
 
     session = build_session(
-        tiny(clip_grad=1.0, model_ema=True, plots=True, tensorboard=True, patience=3)
+        tiny(clip_grad=1.0, sam_rho=0.05, model_ema=True, plots=True, tensorboard=True, patience=3)
     )
     session.run()
     for row in EVENT_TABLE:

@@ -305,6 +305,8 @@ REMOVED = {
     "optimizer_step": {"weights"},
     "batchnorm_guard": set(),
     "ema": {"refused"},
+    "sam": {"weights"},
+    "swa": {"refused"},
     "zero_grad": {"weights"},
     "clear_metrics": {"train"},
     "log_step": {"logged"},
@@ -328,8 +330,10 @@ REMOVED = {
     "sync_iteration": set(),
     "sync_epoch": {"points"},
 }
+SWA = {"model_ema": False, "swa_start": 0.3}  # one average at a time
 FULL = {
     "clip_grad": 0.5,
+    "sam_rho": 0.05,
     "model_ema": True,
     "plots": True,
     "tensorboard": True,
@@ -368,7 +372,8 @@ def aspects(session):
 
 
 def test_every_built_in_handler_states_the_effect_of_its_removal(made):
-    assert set(made(**FULL).handles) == set(REMOVAL_EFFECTS) == set(REMOVED)
+    assert set(made(**FULL).handles) | {"swa"} == set(REMOVAL_EFFECTS) == set(REMOVED)
+    assert "swa" in made(**{**FULL, **SWA}, name="swa").handles
     assert all(text.endswith(".") for text in REMOVAL_EFFECTS.values())
 
 
@@ -387,7 +392,7 @@ def whole_run(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REMOVED))
 def test_removing_a_handler_has_its_documented_effect_and_no_other(made, whole_run, name):
-    session = made(**FULL)
+    session = made(**{**FULL, **(SWA if name == "swa" else {})})
     if REMOVED[name] == {"refused"}:
         with pytest.raises(ConfigError, match="can't be removed"):
             session.handles[name].remove()
