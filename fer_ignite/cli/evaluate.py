@@ -87,6 +87,11 @@ __all__ = ["command"]
     metavar="OUT.csv",
     help="Write a line per face: id, split, label, predicted, a probability per class.",
 )
+@click.option(
+    "--robustness",
+    is_flag=True,
+    help="Also score the faces under fixed corruptions: crops, scale, rotation, light, blur, noise, JPEG, small size, occlusion.",
+)
 @click.option("--plot", "plot_file", metavar="OUT.png", help="Draw the confusion matrix.")
 @click.option("--quiet", is_flag=True, help="No table.")
 def command(
@@ -152,6 +157,8 @@ def command(
         shown = {"results": results} if several else results[0]
         if not options["quiet"] and json_file != "-":
             click.echo(cross_table(results) if several else metric_table(results[0]))
+            for result in results if options["robustness"] else ():
+                click.echo(f"\n{robustness_text(result)}")
         if json_file == "-":
             click.echo(json.dumps(shown, indent=2))
         elif json_file:
@@ -262,6 +269,36 @@ def describe_confidence(result: dict[str, Any]) -> str:
     if fresh is not None and fresh["n"] < result["n"]:
         text += f"\nwithout the {result['n'] - fresh['n']} faces that occur in train too: {100 * fresh['accuracy']:.2f} %"
     return text
+
+
+def robustness_text(result: dict[str, Any]) -> str:
+    """The robustness table for people: a row per corruption and severity, their mean and the calibration."""
+    table = result["robustness"]
+    width = max(
+        len(f"{kind} {severity}")
+        for kind, part in table["corruptions"].items()
+        for severity in part
+    )
+    lines = [
+        f"{_short_name(result['checkpoint'])} on {result['split']} under corruptions",
+        f"{'':{width}}  accuracy     UAR  calibration error",
+    ]
+
+    def line(name: str, row: dict[str, float]) -> str:
+        return f"{name:{width}}  {100 * row['accuracy']:7.2f}%  {100 * row['uar']:5.2f}%  {100 * row['ece']:16.2f}%"
+
+    lines.append(line("clean", table["clean"]))
+    for kind, part in table["corruptions"].items():
+        lines += [line(f"{kind} {severity}", row) for severity, row in part.items()]
+    lines.append(line("mean of the kinds", table["mean"]))
+    if table["robust_temperature"] is not None:
+        errors = table["robust_ece"]
+        lines.append(
+            f"at temperature {table['robust_temperature']:.2f}, fitted on all of these, the calibration error is "
+            f"{100 * errors['clean']:.2f} % on clean faces and {100 * errors['mean']:.2f} % in the mean "
+            f"(now, at {table['temperature']:.2f}: {100 * table['clean']['ece']:.2f} and {100 * table['mean']['ece']:.2f} %)"
+        )
+    return "\n".join(lines)
 
 
 def metric_table(result: dict[str, Any]) -> str:

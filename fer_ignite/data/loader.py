@@ -31,6 +31,7 @@ from fer_ignite.data.augment.pipeline import (
 from fer_ignite.data.fetchers import Fetcher, IndexBatch
 from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.sampler import EpochSampler, MicroBatch, generator
+from fer_ignite.errors import ConfigError
 
 __all__ = ["Batch", "EvalBatch", "EvalLoader", "Preprocessing", "Targets", "TrainLoader"]
 
@@ -294,6 +295,9 @@ class EvalLoader:
 
     The split is cut into the same batches for any number of processes, which are dealt out in turn: a face's logits
     do not depend on who computes them. Every process makes the same number of rounds; the last may be empty for some.
+
+    Args:
+        corrupt: (uint8 [B, H, W, C], indices [B]) -> the same, before the preprocessing; None: faces as they are.
     """
 
     fetcher: Fetcher
@@ -305,6 +309,7 @@ class EvalLoader:
     rank: int = 0
     world: int = 1
     channels_last: bool = True
+    corrupt: Callable[[Tensor, Indices], Tensor] | None = None
 
     def __len__(self) -> int:
         batches = -(-len(self.indices_N) // self.batch_size)
@@ -332,6 +337,12 @@ class EvalLoader:
             )
             images_BCHW = torch.zeros(shape, device=self.device)
         else:
+            if self.corrupt is not None:
+                if images.is_floating_point():
+                    raise ConfigError(
+                        "faces that a user's code has made into tensors can't be corrupted; leave --robustness out."
+                    )
+                images = self.corrupt(images, indices_B)
             images_BCHW = self.preprocessing.plain(images, channels_last=self.channels_last)
         return EvalBatch(
             images_BCHW,

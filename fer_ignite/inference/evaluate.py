@@ -46,6 +46,7 @@ from fer_ignite.inference.loaded_model import (
     load_model,
     required_user_code,
 )
+from fer_ignite.inference.robustness import robustness_table
 from fer_ignite.inference.scoring import ScoredSplit, restrict_to_classes, score_report, score_split
 from fer_ignite.metrics.intervals import mcnemar, paired_interval
 from fer_ignite.training.components import loss_terms
@@ -78,6 +79,7 @@ class EvaluateRequest:
         tta: views whose probabilities are averaged.
         model, collate_fn: the user's ``module:name`` again, where the run used one.
         with_faces: also return the network's outputs for each face.
+        robustness: also score the faces under fixed corruptions, with one view; see :func:`robustness_table`.
     """
 
     checkpoint: str
@@ -97,6 +99,7 @@ class EvaluateRequest:
     quiet: bool = False
     device: str = "auto"
     with_faces: bool = False
+    robustness: bool = False
 
 
 def evaluate(
@@ -119,6 +122,7 @@ def evaluate(
     device: str = "auto",
     cache: str | None = None,
     with_faces: bool = False,
+    robustness: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint, or the best one of a run's folder, or the average of several (an ensemble).
@@ -133,7 +137,7 @@ def evaluate(
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
         ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the faces' places in it), ``checkpoint``,
         ``images_per_second``, ``test_evaluations`` where the run's test-access log is at hand; ``renamed`` (how classes were
-        matched), ``dropped {class: faces}``, ``absent`` (classes without a face), ``restricted``; with ``with_faces``, ``faces``:
+        matched), ``dropped {class: faces}``, ``absent`` (classes without a face), ``restricted``; with ``robustness``, ``robustness`` (see :func:`robustness_table`); with ``with_faces``, ``faces``:
         lists ``places`` (in the data), ``ids``, ``splits``, ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
@@ -160,6 +164,7 @@ def evaluate(
         quiet=quiet,
         device=device,
         with_faces=with_faces,
+        robustness=robustness,
     )
     outcome = launch_evaluation(request, nproc=nproc)
     if outcome.exit_code:
@@ -473,17 +478,22 @@ def _evaluate_in_process(
     )
     config = evaluation_config(request, network.checkpoint)
     faces, dropped, match = _faces_for(network, open_dataset(config, pack), request=request)
-    scored = score_split(
-        network.model,
-        loss_terms(build_loss("ce")),
-        stream=_stream(network, faces, request=request, config=config),
-        device=network.device,
-        num_classes=len(network.classes),
-        precision=network.precision,
-        tta=request.tta or config.tta,
-        group=cpu_group(),
-        bar=None if request.quiet else request.split,
-    )
+    stream = _stream(network, faces, request=request, config=config)
+
+    def score(part: EvalLoader, name: str, tta: str) -> ScoredSplit:
+        return score_split(
+            network.model,
+            loss_terms(build_loss("ce")),
+            stream=part,
+            device=network.device,
+            num_classes=len(network.classes),
+            precision=network.precision,
+            tta=tta,
+            group=cpu_group(),
+            bar=None if request.quiet else name,
+        )
+
+    scored = score(stream, request.split, request.tta or config.tta)
     if not scored.finite:
         raise NonFiniteError(f"{request.checkpoint} on {request.split}: {NONFINITE_OUTPUTS}")
     present_K = np.bincount(scored.labels_N.numpy(), minlength=len(network.classes)) > 0
@@ -500,7 +510,15 @@ def _evaluate_in_process(
         else None
     )
     temperature = network.temperature if network.calibrated else None
+    under = {}
+    if request.robustness:
+        under["robustness"] = robustness_table(
+            lambda part, name: score(part, name, request.tta or "none"),
+            stream,
+            temperature=network.temperature,
+        )
     return {
+        **under,
         **({"faces": _face_columns(faces, scored)} if request.with_faces else {}),
         **score_report(scored, network.classes, temperature=temperature, in_train_N=in_train_N),
         "split": request.split,

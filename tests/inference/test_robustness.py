@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from fer_ignite import evaluate
+
+
+@pytest.mark.slow
+def test_the_table_s_means_and_calibration(finished_run):
+    result = evaluate(finished_run, robustness=True, quiet=True, tta="none")
+    table = result["robustness"]
+    assert table["clean"]["accuracy"] == result["accuracy"]
+    assert table["clean"]["loss"] == pytest.approx(result["loss"])
+    assert table["clean"]["ece"] == pytest.approx(result["ece_calibrated"])
+    assert "gray" not in table["corruptions"] and len(table["corruptions"]) == 11
+    for figure in ("accuracy", "uar", "loss", "ece"):
+        kinds = [
+            sum(row[figure] for row in part.values()) / len(part)
+            for part in table["corruptions"].values()
+        ]
+        assert table["mean"][figure] == pytest.approx(sum(kinds) / len(kinds))
+    assert table["mean"]["accuracy"] < table["clean"]["accuracy"]
+    again = evaluate(finished_run, robustness=True, quiet=True, tta="none", batch_size=7)
+    assert again["robustness"]["corruptions"]["noise"]["20"]["accuracy"] == pytest.approx(
+        table["corruptions"]["noise"]["20"]["accuracy"]
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(finished_run):
+    one, two = (
+        evaluate(finished_run, robustness=True, quiet=True, nproc=n)["robustness"] for n in (1, 2)
+    )
+    for kind, part in one["corruptions"].items():
+        for severity, row in part.items():
+            assert two["corruptions"][kind][severity]["accuracy"] == row["accuracy"], (
+                kind,
+                severity,
+            )
+
+
+@pytest.mark.slow
+def test_the_command_prints_it_and_writes_it(cli, finished_run):
+    said = cli("evaluate", finished_run, "--robustness", "--json", "out.json", "--tta", "none")
+    assert said.code == 0, said.err
+    for row in ("clean", "crop offset 15 %", "jpeg 10", "occlusion 1/4", "mean of the kinds"):
+        assert any(line.startswith(row) for line in said.out.splitlines()), row
+    table = json.loads((said.folder / "out.json").read_text())["robustness"]
+    assert f"{100 * table['mean']['accuracy']:7.2f}%" in said.out
