@@ -405,6 +405,23 @@ class Config(BaseModel):
     reprob: float = _setting(
         0.0, "Probability of random erasing.", group="Augmentation", structural=True, ge=0, le=1
     )
+    blur: float = _setting(
+        0.0,
+        "Gaussian blur of every second face: largest standard deviation, in px of a 48 px face.",
+        group="Augmentation",
+        unit="px",
+        structural=True,
+        ge=0,
+        le=10,
+    )
+    noise: float = _setting(
+        0.0,
+        "Gaussian noise on every second face: largest standard deviation, as a share of the full range.",
+        group="Augmentation",
+        structural=True,
+        ge=0,
+        le=1,
+    )
     mixup: float = _setting(
         0.0, "Mix-up's alpha; 0 = off.", group="Augmentation", structural=True, ge=0, le=100
     )

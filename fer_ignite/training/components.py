@@ -76,6 +76,8 @@ def build_augment_spec(config: Config) -> AugmentSpec | None:
         brightness=config.brightness,
         contrast=config.contrast,
         reprob=config.reprob,
+        blur=config.blur,
+        noise=config.noise,
         mixup=config.mixup,
         cutmix=config.cutmix,
         padding=config.padding,

@@ -51,7 +51,7 @@ SMOOTH = {
 }
 WAYS = {
     "plain": {"augment": False},
-    "augmented": {"reprob": 0.3},
+    "augmented": {"reprob": 0.3, "blur": 1.0, "noise": 0.1},
     "mixed": {"mixup": 0.3, "cutmix": 1.0},
     "accumulating": {"grad_accum_steps": 2},
     "balanced": {"sampler": "balanced", "drop_last": True, "epochs": 35},

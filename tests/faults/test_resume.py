@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16", "nonfinite_patience": 50},
     "erasing_letterbox": {
         "reprob": 0.5,
+        "blur": 1.0,
+        "noise": 0.1,
         "brightness": 0.3,
         "contrast": 0.3,
         "loss": "ce+0.5*focal",

@@ -45,6 +45,8 @@ class AugmentSpec:
         brightness: factor, uniform in 1 +- this, never below 0.
         contrast: factor, uniform in 1 +- this, never below 0.
         reprob: share of images with an erased rectangle, 0 to 1.
+        blur: largest standard deviation of a Gaussian blur, in px of a 48 px image; half of the images, uniform from 0.
+        noise: largest standard deviation of Gaussian noise, in shares of the full range; half of the images, uniform from 0.
         mixup: alpha of the Beta distribution that mix-up's share follows; 0 is off.
         cutmix: the same of cut-mix; with both, each image takes one of them, evenly.
     """
@@ -60,6 +62,8 @@ class AugmentSpec:
     brightness: float = 0.0
     contrast: float = 0.0
     reprob: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -74,6 +78,8 @@ class AugmentSpec:
             self._check(name, f"0 to {top}", holds=0 <= getattr(self, name) <= top)
         for name, top in (("scale", 1), ("shear_deg", 90)):
             self._check(name, f"0 to below {top}", holds=0 <= getattr(self, name) < top)
+        for name, top in (("blur", 10), ("noise", 1)):
+            self._check(name, f"0 to {top}", holds=0 <= getattr(self, name) <= top)
         for name in ("brightness", "contrast", "mixup", "cutmix"):
             self._check(name, "a number from 0 up", holds=0 <= getattr(self, name) < float("inf"))
         self._check("padding", " or ".join(PADDINGS), holds=self.padding in PADDINGS)
@@ -104,6 +110,7 @@ class AugmentParams:
         angle_deg, shear_deg, scale, shift_x, shift_y: as torchvision's affine; shifts in shares of the output's side.
         crop_x, crop_y, erase_x, erase_y, cut_x, cut_y: places in [0, 1).
         brightness, contrast: factors.
+        blur, noise: standard deviations, 0 where there is none. noise_x, noise_y: places in [0, 1).
         erase_area, erase_ratio: share of the area; height / width.
         share: of the partner in the mixed image, in [0, 1]; 0 where nothing is mixed.
         partner: int64: the partner's position in the whole batch.
@@ -128,6 +135,10 @@ class AugmentParams:
     erase_y: Floats
     cut_x: Floats
     cut_y: Floats
+    blur: Floats
+    noise: Floats
+    noise_x: Floats
+    noise_y: Floats
     share: Floats
     partner: Positions
 
@@ -144,7 +155,7 @@ class AugmentParams:
         )
 
 
-# The columns of the one block of random numbers; a new one goes to the end, so that older runs can be repeated.
+# The columns of the first block of random numbers; a further one would change all others, and older runs with them.
 _COLUMNS = (
     *(
         "hflip",
@@ -186,6 +197,9 @@ def sample_params(
     uniform_BU = generator.random((count, len(_COLUMNS)))
     u = dict(zip(_COLUMNS, uniform_BU.T, strict=True))
     sign = {name: 2.0 * u[name] - 1.0 for name in ("angle", "scale", "shift_x", "shift_y", "shear")}
+    share_seed = int(generator.integers(2**63))
+    # drawn behind all others, so that runs without blur and noise stay what they were
+    blur_B, noise_B, noise_x_B, noise_y_B = generator.random((4, count))
     cut_B = u["cut"] < 0.5 if spec.mixup and spec.cutmix else np.full(count, bool(spec.cutmix))
     low, high = np.log(ERASE_RATIO)
     return AugmentParams(
@@ -208,7 +222,11 @@ def sample_params(
         erase_y=u["erase_y"],
         cut_x=u["cut_x"],
         cut_y=u["cut_y"],
-        share=_shares(spec, cut_B, seed=int(generator.integers(2**63))),
+        blur=spec.blur * np.maximum(0.0, 2.0 * blur_B - 1.0),
+        noise=spec.noise * np.maximum(0.0, 2.0 * noise_B - 1.0),
+        noise_x=noise_x_B,
+        noise_y=noise_y_B,
+        share=_shares(spec, cut_B, seed=share_seed),
         partner=_ring(u["partner"]),
     )
 

@@ -1,4 +1,4 @@
-"""Augmentation of a batch: geometry in one resampling call, then brightness, contrast and erasing."""
+"""Augmentation of a batch: geometry in one resampling call, then light, blur, noise and erasing."""
 
 # Dimensions: B images, C channels, H W pixels, P numbers per image that travel to the device together.
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fer_ignite.data.augment.blur_noise import BLUR_SIDE_PX, add_noise_, gaussian_blur
 from fer_ignite.data.augment.color import (
     adjust_brightness_,
     adjust_contrast_,
@@ -111,8 +112,8 @@ def _numbers(
     resized: Size,
     device: torch.device,
 ) -> Tensor:
-    """Matrix, rectangle, brightness and contrast of each image, float32 [B, 12], in one copy to the device."""
-    numbers_BP = np.empty((len(draws), 12), np.float32)
+    """Matrix, rectangle, light, blur and noise of each image, float32 [B, 16], in one copy to the device."""
+    numbers_BP = np.empty((len(draws), 16), np.float32)
     if spec.resamples:
         numbers_BP[:, :6] = affine_matrices(
             draws, in_hw, out_hw=out_hw, resize_px=min(resized), random_crop=spec.crop
@@ -120,6 +121,9 @@ def _numbers(
     if spec.reprob:
         numbers_BP[:, 6:10] = random_erasing_boxes(draws, out_hw)
     numbers_BP[:, 10], numbers_BP[:, 11] = draws.brightness, draws.contrast
+    columns = (draws.blur * out_hw[0] / BLUR_SIDE_PX, draws.noise, draws.noise_y, draws.noise_x)
+    for place, values_B in enumerate(columns, 12):
+        numbers_BP[:, place] = values_B
     return to_device(numbers_BP, device)
 
 
@@ -128,6 +132,11 @@ def _light(images_BCHW: Tensor, numbers_BP: Tensor, *, spec: AugmentSpec, fill: 
         adjust_brightness_(images_BCHW, numbers_BP[:, 10])
     if spec.contrast:
         adjust_contrast_(images_BCHW, numbers_BP[:, 11])
+    if spec.blur:
+        most_px = spec.blur * images_BCHW.shape[-2] / BLUR_SIDE_PX
+        images_BCHW = gaussian_blur(images_BCHW, numbers_BP[:, 12], most_px=most_px)
+    if spec.noise:
+        add_noise_(images_BCHW, numbers_BP[:, 13], places_B2=numbers_BP[:, 14:16])
     if spec.reprob:
         erase_(images_BCHW, numbers_BP[:, 6:10], fill=fill)
     return images_BCHW
