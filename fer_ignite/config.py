@@ -237,6 +237,14 @@ class Config(BaseModel):
         group="Data",
         structural=True,
     )
+    vote_weight: float | None = _setting(
+        None,
+        "FER+ votes as a second target of train beside the data's own labels: their share. Classes, val and test stay the data's.",
+        group="Data",
+        structural=True,
+        gt=0,
+        le=1,
+    )
     classes: str | None = _setting(
         None,
         "Order, rename or merge classes: 'angry,happy,calm=neutral+sad'.",
@@ -981,6 +989,12 @@ class Config(BaseModel):
                 raise ValueError(
                     "image_size_schedule: the sizes of batches that collate_fn makes are its own; leave one of the two out"
                 )
+        if self.vote_weight is not None and (
+            self.votes is None or self.vote_mode == "distribution"
+        ):
+            raise ValueError(
+                "vote_weight: needs --votes, and no --vote-mode distribution, which replaces the labels by the votes"
+            )
         if self.sam_rho and self.grad_accum_steps > 1:
             raise ValueError(
                 "sam_rho: the second pass needs the step's whole batch; set grad_accum_steps to 1 or sam_rho to 0"

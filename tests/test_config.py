@@ -248,3 +248,31 @@ def test_every_setting_of_the_json_schema_has_its_group_and_description():
     for name, entry in json_schema()["properties"].items():
         assert entry["title"] == field_facts(name)["group"]
         assert entry["description"].startswith(field_facts(name)["help"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"vote_weight": 0.3}, {"vote_weight": 0.3, "votes": "v.csv", "vote_mode": "distribution"}],
+)
+def test_a_vote_weight_needs_votes_beside_the_labels(settings):
+    with pytest.raises(ConfigError, match="vote_weight"):
+        check(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sam_rho": 0.1, "grad_accum_steps": 2}, "sam_rho"),
+        ({"sam_rho": 0.1, "precision": "fp16"}, "sam_rho"),
+        ({"swa_start": 0.5, "model_ema": True}, "swa_start"),
+    ],
+)
+def test_means_that_exclude_each_other_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        check(settings)
+
+
+def test_the_defaults_of_muon():
+    config = check({"opt": "muon"})
+    assert (config.lr, config.weight_decay, config.momentum) == (0.003, 0.1, 0.95)
+    assert check({"opt": "sgd"}).momentum == 0.9

@@ -14,6 +14,7 @@ __all__ = ["command"]
 _DATA = (
     "votes",
     "vote_mode",
+    "vote_weight",
     "classes",
     "split",
     "val_fraction",
@@ -35,6 +36,8 @@ _DATA = (
     "brightness",
     "contrast",
     "reprob",
+    "blur",
+    "noise",
     "mixup",
     "cutmix",
     "padding",

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fer_ignite.config import Config
 from fer_ignite.data.cache.format import announced_source, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
@@ -10,6 +12,7 @@ from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_from_user_class
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.folds import dataset_of_fold
+from fer_ignite.data.loader import Targets
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 
@@ -36,7 +39,7 @@ def build_cache_spec(config: Config) -> CacheSpec:
     return CacheSpec(
         data=config.data,
         votes=config.votes,
-        vote_mode=config.vote_mode,
+        vote_mode=config.vote_mode if config.vote_weight is None else "second",
         classes=config.classes,
         side_px=config.resize or config.image_size,
         resize_mode=config.resize_mode,
@@ -71,6 +74,8 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
         faces = replace(
             faces, exclude=config.exclude, source=announced_source(open_cache(pack), config.data)
         )
+        if config.vote_weight is not None:
+            faces = replace(faces, targets=blended_targets(faces.targets, config.vote_weight))
     else:
         make = load_object(config.data, setting="--data")
         faces = dataset_from_user_class(
@@ -83,6 +88,13 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
             f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
         )
     return dataset_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+
+
+def blended_targets(targets: Targets, weight: float) -> Targets:
+    """Targets whose distributions are (1 - weight) * label + weight * votes; cross-entropy with them is the weighted sum of both."""
+    assert targets.soft_NK is not None
+    own_NK = np.eye(targets.num_classes, dtype=np.float32)[targets.labels_N]
+    return replace(targets, soft_NK=(1 - weight) * own_NK + weight * targets.soft_NK)
 
 
 def resolve_exclude_list(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:

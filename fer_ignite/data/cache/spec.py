@@ -29,7 +29,7 @@ class CacheSpec:
     Args:
         data: class folders, fer2013.csv, icml_face_data.csv, a csv manifest, a pack, demo, demo:N or kaggle:owner/name.
         votes: fer2013new.csv, the FER+ votes for the rows of `data`.
-        vote_mode: "majority" or "distribution".
+        vote_mode: "majority", "distribution" or "second" (see :func:`fer_ignite.data.readers.ferplus.apply_votes`).
         classes: names in order, renamed or merged: "angry,happy,calm=neutral+sad"; None keeps the source's.
         side_px: the largest side to store; images are never enlarged for it. None: the images' own size.
         resize_mode: "squash", "letterbox" or "crop".
@@ -71,7 +71,7 @@ class CacheSpec:
         return self.layout if self.layout in NUMBERED_CLASSES else None
 
     def __post_init__(self) -> None:
-        _one_of("vote_mode", self.vote_mode, allowed=("majority", "distribution"))
+        _one_of("vote_mode", self.vote_mode, allowed=("majority", "distribution", "second"))
         _one_of("resize_mode", self.resize_mode, allowed=("squash", "letterbox", "crop"))
         _one_of("channels", self.channels, allowed=("auto", "gray", "rgb"))
         _one_of("bad_images", self.bad_images, allowed=("error", "skip"))

@@ -118,12 +118,19 @@ def distribution(counts_NV: Counts) -> Shares:
 
 
 def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
-    """The samples with FER+ labels; `mode` "distribution" adds soft labels. What is left out is counted by reason."""
+    """The samples with FER+ labels; what is left out is counted by reason.
+
+    Args:
+        mode: "majority"; "distribution" adds soft labels; "second" keeps all samples, their own labels and classes, and adds
+            the votes as soft labels of train.
+    """
     if len(votes.splits_N) != len(samples) or (votes.splits_N != samples.splits_N).any():
         raise DataError(
             f"{votes.name} has {len(votes.splits_N)} rows, the images {len(samples)}: votes and images go together row "
             "by row, so both files must be whole and in their published order."
         )
+    if mode == "second":
+        return _with_second_target(samples, votes)
     column_N = majority(votes.counts_NV)
     shares_NV = distribution(votes.counts_NV)
     if mode == "distribution":
@@ -141,6 +148,23 @@ def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
         left_out={**samples.left_out, **left_out},
     )
     return replace(voted, soft_NK=soft_NK if mode == "distribution" else None).take(keep_N)
+
+
+def _with_second_target(samples: Samples, votes: FerPlusVotes) -> Samples:
+    """Soft labels over the samples' own classes: the votes of train faces that have usable ones, else the own label.
+
+    Votes for classes that the samples don't have (contempt) are left out, and the others renormalised.
+    """
+    shares_NV = distribution(votes.counts_NV)
+    soft_NK = np.zeros((len(samples), len(samples.classes)), dtype=np.float32)
+    for column, name in enumerate(_EXPRESSIONS):
+        if name in samples.classes:
+            soft_NK[:, samples.classes.index(name)] = shares_NV[:, column]
+    total_N1 = soft_NK.sum(axis=1, keepdims=True)
+    usable_N = (samples.splits_N == 0) & votes.named_N & (total_N1[:, 0] > 0)
+    own_NK = np.eye(len(samples.classes), dtype=np.float32)[samples.labels_N]
+    soft_NK = np.where(usable_N[:, None], soft_NK / np.maximum(total_N1, 1e-9), own_NK)
+    return replace(samples, soft_NK=soft_NK)
 
 
 def _without_slips(counts_NV: Counts) -> Counts:

@@ -123,6 +123,43 @@ def test_distributions_train_while_val_and_test_stay_with_the_majority():
     assert np.allclose(voted.soft_NK.sum(axis=1), 1)
 
 
+def test_votes_as_a_second_target_keep_every_face_its_label_and_the_classes():
+    splits = [0, 0, 0, 0, 1]
+    counts = [
+        ballot(neutral=4, sadness=3, anger=3),
+        ballot(contempt=5, fear=5),
+        ballot(contempt=10),
+        ballot(NF=10),
+        ballot(happiness=10),
+    ]
+    own = samples(5, splits)
+    voted = apply_votes(own, votes(counts, splits), mode="second")
+    assert voted.classes == own.classes and voted.labels_N.tolist() == own.labels_N.tolist()
+    assert len(voted) == 5 and voted.left_out == own.left_out
+    shares = [
+        {
+            name: round(float(share), 4)
+            for name, share in zip(voted.classes, row, strict=True)
+            if share
+        }
+        for row in voted.soft_NK
+    ]
+    assert shares[0] == {"neutral": 0.4, "sad": 0.3, "angry": 0.3}
+    assert shares[1] == {"fear": 1.0}  # contempt is no class here
+    for row in (2, 3, 4):  # no usable votes, or val: the own label
+        assert shares[row] == {own.classes[own.labels_N[row]]: 1.0}
+
+
+def test_the_weight_blends_labels_and_votes():
+    from fer_ignite.data.loader import Targets
+    from fer_ignite.data.open import blended_targets
+
+    soft_NK = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]], dtype=np.float32)
+    blended = blended_targets(Targets(np.array([0, 1]), 3, soft_NK), 0.4)
+    np.testing.assert_allclose(blended.soft_NK, [[0.8, 0.2, 0.0], [0.0, 1.0, 0.0]], atol=1e-6)
+    assert blended.labels_N.tolist() == [0, 1]
+
+
 def test_votes_and_images_must_go_together_row_by_row():
     with pytest.raises(DataError, match="has 2 rows, the images 3"):
         apply_votes(samples(3, [0, 0, 0]), votes([ballot(fear=10)] * 2, [0, 0]), mode="majority")
