@@ -826,6 +826,13 @@ class Config(BaseModel):
     )
     save_iterations: int | None = _setting(None, "And every N iterations.", group="Output", ge=1)
     keep_checkpoints: int = _setting(2, "Resume points kept.", group="Output", ge=2)
+    keep_best: int = _setting(
+        1,
+        "Checkpoints of the K best epochs kept: best.pt, and with K above 1 also best-ITERATION.pt of each.",
+        group="Output",
+        ge=1,
+        le=100,
+    )
     log_every: int = _setting(50, "Iterations between logged steps.", group="Output", ge=1)
     tensorboard: bool = _setting(True, "Write TensorBoard files.", group="Output")
     track: Annotated[

@@ -78,6 +78,7 @@ SCHEMA: Mapping[str, Entry] = {
     "trainer": Entry((dict,), "resume", "the engine's counters"),
     "early_stopping": Entry(_OPTIONAL_STATE, "resume", "counter and best score"),
     "best": Entry(_OPTIONAL_STATE, "resume", "the best checkpoint's score and place"),
+    "top": Entry(_OPTIONAL_STATE, "nothing", "scores and files of the best epochs that are kept"),
     "sums": Entry(_OPTIONAL_STATE, "resume", "running sums of the epoch"),
     "handlers": Entry((dict,), "resume", "states of the user's handlers by name"),
     "rng": Entry((dict,), "resume", "global random states, for user code only"),

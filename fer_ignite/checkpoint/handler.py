@@ -139,6 +139,9 @@ class AtomicSaver(BaseSaveHandler):
             reached("mid-prune")
 
 
+_TOP_PREFIX = "best-"
+
+
 class _SafeCheckpoint(Checkpoint):
     """Ignite's handler, whose record of saved files stays true when a save failed."""
 
@@ -244,6 +247,49 @@ class BestCheckpoint(_SafeCheckpoint):
         self.best = {name: state_dict[name] for name in self.best}
         known = self.best["value"] is not None
         self._saved = [Checkpoint.Item(self.best["value"], BEST_NAME)] if known else []
+
+
+class TopCheckpoints(_SafeCheckpoint):
+    """The checkpoints of the ``keep`` highest scores, named by iteration; a score that is not finite never counts."""
+
+    def __init__(
+        self,
+        to_save: Mapping[str, Any],
+        saver: AtomicSaver,
+        *,
+        trainer: Engine,
+        score: Callable[[Engine], float],
+        keep: int,
+    ):
+        super().__init__(
+            to_save,
+            saver,
+            trainer=trainer,
+            score_function=score,
+            n_saved=keep,
+            filename_pattern=f"{_TOP_PREFIX}{{global_step}}.pt",
+        )
+
+    def __call__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        assert self.score_function is not None
+        if math.isfinite(float(self.score_function(engine))):
+            super().__call__(engine)
+
+    def state_dict(self) -> Any:
+        return {"saved": [[item.priority, item.filename] for item in self._saved]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over the files that are still there; files of epochs behind the resume point go."""
+        folder = self.saver.dirname
+        self._saved = [
+            Checkpoint.Item(priority, filename)
+            for priority, filename in state_dict["saved"]
+            if (folder / filename).exists()
+        ]
+        known = {item.filename for item in self._saved}
+        for path in folder.glob(f"{_TOP_PREFIX}[0-9]*.pt"):
+            if path.name not in known:
+                self.saver.remove(path.name)
 
 
 def attach_resume_points(

@@ -20,6 +20,7 @@ _COMMANDS = {
     "evaluate": "Score a checkpoint on a split.",
     "compare": "Test whether one checkpoint is better than another.",
     "report": "A run, or several, as one HTML page.",
+    "average": "Average the weights of checkpoints into one (model soup).",
     "find-lr": "Find a learning rate by a range test.",
     "tune": "Search for the best settings.",
     "predict": "Name the expressions in image files.",

@@ -58,6 +58,9 @@ __all__ = [
     "compare",
     "correct_predictions",
     "evaluate",
+    "evaluation_config",
+    "evaluation_loader",
+    "faces_to_score",
     "fit_ensemble_weights",
     "launch_evaluation",
     "paired_difference",
@@ -367,7 +370,7 @@ def fit_ensemble_weights(
     config = evaluation_config(request, network.checkpoint)
     pack, _ = find_cache(config)
     opened = open_dataset(config, None if pack is None else str(pack))
-    faces, _, _ = _faces_for(network, opened, request=request)
+    faces, _, _ = faces_to_score(network, opened, request=request)
     probabilities, labels_N = [], torch.empty(0)
     for number, member in enumerate(network.members, 1):
         alone = EnsembleModule(
@@ -376,7 +379,7 @@ def fit_ensemble_weights(
         scored = score_split(
             alone.to(network.device).eval(),
             loss_terms(build_loss("ce")),
-            stream=_stream(network, faces, request=request, config=config),
+            stream=evaluation_loader(network, faces, request=request, config=config),
             device=network.device,
             num_classes=len(network.classes),
             precision=network.precision,
@@ -477,8 +480,8 @@ def _evaluate_in_process(
         collated=True,
     )
     config = evaluation_config(request, network.checkpoint)
-    faces, dropped, match = _faces_for(network, open_dataset(config, pack), request=request)
-    stream = _stream(network, faces, request=request, config=config)
+    faces, dropped, match = faces_to_score(network, open_dataset(config, pack), request=request)
+    stream = evaluation_loader(network, faces, request=request, config=config)
 
     def score(part: EvalLoader, name: str, tta: str) -> ScoredSplit:
         return score_split(
@@ -559,7 +562,7 @@ def _face_columns(faces: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:
     }
 
 
-def _faces_for(
+def faces_to_score(
     network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest
 ) -> tuple[FaceDataset, dict[str, int], ClassMatch]:
     """The faces to score, in the network's channels and under its classes; and how many were dropped of each other class.
@@ -608,7 +611,7 @@ def _faces_for(
     )
 
 
-def _stream(
+def evaluation_loader(
     network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest, config: Config
 ) -> EvalLoader:
     collate_fn = (

@@ -132,6 +132,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "tensorboard_confusion": "No confusion matrices in TensorBoard.",
     "tensorboard_lr": "No scalars under `lr/`.",
     "tensorboard_flush": "Scalars may be lost when the process is killed.",
+    "top": "No checkpoints of further good epochs (--keep-best).",
     "best": "No best.pt; the last network is scored at the end.",
     "early_stopping": "The run does not stop early.",
     "resume_points": "No resume points and no last.pt.",

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import storage_errors
-from fer_ignite.checkpoint.handler import BestCheckpoint, ResumeCheckpoint
+from fer_ignite.checkpoint.handler import BestCheckpoint, ResumeCheckpoint, TopCheckpoints
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
@@ -103,7 +103,7 @@ class Session:
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
         at_end: scores the best network when :meth:`run` has trained; what it returns is ``summary``.
-        ema, swa, plateau, early_stopping, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
+        ema, swa, plateau, early_stopping, top_checkpoints, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
             None where the settings have none.
     """
 
@@ -139,6 +139,7 @@ class Session:
     scheduler: StepSchedule = field(init=False)
     epoch_clock: EpochClock = field(init=False)
     best_checkpoint: BestCheckpoint = field(init=False)
+    top_checkpoints: TopCheckpoints | None = None
     resume_checkpoint: ResumeCheckpoint = field(init=False)
     kept: dict[str, Any] = field(default_factory=dict)
     elapsed_before_s: float = 0.0

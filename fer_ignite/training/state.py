@@ -81,6 +81,7 @@ def _optional_parts(session: Session) -> dict[str, Any]:
         "plateau": session.plateau,
         "early_stopping": session.early_stopping,
         "best": session.best_checkpoint,
+        "top": session.top_checkpoints,
     }
 
 
@@ -175,7 +176,7 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
         )
         return
     for name, part in _optional_parts(session).items():
-        if part is not None and checkpoint[name] is not None:
+        if part is not None and checkpoint.get(name) is not None:
             part.load_state_dict(checkpoint[name])
 
 

@@ -107,6 +107,7 @@ def final(run: Path) -> dict[str, Any]:
         "file": last.name,
         "state": digest(last),
         "best": state_digest({name: best.get(name) for name in ("model", "ema", "trainer")}),
+        "top": sorted(path.name for path in (run / "checkpoints").glob("best-*.pt")),
         "history": history(run),
         "results": results(run),
         "scalars": sorted(scalars(run)),

@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "muon": {"opt": "muon", "lr": 0.003},
     "sam": {"sam_rho": 0.05, "dropout": 0.3, "norm": "batch"},
     "swa": {"swa_start": 0.3, "model_ema": False, "norm": "batch"},
-    "resizing": {"image_size_schedule": "32:0.3,40:0.6,48", "mixup": 0.4},
+    "resizing": {"image_size_schedule": "32:0.3,40:0.6,48", "mixup": 0.4, "keep_best": 2},
 }
 
 

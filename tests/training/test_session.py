@@ -306,6 +306,7 @@ REMOVED = {
     "batchnorm_guard": set(),
     "ema": {"refused"},
     "sam": {"weights"},
+    "top": set(),
     "swa": {"refused"},
     "zero_grad": {"weights"},
     "clear_metrics": {"train"},
@@ -334,6 +335,7 @@ SWA = {"model_ema": False, "swa_start": 0.3}  # one average at a time
 FULL = {
     "clip_grad": 0.5,
     "sam_rho": 0.05,
+    "keep_best": 2,
     "model_ema": True,
     "plots": True,
     "tensorboard": True,

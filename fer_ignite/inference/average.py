@@ -1,0 +1,170 @@
+"""Average of the weights of several checkpoints, as one checkpoint (model soup)."""
+
+# Dimensions: N faces, K expressions.
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fer_ignite.checkpoint.atomic_io import write_durably
+from fer_ignite.checkpoint.format import write_checkpoint
+from fer_ignite.data.loader import EvalLoader
+from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.inference.evaluate import (
+    EvaluateRequest,
+    evaluation_config,
+    evaluation_loader,
+    faces_to_score,
+)
+from fer_ignite.inference.loaded_model import LoadedModel, load_model
+from fer_ignite.inference.scoring import ScoredSplit, score_split
+from fer_ignite.metrics.calibration import fit_temperature
+from fer_ignite.training.components import loss_terms
+from fer_ignite.training.losses import build_loss
+from fer_ignite.training.swa import recompute_batch_statistics, statistics_loader
+
+__all__ = ["average_checkpoints"]
+
+State = Mapping[str, Tensor]
+
+
+def average_checkpoints(
+    checkpoints: Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: str = "greedy",
+    model: str | None = None,
+    cache: str | None = None,
+    device: str = "auto",
+    exist_ok: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Writes one checkpoint whose weights are the mean of several; batch statistics are computed again on train images.
+
+    Greedy: the checkpoints are tried in the order of their accuracy on val, and one stays in the average if the accuracy does
+    not fall. The temperature is fitted on val again. Test is never read.
+
+    Source: Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy (2022).
+
+    Args:
+        checkpoints: of one network with the same classes; best from one run (``--keep-best``) or from one start.
+        out: the file to write.
+        method: "greedy" or "uniform" (all of them).
+    Returns:
+        ``file, method, members [{checkpoint, accuracy, used}], accuracy`` (of the average), all on val with the run's views.
+    Raises:
+        ConfigError: fewer than two checkpoints, an unknown method, or a file that is there.
+        CheckpointError: a file can't be used, or is another network than the first.
+    """
+    if len(checkpoints) < 2:
+        raise ConfigError(f"an average needs at least two checkpoints, not {len(checkpoints)}.")
+    if method not in ("greedy", "uniform"):
+        raise ConfigError(f"--method {method!r} is unknown; allowed are greedy, uniform.")
+    if Path(out).exists() and not exist_ok:
+        raise ConfigError(f"{out} exists; pass --exist-ok to replace it, or name another file.")
+    networks = [load_model(path, device=device, model=model, collated=True) for path in checkpoints]
+    for path, network in zip(checkpoints[1:], networks[1:], strict=True):
+        _require_same_network(path, networks[0], other=network)
+    scale = _Scale.of(networks[0], str(checkpoints[0]), cache=cache, quiet=quiet)
+    states = [network.model.state_dict() for network in networks]
+    alone = [scale.score(network.model).metrics["accuracy"] for network in networks]
+    order = sorted(range(len(states)), key=lambda place: -alone[place])
+    used, best, module = [order[0]], alone[order[0]], networks[order[0]].model
+    if method == "uniform":
+        used, module = order, scale.averaged(states)
+        best = scale.score(module).metrics["accuracy"]
+    else:
+        for place in order[1:]:
+            candidate = scale.averaged([states[i] for i in (*used, place)])
+            if (accuracy := scale.score(candidate).metrics["accuracy"]) >= best:
+                used, best, module = [*used, place], accuracy, candidate
+    scored = scale.score(module)
+    temperature = fit_temperature(scored.logits_NK, scored.labels_N)
+    content = {
+        name: value
+        for name, value in networks[order[0]].checkpoint.items()
+        if name not in ("ema", "temperature", "format")
+    }
+    content["model"] = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+    if temperature is not None:
+        content["temperature"] = temperature
+    write_durably(Path(out), lambda file: write_checkpoint(content, file))
+    return {
+        "file": str(out),
+        "method": method,
+        "members": [
+            {"checkpoint": str(path), "accuracy": accuracy, "used": place in used}
+            for place, (path, accuracy) in enumerate(zip(checkpoints, alone, strict=True))
+        ],
+        "accuracy": best,
+    }
+
+
+def _require_same_network(path: str | Path, first: LoadedModel, *, other: LoadedModel) -> None:
+    shapes = [
+        {name: tensor.shape for name, tensor in network.model.state_dict().items()}
+        for network in (first, other)
+    ]
+    if shapes[0] != shapes[1] or first.classes != other.classes:
+        raise CheckpointError(
+            f"{path} is another network than the first, or has other classes; weights can only be averaged between checkpoints "
+            "of one network. Its probabilities can be: name the checkpoints A,B as an ensemble."
+        )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What averages are made and measured with: the first checkpoint's val, and its train images for batch statistics."""
+
+    network: LoadedModel
+    val: EvalLoader
+    train: EvalLoader
+    tta: str
+    quiet: bool
+
+    @staticmethod
+    def of(network: LoadedModel, name: str, *, cache: str | None, quiet: bool) -> "_Scale":
+        request = EvaluateRequest(name, cache=cache, quiet=quiet)
+        config = evaluation_config(request, network.checkpoint)
+        pack, _ = find_cache(config)
+        opened = open_dataset(config, None if pack is None else str(pack))
+        faces, _, _ = faces_to_score(network, opened, request=request)
+        val = evaluation_loader(network, faces, request=request, config=config)
+        indices_N = np.asarray(faces.indices["train"], dtype=np.int64)
+        return _Scale(network, val, statistics_loader(val, indices_N), config.tta, quiet)
+
+    def averaged(self, states: Sequence[State]) -> nn.Module:
+        """A network with the mean of some weights, and batch statistics of its own."""
+        module = copy.deepcopy(self.network.model)
+        mean = {
+            name: torch.stack([state[name].double() for state in states])
+            .mean(dim=0)
+            .to(tensor.dtype)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in states[0].items()
+        }
+        module.load_state_dict(mean)
+        recompute_batch_statistics(
+            module, self.train, device=self.network.device, precision=self.network.precision
+        )
+        return module.eval()
+
+    def score(self, module: nn.Module) -> ScoredSplit:
+        return score_split(
+            module,
+            loss_terms(build_loss("ce")),
+            stream=replace(self.val),
+            num_classes=len(self.network.classes),
+            device=self.network.device,
+            precision=self.network.precision,
+            tta=self.tta,
+            bar=None if self.quiet else "val",
+        )

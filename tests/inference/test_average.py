@@ -1,0 +1,85 @@
+"""--keep-best and fer-ignite average."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from fer_ignite import evaluate, load_model, train
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.inference.average import average_checkpoints
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run's folder that kept its three best epochs."""
+    from fer_ignite.config import check
+
+    out = tmp_path_factory.mktemp("kept")
+    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "keep_best": 3}))
+    return out / "run"
+
+
+def tops(run):
+    return sorted((run / "checkpoints").glob("best-*.pt"))
+
+
+def test_the_best_epochs_are_kept_and_the_best_is_among_them(kept):
+    history = [json.loads(line) for line in (kept / "history.jsonl").read_text().splitlines()]
+    scores = sorted((line["val_accuracy"] for line in history), reverse=True)
+    found = {int(path.stem.removeprefix("best-")) for path in tops(kept)}
+    by_iteration = {line["iteration"]: line["val_accuracy"] for line in history}
+    assert sorted((by_iteration[i] for i in found), reverse=True) == scores[:3]
+    best = load_checkpoint(kept / "checkpoints" / "best.pt")
+    assert any(
+        all(torch.equal(best["model"][n], t) for n, t in load_checkpoint(path)["model"].items())
+        for path in tops(kept)
+    )
+
+
+def test_a_greedy_average_is_no_worse_on_val_than_its_best_part(kept, tmp_path):
+    result = average_checkpoints(tops(kept), tmp_path / "soup.pt", quiet=True)
+    alone = [member["accuracy"] for member in result["members"]]
+    assert result["accuracy"] >= max(alone) and len(alone) == 3
+    again = evaluate(tmp_path / "soup.pt", quiet=True)
+    assert again["accuracy"] == result["accuracy"] and again["calibrated"]
+    with pytest.raises(ConfigError, match="exists"):
+        average_checkpoints(tops(kept), tmp_path / "soup.pt", quiet=True)
+
+
+def test_a_uniform_average_has_the_mean_weights_and_statistics_of_its_own(kept, tmp_path):
+    average_checkpoints(tops(kept), tmp_path / "mean.pt", method="uniform", quiet=True)
+    found = load_checkpoint(tmp_path / "mean.pt")["model"]
+    parts = [load_checkpoint(path)["model"] for path in tops(kept)]
+    for name, tensor in found.items():
+        mean = torch.stack([part[name].float() for part in parts]).mean(0)
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(tensor, mean, atol=1e-6, rtol=1e-5)
+        elif "running_" in name:
+            assert not torch.allclose(tensor, mean, rtol=1e-6)
+    assert load_model(tmp_path / "mean.pt").classes
+
+
+def test_what_can_t_be_averaged_is_refused(kept, tiny, tmp_path):
+    with pytest.raises(ConfigError, match="at least two"):
+        average_checkpoints(tops(kept)[:1], tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="--method"):
+        average_checkpoints(tops(kept), tmp_path / "a.pt", method="median")
+    train(tiny(data="demo:700", epochs=1, model_args={"widths": [8, 16], "blocks": [0, 0]}))
+    other = tmp_path / "run" / "checkpoints" / "best.pt"
+    with pytest.raises(CheckpointError, match="another network"):
+        average_checkpoints([tops(kept)[0], other], tmp_path / "a.pt", quiet=True)
+
+
+def test_the_command(cli, kept):
+    said = cli("average", *tops(kept), "--out", "soup.pt")
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert len(lines) == 4 and lines[-1].endswith("on val, soup.pt")
+    said = cli("average", *tops(kept), "--out", "soup.pt", "--exist-ok", "--json")
+    assert json.loads(said.out)["file"] == "soup.pt"
+    said = cli("average", tops(kept)[0], "nothing.pt", "--out", "x.pt")
+    assert said.code == 2 and "nothing.pt" in said.err and not shutil.which("x.pt")
