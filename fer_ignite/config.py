@@ -328,9 +328,9 @@ class Config(BaseModel):
     resize_mode: Literal["squash", "letterbox", "crop"] = _setting(
         "squash", "How a face that is not square becomes square.", group="Data", structural=True
     )
-    normalize: Literal["train", "imagenet"] = _setting(
+    normalize: Literal["train", "imagenet", "model"] = _setting(
         "train",
-        "Mean and standard deviation of the train split, or ImageNet's.",
+        "Mean and standard deviation: the train split's, ImageNet's, or those of the network's published weights.",
         group="Data",
         structural=True,
     )
@@ -449,7 +449,7 @@ class Config(BaseModel):
     # --- Model
     model: str = _setting(
         "fer48",
-        "fer48, emotionnet, a torchvision classifier's name, or module:Class.",
+        "fer48, emotionnet, a torchvision classifier's name, timm:NAME, or module:Class.",
         group="Model",
         structural=True,
     )
@@ -459,7 +459,9 @@ class Config(BaseModel):
         group="Model",
         structural=True,
     )
-    pretrained: bool = _setting(False, "Start from torchvision's ImageNet weights.", group="Model")
+    pretrained: bool = _setting(
+        False, "Start from the published weights of a torchvision or timm network.", group="Model"
+    )
     init_from: str | None = _setting(None, "Start from the weights of this file.", group="Model")
     strict: bool = _setting(
         True, "Refuse an --init-from with missing or mismatched weights.", group="Model"

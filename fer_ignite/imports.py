@@ -33,6 +33,7 @@ __all__ = [
     "which_again",
 ]
 
+_BUILT_IN_PREFIXES = ("timm:",)  # networks of a library, in the form of a user's module:Class
 _MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
 # Names of Python objects that were given to this process; such a name is found in no file.
@@ -43,6 +44,8 @@ _KEYWORD_OF = {"optimizer_factory": "optimizer"}
 
 def is_object_name(text: str) -> bool:
     """Whether ``text`` has the form of a user object's name, as opposed to a built-in's."""
+    if text.startswith(_BUILT_IN_PREFIXES):
+        return False
     return bool(_MODULE.match(text) or _FILE.match(text))
 
 

@@ -1,4 +1,4 @@
-"""Networks by name: own, torchvision's, or the user's class."""
+"""Networks by name: own, torchvision's, timm's, or the user's class."""
 
 # Dimensions: B images, C channels, H W pixels, K expressions.
 
@@ -14,6 +14,7 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.emotionnet import EmotionNet
 from fer_ignite.models.fer48 import Fer48
+from fer_ignite.models.timm_models import PREFIX, build_timm_model, check_timm_name
 from fer_ignite.models.torchvision_models import build_zoo_model, zoo_names
 
 __all__ = ["available_models", "build_model", "check_name", "check_output"]
@@ -39,6 +40,8 @@ def check_name(name: str) -> None:
             raise ConfigError(
                 f"--model: {name} is a {type(found).__name__}; name a class or a function that makes a torch.nn.Module."
             )
+    elif name.startswith(PREFIX):
+        check_timm_name(name)
     elif name not in OWN and name not in zoo_names():
         near = difflib.get_close_matches(name, available_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info' lists all."
@@ -61,12 +64,12 @@ def build_model(
     """A network that takes float images_BCHW and gives logits_BK, on the CPU, in training mode.
 
     Args:
-        name: ``fer48``, ``emotionnet``, a torchvision classifier, or ``package.module:Class``, which is called with
+        name: ``fer48``, ``emotionnet``, a torchvision classifier, ``timm:NAME``, or ``package.module:Class``, which is called with
             ``num_classes``, ``in_channels`` and ``model_args``.
         num_classes: K.
         in_channels: 1 gray or 3 colour; a torchvision network's first weights are summed over RGB for gray.
         image_px: side of the images; where it is given, one blank image is tried.
-        pretrained: torchvision's best ImageNet weights, all but the classifier.
+        pretrained: torchvision's best ImageNet weights, or timm's for the name, all but the classifier.
         dropout: rate in [0, 1) before the classifier; None = the network's own.
         norm: ``batch`` or ``group``; own networks only.
     Raises:
@@ -187,7 +190,8 @@ def _from_zoo(
         raise ConfigError(
             f"--norm {norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it."
         )
-    return build_zoo_model(
+    build = build_timm_model if name.startswith(PREFIX) else build_zoo_model
+    return build(
         name,
         num_classes=num_classes,
         in_channels=in_channels,

@@ -281,6 +281,7 @@ def _numbered(out: Path, base: str, *, number: int) -> Path:
 
 
 def _plain_name(text: str) -> str:
+    text = text.removeprefix("timm:")
     stem = Path(text.split(":")[0]).stem if not is_object_name(text) else text.split(":")[1]
     return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
 

@@ -22,6 +22,7 @@ from fer_ignite.imports import load_object
 from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
+from fer_ignite.models.timm_models import PREFIX, published_statistics
 from fer_ignite.training.class_weights import class_weights
 from fer_ignite.training.losses import Loss, build_loss
 from fer_ignite.training.lr_schedule import Schedule, build_schedule
@@ -49,6 +50,8 @@ def build_preprocessing(config: Config, faces: FaceDataset) -> Preprocessing:
     """From stored faces to the network's input."""
     image_px = config.image_size or faces.side_px or 48
     mean, std = (faces.mean, faces.std) if config.normalize == "train" else IMAGENET
+    if config.normalize == "model" and config.model.startswith(PREFIX):
+        mean, std = published_statistics(config.model)
     if faces.channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Preprocessing(
