@@ -15,6 +15,7 @@ from fer_ignite.cli.shared_options import (
     tta_option,
 )
 from fer_ignite.cli.values import loading_torch, require_checkpoints, require_writable
+from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -42,6 +43,11 @@ __all__ = ["command"]
 @collate_option
 @cache_option
 @click.option(
+    "--robustness",
+    is_flag=True,
+    help="Also score the faces under fixed corruptions, and show the table; one run's page only.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON."
 )
 def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: Any) -> int:
@@ -51,6 +57,10 @@ def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: A
     """
     require_writable("--out", out)
     require_checkpoints(runs)
+    if options["robustness"] and len(runs) > 1:
+        raise ConfigError(
+            "--robustness is for the page of one run; name one, or evaluate A B --robustness."
+        )
     with loading_torch():
         from fer_ignite.apps.report.page import write_report
 

@@ -70,6 +70,7 @@ def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData)
         "matrix": matrix_rows(result),
         "cells": cell_faces(seen),
         "calibration": calibration_facts(seen),
+        "robustness": robustness_facts(result),
         "mistakes": find_mistakes(seen, explainer),
         "attention": attention_facts(explainer),
         "data": data_facts(seen, options.split),
@@ -113,6 +114,19 @@ def class_chart(result: Mapping[str, Any]) -> Svg:
     """Recall and precision of each expression beside each other."""
     rows = [(row["name"], [row["recall"], row["precision"]]) for row in class_rows(result)]
     return share_chart("per-class", "Recall and precision of each expression", rows=rows)
+
+
+def robustness_facts(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows of the robustness table, clean first and the mean last; None where it was not requested."""
+    table = result.get("robustness")
+    if table is None:
+        return None
+    rows = [{"kind": "clean", "severity": "", **table["clean"]}]
+    for kind, part in table["corruptions"].items():
+        rows += [{"kind": kind, "severity": severity, **row} for severity, row in part.items()]
+    rows.append({"kind": "mean of the kinds", "severity": "", **table["mean"]})
+    names = ("temperature", "robust_temperature", "robust_ece", "clean", "mean")
+    return {"rows": rows, **{name: table[name] for name in names}}
 
 
 def ranking_facts(seen: ReportData) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class ReportOptions:
     """What a report reads; None means the run's own.
 
     Args:
+        robustness: also score the faces under fixed corruptions, and show the table.
         votes: FER+ votes to show beside faces; with ``data``, for a run on FER+ labels, also where its labels come from.
     """
 
@@ -39,6 +40,7 @@ class ReportOptions:
     classes: str | None = None
     unknown_classes: str = "error"
     restrict_classes: bool = False
+    robustness: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
         classes=options.classes,
         unknown_classes=options.unknown_classes,
         restrict_classes=options.restrict_classes,
+        robustness=options.robustness,
         device=options.device,
         votes=options.votes if config.get("votes") else None,
         model=required_user_code(config, "model", given=options.model),

@@ -32,3 +32,15 @@ def test_report_says_as_json_what_it_wrote(cli, finished_run):
 def test_what_can_t_be_done_is_said_in_one_line(cli, arguments, said):
     ended = cli(*arguments)
     assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_robustness_section_is_there_where_it_was_asked_for(cli, finished_run):
+    said = cli("report", finished_run, "--robustness", "--out", "with.html", "--tta", "none")
+    assert said.code == 0, said.err
+    page = (said.folder / "with.html").read_text()
+    assert 'id="robustness"' in page and "mean of the kinds" in page and "crop offset" in page
+    assert cli("report", finished_run, "--out", "without.html", "--tta", "none").code == 0
+    assert 'id="robustness"' not in (said.folder / "without.html").read_text()
+    said = cli("report", finished_run, finished_run, "--robustness")
+    assert said.code == 2 and "--robustness is for the page of one run" in said.err
