@@ -94,6 +94,13 @@ def parse_duration(value: Any) -> Any:
         return value
 
 
+def _joined(value: Any) -> Any:
+    """Several data sets as one text; one is left as it is."""
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    return value
+
+
 def _split_text(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -185,12 +192,20 @@ class Config(BaseModel):
     )
 
     # --- Data
-    data: str = _setting(
+    data: Annotated[str, BeforeValidator(_joined)] = _setting(
         "demo",
-        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N.",
+        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N; "
+        "repeated (or comma separated): the union.",
         group="Data",
         structural=True,
+        repeat=True,
         min_length=1,
+    )
+    data_weights: Floats = _setting(
+        (),
+        "Weight of each data set's faces in the loss, for several --data, e.g. 1,0.5; scaled to a mean of 1. [default: equal]",
+        group="Data",
+        structural=True,
     )
     layout: Literal[
         "auto", "folders", "csv", "fer2013", "rafdb", "affectnet", "ckplus", "jaffe", "kdef", "expw"
@@ -1003,6 +1018,10 @@ class Config(BaseModel):
         ):
             raise ValueError(
                 "vote_weight: needs --votes, and no --vote-mode distribution, which replaces the labels by the votes"
+            )
+        if any(weight <= 0 for weight in self.data_weights):
+            raise ValueError(
+                f"data_weights: got {list(self.data_weights)}, needs a number above 0 for each data set"
             )
         if self.sam_rho and self.grad_accum_steps > 1:
             raise ValueError(

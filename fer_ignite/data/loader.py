@@ -100,7 +100,7 @@ class Batch:
         images_BCHW: float32, normalised.
         targets_BK: float32 distributions over the expressions.
         labels_B: int64; a mixed image has the label of its larger part.
-        weights_B: float32, 1 for a face and 0 for a stand-in.
+        weights_B: float32, in the loss: 1 for a face where --data-weights says nothing else, and 0 for a stand-in.
         count: faces in it, stand-ins not counted.
         micro_count: faces of the micro-batch, over all processes.
         step_size: faces of the whole optimizer step, over all processes.
@@ -164,6 +164,7 @@ class TrainLoader:
         spec: augmentation, or None.
         batch_transform: a user's (images_BCHW, numpy generator) -> images_BCHW, after augmentation, before mixing.
         sizes: the images' side over the run; None: always the network's.
+        loss_weights_N: float32, of every face of the data in the loss; None: 1.
     """
 
     fetcher: Fetcher
@@ -178,6 +179,7 @@ class TrainLoader:
     batch_transform: Callable[[Tensor, np.random.Generator], Tensor] | None = None
     channels_last: bool = True
     sizes: ImageSizeSchedule | None = None
+    loss_weights_N: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return self.plan.iterations_per_epoch
@@ -263,6 +265,10 @@ class TrainLoader:
             )
             labels_B = np.where(partner_is_larger_B, labels_W[mixup_partners(own_draws)], labels_B)
         weights_B = torch.full((len(part.positions),), float(part.count > 0), device=self.device)
+        if self.loss_weights_N is not None:
+            weights_B *= to_device(
+                self.loss_weights_N[micro.indices_W[part.positions]], self.device
+            )
         return Batch(
             images_BCHW,
             targets_BK,

@@ -614,6 +614,7 @@ def faces_to_score(
 def evaluation_loader(
     network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest, config: Config
 ) -> EvalLoader:
+    """The loader of the request's split, prepared as the network needs it."""
     collate_fn = (
         None
         if request.collate_fn is None

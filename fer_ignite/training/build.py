@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine
 from ignite.utils import manual_seed
+from numpy.typing import NDArray
 from torch import nn
 
 from fer_ignite.checkpoint.run_dir import RunDir
@@ -28,6 +30,7 @@ from fer_ignite.training.components import (
     build_augment_spec,
     build_image_size_schedule,
     build_loss_from_config,
+    build_loss_weights,
     build_network,
     build_optimizer_from_config,
     build_preprocessing,
@@ -150,6 +153,7 @@ def _bare_session(
         rank=rank,
         world=world,
         sizes=build_image_size_schedule(config, preprocessing, model=model, device=device),
+        loss_weights_N=build_loss_weights(config, faces, plan=plan),
     )
     swa = None
     if config.swa_start is not None:
@@ -234,6 +238,7 @@ def _streams(
     rank: int,
     world: int,
     sizes: ImageSizeSchedule | None,
+    loss_weights_N: NDArray[np.float32] | None,
 ) -> tuple[TrainLoader, EvalLoader]:
     def user(name: str) -> Any:
         text = getattr(config, name)
@@ -259,6 +264,7 @@ def _streams(
         batch_transform=user("batch_transform"),
         channels_last=config.channels_last,
         sizes=sizes,
+        loss_weights_N=loss_weights_N,
     )
     # One feed for both where it may be: a pack lies on an accelerator once.
     val_feed = (

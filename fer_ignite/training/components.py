@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,6 +18,8 @@ from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.loader import Preprocessing
+from fer_ignite.data.readers.find import split_sources
+from fer_ignite.data.readers.union import set_numbers
 from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.errors import CheckpointError, ConfigError, DataError
 from fer_ignite.imports import load_object
@@ -32,6 +36,7 @@ __all__ = [
     "build_augment_spec",
     "build_image_size_schedule",
     "build_loss_from_config",
+    "build_loss_weights",
     "build_network",
     "build_optimizer_from_config",
     "build_preprocessing",
@@ -85,6 +90,29 @@ def build_augment_spec(config: Config) -> AugmentSpec | None:
         cutmix=config.cutmix,
         padding=config.padding,
     )
+
+
+def build_loss_weights(
+    config: Config, faces: FaceDataset, *, plan: EpochSampler
+) -> NDArray[np.float32] | None:
+    """float32 [N]: each face's weight in the loss by its data set, with a mean of 1 over train; None where all are equal.
+
+    Raises:
+        ConfigError: another number of weights than of data sets.
+    """
+    if not config.data_weights:
+        return None
+    sources = split_sources(config.data)
+    if len(sources) != len(config.data_weights) or faces.pack is None:
+        raise ConfigError(
+            f"--data-weights has {len(config.data_weights)} numbers, and --data {len(sources)} data sets; give one for each."
+        )
+    if len(sources) == 1:
+        return None
+    numbers_N = set_numbers([faces.pack.id_bytes(place) for place in range(len(faces.pack))])
+    weights_N = np.array(config.data_weights, dtype=np.float32)[numbers_N - 1]
+    scaled_N: NDArray[np.float32] = weights_N / weights_N[plan.indices_N].mean()
+    return scaled_N
 
 
 def build_image_size_schedule(

@@ -16,8 +16,9 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fer_ignite.data.cache.build import build_cache
 from fer_ignite.data.cache.format import PACK_VERSION, open_cache
@@ -25,9 +26,11 @@ from fer_ignite.data.cache.integrity import verify_files
 from fer_ignite.data.cache.manifest import verify_cache
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source
+from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source, split_sources
+from fer_ignite.data.readers.union import UnionSource
 from fer_ignite.data.samples import Source
 from fer_ignite.errors import ConfigError, DataError, StorageError
+from fer_ignite.imports import is_object_name
 
 __all__ = ["CacheSpec", "cache_folder", "open_or_build", "verify_cache"]
 
@@ -72,12 +75,49 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         neutral_frames=spec.neutral_frames,
         follow_links=spec.follow_links,
     )
-    source = find_source(spec.data, options)
+    parts = split_sources(spec.data)
+    if len(parts) > 1:
+        source: Source = _union(spec, parts, cache=cache, progress=progress)
+    else:
+        source = find_source(spec.data, options)
     if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
         return _sound(source.path)
     cache = cache_folder() if cache is None else cache
     stamp = cache / "stamps" / _stamp_name(spec, source)
     return _known(cache, stamp) or _build(spec, source, cache=cache, stamp=stamp, progress=progress)
+
+
+def _union(
+    spec: CacheSpec, parts: Sequence[str], *, cache: Path | None, progress: bool
+) -> UnionSource:
+    """The packs of several data sets, each read by its own splits, brought to one side and one number of channels.
+
+    Raises:
+        ConfigError: a user's data set among them.
+    """
+    for part in parts:
+        if is_object_name(part) and not part.startswith(("demo:", "kaggle:")):
+            raise ConfigError(
+                f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or packs."
+            )
+
+    def opened(**changed: Any) -> list[CacheSource]:
+        # Votes belong to the first; classes are chosen on the union.
+        specs = [
+            dataclasses.replace(
+                spec, data=part, classes=None, votes=spec.votes if place == 0 else None, **changed
+            )
+            for place, part in enumerate(parts)
+        ]
+        return [CacheSource(open_or_build(own, cache=cache, progress=progress)) for own in specs]
+
+    sources = opened()
+    packs = [open_cache(source.path) for source in sources]
+    sides, channels = {pack.height for pack in packs}, {pack.channels for pack in packs}
+    if len(sides) == len(channels) == 1:
+        return UnionSource(spec.data, sources)
+    gray = spec.channels == "gray" or (spec.channels == "auto" and 1 in channels)
+    return UnionSource(spec.data, opened(side_px=min(sides), channels="gray" if gray else "rgb"))
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:

@@ -29,7 +29,14 @@ from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.errors import DataError
 from fer_ignite.imports import is_object_name, optional_library
 
-__all__ = ["DEMO_COUNT", "ReadOptions", "find_source"]
+__all__ = [
+    "DEMO_COUNT",
+    "CacheSource",
+    "ReadOptions",
+    "find_source",
+    "require_source",
+    "split_sources",
+]
 
 DEMO_COUNT = 3500
 _DEMO = re.compile(r"^demo(?::(\d{1,7}))?$")
@@ -78,9 +85,27 @@ def require_source(data: str) -> None:
     Raises:
         DataError: it is neither a path that exists, nor demo, demo:N, kaggle:owner/name or a user's class.
     """
-    if _DEMO.match(data) or _KAGGLE.match(data) or is_object_name(data):
-        return
-    _require_path(data)
+    for part in split_sources(data):
+        if not (_DEMO.match(part) or _KAGGLE.match(part) or is_object_name(part)):
+            _require_path(part)
+
+
+def split_sources(data: str) -> tuple[str, ...]:
+    """The data sets that a setting names: one, or several that are comma separated.
+
+    A name under which something lies is one data set, whatever characters it has.
+
+    Raises:
+        DataError: an empty part.
+    """
+    if "," not in data or "\0" in data or os.path.lexists(data):
+        return (data,)
+    parts = tuple(part.strip() for part in data.split(","))
+    if not all(parts):
+        raise DataError(
+            f"data {printable(data)}: one of the data sets between the commas has no name; write --data A --data B."
+        )
+    return parts
 
 
 def _require_path(data: str) -> None:
