@@ -118,10 +118,13 @@ def _run_in_group(
     from fer_ignite.distributed.collectives import cpu_group
     from fer_ignite.distributed.spawn import quiet_parallel
 
+    found = dist.is_initialized()  # made by another engine, such as Ray, which also ends it
+
     def joined(local_rank: int, *args: Any) -> object:
         if plan.device == "cuda":
             torch.cuda.set_device(local_rank)
-        _init_group(plan)
+        if not found:
+            _init_group(plan)
         idist.sync()
         cpu_group(timeout_s=plan.spec.dist_timeout_s)
         result: list[object] = []
@@ -131,7 +134,7 @@ def _run_in_group(
 
     use_machine(plan.threads)
     record = run_function(joined, local_rank, args, rank=rank)
-    if record.ok:
+    if record.ok and not found:
         # Parallel(backend=None) leaves the group alone, and an exit with a group alive aborts now and then.
         dist.destroy_process_group()
     return record
