@@ -187,3 +187,65 @@ def test_a_job_goes_back_into_the_queue_after_slurm_s_signal_only(slurm, tmp_pat
     assert slurm(f"#!/usr/bin/env bash\nexit {code}\n").returncode == code
     log = tmp_path / "scontrol.log"
     assert (log.read_text().split() == ["requeue", "4711"]) if queued else not log.exists()
+
+
+def test_the_job_for_trainer_v2_has_the_fields_that_trainer_knows():
+    job = yaml.safe_load((DEPLOY / "trainjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
+    # Source: TrainJobSpec and Trainer of kubeflow/trainer, as kubeflow-trainer-api 2.3.0 has them
+    trainer = job["spec"]["trainer"]
+    assert set(job["spec"]) <= {
+        "activeDeadlineSeconds",
+        "initializer",
+        "managedBy",
+        "runtimePatches",
+        "runtimeRef",
+        "suspend",
+        "trainer",
+    }
+    assert set(trainer) <= {
+        "args",
+        "command",
+        "env",
+        "image",
+        "numNodes",
+        "numProcPerNode",
+        "resourcesPerNode",
+    }
+    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == trainer["numProcPerNode"]
+    from torch.distributed.run import get_args_parser
+
+    parsed = get_args_parser().parse_args(trainer["command"][1:] + trainer["args"])
+    assert parsed.module and parsed.training_script == "fer_ignite"
+    assert set(settings_of(trainer["args"])) <= set(Config.model_fields)
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_trainer_s_own_client_takes_the_job_without_a_loss():
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    job = yaml.safe_load((DEPLOY / "trainjob.yaml").read_text())
+    assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
+
+
+def test_the_skypilot_task_has_fields_that_sky_knows_and_a_command_of_the_program():
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    # Source: sky/utils/schemas.py of skypilot 0.14.1
+    assert set(task) <= {"name", "resources", "num_nodes", "workdir", "file_mounts", "setup", "run"}
+    words = shlex.split(task["run"].replace("\\\n", " "))
+    flags = words[words.index("fer_ignite") + 1 :]
+    assert flags[0] == "train" and set(settings_of(flags)) <= set(Config.model_fields)
+    assert "--resume" in flags and flags[flags.index("--resume") + 1] == "auto"
+    assert subprocess.run(["bash", "-n"], input=task["run"], text=True).returncode == 0
+
+
+def test_sky_s_own_schema_takes_the_task():
+    schemas = pytest.importorskip("sky.utils.schemas")
+    jsonschema = pytest.importorskip("jsonschema")
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    jsonschema.validate(task.pop("resources"), schemas.get_resources_schema())
+    jsonschema.validate(task, schemas.get_task_schema())
