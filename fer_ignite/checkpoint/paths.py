@@ -17,6 +17,7 @@ __all__ = [
     "Member",
     "ensemble_members",
     "ensemble_name",
+    "network_title",
     "require_checkpoint",
     "resolve_checkpoint",
     "step_files",
@@ -74,13 +75,21 @@ def ensemble_name(paths: Sequence[str], weights: Sequence[float] | None = None) 
         raise CheckpointError(
             "an ensemble needs at least one checkpoint, and no comma in their paths."
         )
-    if weights is None:
+    if weights is None or len(paths) == len(weights) == 1:
         return ",".join(paths)
     if len(weights) != len(paths):
         raise CheckpointError(
             f"{len(weights)} weights for {len(paths)} checkpoints; give one weight for each checkpoint."
         )
     return ",".join(f"{path}={weight:.6g}" for path, weight in zip(paths, weights, strict=True))
+
+
+def network_title(name: str | os.PathLike[str]) -> str:
+    """What a page calls the network under a name: the file, or how many networks an ensemble has."""
+    members = ensemble_members(name)
+    return (
+        Path(members[0].path).name if len(members) == 1 else f"ensemble of {len(members)} networks"
+    )
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from fer_ignite import evaluate, load_model, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
-from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
+from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name, network_title
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.ensemble import find_weights
@@ -197,3 +197,22 @@ def test_seeds_give_the_ensemble_s_figures(cli, tiny_flags):
     again = evaluate(result["folders"], quiet=True)
     assert result["ensemble"]["val"]["accuracy"] == again["accuracy"]
     assert "val   ensemble of 2: accuracy" in said.err
+
+
+def test_titles_of_networks():
+    assert network_title("runs/a/best.pt") == "best.pt"
+    assert network_title("a.pt=1,b.pt=2") == "ensemble of 2 networks"
+    assert ensemble_name(["a.pt"], [0.3]) == "a.pt"
+
+
+def test_the_service_answers_with_an_ensemble(pair):
+    pytest.importorskip("fastapi")
+    from fer_ignite.apps.serve.batcher import Batcher
+    from fer_ignite.inference.predictor import open_predictor
+
+    batcher = Batcher(open_predictor(",".join(pair)), faces="never")
+    try:
+        (found,) = batcher.submit([draw_faces(1, seed=3)[0][0, :, :, 0]]).result(timeout=60)
+        assert set(found[0].probabilities) == set(load_model(pair).classes)
+    finally:
+        batcher.close()

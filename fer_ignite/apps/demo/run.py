@@ -18,7 +18,7 @@ from fer_ignite.apps.web_server import (
     serve,
     server_address,
 )
-from fer_ignite.checkpoint.paths import require_checkpoint
+from fer_ignite.checkpoint.paths import network_title, require_checkpoint
 from fer_ignite.data.images import printable
 from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
 from fer_ignite.errors import ConfigError
@@ -109,9 +109,7 @@ def _prepare(
     _close_gradio(folder)
     from fer_ignite.apps.demo.page import build_page
 
-    network = (
-        f"{printable(Path(path).name)}{' (ships with the package)' if checkpoint is None else ''}"
-    )
+    network = f"{printable(network_title(path))}{' (ships with the package)' if checkpoint is None else ''}"
     return build_page(
         ImageAnalyzer(predictor, reader),
         draw_examples(),

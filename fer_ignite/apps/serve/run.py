@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fer_ignite.apps.web_server import host_names, is_loopback, reserve_port, serve, server_address
+from fer_ignite.checkpoint.paths import network_title
 from fer_ignite.data.images import printable
 from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
 from fer_ignite.imports import require_library
@@ -55,7 +56,7 @@ def run_service(
             )
             application = build_application(
                 batcher,
-                network=printable(Path(path).name),
+                network=printable(network_title(path)),
                 limits=ServiceLimits(max_bytes, max_images, per_minute),
                 hosts=host_names(taken),
             )
