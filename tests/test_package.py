@@ -139,3 +139,16 @@ def test_every_folder_of_the_library_is_a_package():
     """A folder without __init__.py would be left out of an installation that isn't editable."""
     folders = {file.parent for file in ROOT.rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_each_claim_of_the_reliability_page_has_one_figure_and_one_test_that_is_there():
+    root = ROOT.parent
+    text = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = text.split("## One process or two")[0]
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    claims = [[cell.strip() for cell in row] for row in rows if row[0].strip() != "claim"]
+    assert len(claims) > 40
+    for claim, figure, test in claims:
+        file, _, name = test.strip("`").partition("::")
+        assert claim and figure and (root / file).is_file(), test
+        assert not name or f"def {name}(" in (root / file).read_text(encoding="utf-8"), test
