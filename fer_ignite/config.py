@@ -776,6 +776,12 @@ class Config(BaseModel):
         group="Training",
         structural=True,
     )
+    calibrate: Literal["val", "robust"] = _setting(
+        "val",
+        "Faces on which the temperature of the probabilities is fitted at the end: val, or val under the corruptions of evaluate "
+        "--robustness too (1,000 of its faces; takes a minute or more).",
+        group="Training",
+    )
     score_test: bool = _setting(True, "Score test at the end of the run.", group="Training")
     seed: int = _setting(
         0,
@@ -1018,6 +1024,10 @@ class Config(BaseModel):
         ):
             raise ValueError(
                 "vote_weight: needs --votes, and no --vote-mode distribution, which replaces the labels by the votes"
+            )
+        if self.calibrate == "robust" and self.collate_fn is not None:
+            raise ValueError(
+                "calibrate: faces that collate_fn has made into tensors can't be corrupted; leave one of the two out"
             )
         if any(weight <= 0 for weight in self.data_weights):
             raise ValueError(

@@ -265,6 +265,7 @@ def test_a_vote_weight_needs_votes_beside_the_labels(settings):
         ({"sam_rho": 0.1, "grad_accum_steps": 2}, "sam_rho"),
         ({"sam_rho": 0.1, "precision": "fp16"}, "sam_rho"),
         ({"swa_start": 0.5, "model_ema": True}, "swa_start"),
+        ({"calibrate": "robust", "collate_fn": "a:b"}, "calibrate"),
     ],
 )
 def test_means_that_exclude_each_other_are_refused(settings, said):

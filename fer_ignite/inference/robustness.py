@@ -15,7 +15,7 @@ from fer_ignite.errors import NONFINITE_OUTPUTS, NonFiniteError
 from fer_ignite.inference.scoring import ScoredSplit
 from fer_ignite.metrics.calibration import calibration_error, fit_temperature
 
-__all__ = ["robustness_table"]
+__all__ = ["common_temperature", "robustness_table", "score_conditions"]
 
 _FIGURES = ("accuracy", "uar", "loss", "ece")
 
@@ -38,18 +38,8 @@ def robustness_table(
     Raises:
         NonFiniteError: outputs are not finite under a condition.
     """
-    conditions: dict[tuple[str, str], ScoredSplit] = {("clean", ""): score(stream, "clean")}
-    for kind, corruption in corruptions_for(stream.preprocessing.channels).items():
-        for severity in corruption.severities:
-            changed = replace(stream, corrupt=partial(corruption, severity=severity))
-            conditions[kind, severity] = score(changed, f"{kind} {severity}")
-    for (kind, severity), scored in conditions.items():
-        if not scored.finite:
-            raise NonFiniteError(f"{kind} {severity}: {NONFINITE_OUTPUTS}")
-    robust = fit_temperature(
-        torch.cat([scored.logits_NK for scored in conditions.values()]),
-        torch.cat([scored.labels_N for scored in conditions.values()]),
-    )
+    conditions = score_conditions(score, stream)
+    robust = common_temperature(conditions)
     rows = {key: _figures(scored, temperature) for key, scored in conditions.items()}
     robust_rows = {
         key: _figures(scored, robust or temperature) for key, scored in conditions.items()
@@ -66,6 +56,33 @@ def robustness_table(
         "robust_temperature": robust,
         "robust_ece": {"clean": robust_rows["clean", ""]["ece"], "mean": _mean(robust_rows)["ece"]},
     }
+
+
+def score_conditions(
+    score: Callable[[EvalLoader, str], ScoredSplit], stream: EvalLoader
+) -> dict[tuple[str, str], ScoredSplit]:
+    """Outputs by (kind, severity) of every corruption, and first by ("clean", "").
+
+    Raises:
+        NonFiniteError: outputs are not finite under a condition.
+    """
+    conditions: dict[tuple[str, str], ScoredSplit] = {("clean", ""): score(stream, "clean")}
+    for kind, corruption in corruptions_for(stream.preprocessing.channels).items():
+        for severity in corruption.severities:
+            changed = replace(stream, corrupt=partial(corruption, severity=severity))
+            conditions[kind, severity] = score(changed, f"{kind} {severity}")
+    for (kind, severity), scored in conditions.items():
+        if not scored.finite:
+            raise NonFiniteError(f"{kind} {severity}: {NONFINITE_OUTPUTS}")
+    return conditions
+
+
+def common_temperature(conditions: Mapping[tuple[str, str], ScoredSplit]) -> float | None:
+    """One temperature for all conditions, each face of each counting the same; None where none is better than 1."""
+    return fit_temperature(
+        torch.cat([scored.logits_NK for scored in conditions.values()]),
+        torch.cat([scored.labels_N for scored in conditions.values()]),
+    )
 
 
 def _figures(scored: ScoredSplit, temperature: float) -> dict[str, float]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fer_ignite import evaluate
+from fer_ignite import evaluate, train
 
 
 @pytest.mark.slow
@@ -47,3 +47,18 @@ def test_the_command_prints_it_and_writes_it(cli, finished_run):
         assert any(line.startswith(row) for line in said.out.splitlines()), row
     table = json.loads((said.folder / "out.json").read_text())["robustness"]
     assert f"{100 * table['mean']['accuracy']:7.2f}%" in said.out
+
+
+@pytest.mark.slow
+def test_a_temperature_that_was_fitted_under_corruptions_lowers_their_calibration_error(tiny):
+    results = {}
+    for kind in ("val", "robust"):
+        summary = train(tiny(data="demo:700", epochs=8, calibrate=kind, name=kind, tta="none"))
+        results[kind] = evaluate(summary["folder"], robustness=True, quiet=True)
+    plain, robust = (results[kind]["robustness"] for kind in ("val", "robust"))
+    assert plain["mean"]["accuracy"] == robust["mean"]["accuracy"]  # no decision changes
+    assert robust["temperature"] != plain["temperature"]
+    # val has 70 faces, fewer than 1,000: all of them were used, so it is the table's own temperature
+    assert robust["temperature"] == pytest.approx(robust["robust_temperature"], rel=1e-3)
+    assert robust["mean"]["loss"] == plain["mean"]["loss"]  # of raw logits
+    assert robust["mean"]["ece"] < plain["mean"]["ece"]
