@@ -62,6 +62,10 @@ class ClearmlTracker(Tracker, ClearMLLogger):
         known = entry.get("id")
         # An offline session can't be opened again; a new one is, and both are imported into one task.
         online = known if known and not _offline() and not known.startswith("offline-") else None
+        # ClearML forks a process for its reports while another of its threads starts `git`: the fork keeps that call's
+        # pipe open, and the end of the task waits 300 s for the thread. A thread sends the reports as well; clearml 2.1.12
+        # reads no environment variable for it.
+        Task._report_subprocess_enabled = False
         # the user's own, around train(); it is not ours to end
         self.joined = Task.current_task() is not None
         ClearMLLogger.__init__(
