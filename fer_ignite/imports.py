@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import os
 import pickle
 import re
 import sys
@@ -30,6 +31,7 @@ __all__ = [
     "require_library",
     "restore_objects",
     "send_problem",
+    "split_names",
     "which_again",
 ]
 
@@ -47,6 +49,13 @@ def is_object_name(text: str) -> bool:
     if text.startswith(_BUILT_IN_PREFIXES):
         return False
     return bool(_MODULE.match(text) or _FILE.match(text))
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The parts of comma separated names; a name under which something lies is one, whatever characters it has."""
+    if "," not in text or "\0" in text or os.path.lexists(text):
+        return (text,)
+    return tuple(part.strip() for part in text.split(","))
 
 
 def load_object(text: str, *, setting: str) -> Any:

@@ -27,8 +27,10 @@ __all__ = [
     "BestCheckpoint",
     "PlainState",
     "ResumeCheckpoint",
+    "TopCheckpoints",
     "attach_best",
     "attach_resume_points",
+    "attach_top",
 ]
 
 Agree = Callable[[str | None], str | None]
@@ -252,24 +254,6 @@ class BestCheckpoint(_SafeCheckpoint):
 class TopCheckpoints(_SafeCheckpoint):
     """The checkpoints of the ``keep`` highest scores, named by iteration; a score that is not finite never counts."""
 
-    def __init__(
-        self,
-        to_save: Mapping[str, Any],
-        saver: AtomicSaver,
-        *,
-        trainer: Engine,
-        score: Callable[[Engine], float],
-        keep: int,
-    ):
-        super().__init__(
-            to_save,
-            saver,
-            trainer=trainer,
-            score_function=score,
-            n_saved=keep,
-            filename_pattern=f"{_TOP_PREFIX}{{global_step}}.pt",
-        )
-
     def __call__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         assert self.score_function is not None
         if math.isfinite(float(self.score_function(engine))):
@@ -332,6 +316,28 @@ def attach_best(
     best = BestCheckpoint(to_save, saver, trainer=trainer, score=score)
     evaluator.add_event_handler(Events.COMPLETED, best)
     return best
+
+
+def attach_top(
+    evaluator: Engine,
+    to_save: Mapping[str, Any],
+    *,
+    saver: AtomicSaver,
+    score: Callable[[Engine], float],
+    trainer: Engine,
+    keep: int,
+) -> TopCheckpoints:
+    """Save ``best-<iteration>.pt`` of the ``keep`` highest scores; arguments as in :func:`attach_best`."""
+    top = TopCheckpoints(
+        to_save,
+        saver,
+        trainer=trainer,
+        score_function=score,
+        n_saved=keep,
+        filename_pattern=f"{_TOP_PREFIX}{{global_step}}.pt",
+    )
+    evaluator.add_event_handler(Events.COMPLETED, top)
+    return top
 
 
 def _pass_by(reached: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fer_ignite.checkpoint.archive import refuse_unreadable
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
+from fer_ignite.imports import split_names
 
 __all__ = [
     "BEST_NAME",
@@ -43,9 +44,10 @@ def ensemble_members(name: str | os.PathLike[str]) -> tuple[Member, ...]:
         CheckpointError: an empty part, weights for some parts only, or a weight that is not a number above 0.
     """
     text = os.fspath(name)
-    if "," not in text or os.path.lexists(text):
+    names = split_names(text)
+    if len(names) == 1:
         return (Member(text, 1.0),)
-    parts = [part.strip().rpartition("=") for part in text.split(",")]
+    parts = [part.rpartition("=") for part in names]
     pairs = [(path, weight) if path else (weight, "") for path, _, weight in parts]
     if not all(path for path, _ in pairs) or len({bool(weight) for _, weight in pairs}) > 1:
         raise CheckpointError(

@@ -125,16 +125,15 @@ def command(
         from fer_ignite.checkpoint.atomic_io import write_text_durably
         from fer_ignite.distributed import leave
         from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
-
-        if weights == "val":
-            checkpoints = [_with_weights_of_val(name, options) for name in checkpoints]
-        else:
-            checkpoints = [with_weights(name, weights) for name in checkpoints]
     several = len(checkpoints) > 1 or len(sources) > 1
     if several and (plot_file or predictions_file):
         raise ConfigError(
             "--plot and --predictions are about one checkpoint on one data set; give one of each."
         )
+    if weights == "val":
+        checkpoints = [_with_weights_of_val(name, options) for name in checkpoints]
+    else:
+        checkpoints = [with_weights(name, weights) for name in checkpoints]
     main = int(os.environ.get("RANK") or 0) == 0
     results = []
     for data in sources or (None,):

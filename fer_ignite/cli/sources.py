@@ -8,6 +8,7 @@ from pathlib import Path
 from fer_ignite.apps.faces.video_source import VIDEO_SUFFIXES, is_webcam
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.errors import ConfigError
+from fer_ignite.imports import split_names
 
 __all__ = ["find_files", "split_words"]
 
@@ -85,9 +86,9 @@ def _files_under(folder: Path) -> list[Path]:
 
 def _is_network(word: str) -> bool:
     """Whether it can only mean a network: a run's folder, a checkpoint by its name, or several of them, comma separated."""
-    if "," in word and not os.path.lexists(word):  # an ensemble, each with its weight or without
-        parts = [part.rpartition("=")[0] or part for part in word.split(",")]
-        return all(_is_network(part.strip()) for part in parts)
+    names = split_names(word)
+    if len(names) > 1:  # an ensemble, each with its weight or without
+        return all(_is_network(name.rpartition("=")[0] or name) for name in names)
     path = Path(word)
     if path.is_dir():
         return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()

@@ -15,19 +15,11 @@ from torch import Tensor, nn
 from fer_ignite.checkpoint.atomic_io import write_durably
 from fer_ignite.checkpoint.format import write_checkpoint
 from fer_ignite.data.loader import EvalLoader
-from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.inference.evaluate import (
-    EvaluateRequest,
-    evaluation_config,
-    evaluation_loader,
-    faces_to_score,
-)
+from fer_ignite.inference.evaluate import EvaluateRequest, open_for_scoring, score_network
 from fer_ignite.inference.loaded_model import LoadedModel, load_model
-from fer_ignite.inference.scoring import ScoredSplit, score_split
+from fer_ignite.inference.scoring import ScoredSplit
 from fer_ignite.metrics.calibration import fit_temperature
-from fer_ignite.training.components import loss_terms
-from fer_ignite.training.losses import build_loss
 from fer_ignite.training.swa import recompute_batch_statistics, statistics_loader
 
 __all__ = ["average_checkpoints"]
@@ -74,18 +66,18 @@ def average_checkpoints(
         _require_same_network(path, networks[0], other=network)
     scale = _Scale.of(networks[0], str(checkpoints[0]), cache=cache, quiet=quiet)
     states = [network.model.state_dict() for network in networks]
-    alone = [scale.score(network.model).metrics["accuracy"] for network in networks]
-    order = sorted(range(len(states)), key=lambda place: -alone[place])
-    used, best, module = [order[0]], alone[order[0]], networks[order[0]].model
+    alone = [scale.score(network.model) for network in networks]
+    order = sorted(range(len(states)), key=lambda place: -alone[place].metrics["accuracy"])
+    used, scored, module = [order[0]], alone[order[0]], networks[order[0]].model
     if method == "uniform":
         used, module = order, scale.averaged(states)
-        best = scale.score(module).metrics["accuracy"]
+        scored = scale.score(module)
     else:
         for place in order[1:]:
             candidate = scale.averaged([states[i] for i in (*used, place)])
-            if (accuracy := scale.score(candidate).metrics["accuracy"]) >= best:
-                used, best, module = [*used, place], accuracy, candidate
-    scored = scale.score(module)
+            found = scale.score(candidate)
+            if found.metrics["accuracy"] >= scored.metrics["accuracy"]:
+                used, scored, module = [*used, place], found, candidate
     temperature = fit_temperature(scored.logits_NK, scored.labels_N)
     content = {
         name: value
@@ -100,10 +92,10 @@ def average_checkpoints(
         "file": str(out),
         "method": method,
         "members": [
-            {"checkpoint": str(path), "accuracy": accuracy, "used": place in used}
-            for place, (path, accuracy) in enumerate(zip(checkpoints, alone, strict=True))
+            {"checkpoint": str(path), "accuracy": part.metrics["accuracy"], "used": place in used}
+            for place, (path, part) in enumerate(zip(checkpoints, alone, strict=True))
         ],
-        "accuracy": best,
+        "accuracy": scored.metrics["accuracy"],
     }
 
 
@@ -131,12 +123,9 @@ class _Scale:
 
     @staticmethod
     def of(network: LoadedModel, name: str, *, cache: str | None, quiet: bool) -> "_Scale":
-        request = EvaluateRequest(name, cache=cache, quiet=quiet)
-        config = evaluation_config(request, network.checkpoint)
-        pack, _ = find_cache(config)
-        opened = open_dataset(config, None if pack is None else str(pack))
-        faces, _, _ = faces_to_score(network, opened, request=request)
-        val = evaluation_loader(network, faces, request=request, config=config)
+        config, faces, val = open_for_scoring(
+            network, EvaluateRequest(name, cache=cache, quiet=quiet)
+        )
         indices_N = np.asarray(faces.indices["train"], dtype=np.int64)
         return _Scale(network, val, statistics_loader(val, indices_N), config.tta, quiet)
 
@@ -158,13 +147,6 @@ class _Scale:
         return module.eval()
 
     def score(self, module: nn.Module) -> ScoredSplit:
-        return score_split(
-            module,
-            loss_terms(build_loss("ce")),
-            stream=replace(self.val),
-            num_classes=len(self.network.classes),
-            device=self.network.device,
-            precision=self.network.precision,
-            tta=self.tta,
-            bar=None if self.quiet else "val",
-        )
+        """Val's outputs under the run's views."""
+        bar = None if self.quiet else "val"
+        return score_network(replace(self.network, model=module), self.val, tta=self.tta, bar=bar)

@@ -28,8 +28,8 @@ _EM_ITERATIONS = 200
 class EnsembleModule(nn.Module):
     """Normalised images [B, C, H, W] -> logarithm of the weighted mean of the members' probabilities [B, K].
 
-    A member's logits are divided by its own temperature first; where views are averaged too, that comes last. Its input is the given one where it was trained on such;
-    otherwise the images are brought to its side, channels and normalisation.
+    A member's logits are divided by its own temperature first; where views are averaged too, that comes last. Its input is
+    the given one where it was trained on such; otherwise the images are brought to its side, channels and normalisation.
 
     Args:
         members: loaded checkpoints with one set of classes.

@@ -59,12 +59,12 @@ __all__ = [
     "correct_predictions",
     "evaluate",
     "evaluation_config",
-    "evaluation_loader",
-    "faces_to_score",
     "fit_ensemble_weights",
     "launch_evaluation",
+    "open_for_scoring",
     "paired_difference",
     "same_faces",
+    "score_network",
 ]
 
 
@@ -366,25 +366,17 @@ def fit_ensemble_weights(
     if len(ensemble_members(name)) < 2:
         raise ConfigError(f"--weights: {name} is one checkpoint; name several as A,B,C.")
     network = load_model(name, device=device, model=model, collated=True)
-    request = EvaluateRequest(name, collate_fn=collate_fn, cache=cache, quiet=quiet)
-    config = evaluation_config(request, network.checkpoint)
-    pack, _ = find_cache(config)
-    opened = open_dataset(config, None if pack is None else str(pack))
-    faces, _, _ = faces_to_score(network, opened, request=request)
+    request = EvaluateRequest(name, tta=tta, collate_fn=collate_fn, cache=cache, quiet=quiet)
+    config, _, loader = open_for_scoring(network, request)
     probabilities, labels_N = [], torch.empty(0)
     for number, member in enumerate(network.members, 1):
         alone = EnsembleModule(
             [member], [1.0], preprocessing=network.preprocessing, classes=network.classes
         )
-        scored = score_split(
-            alone.to(network.device).eval(),
-            loss_terms(build_loss("ce")),
-            stream=evaluation_loader(network, faces, request=request, config=config),
-            device=network.device,
-            num_classes=len(network.classes),
-            precision=network.precision,
+        scored = score_network(
+            replace(network, model=alone.to(network.device).eval()),
+            loader,
             tta=tta or config.tta,
-            group=None,
             bar=None if quiet else f"val, network {number} of {len(network.members)}",
         )
         if not scored.finite:
@@ -392,6 +384,34 @@ def fit_ensemble_weights(
         probabilities.append(scored.logits_NK.softmax(dim=1))
         labels_N = scored.labels_N
     return find_weights(probabilities, labels_N)
+
+
+def open_for_scoring(
+    network: LoadedModel, request: EvaluateRequest
+) -> tuple[Config, FaceDataset, EvalLoader]:
+    """The run's settings, the faces under the network's classes, and the loader of the request's split, in this process."""
+    config = evaluation_config(request, network.checkpoint)
+    pack, _ = find_cache(config)
+    opened = open_dataset(config, None if pack is None else str(pack))
+    faces, _, _ = faces_to_score(network, opened, request=request)
+    return config, faces, evaluation_loader(network, faces, request=request, config=config)
+
+
+def score_network(
+    network: LoadedModel, loader: EvalLoader, *, tta: str, bar: str | None, group: Any = None
+) -> ScoredSplit:
+    """Outputs and metrics of a loaded network; the loss is plain cross-entropy. See :func:`score_split`."""
+    return score_split(
+        network.model,
+        loss_terms(build_loss("ce")),
+        stream=loader,
+        num_classes=len(network.classes),
+        device=network.device,
+        precision=network.precision,
+        tta=tta,
+        group=group,
+        bar=bar,
+    )
 
 
 def _check_request(request: EvaluateRequest, nproc: int | None) -> None:
@@ -484,17 +504,8 @@ def _evaluate_in_process(
     stream = evaluation_loader(network, faces, request=request, config=config)
 
     def score(part: EvalLoader, name: str, tta: str) -> ScoredSplit:
-        return score_split(
-            network.model,
-            loss_terms(build_loss("ce")),
-            stream=part,
-            device=network.device,
-            num_classes=len(network.classes),
-            precision=network.precision,
-            tta=tta,
-            group=cpu_group(),
-            bar=None if request.quiet else name,
-        )
+        bar = None if request.quiet else name
+        return score_network(network, part, tta=tta, group=cpu_group(), bar=bar)
 
     scored = score(stream, request.split, request.tta or config.tta)
     if not scored.finite:
@@ -503,8 +514,7 @@ def _evaluate_in_process(
     if request.restrict_classes:
         scored = restrict_to_classes(scored, present_K)
     own = any(
-        faces.fingerprint == member.checkpoint["data"]["fingerprint"]
-        for member in (network.members or (network,))
+        faces.fingerprint == member.checkpoint["data"]["fingerprint"] for member in network.networks
     )
     # another data set's train split is nothing that this network has learned
     in_train_N = (
@@ -546,7 +556,7 @@ def _is_own_data(network: LoadedModel, faces: FaceDataset, *, request: EvaluateR
     return request.data is None or any(
         faces.fingerprint == member.checkpoint["data"]["fingerprint"]
         or _same_source(request.data, str(member.checkpoint["config"].get("data", "")))
-        for member in (network.members or (network,))
+        for member in network.networks
     )
 
 
@@ -643,10 +653,7 @@ def evaluation_loader(
 def _refuse_chosen_on(
     network: LoadedModel, faces: FaceDataset, *, request: EvaluateRequest
 ) -> None:
-    chosen_on = [
-        member.checkpoint["data"].get("val_fingerprint")
-        for member in (network.members or (network,))
-    ]
+    chosen_on = [member.checkpoint["data"].get("val_fingerprint") for member in network.networks]
     scored = faces.split_fingerprint("test")
     if request.split == "test" and scored is not None and scored in chosen_on:
         raise DataError(

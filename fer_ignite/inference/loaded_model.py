@@ -75,6 +75,11 @@ class LoadedModel:
         )
 
     @property
+    def networks(self) -> "Sequence[LoadedModel]":
+        """The members of an ensemble, else the network itself."""
+        return self.members or (self,)
+
+    @property
     def temperature(self) -> float:
         """Fitted on val at the end of the run; 1 where the checkpoint has none that can be used."""
         return float(self.checkpoint["temperature"]) if self.calibrated else 1.0

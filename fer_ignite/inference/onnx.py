@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.data.images import printable, require_faces
 from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
-from fer_ignite.imports import optional_library
+from fer_ignite.imports import optional_library, split_names
 from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ VIEWS = {"none": 1, "flip": 2, "shift10": 10, "shift18": 18}
 
 def is_onnx(path: str | Path) -> bool:
     """Whether the name is an ONNX file's."""
-    return str(path).lower().endswith(".onnx") and "," not in str(path)
+    names = split_names(str(path))  # several are an ensemble, which is made of checkpoints
+    return len(names) == 1 and names[0].lower().endswith(".onnx")
 
 
 class OnnxModel:

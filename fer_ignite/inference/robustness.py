@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from fer_ignite.data.augment.corruptions import corruptions_for
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.errors import NONFINITE_OUTPUTS, NonFiniteError
 from fer_ignite.inference.scoring import ScoredSplit
@@ -66,6 +65,9 @@ def score_conditions(
     Raises:
         NonFiniteError: outputs are not finite under a condition.
     """
+    # torchvision's transforms take a second to import, and no training needs them
+    from fer_ignite.data.augment.corruptions import corruptions_for
+
     conditions: dict[tuple[str, str], ScoredSplit] = {("clean", ""): score(stream, "clean")}
     for kind, corruption in corruptions_for(stream.preprocessing.channels).items():
         for severity in corruption.severities:

@@ -165,7 +165,11 @@ def _bare_session(
             device=device,
             precision=precision,
         )
-    evaluated = next((part for part in (ema and ema.ema_model, swa and swa.model) if part), model)
+    evaluated = model
+    if ema is not None:
+        evaluated = ema.ema_model
+    elif swa is not None:
+        evaluated = swa.model
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
     metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
     coordinator = StopCoordinator(

@@ -6,12 +6,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from fer_ignite.checkpoint.handler import (
-    AtomicSaver,
-    TopCheckpoints,
-    attach_best,
-    attach_resume_points,
-)
+from fer_ignite.checkpoint.handler import AtomicSaver, attach_best, attach_resume_points, attach_top
 from fer_ignite.distributed.collectives import agree_on_text
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
@@ -222,10 +217,14 @@ def attach_decisions(session: Session) -> None:
     session.best_checkpoint = best
     session.register_last("best", evaluator, event=Events.COMPLETED, handler=best)
     if config.keep_best > 1:
-        top = TopCheckpoints(
-            evaluation_state(session), saver, trainer=trainer, score=score, keep=config.keep_best
+        top = attach_top(
+            evaluator,
+            evaluation_state(session),
+            saver=saver,
+            score=score,
+            trainer=trainer,
+            keep=config.keep_best,
         )
-        evaluator.add_event_handler(Events.COMPLETED, top)
         session.top_checkpoints = top
         session.register_last("top", evaluator, event=Events.COMPLETED, handler=top)
     if config.patience > 0:

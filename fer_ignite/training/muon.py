@@ -1,6 +1,7 @@
 """Muon for matrices and filters, AdamW for all other parameters, in one torch optimizer."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, overload
 
 import torch
@@ -86,10 +87,8 @@ class Muon(Optimizer):
         buffer.lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum)
         matrix = update.flatten(1)
-        # The iteration tolerates bfloat16's rounding, as its authors show, and is faster in it where it is native.
-        fast = resolve_precision("auto", matrix.device) == "bf16"
-        flat = orthogonalise(matrix.bfloat16() if fast else matrix, steps=group["ns_steps"])
-        flat = flat.to(matrix.dtype)
+        fast = matrix.bfloat16() if _is_bf16_native(matrix.device) else matrix
+        flat = orthogonalise(fast, steps=group["ns_steps"]).to(matrix.dtype)
         scale = 0.2 * max(flat.shape) ** 0.5
         parameter.add_(flat.view(update.shape), alpha=-group["lr"] * scale)
 
@@ -106,6 +105,12 @@ class Muon(Optimizer):
         mean = state["exp_avg"] / (1 - beta1 ** state["step"])
         root = (state["exp_avg_sq"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
         parameter.addcdiv_(mean, root, value=-group["lr"])
+
+
+@cache
+def _is_bf16_native(device: torch.device) -> bool:
+    # The iteration tolerates bfloat16's rounding, as its authors show, and is faster in it where it is native.
+    return resolve_precision("auto", device) == "bf16"
 
 
 def orthogonalise(matrix: Tensor, *, steps: int) -> Tensor:

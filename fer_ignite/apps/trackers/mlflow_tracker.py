@@ -95,18 +95,17 @@ class MLflowTracker(Tracker, MLflowLogger):
         logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
         asked = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING" in os.environ
         monitor = None if asked else find_spec("psutil") is not None
-        commit = _git_commit()
-        tags = {} if commit is None else {"mlflow.source.git.commit": commit}
         if known is not None:
             mlflow.start_run(run_id=known, log_system_metrics=monitor)
             return
+        commit = _git_commit()
         name = self.project or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         experiment = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
         # Not mlflow.set_experiment: it leaves its choice in the environment, for every later run of this process.
         mlflow.start_run(
             experiment_id=experiment or self._experiment(name or "fer_ignite"),
             run_name=self.run_name,
-            tags=tags,
+            tags={} if commit is None else {"mlflow.source.git.commit": commit},
             log_system_metrics=monitor,
         )
 

@@ -27,7 +27,7 @@ from fer_ignite.data.readers.named_files import find_named_files, read_named_fil
 from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.errors import DataError
-from fer_ignite.imports import is_object_name, optional_library
+from fer_ignite.imports import is_object_name, optional_library, split_names
 
 __all__ = [
     "DEMO_COUNT",
@@ -98,9 +98,7 @@ def split_sources(data: str) -> tuple[str, ...]:
     Raises:
         DataError: an empty part.
     """
-    if "," not in data or "\0" in data or os.path.lexists(data):
-        return (data,)
-    parts = tuple(part.strip() for part in data.split(","))
+    parts = split_names(data)
     if not all(parts):
         raise DataError(
             f"data {printable(data)}: one of the data sets between the commas has no name; write --data A --data B."
