@@ -51,7 +51,7 @@ __all__ = ["command"]
     "--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON."
 )
 def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: Any) -> int:
-    """Write one self-contained page about a run folder or a checkpoint; about several, a comparison.
+    """Write one self-contained page about a run folder, a checkpoint or an ensemble (A,B,C); about several, a comparison.
 
     It opens in any browser, fetches nothing, and can be sent to others: note that it holds pictures of faces.
     """

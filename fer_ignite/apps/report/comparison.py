@@ -89,7 +89,7 @@ def _run(name: str, subject: RunReference, *, options: ReportOptions) -> dict[st
     result = evaluation_result(subject, options)
     return {
         "name": name,
-        "checkpoint": str(subject.checkpoint),
+        "checkpoint": subject.source,
         "hits_N": correct_predictions(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),

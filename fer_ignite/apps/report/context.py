@@ -21,6 +21,7 @@ from fer_ignite.apps.report.gallery import confident_mistakes, confusion_cells, 
 from fer_ignite.apps.report.sentences import outcome_sentences
 from fer_ignite.apps.report.settings import setting_rows
 from fer_ignite.apps.report.subject import RunReference
+from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.metrics.calibration import build_calibration
 from fer_ignite.metrics.curves import class_curves
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
@@ -52,11 +53,12 @@ def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData)
     return {
         "title": subject.name,
         "subject": {
-            "checkpoint": str(subject.checkpoint),
+            "checkpoint": subject.source,
             "run": None if subject.folder is None else str(subject.folder.path),
+            "ensemble": subject.is_ensemble,
         },
         "sentences": outcome_sentences(
-            result, summary, network=str(config.get("model", "?")), looks=len(accesses)
+            result, summary, network=_network_name(seen.network), looks=len(accesses)
         ),
         "result": result,
         "summary": summary,
@@ -265,7 +267,7 @@ def network_facts(seen: ReportData) -> list[tuple[str, str]]:
     trained_on = network.checkpoint.get("data", {})
     parameters: list[Tensor] = list(network.model.parameters())
     return [
-        ("network", str(network.config.model)),
+        ("network", _network_name(network)),
         ("parameters", f"{sum(tensor.numel() for tensor in parameters):,}"),
         (
             "input",
@@ -279,6 +281,11 @@ def network_facts(seen: ReportData) -> list[tuple[str, str]]:
         ),
         ("trained on", str(trained_on.get("source", "?"))),
     ]
+
+
+def _network_name(network: LoadedModel) -> str:
+    names = [str(member.config.model) for member in network.networks]
+    return names[0] if len(names) == 1 else f"ensemble of {', '.join(names)}"
 
 
 def environment_rows(

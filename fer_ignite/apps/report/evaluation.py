@@ -80,7 +80,7 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
     result = evaluation_result(subject, options)
     seen = result.pop("faces")
     request = _request(subject, options)
-    network = load_model(subject.checkpoint, device=options.device, model=request.model)
+    network = load_model(subject.source, device=options.device, model=request.model)
     config = evaluation_config(request, network.checkpoint)
     faces = open_dataset(config, find_cache(config)[0])
     shown = options.votes or (config.votes if options.data is None else None)
@@ -118,7 +118,7 @@ def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
     """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
     config = subject.config
     return EvaluateRequest(
-        str(subject.checkpoint),
+        subject.source,
         data=options.data,
         split=options.split,
         tta=options.tta,

@@ -118,6 +118,9 @@ class GradCam:
 
 def build_explainer(look: ReportData) -> GradCam | str:
     """Grad-CAM for a look, or the sentence that says why this network can't be explained so."""
+    if look.network.members:
+        # the gradient would reach the members through one mean, and a map belongs to one of them
+        return "Grad-CAM explains one network, not an ensemble; write the report of one of its checkpoints."
     try:
         return GradCam(look, find_layer(look.network.model, next(prepared(look, [0]))))
     except ConfigError as error:

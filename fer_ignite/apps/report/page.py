@@ -21,9 +21,9 @@ def write_report(
     """Writes one self-contained page about a run, or one that compares several.
 
     Args:
-        runs: run folders or checkpoints; a str or a Path is one of them.
+        runs: run folders, checkpoints or ensembles ("A,B,C"); a str or a Path is one of them.
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
-            a run, ``comparison.html`` here for several.
+            a run and for an ensemble, ``comparison.html`` here for several.
         options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Reads val unless ``split`` says otherwise; a look at test
             leaves its line in the run's test-access log.
     Returns:
@@ -52,7 +52,7 @@ def default_file(subjects: Sequence[RunReference]) -> Path:
         return Path("comparison.html")
     (subject,) = subjects
     return (
-        Path(f"{subject.checkpoint.stem}.report.html")
+        Path(f"{'ensemble' if subject.is_ensemble else subject.checkpoint.stem}.report.html")
         if subject.folder is None
         else subject.folder.report
     )

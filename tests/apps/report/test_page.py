@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_ignite import train
+from fer_ignite import evaluate, train
 from fer_ignite.apps.report.comparison import compare_pair, distinct_names
 from fer_ignite.apps.report.context import build_context
 from fer_ignite.apps.report.evaluation import ReportOptions
@@ -314,3 +314,24 @@ def test_settings_tell_what_was_changed(facts):
     assert odd["name"] == HOSTILE and odd["changed"]
     (differing,) = differing_settings([{"lr": 0.1, "out": "a"}, {"lr": 0.2, "out": "b"}])
     assert (differing["name"], differing["values_of"]) == ("lr", ["0.1", "0.2"])
+
+
+def test_an_ensemble_has_a_page_and_takes_part_in_a_comparison(finished_run, tmp_path):
+    copies = [tmp_path / name for name in ("one", "two")]
+    for copy_ in copies:
+        shutil.copytree(finished_run, copy_)
+    name = f"{copies[0]}=3,{copies[1] / 'checkpoints' / 'last.pt'}=1"
+    facts = build_context(resolve_run(name), ReportOptions())
+    assert facts["title"] == "ensemble of one, two" and facts["subject"]["run"] is None
+    assert facts["attention"]["reason"].startswith("Grad-CAM explains one network")
+    ensemble = evaluate(resolve_run(name).source, quiet=True)
+    assert facts["result"]["accuracy"] == ensemble["accuracy"]
+    assert dict(facts["network"])["network"] == "ensemble of fer48, fer48"
+    written = write_report([name, copies[0]], out=tmp_path / "both.html")
+    assert "ensemble of one, two" in (tmp_path / "both.html").read_text()
+    assert written["file"] == str(tmp_path / "both.html")
+
+
+def test_a_member_that_is_missing_is_refused_by_its_name(finished_run, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
+        write_report(f"{finished_run},{tmp_path / 'nowhere.pt'}")
