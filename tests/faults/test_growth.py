@@ -1,6 +1,7 @@
 """Long runs and many starts do not grow: memory, descriptors, processes, files (short forms of rows G1 to G4)."""
 
 import importlib
+import itertools
 import json
 import os
 import tempfile
@@ -56,7 +57,7 @@ def test_ninety_epochs_leave_memory_descriptors_and_threads_as_twenty_did(server
     lines = lines_of(tmp_path)
     settled, last = lines[19], lines[-1]
     pieces = [lines[start : start + 14] for start in range(20, 90, 14)]
-    grown = [growth_between(a, b, "resident") for a, b in zip(pieces, pieces[1:])]
+    grown = [growth_between(a, b, "resident") for a, b in itertools.pairwise(pieces)]
     assert min(grown) <= 2 and sum(grown) <= 40, grown  # 2 MB: 0.14 MB per epoch
     assert all(last[what] == settled[what] for what in ("descriptors", "threads", "children"))
 
