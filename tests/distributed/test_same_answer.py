@@ -58,6 +58,7 @@ WAYS = {
     "resizing": {"image_size_schedule": "24:0.3,32:0.6,48"},
     "sam": {"sam_rho": 0.05},
     "swa": {"swa_start": 0.5, "model_ema": False},
+    "muon": {"opt": "muon", "lr": 0.003, "weight_decay": 0.1},
 }
 
 
