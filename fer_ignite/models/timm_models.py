@@ -2,7 +2,11 @@
 
 # Dimensions: K expressions.
 
+import contextlib
 import difflib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -14,6 +18,7 @@ __all__ = ["PREFIX", "build_timm_model", "check_timm_name", "published_statistic
 
 PREFIX = "timm:"
 _HUB = "hf-hub:"
+_HUB_TIMEOUT_SECONDS = 5
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -66,13 +71,14 @@ def build_timm_model(
     if image_px is not None and facts is not None and facts.fixed_input_size:
         options["img_size"] = image_px
     try:
-        model: nn.Module = timm.create_model(
-            short,
-            pretrained=pretrained,
-            num_classes=num_classes,
-            in_chans=in_channels,
-            **{**options, **arguments},
-        )
+        with _without_retries(downloads=pretrained or short.startswith(_HUB)):
+            model: nn.Module = timm.create_model(
+                short,
+                pretrained=pretrained,
+                num_classes=num_classes,
+                in_chans=in_channels,
+                **{**options, **arguments},
+            )
     except (
         Exception
     ) as error:  # of timm, the hub, the network and the disk; they have no common base
@@ -89,6 +95,35 @@ def build_timm_model(
     if head:
         model.head_prefixes = (head,) if isinstance(head, str) else tuple(head)  # type: ignore[assignment]
     return model
+
+
+@contextlib.contextmanager
+def _without_retries(*, downloads: bool) -> Iterator[None]:
+    """Where the hub can't be reached, only files that are on this machine are used.
+
+    The hub's own client retries each of several requests five times: 52 s before the first error.
+    """
+    if not downloads:
+        yield
+        return
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _is_reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=_HUB_TIMEOUT_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers; what it says is for the client of the hub
+    except OSError:
+        return False
 
 
 def published_statistics(name: str) -> Statistics:

@@ -28,7 +28,7 @@ def test_a_row_per_face_and_one_for_a_picture_without(cli, photographs):
     network, complaint = ended.err.splitlines()
     assert (
         ended.code == 0
-        and "quick.pt, which ships with the package" in network
+        and "robust.pt, which ships with the package" in network
         and "bad.mp4: no video" in complaint
     )
     astronaut, bad, coffee = ended.out.splitlines()

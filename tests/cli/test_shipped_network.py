@@ -17,7 +17,7 @@ def test_predict_without_a_checkpoint_asks_the_shipped_network(cli):
     assert alone.code == 0 and alone.out == named.out
     assert alone.out.count(" %") == 9
     assert (
-        "quick.pt, which ships with the package" in alone.err
+        "robust.pt, which ships with the package" in alone.err
         and len(alone.err.splitlines()) == 1
         and named.err == ""
     )

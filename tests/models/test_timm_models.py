@@ -76,3 +76,16 @@ def test_without_timm_the_sentence_says_what_to_install(monkeypatch):
     with pytest.raises(ConfigError, match=r'pip install "\.\[timm\]"'):
         check_name("timm:resnet10t")
     assert check({"model": "timm:resnet10t"}).model == "timm:resnet10t"
+
+
+def test_an_unreachable_hub_is_refused_without_retries(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    seen = []
+    monkeypatch.setattr(
+        timm, "create_model", lambda *args, **options: seen.append(constants.HF_HUB_OFFLINE)
+    )
+    build_model("timm:resnet10t.c3_in1k", num_classes=7, in_channels=1, pretrained=True)
+    build_model("timm:resnet10t", num_classes=7, in_channels=1)
+    assert seen == [True, False] and not constants.HF_HUB_OFFLINE

@@ -41,7 +41,7 @@ class Mtcnn:
         IEEE Signal Processing Letters 23 (2016), arXiv 1604.02878; thresholds as in its published implementation.
     """
 
-    margin = 0.0
+    margin = -0.05
 
     def __init__(self, *, smallest_px: float = 40.0) -> None:
         self.smallest_px = smallest_px

@@ -62,7 +62,7 @@ def test_a_face_and_a_photograph_are_answered_and_a_signal_ends_it(served, tmp_p
     assert sum(results[0]["faces"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     (found,) = results[1]["faces"]
     assert found["label"] == "happy" and set(found["box"]) == {"left", "top", "width", "height"}
-    assert httpx.get(f"{address}health").json()["network"] == "quick.pt"
+    assert httpx.get(f"{address}health").json()["network"] == "robust.pt"
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert not any(tmp_path.rglob("*.png"))  # no picture stays
