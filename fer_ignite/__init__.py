@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from fer_ignite.api import build_session, train
     from fer_ignite.config import Config
-    from fer_ignite.inference.evaluate import compare, evaluate
+    from fer_ignite.inference.comparison import compare
+    from fer_ignite.inference.evaluate import evaluate
     from fer_ignite.inference.loaded_model import load_model
     from fer_ignite.inference.predictor import predict
     from fer_ignite.training.events import RunEvents, StepEvents
@@ -29,7 +30,7 @@ _HOMES = {
     "build_session": "fer_ignite.api",
     "create_evaluator": "fer_ignite.training.trainer",
     "create_trainer": "fer_ignite.training.trainer",
-    "compare": "fer_ignite.inference.evaluate",
+    "compare": "fer_ignite.inference.comparison",
     "evaluate": "fer_ignite.inference.evaluate",
     "load_model": "fer_ignite.inference.loaded_model",
     "predict": "fer_ignite.inference.predictor",

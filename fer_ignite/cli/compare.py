@@ -41,7 +41,7 @@ def command(first: str, second: str, *, as_json: bool, **options: Any) -> int:
 
     require_checkpoints((first, second))
     with loading_torch():
-        from fer_ignite.inference.evaluate import compare
+        from fer_ignite.inference.comparison import compare
 
     result = compare(first, second, **options)
     if as_json:

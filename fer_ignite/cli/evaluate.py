@@ -1,7 +1,6 @@
 """``fer-ignite evaluate``: metrics of checkpoints on data sets as a table, JSON, csv or a plot."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,18 +122,18 @@ def command(
         require_writable(flag, file)
     with loading_torch():
         from fer_ignite.checkpoint.atomic_io import write_text_durably
-        from fer_ignite.distributed import leave
-        from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+        from fer_ignite.distributed import is_main_process, leave
+        from fer_ignite.inference.evaluate import launch_evaluation
+        from fer_ignite.inference.request import EvaluateRequest
     several = len(checkpoints) > 1 or len(sources) > 1
     if several and (plot_file or predictions_file):
         raise ConfigError(
             "--plot and --predictions are about one checkpoint on one data set; give one of each."
         )
     if weights == "val":
-        checkpoints = [_with_weights_of_val(name, options) for name in checkpoints]
+        checkpoints = [_fit_weights_on_val(name, options) for name in checkpoints]
     else:
         checkpoints = [with_weights(name, weights) for name in checkpoints]
-    main = int(os.environ.get("RANK") or 0) == 0
     results = []
     for data in sources or (None,):
         for checkpoint in checkpoints:
@@ -151,7 +150,7 @@ def command(
                 error.exit_code = outcome.exit_code or 1
                 raise error
             results.append(outcome.result)
-    if main:
+    if is_main_process():
         faces = results[0].pop("faces", None)
         shown = {"results": results} if several else results[0]
         if not options["quiet"] and json_file != "-":
@@ -169,9 +168,9 @@ def command(
     leave(outcome)
 
 
-def _with_weights_of_val(name: str, options: dict[str, Any]) -> str:
+def _fit_weights_on_val(name: str, options: dict[str, Any]) -> str:
     from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
-    from fer_ignite.inference.evaluate import fit_ensemble_weights
+    from fer_ignite.inference.ensemble_weights import fit_ensemble_weights
 
     passed_on = ("tta", "model", "collate_fn", "device", "cache", "quiet")
     found = fit_ensemble_weights(name, **{option: options[option] for option in passed_on})

@@ -1,7 +1,6 @@
 """``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
-import os
 from typing import Any
 
 import click
@@ -80,7 +79,7 @@ def command(
         return 0
     require_data([config.data])
     with loading_torch():
-        from fer_ignite.distributed import leave
+        from fer_ignite.distributed import is_main_process, leave
         from fer_ignite.runs import execute
 
     if plot_lr:
@@ -99,7 +98,7 @@ def command(
         config.quiet
         and outcome.result is not None
         and "status" in outcome.result
-        and int(os.environ.get("RANK") or 0) == 0
+        and is_main_process()
     ):
         from fer_ignite.runs.banner import result_lines
 
@@ -111,7 +110,7 @@ def command(
     ):
         click.echo(runs_table(outcome.result), err=True)
     # of torchrun's processes one speaks for all
-    if as_json and int(os.environ.get("RANK") or 0) == 0:
+    if as_json and is_main_process():
         ending = {
             "exit_code": outcome.exit_code,
             "status": outcome.status,

@@ -1,6 +1,6 @@
 """Starts a function in one or several processes and ends all of them with one outcome."""
 
-from fer_ignite.distributed.launcher import launch, leave
+from fer_ignite.distributed.launcher import is_main_process, launch, leave
 from fer_ignite.distributed.outcome import Outcome
 from fer_ignite.distributed.resolve import LaunchSpec
 from fer_ignite.distributed.signals import SignalFlag, reset_signals
@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "SignalFlag",
     "final_outcome_marker",
+    "is_main_process",
     "launch",
     "leave",
     "previous_final_outcome",

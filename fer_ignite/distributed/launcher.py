@@ -11,7 +11,12 @@ from fer_ignite.distributed.resolve import LaunchPlan, LaunchSpec, make_plan
 from fer_ignite.distributed.torchrun import mark_final, run_joined
 from fer_ignite.distributed.worker import hard_exit, run_function
 
-__all__ = ["launch", "leave"]
+__all__ = ["is_main_process", "launch", "leave"]
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes for all: rank 0 under torchrun or in a child, else the only one."""
+    return int(os.environ.get("RANK") or 0) == 0
 
 
 def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Outcome:
@@ -27,7 +32,7 @@ def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Out
         ConfigError: before any process is started.
     """
     plan = make_plan(spec, os.environ, machine=this_machine())
-    if plan.warning and int(os.environ.get("RANK") or 0) == 0:
+    if plan.warning and is_main_process():
         print(f"warning: {plan.warning}", file=sys.stderr, flush=True)
     if plan.mode == "joined":
         return run_joined(plan, function, args=args)

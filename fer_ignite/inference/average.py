@@ -16,9 +16,10 @@ from fer_ignite.checkpoint.atomic_io import write_durably
 from fer_ignite.checkpoint.format import write_checkpoint
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.inference.evaluate import EvaluateRequest, open_for_scoring, score_network
+from fer_ignite.inference.evaluation_data import open_for_scoring
 from fer_ignite.inference.loaded_model import LoadedModel, load_model
-from fer_ignite.inference.scoring import ScoredSplit
+from fer_ignite.inference.request import EvaluateRequest
+from fer_ignite.inference.scoring import ScoredSplit, score_network
 from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.swa import recompute_batch_statistics, statistics_loader
 

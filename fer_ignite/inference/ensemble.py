@@ -17,12 +17,11 @@ from fer_ignite.errors import CheckpointError, DataError
 if TYPE_CHECKING:
     from fer_ignite.inference.loaded_model import LoadedModel
 
-__all__ = ["EnsembleModule", "combine", "find_weights"]
+__all__ = ["EnsembleModule", "combine"]
 
 # Weights of red, green and blue in a gray image (ITU-R BT.601), as Pillow has them.
 _GRAY = (0.299, 0.587, 0.114)
 _LEAST = 1e-12
-_EM_ITERATIONS = 200
 
 
 class EnsembleModule(nn.Module):
@@ -115,27 +114,6 @@ def combine(members: "Sequence[LoadedModel]", weights: Sequence[float]) -> "Load
     return replace(
         first, model=module.to(first.device).eval(), checkpoint=content, members=tuple(members)
     )
-
-
-def find_weights(probabilities: Sequence[Tensor], labels_N: Tensor) -> list[float]:
-    """The weights, of sum 1, under which the mean probabilities explain the labels best (least cross-entropy).
-
-    The problem is convex; expectation maximisation finds its one minimum.
-
-    Args:
-        probabilities: float [N, K] of each member.
-        labels_N: int64.
-    """
-    rows_N1 = labels_N.view(-1, 1)
-    shares_MN = torch.stack(
-        [values_NK.double().gather(1, rows_N1).squeeze(1) for values_NK in probabilities]
-    ).clamp_min(_LEAST)
-    weights_M1 = torch.full((len(shares_MN), 1), 1 / len(shares_MN), dtype=torch.float64)
-    for _ in range(_EM_ITERATIONS):
-        parts_MN = weights_M1 * shares_MN
-        weights_M1 = (parts_MN / parts_MN.sum(dim=0)).mean(dim=1, keepdim=True)
-    weights: list[float] = weights_M1.squeeze(1).tolist()
-    return weights
 
 
 def _class_order(member: "LoadedModel", classes: Sequence[str]) -> Tensor:

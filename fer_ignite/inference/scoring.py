@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.loader import EvalLoader
+from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.metrics.calibration import calibration_error
 from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class, scores
 from fer_ignite.metrics.intervals import accuracy_interval
+from fer_ignite.training.components import loss_terms
 from fer_ignite.training.loggers import LiveProgressBar
+from fer_ignite.training.losses import build_loss
 from fer_ignite.training.trainer import create_evaluator
 
-__all__ = ["ScoredSplit", "restrict_to_classes", "score_report", "score_split"]
+__all__ = ["ScoredSplit", "restrict_to_classes", "score_network", "score_report", "score_split"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,23 @@ def score_split(
         indices_N[order_N],
         tta,
         state.times["COMPLETED"],
+    )
+
+
+def score_network(
+    network: LoadedModel, loader: EvalLoader, *, tta: str, bar: str | None, group: Any = None
+) -> ScoredSplit:
+    """Outputs and metrics of a loaded network; the loss is plain cross-entropy. See :func:`score_split`."""
+    return score_split(
+        network.model,
+        loss_terms(build_loss("ce")),
+        stream=loader,
+        num_classes=len(network.classes),
+        device=network.device,
+        precision=network.precision,
+        tta=tta,
+        group=group,
+        bar=bar,
     )
 
 

@@ -23,7 +23,8 @@ from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError
 from fer_ignite.imports import is_object_name, load_object, restore_objects
-from fer_ignite.inference.evaluate import EvaluateRequest, launch_evaluation
+from fer_ignite.inference.evaluate import launch_evaluation
+from fer_ignite.inference.request import EvaluateRequest
 from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish

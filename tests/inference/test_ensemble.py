@@ -13,8 +13,8 @@ from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name, network_title
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.inference.ensemble import find_weights
-from fer_ignite.inference.evaluate import compare, fit_ensemble_weights
+from fer_ignite.inference.comparison import compare
+from fer_ignite.inference.ensemble_weights import find_weights, fit_ensemble_weights
 from tests.conftest import TINY
 
 

@@ -20,7 +20,8 @@ from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
 from fer_ignite.data.loader import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteError
-from fer_ignite.inference.evaluate import compare, targets_as_known
+from fer_ignite.inference.comparison import compare
+from fer_ignite.inference.evaluation_data import remap_targets
 from fer_ignite.inference.loaded_model import find_run_dir, predict_probabilities
 from fer_ignite.models import build_model
 
@@ -179,7 +180,7 @@ def test_a_file_that_can_t_be_read_has_its_reason(best, tmp_path):
 def test_vote_shares_of_unknown_classes_are_left_out_and_the_others_renormalised():
     match = match_classes(("sad", "contempt", "joy"), ("angry", "happy", "sad"))
     soft_NK = np.array([[0.5, 0.5, 0.0], [0.2, 0.4, 0.4]], dtype=np.float32)
-    mapped = targets_as_known(Targets(np.array([0, 2]), 3, soft_NK), match)
+    mapped = remap_targets(Targets(np.array([0, 2]), 3, soft_NK), match)
     assert mapped.labels_N.tolist() == [2, 1]
     np.testing.assert_allclose(mapped.soft_NK, [[0, 0, 1], [0, 2 / 3, 1 / 3]], atol=1e-6)
 

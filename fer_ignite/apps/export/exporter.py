@@ -25,9 +25,9 @@ from fer_ignite.checkpoint.atomic_io import (
 from fer_ignite.checkpoint.format import state_digest
 from fer_ignite.checkpoint.paths import ensemble_members
 from fer_ignite.errors import ConfigError
-from fer_ignite.inference.evaluate import EvaluateRequest
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
 from fer_ignite.inference.metadata import ExportMetadata
+from fer_ignite.inference.request import EvaluateRequest
 
 __all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
 

@@ -16,8 +16,8 @@ from fer_ignite.data.fetchers import IndexBatch
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError, FerError
-from fer_ignite.inference.evaluate import EvaluateRequest, evaluation_config
 from fer_ignite.inference.loaded_model import LoadedModel
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config
 
 __all__ = ["Reference", "reference_faces"]
 

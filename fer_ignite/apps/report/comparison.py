@@ -12,7 +12,7 @@ from fer_ignite.apps.report.curves import shared_charts
 from fer_ignite.apps.report.evaluation import ReportOptions, evaluation_result
 from fer_ignite.apps.report.settings import differing_settings
 from fer_ignite.apps.report.subject import RunReference
-from fer_ignite.inference.evaluate import correct_predictions, paired_difference, same_faces
+from fer_ignite.inference.comparison import correct_predictions, paired_difference, same_images
 
 __all__ = ["build_comparison", "compare_pair"]
 
@@ -50,12 +50,12 @@ def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -
 def compare_pair(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """McNemar's test and a paired interval of two runs' difference; only their names where faces or labels differ.
 
-    See :func:`fer_ignite.inference.evaluate.paired_difference`.
+    See :func:`fer_ignite.inference.comparison.paired_difference`.
     """
     pair: dict[str, Any] = {
         "a": a["name"],
         "b": b["name"],
-        "paired": same_faces(a["result"], b["result"]),
+        "paired": same_images(a["result"], b["result"]),
     }
     if pair["paired"]:
         pair |= paired_difference(a["hits_N"], b["hits_N"])

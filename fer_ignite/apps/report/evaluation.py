@@ -13,8 +13,9 @@ from torch import Tensor
 from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.open import find_cache, open_dataset
-from fer_ignite.inference.evaluate import EvaluateRequest, evaluate, evaluation_config
+from fer_ignite.inference.evaluate import evaluate
 from fer_ignite.inference.loaded_model import LoadedModel, load_model, required_user_code
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config
 
 __all__ = ["ReportData", "ReportOptions", "evaluate_for_report", "evaluation_result"]
 

@@ -276,7 +276,7 @@ def test_runs_are_compared_as_compare_does(finished_run, tmp_path):
     content["config"] = {**content["config"], "lr": 0.77}
     with (other / "checkpoints" / "best.pt").open("wb") as file:
         write_checkpoint(content, file)
-    from fer_ignite.inference.evaluate import compare
+    from fer_ignite.inference.comparison import compare
 
     written = write_report([finished_run, other], out=tmp_path / "both.html")
     read = Page((tmp_path / "both.html").read_text())

@@ -1,0 +1,144 @@
+"""Images of an evaluation: classes matched with the network's, targets renumbered, and the loader of the split."""
+
+# Dimensions: N images, K expressions.
+
+from dataclasses import replace
+
+import ignite.distributed as idist
+import numpy as np
+
+from fer_ignite.config import Config
+from fer_ignite.data.classes import ClassMatch, match_classes
+from fer_ignite.data.dataset import SPLITS, FaceDataset
+from fer_ignite.data.loader import EvalLoader, Targets
+from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.distributed import reset_signals
+from fer_ignite.errors import DataError
+from fer_ignite.imports import load_object
+from fer_ignite.inference.loaded_model import LoadedModel
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config
+
+__all__ = ["build_eval_loader", "match_dataset", "open_for_scoring", "remap_targets"]
+
+
+def open_for_scoring(
+    network: LoadedModel, request: EvaluateRequest
+) -> tuple[Config, FaceDataset, EvalLoader]:
+    """The run's settings, the images under the network's classes, and the loader of the request's split, in this process."""
+    config = evaluation_config(request, network.checkpoint)
+    opened = open_dataset(config, find_cache(config)[0])
+    dataset, _, _ = match_dataset(network, opened, request=request)
+    return config, dataset, build_eval_loader(network, dataset, request=request, config=config)
+
+
+def match_dataset(
+    network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
+) -> tuple[FaceDataset, dict[str, int], ClassMatch]:
+    """The images to score, in the network's channels and under its classes; and how many were dropped of each other class.
+
+    Raises:
+        DataError: no images in the split, classes that the network doesn't know, or a test that the best epoch was chosen on.
+    """
+    match = match_classes(dataset.classes, network.classes)
+    indices = dict(dataset.indices)
+    indices["all"] = np.sort(np.concatenate([dataset.indices[split] for split in SPLITS]))
+    chosen = indices[request.split]
+    if not len(chosen):
+        counts = ", ".join(f"{split} {len(part)}" for split, part in dataset.indices.items())
+        raise DataError(f"{dataset.source} has no faces in {request.split}; it has {counts}.")
+    _refuse_selection_data(network, dataset, request=request)
+    counts_K = np.bincount(dataset.targets.labels_N[chosen], minlength=len(dataset.classes))
+    dropped = {
+        name: int(count)
+        for name, count, place in zip(dataset.classes, counts_K, match.places_K, strict=True)
+        if count and place < 0
+    }
+    if dropped and request.unknown_classes == "error":
+        raise _unknown_classes(network, dataset, dropped=dropped, match=match)
+    keep_K = match.places_K >= 0
+    indices = {
+        split: places[keep_K[dataset.targets.labels_N[places]]] for split, places in indices.items()
+    }
+    if not len(indices[request.split]):
+        raise DataError(
+            f"{dataset.source}: none of its classes ({', '.join(dataset.classes)}) is one of the network's "
+            f"({', '.join(network.classes)}); name them with --classes."
+        )
+    targets = remap_targets(dataset.targets, match)
+    matched = replace(
+        dataset, targets=targets, indices=indices, channels=network.preprocessing.channels
+    )
+    return matched, dropped, match
+
+
+def _refuse_selection_data(
+    network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
+) -> None:
+    if request.split != "test":
+        return
+    chosen_on = [member.checkpoint["data"].get("val_fingerprint") for member in network.networks]
+    scored = dataset.split_fingerprint("test")
+    if scored is not None and scored in chosen_on:
+        raise DataError(
+            f"the run chose its best epoch on exactly these faces of {dataset.source}, so they are no test for it; "
+            "score them with --split val, or name data that the run has not seen."
+        )
+
+
+def _unknown_classes(
+    network: LoadedModel, dataset: FaceDataset, *, dropped: dict[str, int], match: ClassMatch
+) -> DataError:
+    known = [name for name in dataset.classes if name not in match.unknown]
+    remedy = (
+        f", or name the classes: --classes '{', '.join(known)}, new={match.unknown[0]}'."
+        if known
+        else "."
+    )
+    return DataError(
+        f"{dataset.source} has classes that the network doesn't know: {', '.join(dropped)} (it knows "
+        f"{', '.join(network.classes)}); leave their faces out with --unknown-classes drop{remedy}"
+    )
+
+
+def build_eval_loader(
+    network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest, config: Config
+) -> EvalLoader:
+    """The loader of the request's split, preprocessed as the network needs it."""
+    name = request.collate_fn
+    fetcher = dataset.fetcher(
+        network.device,
+        seed=config.seed,
+        collate_fn=None if name is None else load_object(name, setting="--collate-fn"),
+        workers=config.workers,
+        worker_init=reset_signals,
+    )
+    return EvalLoader(
+        fetcher,
+        dataset.indices[request.split],
+        dataset.targets,
+        network.preprocessing,
+        network.device,
+        request.batch_size or config.eval_batch_size,
+        idist.get_rank(),
+        idist.get_world_size(),
+        config.channels_last,
+    )
+
+
+def remap_targets(targets: Targets, match: ClassMatch) -> Targets:
+    """Labels and vote shares as the network numbers its classes; -1 for a class that it doesn't know.
+
+    Shares of unknown classes are left out and the others renormalised.
+    """
+    soft_NK = None
+    if targets.soft_NK is not None:
+        soft_NK = np.zeros((len(targets.soft_NK), len(match.known_classes)), dtype=np.float32)
+        for column, place in enumerate(match.places_K.tolist()):
+            if place >= 0:
+                soft_NK[:, place] += targets.soft_NK[:, column]
+        if match.unknown:
+            total_N1 = soft_NK.sum(axis=1, keepdims=True)
+            # An image all of whose votes are for unknown classes keeps shares of 0; 0 / 0 would be NaN.
+            soft_NK /= np.where(total_N1 > 0, total_N1, 1)
+    labels_N = match.places_K[targets.labels_N]
+    return Targets(labels_N, len(match.known_classes), soft_NK)
