@@ -29,7 +29,7 @@ def report_to_ray(session):
         metrics = {name: float(value) for name, value in session.history_line().items()}
         epoch = int(metrics["epoch"])
         last = session.folder.checkpoints / "last.pt"
-        if epoch in reported or engine.state.iteration % len(session.train_stream) != 0:
+        if epoch in reported or engine.state.iteration % len(session.train_loader) != 0:
             return  # a resume point within an epoch
         reported.add(epoch)
         with tempfile.TemporaryDirectory() as name:

@@ -97,11 +97,11 @@ def order_by_shards(plan, epoch):
 
 def by_shards(session):
     """The handler: the run's plan, with another order."""
-    stream = session.train_stream
+    loader = session.train_loader
     settings = {
-        field.name: getattr(stream.plan, field.name) for field in dataclasses.fields(EpochSampler)
+        field.name: getattr(loader.plan, field.name) for field in dataclasses.fields(EpochSampler)
     }
-    stream.plan = ByShards(**settings, per_shard=Shards("train").per_shard)
+    loader.plan = ByShards(**settings, per_shard=Shards("train").per_shard)
 
 
 def write(data, folder):

@@ -99,23 +99,23 @@ def build_session(
         loss=loss,
         optimizer=optimizer,
     )
-    job, lock = prepare(config, given, handlers=handlers)
-    if job.finished is not None:
+    run_spec, lock = prepare(config, given, handlers=handlers)
+    if run_spec.finished is not None:
         lock.release()
-        raise ConfigError(job.finished)
-    folder = RunDir(job.folder)
-    resolved = check(job.config)
+        raise ConfigError(run_spec.finished)
+    folder = RunDir(run_spec.folder)
+    resolved = check(run_spec.config)
     run_logger(folder, rank=0, quiet=resolved.quiet)
     try:
-        session = open_session(resolved, job, folder=folder)
+        session = open_session(resolved, run_spec, folder=folder)
     except BaseException:
         lock.release()
-        undo(job)
+        undo(run_spec)
         raise
     session.at_end = finish
     session.at_close.callback(lock.release)
     session.at_close.callback(close_run_logger)
-    _SESSIONS[folder.path.resolve()] = weakref.ref(session), job
+    _SESSIONS[folder.path.resolve()] = weakref.ref(session), run_spec
     return session
 
 
@@ -123,7 +123,7 @@ def _close_session_in(config: Config) -> None:
     """Closes an open session of this process in the same folder: a notebook's cell that is run a second time."""
     if config.name is None or (path := (Path(config.out) / config.name).resolve()) not in _SESSIONS:
         return
-    reference, job = _SESSIONS.pop(path)
+    reference, run_spec = _SESSIONS.pop(path)
     if (session := reference()) is not None:
         session.close()
-        undo(job)
+        undo(run_spec)

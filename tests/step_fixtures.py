@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def batch_of(
     count, *, window=None, is_first_micro=True, is_last_micro=True, seed=0, size=4, num_classes=3
 ):
-    """A batch of random faces, as a stream gives it."""
+    """A batch of random faces, as a loader gives it."""
     random = torch.Generator().manual_seed(seed)
     labels_B = torch.randint(num_classes, (count,), generator=random)
     return Batch(

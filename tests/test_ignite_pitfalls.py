@@ -24,23 +24,23 @@ def sgd(lr=0.1):
 
 
 class Shelf(BaseSaveHandler):
-    """A save handler that notes what it is asked to do."""
+    """A save handler that records its calls."""
 
     def __init__(self, fails_at=None):
-        self.asked, self.fails_at, self.saved = [], fails_at, []
+        self.calls, self.fails_at, self.saved = [], fails_at, []
 
     def __call__(self, checkpoint, filename, metadata=None):
-        self.asked.append(("save", filename))
+        self.calls.append(("save", filename))
         if len(self.saved) == self.fails_at:
             raise OSError("disk full")
         self.saved.append(copy.deepcopy(checkpoint))
 
     def remove(self, filename):
-        self.asked.append(("remove", filename))
+        self.calls.append(("remove", filename))
 
 
 def test_i1_a_finished_run_that_is_run_again_trains_all_over():
-    """Session.run returns before Ignite is asked."""
+    """Session.run returns before it calls Ignite."""
     engine = idle()
     engine.run([0, 1, 2], max_epochs=2)
     other = idle()
@@ -54,16 +54,16 @@ def test_i1_a_finished_run_that_is_run_again_trains_all_over():
 def test_i3_an_epoch_length_that_changed_is_refused_only_when_it_is_given():
     """Session.run always gives it."""
     state = {"iteration": 5, "epoch_length": 5, "max_epochs": 2}
-    silent, told = idle(), idle()
+    silent, restored = idle(), idle()
     silent.load_state_dict(state)
     assert silent.run(range(10), max_epochs=2).iteration == 10  # five more, not ten
-    told.load_state_dict(state)
+    restored.load_state_dict(state)
     with pytest.raises(ValueError, match="epoch_length"):
-        told.run(range(10), max_epochs=2, epoch_length=10)
+        restored.run(range(10), max_epochs=2, epoch_length=10)
 
 
 def test_i4_data_starts_again_in_the_middle_of_an_epoch():
-    """TrainLoader asks for the iteration and begins there."""
+    """TrainLoader reads the trainer's iteration and begins there."""
     engine, seen = idle(), []
     engine.load_state_dict({"iteration": 5, "epoch_length": 10, "max_epochs": 1})
     engine.add_event_handler(
@@ -103,7 +103,7 @@ def test_i8_the_old_file_is_removed_before_the_new_one_is_written():
     trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
     with pytest.raises(OSError, match="disk full"):
         trainer.run([0, 1], max_epochs=1)
-    assert [what for what, _ in shelf.asked] == ["save", "remove", "save"]
+    assert [what for what, _ in shelf.calls] == ["save", "remove", "save"]
 
 
 def test_i10_a_first_score_of_nan_blocks_the_best_checkpoint_for_ever():
@@ -119,7 +119,7 @@ def test_i10_a_first_score_of_nan_blocks_the_best_checkpoint_for_ever():
     )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, handler)
     trainer.run([0, 1, 2], max_epochs=1)
-    assert shelf.asked == [("save", "checkpoint_acc=nan.pt")]
+    assert shelf.calls == [("save", "checkpoint_acc=nan.pt")]
 
 
 def test_i11_a_single_object_is_saved_without_its_name():
@@ -190,18 +190,18 @@ def test_i21_terminate_in_an_iteration_fires_no_end_of_the_epoch():
     assert fired == ["run"]
 
 
-def test_i22_with_a_handler_on_exceptions_the_engine_goes_on():
+def test_i22_with_a_handler_on_exceptions_the_engine_continues():
     """Session._reraise_last adds one that raises again."""
-    engine, heard = idle(), []
+    engine, seen = idle(), []
     engine.logger.disabled = True
-    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda e, error: heard.append(error))
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda e, error: seen.append(error))
 
     @engine.on(Events.ITERATION_COMPLETED(once=1))
     def fails(e):
         raise ValueError
 
     assert engine.run([0, 1], max_epochs=3).epoch == 3  # no exception, and the next epochs ran
-    assert heard
+    assert seen
 
 
 def test_i23_or_ed_events_fire_twice_where_they_meet():

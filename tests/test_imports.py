@@ -8,7 +8,7 @@ from fer_ignite.imports import is_object_name, load_object
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:D", "./x.py:f", "/tmp/dir with space/x.py:f"])
-def test_names_of_objects_are_told_from_names_of_built_ins(text):
+def test_names_of_objects_are_distinguished_from_names_of_built_ins(text):
     assert is_object_name(text)
 
 

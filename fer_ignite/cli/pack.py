@@ -75,14 +75,14 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
     from fer_ignite.data.cache.format import announced_source, describe, open_cache
     from fer_ignite.data.cache.manifest import verify_cache
 
-    pack = open_cache(path)
+    cache = open_cache(path)
     if verify:
-        verify_cache(pack)
+        verify_cache(cache)
         click.echo("every file and every image has its checksum.", err=as_json)
-    source = announced_source(pack, data)
-    shown = {**pack.manifest, "source": source, "path": str(path)}
+    source = announced_source(cache, data)
+    shown = {**cache.manifest, "source": source, "path": str(path)}
     click.echo(
-        json.dumps(shown, indent=2) if as_json else f"{describe(pack, source=source)}\n{path}"
+        json.dumps(shown, indent=2) if as_json else f"{describe(cache, source=source)}\n{path}"
     )
     if preview:
         from fer_ignite.runs.previews import draw_preview

@@ -176,7 +176,7 @@ def _opened(checkpoint: str | None, **options: Any) -> "Predictor":
     predictor = open_predictor(checkpoint or shipped_checkpoint(), **options)
     if checkpoint is None:
         click.echo(
-            f"network     {shipped_checkpoint().name}, which ships with the package; to ask another, name it first",
+            f"network     {shipped_checkpoint().name}, which ships with the package; to use another, name it first",
             err=True,
         )
     return predictor

@@ -68,65 +68,61 @@ def write_face_rows(
     if form == "csv":
         labels = [f"{what}_{i}" for i in range(1, topk + 1) for what in ("label", "p")]
         write(csv_line(["file", "time_s", "track", "face", *_BOX, *labels, "error"]))
-    for sighting in face_rows:
-        readable = readable or sighting.error is None
-        write(_FORMS[form](sighting, topk))
-        if sighting.error is not None and form == "table":
-            click.echo(f"fer-ignite: {sighting.error}", err=True)
+    for row in face_rows:
+        readable = readable or row.error is None
+        write(_FORMS[form](row, topk))
+        if row.error is not None and form == "table":
+            click.echo(f"fer-ignite: {row.error}", err=True)
     return readable
 
 
-def _best(sighting: FaceRow, topk: int) -> list[tuple[str, float]]:
-    probabilities = {} if sighting.reading is None else sighting.reading.probabilities
+def _best(row: FaceRow, topk: int) -> list[tuple[str, float]]:
+    probabilities = {} if row.reading is None else row.reading.probabilities
     return sorted(probabilities.items(), key=lambda pair: -pair[1])[:topk]
 
 
-def _table(sighting: FaceRow, topk: int) -> str:
-    name = printable(sighting.file)
-    if sighting.reading is None:
-        return f"{name}  {'-' if sighting.error else 'no face'}\n"
-    box = sighting.reading.box
-    when = (
-        f"face {sighting.face}"
-        if sighting.time_s is None
-        else f"{sighting.time_s:8.3f} s  track {sighting.track}"
-    )
-    return f"{name}  {when}  {describe_box(box)}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(sighting, topk))}\n"
+def _table(row: FaceRow, topk: int) -> str:
+    name = printable(row.file)
+    if row.reading is None:
+        return f"{name}  {'-' if row.error else 'no face'}\n"
+    box = row.reading.box
+    when = f"face {row.face}" if row.time_s is None else f"{row.time_s:8.3f} s  track {row.track}"
+    return f"{name}  {when}  {describe_box(box)}  {'  '.join(f'{label} {100 * p:5.1f} %' for label, p in _best(row, topk))}\n"
 
 
-def _json_line(sighting: FaceRow, topk: int) -> str:
-    values: dict[str, Any] = {"file": sighting.file}
-    if sighting.time_s is not None:
-        values |= {"time_s": round(sighting.time_s, 6), "track": sighting.track}
-    if sighting.error is not None:
-        values["error"] = sighting.error
+def _json_line(row: FaceRow, topk: int) -> str:
+    values: dict[str, Any] = {"file": row.file}
+    if row.time_s is not None:
+        values |= {"time_s": round(row.time_s, 6), "track": row.track}
+    if row.error is not None:
+        values["error"] = row.error
     else:
-        values["face"] = sighting.face
-    if sighting.reading is not None:
-        best = _best(sighting, topk)
-        box = {name: round(getattr(sighting.reading.box, name), 4) for name in _BOX}
+        values["face"] = row.face
+    if row.reading is not None:
+        best = _best(row, topk)
+        box = {name: round(getattr(row.reading.box, name), 4) for name in _BOX}
         values |= {"box": box, "label": best[0][0], "probabilities": dict(best)}
     return json.dumps(values) + "\n"
 
 
-def _csv(sighting: FaceRow, topk: int) -> str:
-    time = "" if sighting.time_s is None else f"{sighting.time_s:.6f}"
-    face = "" if sighting.error is not None else str(sighting.face)
+def _csv(row: FaceRow, topk: int) -> str:
+    time = "" if row.time_s is None else f"{row.time_s:.6f}"
+    face = "" if row.error is not None else str(row.face)
     box = [""] * len(_BOX)
-    if sighting.reading is not None:
-        box = [f"{getattr(sighting.reading.box, name):.4f}" for name in _BOX]
-    cells = [cell for name, p in _best(sighting, topk) for cell in (name, f"{p:.6f}")]
+    if row.reading is not None:
+        box = [f"{getattr(row.reading.box, name):.4f}" for name in _BOX]
+    cells = [cell for name, p in _best(row, topk) for cell in (name, f"{p:.6f}")]
     cells += [""] * (2 * topk - len(cells))
-    track = "" if sighting.track is None else str(sighting.track)
+    track = "" if row.track is None else str(row.track)
     return csv_line(
         [
-            formula_safe(printable(sighting.file)),
+            formula_safe(printable(row.file)),
             time,
             track,
             face,
             *box,
             *cells,
-            formula_safe(sighting.error or ""),
+            formula_safe(row.error or ""),
         ]
     )
 

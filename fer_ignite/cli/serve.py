@@ -68,4 +68,4 @@ def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> i
 
     if checkpoint is not None:
         checkpoint = with_weights(checkpoint, weights)
-    return run_service(checkpoint, say=click.echo, **options)
+    return run_service(checkpoint, echo=click.echo, **options)

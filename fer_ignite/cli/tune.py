@@ -84,7 +84,7 @@ def command(
         config,
         TuneRequest(space=space, trials=trials, timeout_s=seconds, prune=prune),
         given=given,
-        tell=lambda text: click.echo(text, err=True),
+        echo=lambda text: click.echo(text, err=True),
     )
     result = outcome.result or {}
     click.echo(json.dumps(result, indent=2) if as_json else trial_table(result))

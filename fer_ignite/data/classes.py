@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.expressions import are_numbers, expression_of
+from fer_ignite.data.expressions import are_numbers, find_expression
 from fer_ignite.errors import ConfigError, DataError
 
 __all__ = [
@@ -80,7 +80,7 @@ def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> 
     by_meaning: dict[str, list[int]] = {}
     for place, name in enumerate(known_classes):
         by_case.setdefault(name.strip().casefold(), []).append(place)
-        if (meaning := expression_of(name)) is not None:
+        if (meaning := find_expression(name)) is not None:
             by_meaning.setdefault(meaning, []).append(place)
     places = []
     for name in data_classes:
@@ -88,7 +88,7 @@ def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> 
             [exact[name]]
             if name in exact
             else by_case.get(name.strip().casefold())
-            or by_meaning.get(expression_of(name) or "", [])
+            or by_meaning.get(find_expression(name) or "", [])
         )
         if len(found) > 1:
             raise DataError(
@@ -192,9 +192,9 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
 
 def _known_name(name: str, source_classes: Sequence[str]) -> str:
     """A class of the data by its name, else the only one that means the same expression; else the name as it is."""
-    if name in source_classes or (meaning := expression_of(name)) is None:
+    if name in source_classes or (meaning := find_expression(name)) is None:
         return name
-    same = [known for known in source_classes if expression_of(known) == meaning]
+    same = [known for known in source_classes if find_expression(known) == meaning]
     return same[0] if len(same) == 1 else name
 
 

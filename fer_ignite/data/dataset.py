@@ -64,7 +64,7 @@ class FaceDataset:
     def train_indices(
         self, *, drop_train_duplicates: bool, limit: int | None, seed: int
     ) -> NDArray[np.int64]:
-        """The train split without excluded faces, without leaked ones where asked; the first ``limit`` of a seeded order."""
+        """The train split without excluded faces, without train duplicates where requested; the first ``limit`` of a seeded order."""
         indices = self.indices["train"]
         if drop_train_duplicates and self.leaks is not None:
             indices = indices[~self.leaks[indices]]
@@ -84,7 +84,7 @@ class FaceDataset:
             },
         )
 
-    def name_of(self, place: int) -> str:
+    def image_id(self, place: int) -> str:
         """The image's name; its place where the data names none."""
         return str(place) if self.pack is None else self.pack.sample_id(place)
 

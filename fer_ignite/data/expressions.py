@@ -16,7 +16,7 @@ __all__ = [
     "NUMBERED_CLASSES",
     "SYNONYMS",
     "are_numbers",
-    "expression_of",
+    "find_expression",
     "other_spellings",
 ]
 
@@ -76,7 +76,7 @@ _NUMBER = re.compile(r"^[-+]?\d+(\.0+)?$")
 _WORDS_AROUND = re.compile(r"[-_ ]*\b(faces?|expressions?|emotions?)\b[-_ ]*")
 
 
-def expression_of(name: str) -> str | None:
+def find_expression(name: str) -> str | None:
     """The expression that a class name means, one of `EXPRESSIONS`; None for an unknown word and for a number.
 
     Letter case, full-width forms, blanks, a number in front (``0_angry``, ``1-happy``) and the words face, expression and
@@ -95,7 +95,7 @@ def are_numbers(names: Sequence[str]) -> bool:
 
 def other_spellings(names: Sequence[str]) -> str:
     """``anger = angry, happiness = happy`` for the names that are another word for an expression; empty where none is."""
-    meanings = ((name, expression_of(name)) for name in names)
+    meanings = ((name, find_expression(name)) for name in names)
     return ", ".join(
         f"{name} = {meaning}" for name, meaning in meanings if meaning not in (None, name)
     )

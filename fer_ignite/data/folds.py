@@ -14,14 +14,14 @@ from fer_ignite.data.sampler import generator
 from fer_ignite.data.splits import joined_units
 from fer_ignite.errors import ConfigError
 
-__all__ = ["dataset_of_fold", "deal"]
+__all__ = ["build_fold_dataset", "deal"]
 
 Indices = NDArray[np.int64]
 
 _PIECE = 1024
 
 
-def dataset_of_fold(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> FaceDataset:
+def build_fold_dataset(faces: FaceDataset, *, folds: int, fold: int, seed: int) -> FaceDataset:
     """The same faces in other splits: ``fold`` is val, the other folds are train, nothing is test.
 
     Equal images stay in one fold, and so do the data's own groups. A user's data set that isn't packed has neither: its

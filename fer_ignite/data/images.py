@@ -241,7 +241,7 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
             io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)
         ) as image:
             _refuse_header(image, name)
-            misnamed = expected is not None and _format_of(image) != expected
+            misnamed = expected is not None and _image_format(image) != expected
             image.load()
             plain = plain_image(image, name)
             plain.info[MISNAMED] = misnamed
@@ -262,13 +262,13 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
         raise DataError(f"{printable(name)}: broken {expected or 'image'} ({reason}).") from None
 
 
-def _format_of(image: Image.Image) -> str | None:
+def _image_format(image: Image.Image) -> str | None:
     # phones append a second JPEG and call the pair MPO
     return "JPEG" if image.format == "MPO" else image.format
 
 
 def _refuse_header(image: Image.Image, name: Name) -> None:
-    found = _format_of(image)
+    found = _image_format(image)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{printable(name)}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; scale it down first."

@@ -160,7 +160,7 @@ class TrainLoader:
     """Endless batches from wherever the engine stands; ``len()`` is an epoch's.
 
     Args:
-        iteration: () -> iterations done so far, asked when iteration begins.
+        iteration: () -> iterations done so far, called when iteration begins.
         spec: augmentation, or None.
         batch_transform: a user's (images_BCHW, numpy generator) -> images_BCHW, after augmentation, before mixing.
         sizes: the images' side over the run; None: always the network's.
@@ -185,7 +185,7 @@ class TrainLoader:
         return self.plan.iterations_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        # The loader asks for requests ahead of the batches, so each part waits in a list until its faces come.
+        # The DataLoader takes requests ahead of the batches, so each part waits in a list until its images come.
         waiting: list[_Part] = []
 
         def requests() -> Iterator[IndexBatch]:

@@ -11,7 +11,7 @@ from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_from_user_class
 from fer_ignite.data.exclude_list import read_exclude_list
-from fer_ignite.data.folds import dataset_of_fold
+from fer_ignite.data.folds import build_fold_dataset
 from fer_ignite.data.loader import Targets
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
@@ -35,7 +35,7 @@ def is_user_dataset(data: str) -> bool:
 
 
 def build_cache_spec(config: Config) -> CacheSpec:
-    """What the data settings ask the packer for."""
+    """The cache specification that follows from the data settings."""
     return CacheSpec(
         data=config.data,
         votes=config.votes,
@@ -58,7 +58,7 @@ def build_cache_spec(config: Config) -> CacheSpec:
 
 
 def find_cache(config: Config) -> tuple[Path | None, str | None]:
-    """Path and fingerprint of the pack that the data settings ask for; built on first use. (None, None): not packed."""
+    """Path and fingerprint of the dataset cache for the data settings, built on first use; (None, None) for data without one."""
     if is_user_dataset(config.data):
         load_object(config.data, setting="--data")
         return None, None
@@ -87,7 +87,7 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
         raise ConfigError(
             f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
         )
-    return dataset_of_fold(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+    return build_fold_dataset(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
 
 
 def blended_targets(targets: Targets, weight: float) -> Targets:

@@ -39,7 +39,7 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
 
 
 class _Ahead(Iterable[Item]):
-    """Iterable again, as an engine may ask for."""
+    """Iterable again: an engine iterates once per epoch."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ def prefetch(
         record_stream: called with each item just before it is given out.
     """
 
-    def ask() -> list[Item]:
+    def fetch_next() -> list[Item]:
         with aside():
             return list(itertools.islice(batches, 1))
 
-    coming = ask()
-    while coming:
-        (item,) = coming
+    next_items = fetch_next()
+    while next_items:
+        (item,) = next_items
         record_stream(item)
-        coming = ask()
+        next_items = fetch_next()
         yield item

@@ -98,11 +98,11 @@ def assign_val_split(
     how = f"stratified{', by group' if grouped else ', equal images together'}, seed {seed}"
     if (splits_N == UNDECIDED).all():
         shares = split or DEFAULT_SPLIT
-        told = "" if split else " (the default; --split sets it)"
+        note = "" if split else " (the default; --split sets it)"
         text = "/".join(f"{100 * share:g}" for share in shares)
         return assign_splits(
             labels_N, units_N, shares=shares, seed=seed
-        ), f"train/val/test: {text} %, {how}{told}"
+        ), f"train/val/test: {text} %, {how}{note}"
     if split is not None:
         raise DataError(
             "--split was given, but the data says itself what is train, val and test; drop --split."

@@ -33,7 +33,7 @@ def verdict(
     timeout_s: float,
     start_error: str | None = None,
 ) -> Outcome:
-    """The outcome of the whole job.
+    """The outcome of the whole group of processes.
 
     Args:
         endings: by global rank, of the processes on this node.

@@ -88,9 +88,9 @@ def use_machine(threads: int) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have the allocator keep what is freed; whether it could be asked.
+    """Make the allocator keep freed memory; returns whether it could be set.
 
-    A training step frees and asks for the same large blocks again and again. By default glibc gives each back to the
+    A training step frees and allocates the same large blocks again and again. By default glibc gives each back to the
     system, which then fills every page with zeros again: a tenth to a quarter of a step on two cores
     (docs/performance.md). Nothing is changed where the user has set the allocator up, or on another C library.
 

@@ -33,7 +33,7 @@ _PROCESSES_PER_CORE = 8
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """How a run is to be started, as the command line or Python asks for it.
+    """How a run is to be started, as given on the command line or in Python.
 
     Args:
         nproc: processes on this node; None leaves it to the environment, else one.

@@ -106,12 +106,12 @@ def reset_signals(_worker: int = 0) -> None:
     for signum in (signal.SIGINT, *_NOTICE_SIGNALS):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "sigwaitinfo"):  # else, on macOS, nobody says who sent it
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it: a signal's sender is unknown there
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_parent_sigterm, args=(os.getppid(),), daemon=True).start()
 
 
-def _heed_parent(parent_pid: int) -> None:
+def _exit_on_parent_sigterm(parent_pid: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
         pass
     os._exit(128 + signal.SIGTERM)
@@ -143,7 +143,7 @@ def die_with_parent(parent_pid: int) -> None:
     looks too: a fork server, not the launcher, may be the parent, and other systems have no such signal.
     """
     if sys.platform == "linux":
-        _ask_kernel_for_death_signal()
+        _set_death_signal()
     if os.getppid() != parent_pid:
         _die()
     if all(thread.name != _WATCHER for thread in threading.enumerate()):
@@ -152,7 +152,7 @@ def die_with_parent(parent_pid: int) -> None:
         ).start()
 
 
-def _ask_kernel_for_death_signal() -> None:
+def _set_death_signal() -> None:
     import ctypes
 
     try:

@@ -45,17 +45,17 @@ def run_spawned(
     """Run ``function`` in ``plan.nproc`` children through ``ignite.distributed.Parallel`` and tell how it ended."""
     _check_start(plan, function, args=args)
     with _private_folder() as folder:
-        family = ProcessGroupSupervisor(limit_s=_SAVE_LIMIT_S)
-        with family.listening():
-            family.add(
+        supervisor = ProcessGroupSupervisor(limit_s=_SAVE_LIMIT_S)
+        with supervisor.listening():
+            supervisor.add(
                 _start_children(plan, function, args=args, folder=folder), expected=plan.nproc
             )
-            endings = family.watch()
+            endings = supervisor.watch()
         first_rank = plan.spec.node_rank * plan.nproc
         return verdict(
             {first_rank + place: ending for place, ending in enumerate(endings)},
             read_records(folder),
-            signals=family.signals,
+            signals=supervisor.signals,
             timeout_s=plan.spec.dist_timeout_s,
             start_error=_start_error(folder),
         )

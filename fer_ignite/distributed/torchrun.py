@@ -1,6 +1,6 @@
 """A process that torchrun or Slurm started: join the group, run, record the end.
 
-torchrun restarts whatever leaves with a non-zero code, also a run that was told to stop, went non-finite or was started
+torchrun restarts whatever leaves with a non-zero code, also a run that was stopped, went non-finite or was started
 wrongly. Such an end leaves a marker beside the agent's attempt folders, and a restarted process that finds it leaves at
 once with the same code, so that torchrun runs out of restarts in seconds and reports a failure, as it should.
 """
@@ -47,12 +47,12 @@ _SILENCE_S = 5.0  # after this, a process of this node that neither failed nor l
 
 
 def restart_count(environ: Mapping[str, str] = os.environ) -> int:
-    """How often torchrun has restarted this job; 0 for the first attempt and under other launchers."""
+    """How often torchrun has restarted this group; 0 for the first attempt and under other launchers."""
     return int(environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
 
 
 def final_outcome_marker(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that tells torchrun's next attempts not to continue; None where there is no torchrun."""
+    """The file that keeps torchrun's next attempts from continuing; None without torchrun."""
     attempt = _attempt_folder(environ)
     return attempt.parent / "fer-ignite-final.json" if attempt else None
 
@@ -97,7 +97,7 @@ def run_joined(
     if not record.ok and folder is not None:
         return _fail(record, folder, timeout_s=plan.spec.dist_timeout_s)
     if not record.ok:
-        return _told(record)
+        return _with_rank(record)
     mark_final(record.outcome)
     return record.outcome
 
@@ -193,7 +193,7 @@ def _fail(record: EndRecord, folder: Path, *, timeout_s: float) -> Outcome:
     write_record(folder, record)
     if record.outcome.status != "interrupted" or first:
         mark_final(record.outcome)
-    outcome = _told(record)
+    outcome = _with_rank(record)
     with suppress(OSError):
         write_json(
             Path(os.environ[_ERROR_FILE]),
@@ -205,7 +205,7 @@ def _fail(record: EndRecord, folder: Path, *, timeout_s: float) -> Outcome:
     return outcome
 
 
-def _told(record: EndRecord) -> Outcome:
+def _with_rank(record: EndRecord) -> Outcome:
     if record.trace and not record.lost_peer:
         sys.stderr.write(record.trace)
     if record.outcome.exit_code != 1:
@@ -239,9 +239,11 @@ def _failed_before(rank: int, folder: Path) -> bool:
 
 
 def _alive_without_record(rank: int, folder: Path) -> dict[int, int]:
-    told = {rank, *read_records(folder), *_waiting(folder)}
+    reported = {rank, *read_records(folder), *_waiting(folder)}
     return {
-        other: pid for other, pid in _pids(folder).items() if other not in told and _is_running(pid)
+        other: pid
+        for other, pid in _pids(folder).items()
+        if other not in reported and _is_running(pid)
     }
 
 

@@ -124,10 +124,10 @@ class _Scale:
 
     @staticmethod
     def of(network: LoadedModel, name: str, *, cache: str | None, quiet: bool) -> "_Scale":
-        config, faces, val = open_for_scoring(
+        config, dataset, val = open_for_scoring(
             network, EvaluateRequest(name, cache=cache, quiet=quiet)
         )
-        indices_N = np.asarray(faces.indices["train"], dtype=np.int64)
+        indices_N = np.asarray(dataset.indices["train"], dtype=np.int64)
         return _Scale(network, val, statistics_loader(val, indices_N), config.tta, quiet)
 
     def averaged(self, states: Sequence[State]) -> nn.Module:

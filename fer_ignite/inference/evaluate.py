@@ -282,7 +282,7 @@ def _image_columns(dataset: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:
     splits = {int(place): split for split in SPLITS for place in dataset.indices[split].tolist()}
     return {
         "places": places,
-        "ids": [dataset.name_of(place) for place in places],
+        "ids": [dataset.image_id(place) for place in places],
         "splits": [splits[place] for place in places],
         "labels": scored.labels_N.tolist(),
         "logits": scored.logits_NK.tolist(),

@@ -1,4 +1,4 @@
-"""Faces out of pictures: whole photographs are told from face crops, and their faces are cut out."""
+"""Faces out of pictures: whole photographs are distinguished from face crops, and their faces are cut out."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class FacePicker:
         share = None
         if short >= _SMALLEST_LOOK_PX and (large or self.looks < _MOST_LOOKS):
             self.looks += not large
-            share = self._share_of_face(image)
+            share = self._face_area_share(image)
         if share is None:
             return ("larger or longer than face crops are" if large else None), None
         if share < _SMALLEST_SHARE:
@@ -127,7 +127,7 @@ class FacePicker:
             return "its largest face covers less than half of it", share
         return None, share
 
-    def _share_of_face(self, image: Image) -> float | None:
+    def _face_area_share(self, image: Image) -> float | None:
         """Share of the area that the largest face covers; None where none is found, or there is no detector."""
         small = image.convert("RGB")
         small.thumbnail((_LARGEST_LOOK_PX, _LARGEST_LOOK_PX))

@@ -201,7 +201,7 @@ def _predict(
     waiting: list[tuple[Prediction, Any]] = []
     done = 0
     for name, picture in pictures:
-        waiting += _faces_of(name, picture, predictor=predictor, picker=picker)
+        waiting += _find_faces(name, picture, predictor=predictor, picker=picker)
         done += 1
         if len(waiting) >= batch_size:
             yield from _predict_batch(predictor, waiting, count=count)
@@ -227,7 +227,7 @@ def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
     return checkpoint  # type: ignore[no-any-return]
 
 
-def _faces_of(
+def _find_faces(
     name: str, picture: Any, *, predictor: Predictor, picker: FacePicker
 ) -> list[tuple[Prediction, Any]]:
     """The picture's faces without answers yet, and their pixels; None for what can't be read or has no face."""

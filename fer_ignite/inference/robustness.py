@@ -20,15 +20,15 @@ _FIGURES = ("accuracy", "uar", "loss", "ece")
 
 
 def robustness_table(
-    score: Callable[[EvalLoader, str], ScoredSplit], stream: EvalLoader, *, temperature: float
+    score: Callable[[EvalLoader, str], ScoredSplit], loader: EvalLoader, *, temperature: float
 ) -> dict[str, Any]:
-    """Scores the faces of a stream under every corruption and severity.
+    """Scores the images of a loader under every corruption and severity.
 
     The mean is over the kinds of corruption, each with the mean over its severities, as ImageNet-C has it (Hendrycks and
     Dietterich, 2019; without its division by another network's errors).
 
     Args:
-        score: (stream, name of the condition) -> outputs; all processes call it alike.
+        score: (loader, name of the condition) -> outputs; all processes call it alike.
         temperature: the network's own, by which logits are divided before calibration is measured.
     Returns:
         ``clean``, ``mean`` and ``corruptions {kind: {severity: ...}}``, each with ``accuracy, uar, loss, ece``; ``temperature``
@@ -37,7 +37,7 @@ def robustness_table(
     Raises:
         NonFiniteError: outputs are not finite under a condition.
     """
-    conditions = score_conditions(score, stream)
+    conditions = score_conditions(score, loader)
     robust = common_temperature(conditions)
     rows = {key: _figures(scored, temperature) for key, scored in conditions.items()}
     robust_rows = {
@@ -58,7 +58,7 @@ def robustness_table(
 
 
 def score_conditions(
-    score: Callable[[EvalLoader, str], ScoredSplit], stream: EvalLoader
+    score: Callable[[EvalLoader, str], ScoredSplit], loader: EvalLoader
 ) -> dict[tuple[str, str], ScoredSplit]:
     """Outputs by (kind, severity) of every corruption, and first by ("clean", "").
 
@@ -68,10 +68,10 @@ def score_conditions(
     # torchvision's transforms take a second to import, and no training needs them
     from fer_ignite.data.augment.corruptions import corruptions_for
 
-    conditions: dict[tuple[str, str], ScoredSplit] = {("clean", ""): score(stream, "clean")}
-    for kind, corruption in corruptions_for(stream.preprocessing.channels).items():
+    conditions: dict[tuple[str, str], ScoredSplit] = {("clean", ""): score(loader, "clean")}
+    for kind, corruption in corruptions_for(loader.preprocessing.channels).items():
         for severity in corruption.severities:
-            changed = replace(stream, corrupt=partial(corruption, severity=severity))
+            changed = replace(loader, corrupt=partial(corruption, severity=severity))
             conditions[kind, severity] = score(changed, f"{kind} {severity}")
     for (kind, severity), scored in conditions.items():
         if not scored.finite:

@@ -56,7 +56,7 @@ def score_split(
     model: nn.Module,
     terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
     *,
-    stream: EvalLoader,
+    loader: EvalLoader,
     num_classes: int,
     device: torch.device,
     precision: str,
@@ -65,7 +65,7 @@ def score_split(
     handlers: Sequence[Callable[[Any], Any]] = (),
     bar: str | None = None,
 ) -> ScoredSplit:
-    """Runs an evaluator over the stream; all processes call it and get the same result.
+    """Runs an evaluator over the loader; all processes call it and get the same result.
 
     Args:
         bar: what the main process's progress bar calls the faces; None: no bar.
@@ -78,7 +78,7 @@ def score_split(
         attach(evaluator)
     if bar is not None and idist.get_rank() == 0:
         LiveProgressBar(f"{bar}, {views_text(tta)}").attach_live(evaluator)
-    state = evaluator.run(stream, epoch_length=len(stream))
+    state = evaluator.run(loader, epoch_length=len(loader))
     columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
     logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
     order_N = indices_N.argsort()
@@ -99,7 +99,7 @@ def score_network(
     return score_split(
         network.model,
         loss_terms(build_loss("ce")),
-        stream=loader,
+        loader=loader,
         num_classes=len(network.classes),
         device=network.device,
         precision=network.precision,

@@ -176,12 +176,12 @@ def _best_fit(
     forms = [
         (place, renamed, prefixes)
         for place, tensors in _candidates(state)
-        for prefixes, renamed in _forms_of(tensors)
+        for prefixes, renamed in _strip_prefixes(tensors)
     ]
     return max(forms, key=lambda form: fitting(form[1]))  # max keeps the first of equals
 
 
-def _forms_of(tensors: dict[str, Tensor]) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """The entries under their own names, and with usual prefixes removed from those names that have them."""
     forms, newest = [((), tensors)], [((), tensors)]  # type: list[Any], list[Any]
     for _ in range(_MOST_PREFIXES):

@@ -25,9 +25,9 @@ __all__ = ["log_run_header", "log_run_result", "result_lines"]
 logger = logging.getLogger("fer_ignite")
 
 
-def log_run_header(session: Session, job: RunSpec) -> None:
+def log_run_header(session: Session, run_spec: RunSpec) -> None:
     """Machine, data, network, steps, folder, and what was changed on resume."""
-    config, plan = session.config, session.train_stream.plan
+    config, plan = session.config, session.train_loader.plan
     most = min(config.batch_size, len(plan.indices_N))
     state = session.trainer.state
     lines = [
@@ -38,11 +38,11 @@ def log_run_header(session: Session, job: RunSpec) -> None:
         + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
         f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
         f"writes to   {session.folder.path}",
-        *job.notes,
+        *run_spec.notes,
     ]
-    if job.resume is not None:
+    if run_spec.resume is not None:
         lines.append(
-            f"continues   {job.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_stream) + 1}"
+            f"continues   {run_spec.resume} at iteration {state.iteration}, epoch {state.iteration // len(session.train_loader) + 1}"
         )
         if session.resumed is not None and session.resumed["world_size"] != session.world:
             lines.append(
@@ -52,7 +52,7 @@ def log_run_header(session: Session, job: RunSpec) -> None:
         logger.info(line)
     for line in describe_groups(session.optimizer).splitlines():
         logger.info("  group     %s", line, extra={"file_only": not config.verbose})
-    for line in job.warnings:
+    for line in run_spec.warnings:
         logger.warning(line)
 
 
@@ -71,30 +71,30 @@ def _model_lines(session: Session) -> list[str]:
 
 def _data_lines(session: Session) -> list[str]:
     """The source, the faces of each split, and of each class in it."""
-    faces, trained_N = session.faces, session.train_stream.plan.indices_N
-    counts = {split: f"{len(indices):,}" for split, indices in faces.indices.items()}
+    dataset, trained_N = session.dataset, session.train_loader.plan.indices_N
+    counts = {split: f"{len(indices):,}" for split, indices in dataset.indices.items()}
     # --max-train-samples, --drop-train-duplicates, --exclude
-    if len(trained_N) < len(faces.indices["train"]):
+    if len(trained_N) < len(dataset.indices["train"]):
         counts["train"] = f"{len(trained_N):,} of {counts['train']}"
-    told = ", ".join(f"{split} {count}" for split, count in counts.items())
-    spellings = other_spellings(faces.classes)
-    names = ", ".join(faces.classes)
+    totals = ", ".join(f"{split} {count}" for split, count in counts.items())
+    spellings = other_spellings(dataset.classes)
+    names = ", ".join(dataset.classes)
     lines = [
-        f"data        {faces.source}{_recognised(faces)}: {told}; {len(faces.classes)} classes: {names}"
+        f"data        {dataset.source}{_recognised(dataset)}: {totals}; {len(dataset.classes)} classes: {names}"
     ]
-    if len(faces.classes) <= _MOST_COLUMNS:
-        widths = [max(6, len(name)) for name in faces.classes]
-        rows = {"  class": list(faces.classes)}
-        for split, indices in {**faces.indices, "train": trained_N}.items():
+    if len(dataset.classes) <= _MOST_COLUMNS:
+        widths = [max(6, len(name)) for name in dataset.classes]
+        rows = {"  class": list(dataset.classes)}
+        for split, indices in {**dataset.indices, "train": trained_N}.items():
             if len(indices):
                 counts_K = np.bincount(
-                    faces.targets.labels_N[indices], minlength=len(faces.classes)
+                    dataset.targets.labels_N[indices], minlength=len(dataset.classes)
                 )
                 rows[f"  {split}"] = [f"{count:,}" for count in counts_K.tolist()]
         for title, cells in rows.items():
             text = " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
             lines.append(f"{title:<12}{text}")
-    return [*lines, *([f"expressions {spellings}"] if spellings else []), *_left_out(faces)]
+    return [*lines, *([f"expressions {spellings}"] if spellings else []), *_left_out(dataset)]
 
 
 _MOST_COLUMNS = 10  # classes that fit a terminal beside each other
@@ -104,30 +104,34 @@ _MOST_COLUMNS = 10  # classes that fit a terminal beside each other
 _PLAIN_SOURCES = ("demo", "folders", "csv manifest", "fer2013 csv", "pack")
 
 
-def _recognised(faces: FaceDataset) -> str:
-    kind = faces.facts.get("source_kind")
+def _recognised(dataset: FaceDataset) -> str:
+    kind = dataset.facts.get("source_kind")
     return "" if kind is None or kind in _PLAIN_SOURCES else f" ({kind})"
 
 
-def _left_out(faces: FaceDataset) -> list[str]:
+def _left_out(dataset: FaceDataset) -> list[str]:
     """How many images are not in the data, and why."""
-    reasons = [f"{count} ({reason})" for reason, count in faces.facts.get("left_out", {}).items()]
-    if skipped := faces.facts.get("skipped", ()):
+    reasons = [f"{count} ({reason})" for reason, count in dataset.facts.get("left_out", {}).items()]
+    if skipped := dataset.facts.get("skipped", ()):
         reasons.append(f"{len(skipped)} (unusable, such as {skipped[0]})")
     return [f"left out    {', '.join(reasons)}"] if reasons else []
 
 
-def log_run_result(session: Session, summary: Mapping[str, Any], *, job: RunSpec) -> None:
+def log_run_result(session: Session, summary: Mapping[str, Any], *, run_spec: RunSpec) -> None:
     """The outcome, the scores, and what to look at or type next; on the main process."""
     if session.rank != 0:
         return
     path = session.folder.path
     lines = result_lines(summary)
     if summary["status"] in ("time_limit", "interrupted"):
-        lines.append(f"continue    {_continue(session, job)}")
+        lines.append(f"continue    {_continue(session, run_spec)}")
     else:
         lines += [f"look at     {file}" for file in _to_look_at(path)]
-        if (path / "checkpoints" / "best.pt").is_file() and "val" in summary and not job.objects:
+        if (
+            (path / "checkpoints" / "best.pt").is_file()
+            and "val" in summary
+            and not run_spec.objects
+        ):
             lines.append(f"next        {_evaluate(session)}")
         if session.config.data.startswith("demo"):
             lines.append(
@@ -180,27 +184,27 @@ def _to_look_at(path: Path) -> list[Path]:
 def _evaluate(session: Session) -> str:
     words = ["fer-ignite", "evaluate", str(session.folder.path / "checkpoints" / "best.pt")]
     for name in ("data", "model", "collate_fn"):
-        words += _flag_of_code(session, name)
+        words += _user_code_flag(session, name)
     return shlex.join(words + _cache(session))
 
 
-def _continue(session: Session, job: RunSpec) -> str:
+def _continue(session: Session, run_spec: RunSpec) -> str:
     config, path = session.config, session.folder.path
     if not step_files(path / "checkpoints"):
         return "not possible: the run ended before its first resume point; start it again with --exist-ok"
-    if job.handlers or job.objects:
+    if run_spec.handlers or run_spec.objects:
         return f"from Python, with the same handlers and objects: train(Config(name={path.name!r}, out={str(path.parent)!r}, resume='auto'), ...)"
     words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
     if str(path.parent) != "runs":
         words += ["--out", str(path.parent)]
     for name in USER_CODE:
-        words += _flag_of_code(session, name)
+        words += _user_code_flag(session, name)
     for name in config.handlers:
         words += ["--handlers", name]
     return shlex.join(words + _cache(session))
 
 
-def _flag_of_code(session: Session, name: str) -> list[str]:
+def _user_code_flag(session: Session, name: str) -> list[str]:
     """The flag of a setting that names a user's code: no checkpoint brings it back."""
     value = str(getattr(session.config, name) or "")
     named = is_object_name(value)

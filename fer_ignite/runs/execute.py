@@ -33,7 +33,7 @@ from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
-from fer_ignite.training.objects import objects_of, require_sendable
+from fer_ignite.training.objects import find_objects, require_sendable
 from fer_ignite.training.running_metrics import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
@@ -48,7 +48,7 @@ Handlers = Sequence[Callable[[Session], Any]]
 def launch_training(
     config: Config, *, given: Mapping[str, Any], handlers: Handlers = ()
 ) -> Outcome:
-    """Prepares, starts the processes, and returns how the run ended; or how all did, where ``folds`` asks for several.
+    """Prepares, starts the processes, and returns how the run ended; or how all of them ended, with ``folds``.
 
     See :func:`train` and :func:`launch_folds`.
 
@@ -61,16 +61,20 @@ def launch_training(
     plan = make_plan(spec, os.environ, machine=this_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
-        require_sendable(objects_of(config))
+        require_sendable(find_objects(config))
     # several launchers: one process prepares, in its group, for all
     if plan.mode == "joined" or spec.nnodes > 1:
         return launch(
             _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
         )
     check_monitor(config, handlers)
-    job, lock = prepare(config, given, handlers=handlers)
-    with run_guard(job, lock):
-        outcome = _nothing_to_do(job) if job.finished is not None else launch(_work, job, spec=spec)
+    run_spec, lock = prepare(config, given, handlers=handlers)
+    with run_guard(run_spec, lock):
+        outcome = (
+            _nothing_to_do(run_spec)
+            if run_spec.finished is not None
+            else launch(_work, run_spec, spec=spec)
+        )
         if outcome.exit_code == ConfigError.exit_code:
             raise ConfigError(outcome.message or outcome.status)
     return outcome
@@ -181,58 +185,60 @@ def launch_spec(config: Config) -> LaunchSpec:
     )
 
 
-def _nothing_to_do(job: RunSpec) -> Outcome:
-    for line in job.warnings if idist.get_rank() == 0 else ():
+def _nothing_to_do(run_spec: RunSpec) -> Outcome:
+    for line in run_spec.warnings if idist.get_rank() == 0 else ():
         logger.warning(line)
-    summary = RunDir(job.folder).read_summary()
-    return Outcome(0, summary["status"], job.finished, {**summary, "folder": job.folder})
+    summary = RunDir(run_spec.folder).read_summary()
+    return Outcome(0, summary["status"], run_spec.finished, {**summary, "folder": run_spec.folder})
 
 
 def _prepare_and_work(
     local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any
 ) -> Outcome:
     """Under torchrun or Slurm: the main process prepares, the others receive its specification, or its error."""
-    config, told, lock = check(values), {}, None
+    config, shared, lock = check(values), {}, None
     if idist.get_rank() == 0:
         try:
             check_monitor(config, handlers)
-            job, lock = prepare(config, given, handlers=handlers)
-            told = {**vars(job), "handlers": [], "objects": {}}
+            run_spec, lock = prepare(config, given, handlers=handlers)
+            shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
-            told = {"error": type(error).__name__, "message": str(error)}
+            shared = {"error": type(error).__name__, "message": str(error)}
     # a download or a large pack takes longer than any operation of a run
     with patient_group() as group:
-        told = gather_json(told, group)[0]
-    if "error" in told:
-        raise getattr(errors, told["error"])(told["message"])
-    job = RunSpec(
+        shared = gather_json(shared, group)[0]
+    if "error" in shared:
+        raise getattr(errors, shared["error"])(shared["message"])
+    run_spec = RunSpec(
         **{
-            **told,
+            **shared,
             "handlers": tuple(handlers),
-            "notes": tuple(told["notes"]),
-            "warnings": tuple(told["warnings"]),
-            "made": tuple(told["made"]),
+            "notes": tuple(shared["notes"]),
+            "warnings": tuple(shared["warnings"]),
+            "made": tuple(shared["made"]),
         }
     )
-    with run_guard(job, lock):
-        return _work(local_rank, job) if job.finished is None else _nothing_to_do(job)
+    with run_guard(run_spec, lock):
+        return (
+            _work(local_rank, run_spec) if run_spec.finished is None else _nothing_to_do(run_spec)
+        )
 
 
-def _work(local_rank: int, job: RunSpec) -> Outcome:
+def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
-    restore_objects(job.objects)
-    config = check(job.config)
+    restore_objects(run_spec.objects)
+    config = check(run_spec.config)
     with _explained(config), SignalFlag() as received:
-        rank, folder = idist.get_rank(), RunDir(job.folder)
+        rank, folder = idist.get_rank(), RunDir(run_spec.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
             with open_session(
-                config, job, folder=folder, signal_number=lambda: received.signum
+                config, run_spec, folder=folder, signal_number=lambda: received.signum
             ) as session:
-                log_run_header(session, job)
+                log_run_header(session, run_spec)
                 reason = session.run()
                 summary = {**finish(session, reason), "folder": str(folder.path)}
-                log_run_result(session, summary, job=job)
+                log_run_result(session, summary, run_spec=run_spec)
         finally:
             close_run_logger()
         return Outcome(reason.exit_code, str(summary["status"]), None, summary)
@@ -271,28 +277,32 @@ def _out_of_memory(config: Config) -> str:
 
 
 def open_session(
-    config: Config, job: RunSpec, *, folder: RunDir, signal_number: Callable[[], int] = lambda: 0
+    config: Config,
+    run_spec: RunSpec,
+    *,
+    folder: RunDir,
+    signal_number: Callable[[], int] = lambda: 0,
 ) -> Session:
-    """A wired session, resumed where the job says so."""
+    """A wired session, resumed where the run specification names a checkpoint."""
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
     device = select_device(config)
     if device.index is not None:
         torch.cuda.set_device(device)
-    faces = open_dataset(config, job.pack)
+    dataset = open_dataset(config, run_spec.cache_path)
     session = build_session_objects(
         config,
-        faces,
+        dataset,
         folder=folder,
         device=device,
-        handlers=[*handlers, *job.handlers],
+        handlers=[*handlers, *run_spec.handlers],
         signal_number=signal_number,
         time_limit_s=config.max_time,
-        teacher=load_teacher(config, faces, device=device),
+        teacher=load_teacher(config, dataset, device=device),
     )
-    if job.resume is not None:
-        restore(session, load_checkpoint(job.resume), best_lost=job.best_lost)
+    if run_spec.resume is not None:
+        restore(session, load_checkpoint(run_spec.resume), best_lost=run_spec.best_lost)
     if session.rank == 0:
-        folder.write_config(job.config, schema=json_schema())
+        folder.write_config(run_spec.config, schema=json_schema())
     return session
 
 

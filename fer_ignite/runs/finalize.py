@@ -53,7 +53,9 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         model, path = best_network(session)
         temperature: float | None = None
         for split in ("val", "test"):
-            if len(session.faces.indices[split]) and (split != "test" or session.config.score_test):
+            if len(session.dataset.indices[split]) and (
+                split != "test" or session.config.score_test
+            ):
                 scored = _scored(session, model, split=split, tta=session.config.tta)
                 if split == "val":
                     temperature = _fitted_temperature(session, model, scored=scored)
@@ -77,12 +79,12 @@ def _fitted_temperature(session: Session, model: nn.Module, *, scored: ScoredSpl
     """The temperature of val's outputs; with ``calibrate`` robust, of val under all corruptions, on at most 1,000 of its faces."""
     if session.config.calibrate == "val":
         return fit_temperature(scored.logits_NK, scored.labels_N)
-    stream = split_stream(session.faces, "val", like=session.val_stream)
-    step = -(-len(stream.indices_N) // _CALIBRATION_FACES)
-    fewer = replace(stream, indices_N=stream.indices_N[::step])
+    loader = build_split_loader(session.dataset, "val", like=session.val_loader)
+    step = -(-len(loader.indices_N) // _CALIBRATION_FACES)
+    fewer = replace(loader, indices_N=loader.indices_N[::step])
 
     def score(part: EvalLoader, name: str) -> ScoredSplit:
-        return _score_stream(session, model, stream=part, name=name, tta=session.config.tta)
+        return _score_loader(session, model, loader=part, name=name, tta=session.config.tta)
 
     return common_temperature(score_conditions(score, fewer))
 
@@ -90,16 +92,16 @@ def _fitted_temperature(session: Session, model: nn.Module, *, scored: ScoredSpl
 def _write_predictions(
     session: Session, split: str, *, scored: ScoredSplit, temperature: float | None
 ) -> None:
-    faces, places = session.faces, scored.indices_N.tolist()
+    dataset, places = session.dataset, scored.indices_N.tolist()
     columns = {
-        "ids": [faces.name_of(place) for place in places],
+        "ids": [dataset.image_id(place) for place in places],
         "splits": [split] * len(places),
         "labels": scored.labels_N.tolist(),
         "logits": scored.logits_NK.tolist(),
     }
-    rows = prediction_rows(columns, faces.classes, temperature=temperature or 1.0)
+    rows = prediction_rows(columns, dataset.classes, temperature=temperature or 1.0)
     write_predictions_csv(
-        session.folder.path / f"predictions_{split}.csv", faces.classes, rows=rows
+        session.folder.path / f"predictions_{split}.csv", dataset.classes, rows=rows
     )
 
 
@@ -116,7 +118,7 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
     history = list(session.folder.read_history()) if session.rank == 0 else []
     return {
         "status": status,
-        "epochs": state.iteration // len(session.train_stream),
+        "epochs": state.iteration // len(session.train_loader),
         "iterations": state.iteration,
         "optimizer_steps": state.optimizer_steps,
         "skipped_steps": int(state.skipped_steps),
@@ -137,10 +139,10 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
         "device": str(session.device),
         "versions": versions(),
         "data": {
-            "source": session.faces.source,
-            "fingerprint": session.faces.fingerprint,
-            "counts": {split: len(indices) for split, indices in session.faces.indices.items()},
-            "trained_on": len(session.train_stream.plan.indices_N),
+            "source": session.dataset.source,
+            "fingerprint": session.dataset.fingerprint,
+            "counts": {split: len(indices) for split, indices in session.dataset.indices.items()},
+            "trained_on": len(session.train_loader.plan.indices_N),
         },
         "tta": session.config.tta,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -232,8 +234,8 @@ def _report(
     scored: ScoredSplit,
     temperature: float | None,
 ) -> dict[str, Any]:
-    config, classes = session.config, session.faces.classes
-    in_train_N = session.faces.in_train(split, drop_train_duplicates=config.drop_train_duplicates)
+    config, classes = session.config, session.dataset.classes
+    in_train_N = session.dataset.in_train(split, drop_train_duplicates=config.drop_train_duplicates)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
         single = _totals(
@@ -261,18 +263,18 @@ def _without(names: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scored(session: Session, model: nn.Module, *, split: str, tta: str) -> ScoredSplit:
-    stream = split_stream(session.faces, split, like=session.val_stream)
-    return _score_stream(session, model, stream=stream, name=split, tta=tta)
+    loader = build_split_loader(session.dataset, split, like=session.val_loader)
+    return _score_loader(session, model, loader=loader, name=split, tta=tta)
 
 
-def _score_stream(
-    session: Session, model: nn.Module, *, stream: EvalLoader, name: str, tta: str
+def _score_loader(
+    session: Session, model: nn.Module, *, loader: EvalLoader, name: str, tta: str
 ) -> ScoredSplit:
     scored = score_split(
         model,
         session.scoring_terms,
-        stream=stream,
-        num_classes=len(session.faces.classes),
+        loader=loader,
+        num_classes=len(session.dataset.classes),
         device=session.device,
         precision=session.precision,
         tta=tta,
@@ -287,11 +289,11 @@ def _score_stream(
     return scored
 
 
-def split_stream(faces: FaceDataset, split: str, *, like: EvalLoader) -> EvalLoader:
-    """The stream of another split, prepared as ``like`` is."""
+def build_split_loader(dataset: FaceDataset, split: str, *, like: EvalLoader) -> EvalLoader:
+    """The loader of another split, with the preprocessing and the ranks of ``like``."""
     return EvalLoader(
         like.fetcher,
-        faces.indices[split],
+        dataset.indices[split],
         like.targets,
         like.preprocessing,
         like.device,

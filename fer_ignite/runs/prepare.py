@@ -32,7 +32,7 @@ from fer_ignite.errors import (
 from fer_ignite.imports import OBJECT, is_object_name, load_object, which_again
 from fer_ignite.runs.validate import check_handlers, check_names
 from fer_ignite.training.early_stopping import has_patience_left, stopped_by_patience
-from fer_ignite.training.objects import objects_of
+from fer_ignite.training.objects import find_objects
 
 __all__ = ["USER_CODE", "RunSpec", "default_name", "prepare", "run_guard", "undo"]
 
@@ -89,7 +89,7 @@ class RunSpec:
 
     config: Mapping[str, Any]
     folder: str
-    pack: str | None
+    cache_path: str | None
     resume: str | None = None
     handlers: tuple[Callable[[Any], Any], ...] = ()
     notes: tuple[str, ...] = ()
@@ -130,8 +130,8 @@ def prepare(
     try:
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
             clean_temporary(place)
-        job = _prepare_in(folder, config, given=given, handlers=tuple(handlers))
-        return replace(job, made=tuple(str(path) for path in made)), lock
+        run_spec = _prepare_in(folder, config, given=given, handlers=tuple(handlers))
+        return replace(run_spec, made=tuple(str(path) for path in made)), lock
     except BaseException:
         lock.release()
         _remove(folder, made)
@@ -139,7 +139,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def run_guard(job: RunSpec, lock: RunLock | None) -> Iterator[None]:
+def run_guard(run_spec: RunSpec, lock: RunLock | None) -> Iterator[None]:
     """Within the block a prepared run continues; where it turns out to be wrong, what was made for it goes again.
 
     Args:
@@ -157,18 +157,18 @@ def run_guard(job: RunSpec, lock: RunLock | None) -> Iterator[None]:
         if lock is not None:
             lock.release()
             if refused:
-                undo(job)
+                undo(run_spec)
 
 
-def undo(job: RunSpec) -> None:
+def undo(run_spec: RunSpec) -> None:
     """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
-    folder = RunDir(job.folder)
+    folder = RunDir(run_spec.folder)
     begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
-    if job.made and not begun:
+    if run_spec.made and not begun:
         folder.clear()
         for file in (folder.config, folder.schema):
             file.unlink(missing_ok=True)
-        _remove(folder, [Path(path) for path in job.made])
+        _remove(folder, [Path(path) for path in run_spec.made])
 
 
 def _prepare_in(
@@ -196,10 +196,10 @@ def _prepare_in(
             "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
         )
         check_trackers(config.track, folder.trackers)
-    pack, fingerprint = find_cache(config)
-    config, said = resolve_exclude_list(config, pack)
+    cache_path, fingerprint = find_cache(config)
+    config, said = resolve_exclude_list(config, cache_path)
     notes += said
-    if pack is not None and (warning := number_warning(open_cache(pack).classes)):
+    if cache_path is not None and (warning := number_warning(open_cache(cache_path).classes)):
         warned.append(warning)
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint=fingerprint)
@@ -210,14 +210,14 @@ def _prepare_in(
     return RunSpec(
         values,
         str(folder.path),
-        None if pack is None else str(pack),
+        None if cache_path is None else str(cache_path),
         None if found is None else str(found.path),
         handlers,
         tuple(notes),
         tuple(warned),
         finished,
         best_lost=best_lost,
-        objects=objects_of(config),
+        objects=find_objects(config),
     )
 
 
@@ -296,22 +296,22 @@ def _remove(folder: RunDir, made: Sequence[Path]) -> None:
 
 
 def _resume_point(config: Config, folder: RunDir) -> Found | None:
-    wish = config.resume or ("auto" if restart_count() > 0 else None)
-    if wish is None:
+    requested = config.resume or ("auto" if restart_count() > 0 else None)
+    if requested is None:
         return None
-    if wish in ("auto", "last"):
+    if requested in ("auto", "last"):
         found = newest_valid(folder.checkpoints)
-        if found is None and wish == "last":
+        if found is None and requested == "last":
             raise CheckpointError(
                 f"{folder.path} holds no resume point; start one without --resume, or name it with --name."
             )
         return found
     try:
-        mapping = load_checkpoint(wish)
+        mapping = load_checkpoint(requested)
         require_resumable(mapping)
     except CheckpointError as error:
         raise CheckpointError(f"--resume: {error}") from None
-    return Found(Path(wish), mapping, [])
+    return Found(Path(requested), mapping, [])
 
 
 def _refuse_or_clear(folder: RunDir, config: Config) -> None:
@@ -363,11 +363,11 @@ def _check_changes(
         name for name in changes if field_facts(name)["structural"] and name not in allowed
     ]
     if structural:
-        told = ", ".join(
+        described = ", ".join(
             f"{name} ({changes[name][0]} -> {changes[name][1]})" for name in structural
         )
         raise ConfigError(
-            f"--resume continues with another run's settings: {told}; leave them as they were, "
+            f"--resume continues with another run's settings: {described}; leave them as they were, "
             f"or allow it with --override {','.join(structural)}."
         )
     if not same_data and fingerprint is not None and "data" not in config.override:

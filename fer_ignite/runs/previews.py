@@ -22,27 +22,27 @@ __all__ = ["draw_preview", "plot_lr_schedule"]
 
 def plot_lr_schedule(config: Config, path: str) -> str:
     """Draws the learning rate over the run's optimizer steps; returns a sentence about it."""
-    faces = open_dataset(config, find_cache(config)[0])
-    steps_per_epoch = build_sampler(config, faces).steps_per_epoch
+    dataset = open_dataset(config, find_cache(config)[0])
+    steps_per_epoch = build_sampler(config, dataset).steps_per_epoch
     schedule = build_schedule_from_config(config, steps_per_epoch=steps_per_epoch)
     plot_schedule(schedule, steps_per_epoch * config.epochs, path=path, lr=config.lr)
     return f"{path}: {config.sched}, {steps_per_epoch * config.epochs} optimizer steps ({steps_per_epoch} per epoch)"
 
 
-def draw_preview(config: Config, pack: str | Path, *, path: str) -> str:
+def draw_preview(config: Config, cache_path: str | Path, *, path: str) -> str:
     """Draws 8x8 augmented train faces as the first batch has them; returns a sentence about it."""
-    faces = open_dataset(config, pack)
-    preprocessing = build_preprocessing(config, faces)
-    plan = replace(build_sampler(config, faces), batch_size=64, grad_accum_steps=1)
+    dataset = open_dataset(config, cache_path)
+    preprocessing = build_preprocessing(config, dataset)
+    plan = replace(build_sampler(config, dataset), batch_size=64, grad_accum_steps=1)
     cpu = torch.device("cpu")
-    stream = TrainLoader(
-        faces.fetcher(cpu, seed=config.seed),
+    loader = TrainLoader(
+        dataset.fetcher(cpu, seed=config.seed),
         plan,
-        faces.targets,
+        dataset.targets,
         preprocessing,
         cpu,
         build_augment_spec(config),
     )
-    images_BCHW = next(iter(stream)).images_BCHW
+    images_BCHW = next(iter(loader)).images_BCHW
     draw_sheet(preprocessing.unnormalise(images_BCHW).clamp(0, 1), path)
     return f"{path}: {len(images_BCHW)} augmented faces of {preprocessing.image_px}x{preprocessing.image_px} px"

@@ -22,7 +22,7 @@ logger = logging.getLogger("fer_ignite")
 _SPLITTING = ("split", "val_fraction", "split_seed", "folds", "fold", "group_by")
 
 
-def load_teacher(config: Config, faces: FaceDataset, *, device: torch.device) -> nn.Module | None:
+def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) -> nn.Module | None:
     """The checkpoints of ``--teacher`` as a module that takes the run's images; None where there are none.
 
     Raises:
@@ -40,20 +40,20 @@ def load_teacher(config: Config, faces: FaceDataset, *, device: torch.device) ->
         teacher = EnsembleModule(
             members,
             [1 / len(members)] * len(members),
-            preprocessing=build_preprocessing(config, faces),
-            classes=faces.classes,
+            preprocessing=build_preprocessing(config, dataset),
+            classes=dataset.classes,
         )
     except CheckpointError as error:
         raise CheckpointError(f"--teacher: {error}") from None
     if idist.get_rank() == 0:
-        _warn_of_leaks(config, members, faces)
+        _warn_about_leaks(config, members, dataset)
     return teacher.to(device).eval().requires_grad_(False)
 
 
-def _warn_of_leaks(config: Config, members: list[LoadedModel], faces: FaceDataset) -> None:
+def _warn_about_leaks(config: Config, members: list[LoadedModel], dataset: FaceDataset) -> None:
     """A teacher of another split of the same data may have learned on faces that val and test hold here."""
     for member in members:
-        same = member.checkpoint["data"].get("source") == faces.source
+        same = member.checkpoint["data"].get("source") == dataset.source
         differing = [
             name for name in _SPLITTING if getattr(member.config, name) != getattr(config, name)
         ]

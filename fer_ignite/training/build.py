@@ -54,7 +54,7 @@ __all__ = ["build_session_objects"]
 
 def build_session_objects(
     config: Config,
-    faces: FaceDataset,
+    dataset: FaceDataset,
     *,
     folder: RunDir,
     device: torch.device,
@@ -70,7 +70,7 @@ def build_session_objects(
     """
     session = _bare_session(
         config,
-        faces,
+        dataset,
         folder=folder,
         device=device,
         signal_number=signal_number,
@@ -102,7 +102,7 @@ def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
 
 def _bare_session(
     config: Config,
-    faces: FaceDataset,
+    dataset: FaceDataset,
     *,
     folder: RunDir,
     device: torch.device,
@@ -113,15 +113,15 @@ def _bare_session(
     rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
     _set_determinism(config)
     if config.fast_dev_run:
-        faces = faces.shortened(DEV_BATCHES * config.eval_batch_size)
+        dataset = dataset.shortened(DEV_BATCHES * config.eval_batch_size)
     preprocessing, precision = (
-        build_preprocessing(config, faces),
+        build_preprocessing(config, dataset),
         resolve_precision(config.precision, device),
     )
-    model = build_network(config, faces, preprocessing=preprocessing, device=device)
+    model = build_network(config, dataset, preprocessing=preprocessing, device=device)
     optimizer = build_optimizer_from_config(config, model)
-    plan = build_sampler(config, faces)
-    terms = loss_terms(build_loss_from_config(config, faces, plan=plan).to(device))
+    plan = build_sampler(config, dataset)
+    terms = loss_terms(build_loss_from_config(config, dataset, plan=plan).to(device))
     wrapped = _wrapped(model, config, world=world)
     trainer = create_trainer(
         wrapped,
@@ -143,9 +143,9 @@ def _bare_session(
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
     # One view while training continues; the run's view averaging is for the final figures.
     plain = loss_terms(build_loss("ce"))
-    train_stream, val_stream = _streams(
+    train_loader, val_loader = _build_loaders(
         config,
-        faces,
+        dataset,
         plan=plan,
         preprocessing=preprocessing,
         device=device,
@@ -153,7 +153,7 @@ def _bare_session(
         rank=rank,
         world=world,
         sizes=build_image_size_schedule(config, preprocessing, model=model, device=device),
-        loss_weights_N=build_loss_weights(config, faces, plan=plan),
+        loss_weights_N=build_loss_weights(config, dataset, plan=plan),
     )
     swa = None
     if config.swa_start is not None:
@@ -161,7 +161,7 @@ def _bare_session(
             model,
             start=config.swa_start,
             epochs=config.epochs,
-            images=statistics_loader(val_stream, plan.indices_N),
+            images=statistics_loader(val_loader, plan.indices_N),
             device=device,
             precision=precision,
         )
@@ -171,7 +171,7 @@ def _bare_session(
     elif swa is not None:
         evaluated = swa.model
     evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
-    metrics = attach_metrics(evaluator, num_classes=len(faces.classes), device=device)
+    metrics = attach_metrics(evaluator, num_classes=len(dataset.classes), device=device)
     coordinator = StopCoordinator(
         trainer,
         group=group,
@@ -183,10 +183,10 @@ def _bare_session(
         nonfinite_patience=config.nonfinite_patience,
     )
     scaler = step.make_scaler(device, precision)
-    records = RunningMetrics(group=group, device=device)
+    running_metrics = RunningMetrics(group=group, device=device)
     return Session(
         config=config,
-        faces=faces,
+        dataset=dataset,
         folder=folder,
         device=device,
         precision=precision,
@@ -198,9 +198,9 @@ def _bare_session(
         scoring_terms=plain,
         trainer=trainer,
         evaluator=evaluator,
-        train_stream=train_stream,
-        val_stream=val_stream,
-        records=records,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        running_metrics=running_metrics,
         coordinator=coordinator,
         rank=rank,
         world=world,
@@ -231,9 +231,9 @@ def _wrapped(model: nn.Module, config: Config, *, world: int) -> nn.Module:
     return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
 
 
-def _streams(
+def _build_loaders(
     config: Config,
-    faces: FaceDataset,
+    dataset: FaceDataset,
     *,
     plan: EpochSampler,
     preprocessing: Preprocessing,
@@ -254,11 +254,11 @@ def _streams(
         "workers": config.workers,
         "worker_init": reset_signals,
     }
-    train_feed = faces.fetcher(device, transform=user("sample_transform"), **loading)
-    train_stream = TrainLoader(
-        train_feed,
+    train_fetcher = dataset.fetcher(device, transform=user("sample_transform"), **loading)
+    train_loader = TrainLoader(
+        train_fetcher,
         plan,
-        faces.targets,
+        dataset.targets,
         preprocessing,
         device,
         build_augment_spec(config),
@@ -271,13 +271,15 @@ def _streams(
         loss_weights_N=loss_weights_N,
     )
     # One feed for both where it may be: a pack lies on an accelerator once.
-    val_feed = (
-        train_feed if isinstance(train_feed, CacheFetcher) else faces.fetcher(device, **loading)
+    val_fetcher = (
+        train_fetcher
+        if isinstance(train_fetcher, CacheFetcher)
+        else dataset.fetcher(device, **loading)
     )
-    val_stream = EvalLoader(
-        val_feed,
-        faces.indices["val"],
-        faces.targets,
+    val_loader = EvalLoader(
+        val_fetcher,
+        dataset.indices["val"],
+        dataset.targets,
         preprocessing,
         device,
         config.eval_batch_size,
@@ -285,4 +287,4 @@ def _streams(
         world,
         config.channels_last,
     )
-    return train_stream, val_stream
+    return train_loader, val_loader

@@ -51,21 +51,21 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEV_BATCHES = 3
 
 
-def build_preprocessing(config: Config, faces: FaceDataset) -> Preprocessing:
+def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
     """From stored faces to the network's input."""
-    image_px = config.image_size or faces.side_px or 48
-    mean, std = (faces.mean, faces.std) if config.normalize == "train" else IMAGENET
+    image_px = config.image_size or dataset.side_px or 48
+    mean, std = (dataset.mean, dataset.std) if config.normalize == "train" else IMAGENET
     if config.normalize == "model" and config.model.startswith(PREFIX):
         mean, std = published_statistics(config.model)
-    if faces.channels == 1 and len(mean) == 3:
+    if dataset.channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Preprocessing(
         image_px,
         config.resize or image_px,
-        faces.channels,
+        dataset.channels,
         mean,
         std,
-        faces.side_px,
+        dataset.side_px,
         config.resize_mode,
     )
 
@@ -93,7 +93,7 @@ def build_augment_spec(config: Config) -> AugmentSpec | None:
 
 
 def build_loss_weights(
-    config: Config, faces: FaceDataset, *, plan: EpochSampler
+    config: Config, dataset: FaceDataset, *, plan: EpochSampler
 ) -> NDArray[np.float32] | None:
     """float32 [N]: each face's weight in the loss by its data set, with a mean of 1 over train; None where all are equal.
 
@@ -103,13 +103,13 @@ def build_loss_weights(
     if not config.data_weights:
         return None
     sources = split_sources(config.data)
-    if len(sources) != len(config.data_weights) or faces.pack is None:
+    if len(sources) != len(config.data_weights) or dataset.pack is None:
         raise ConfigError(
             f"--data-weights has {len(config.data_weights)} numbers, and --data {len(sources)} data sets; give one for each."
         )
     if len(sources) == 1:
         return None
-    numbers_N = set_numbers([faces.pack.id_bytes(place) for place in range(len(faces.pack))])
+    numbers_N = set_numbers([dataset.pack.id_bytes(place) for place in range(len(dataset.pack))])
     weights_N = np.array(config.data_weights, dtype=np.float32)[numbers_N - 1]
     scaled_N: NDArray[np.float32] = weights_N / weights_N[plan.indices_N].mean()
     return scaled_N
@@ -153,9 +153,9 @@ def _require_side(
             module.training = training
 
 
-def build_sampler(config: Config, faces: FaceDataset) -> EpochSampler:
+def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
     """The order of the train split."""
-    indices = faces.train_indices(
+    indices = dataset.train_indices(
         drop_train_duplicates=config.drop_train_duplicates,
         limit=config.max_train_samples,
         seed=config.seed,
@@ -164,7 +164,7 @@ def build_sampler(config: Config, faces: FaceDataset) -> EpochSampler:
         indices = indices[: DEV_BATCHES * config.batch_size]
     return EpochSampler(
         indices,
-        faces.targets.labels_N[indices],
+        dataset.targets.labels_N[indices],
         config.seed,
         config.batch_size,
         config.grad_accum_steps,
@@ -192,12 +192,12 @@ def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Sched
 
 
 def build_network(
-    config: Config, faces: FaceDataset, *, preprocessing: Preprocessing, device: torch.device
+    config: Config, dataset: FaceDataset, *, preprocessing: Preprocessing, device: torch.device
 ) -> nn.Module:
     """The network on its device, with start weights where they were requested."""
     model = build_model(
         config.model,
-        num_classes=len(faces.classes),
+        num_classes=len(dataset.classes),
         in_channels=preprocessing.channels,
         image_px=preprocessing.image_px,
         pretrained=config.pretrained,
@@ -210,7 +210,7 @@ def build_network(
             content = _classes_reordered(
                 load_weights_file(config.init_from),
                 model,
-                classes=faces.classes,
+                classes=dataset.classes,
                 path=config.init_from,
             )
             report = initialise_from(model, content, strict=config.strict)
@@ -317,10 +317,10 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     return made
 
 
-def build_loss_from_config(config: Config, faces: FaceDataset, *, plan: EpochSampler) -> Loss:
+def build_loss_from_config(config: Config, dataset: FaceDataset, *, plan: EpochSampler) -> Loss:
     """What is minimised, with class weights counted on the faces that are trained on."""
     weights_K = class_weights(
-        config.class_weights, faces.counts(plan.indices_N).tolist(), classes=faces.classes
+        config.class_weights, dataset.counts(plan.indices_N).tolist(), classes=dataset.classes
     )
     return build_loss(
         config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K

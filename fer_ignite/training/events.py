@@ -79,7 +79,7 @@ EVENT_TABLE = (
     EventFacts(
         RunEvents.REPORT,
         "then, when all that was logged in the epoch is reduced over processes",
-        "session.history_line(), session.records.epoch()",
+        "session.history_line(), session.running_metrics.epoch()",
         "epoch",
         (
             "history",

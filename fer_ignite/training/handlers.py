@@ -95,7 +95,7 @@ def _attach_schedule(session: Session) -> None:
         event_filter=lambda engine, _: engine.state.batch.is_first_micro
     )
     schedule = build_schedule_from_config(
-        config, steps_per_epoch=session.train_stream.plan.steps_per_epoch
+        config, steps_per_epoch=session.train_loader.plan.steps_per_epoch
     )
     session.scheduler, handle = attach_schedule(
         trainer, session.optimizer, schedule=schedule, event=opens, plateau=session.plateau
@@ -105,14 +105,17 @@ def _attach_schedule(session: Session) -> None:
 
 def attach_run(session: Session) -> None:
     """What every process does between steps: sums, logged values, the clock, the validation."""
-    trainer, records = session.trainer, session.records
+    trainer, running_metrics = session.trainer, session.running_metrics
 
     def log_step(engine: Engine) -> None:
         session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
     session.attach(
-        "clear_metrics", trainer, event=Events.EPOCH_STARTED, handler=lambda engine: records.clear()
+        "clear_metrics",
+        trainer,
+        event=Events.EPOCH_STARTED,
+        handler=lambda engine: running_metrics.clear(),
     )
     session.attach(
         "log_step",
@@ -121,7 +124,7 @@ def attach_run(session: Session) -> None:
         handler=log_step,
     )
     session.handles.update(
-        attach_running_metrics(trainer, records, log_every=session.config.log_every)
+        attach_running_metrics(trainer, running_metrics, log_every=session.config.log_every)
     )
     session.epoch_clock = attach_epoch_clock(trainer)
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
@@ -142,18 +145,18 @@ def attach_reports(session: Session) -> None:
             line=session.history_line,
             logger=logger,
             monitor=config.monitor,
-            logged=lambda: session.records.epoch_names,
+            logged=lambda: session.running_metrics.epoch_names,
         ),
     )
     if config.plots:
         session.register_handle(
             "plots",
             attach_plots(
-                trainer, folder, classes=session.faces.classes, evaluator=session.evaluator
+                trainer, folder, classes=session.dataset.classes, evaluator=session.evaluator
             ),
         )
     if not config.quiet:
-        bars = attach_progress_bar(trainer, session.evaluator, session.records)
+        bars = attach_progress_bar(trainer, session.evaluator, session.running_metrics)
         session.progress_bar = bars[0]
         for bar in bars:
             session.at_close.callback(bar.finish)  # an error within an epoch
@@ -163,11 +166,11 @@ def attach_reports(session: Session) -> None:
             session.evaluator,
             optimizer=session.optimizer,
             folder=folder.tensorboard,
-            classes=session.faces.classes,
+            classes=session.dataset.classes,
             settings=config.model_dump(mode="json"),
             picture=folder.plots / "confusion_matrix.png" if config.plots else None,
             unnormalise=session.preprocessing.unnormalise,
-            records=session.records,
+            records=session.running_metrics,
             every=config.log_every,
         )
         session.handles.update(handles)
@@ -181,7 +184,7 @@ def attach_reports(session: Session) -> None:
             trainer,
             optimizer=session.optimizer,
             folder=folder,
-            records=session.records,
+            running_metrics=session.running_metrics,
             line=session.history_line,
             settings=lambda: _described(session),
             project=config.project,
@@ -197,8 +200,8 @@ def _described(session: Session) -> dict[str, Any]:
     return {
         **session.config.model_dump(mode="json"),
         **{f"versions.{name}": version for name, version in versions().items()},
-        "run.data": session.faces.source,
-        "run.data_fingerprint": session.faces.fingerprint,
+        "run.data": session.dataset.source,
+        "run.data_fingerprint": session.dataset.fingerprint,
         "run.device": str(session.device),
         "run.precision": session.precision,
         "run.processes": session.world,

@@ -148,14 +148,18 @@ class LiveProgressBar(ProgressBar):
 
 
 def attach_progress_bar(
-    trainer: Engine, evaluator: Engine, records: RunningMetrics
+    trainer: Engine, evaluator: Engine, running_metrics: RunningMetrics
 ) -> tuple[LiveProgressBar, LiveProgressBar]:
     """A bar per epoch with loss, accuracy in per cent and what users log with ``bar=True``; and one for each validation."""
 
     def shown(output: Mapping[str, Any]) -> dict[str, Any]:
         hits_B = output["y_pred"].argmax(dim=1) == output["y"]
         accuracy = 100 * hits_B.float().mean().item()
-        return {"loss": f"{output['loss'].item():.3f}", "acc": f"{accuracy:.0f}%", **records.bar}
+        return {
+            "loss": f"{output['loss'].item():.3f}",
+            "acc": f"{accuracy:.0f}%",
+            **running_metrics.bar,
+        }
 
     bar, validation = LiveProgressBar("epoch"), LiveProgressBar("validation")
     bar.attach_live(trainer, shown)

@@ -18,9 +18,9 @@ __all__ = [
     "DatasetObject",
     "ModelObject",
     "dataset_object",
+    "find_objects",
     "model_name",
     "object_label",
-    "objects_of",
     "require_sendable",
     "with_objects",
 ]
@@ -164,7 +164,7 @@ def object_label(thing: Any) -> str:
     return str(name)
 
 
-def objects_of(config: Config) -> dict[str, Any]:
+def find_objects(config: Config) -> dict[str, Any]:
     """The registered objects that a configuration names; they travel to other processes with the run."""
     texts = [str(getattr(config, setting) or "") for setting in _SETTING_OF.values()]
     return {

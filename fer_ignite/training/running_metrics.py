@@ -169,15 +169,17 @@ def _reduced(reduce: Reduce, values: list[float]) -> float:
 
 
 def attach_running_metrics(
-    trainer: Engine, records: RunningMetrics, *, log_every: int
+    trainer: Engine, running_metrics: RunningMetrics, *, log_every: int
 ) -> dict[str, RemovableEventHandle]:
     """Sums per iteration, step values every ``log_every`` iterations, everything folded before a resume point; a handle of each."""
     return {
-        "update_metrics": trainer.add_event_handler(Events.ITERATION_COMPLETED, records.update),
+        "update_metrics": trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, running_metrics.update
+        ),
         "flush_metrics": trainer.add_event_handler(
-            Events.ITERATION_COMPLETED(every=log_every), records.flush
+            Events.ITERATION_COMPLETED(every=log_every), running_metrics.flush
         ),
         "reduce_metrics": trainer.add_event_handler(
-            RunEvents.RESUME_POINT, records.reduce_across_ranks
+            RunEvents.RESUME_POINT, running_metrics.reduce_across_ranks
         ),
     }

@@ -108,7 +108,7 @@ class Session:
     """
 
     config: Config
-    faces: FaceDataset
+    dataset: FaceDataset
     folder: RunDir
     device: torch.device
     precision: str
@@ -120,9 +120,9 @@ class Session:
     scoring_terms: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
     trainer: Trainer
     evaluator: Engine
-    train_stream: TrainLoader
-    val_stream: EvalLoader
-    records: RunningMetrics
+    train_loader: TrainLoader
+    val_loader: EvalLoader
+    running_metrics: RunningMetrics
     coordinator: StopCoordinator
     rank: int = 0
     world: int = 1
@@ -178,7 +178,7 @@ class Session:
             )
         if value is None:
             return
-        self.records.log(
+        self.running_metrics.log(
             name, value, iteration=self.trainer.state.iteration, bar=bar, reduce=reduce, on=on
         )
 
@@ -284,14 +284,14 @@ class Session:
         if self.trackers is not None:
             self.trackers.open()
         trainer, epochs = self.trainer, self.config.epochs
-        length = len(self.train_stream)
+        length = len(self.train_loader)
         if self.coordinator.reason or trainer.state.iteration >= epochs * length:
             return self.coordinator.reason  # Ignite would train all over again (engine.py, 979)
         self.started = time.monotonic()
         self.coordinator.open()
         try:
             trainer.run(
-                prefetch_on_stream(self.train_stream, self.device),
+                prefetch_on_stream(self.train_loader, self.device),
                 max_epochs=epochs,
                 epoch_length=length,
             )
@@ -309,11 +309,13 @@ class Session:
 
     def __repr__(self) -> str:
         state = self.trainer.state
-        counts = ", ".join(f"{split} {len(places)}" for split, places in self.faces.indices.items())
+        counts = ", ".join(
+            f"{split} {len(places)}" for split, places in self.dataset.indices.items()
+        )
         return (
-            f"Session of {self.folder.path}: {self.config.model} on {self.faces.source} ({counts}; "
-            f"{', '.join(self.faces.classes)}), {self.device}, {self.precision}; epoch "
-            f"{state.iteration // len(self.train_stream)} of {self.config.epochs}, iteration {state.iteration}"
+            f"Session of {self.folder.path}: {self.config.model} on {self.dataset.source} ({counts}; "
+            f"{', '.join(self.dataset.classes)}), {self.device}, {self.precision}; epoch "
+            f"{state.iteration // len(self.train_loader)} of {self.config.epochs}, iteration {state.iteration}"
         )
 
     def __enter__(self) -> "Session":
@@ -345,7 +347,7 @@ class Session:
         failpoints.reach(
             "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
         )
-        self.evaluator.run(self.val_stream, epoch_length=len(self.val_stream))
+        self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
         # training does not depend on the handler train_mode to undo the evaluation's mode
         for module, training in modes:
             module.training = training
@@ -389,7 +391,7 @@ class Session:
         Raises:
             NonFiniteError: on all processes, which have counted the same.
         """
-        steps = self.train_stream.plan.steps_per_epoch
+        steps = self.train_loader.plan.steps_per_epoch
         # fp16 finds its scale by steps that are not taken
         if self.coordinator.not_taken >= steps and not self.scaler.is_enabled():
             raise NonFiniteError(
@@ -400,7 +402,7 @@ class Session:
     def report(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind the users' handlers: what they logged belongs to this epoch's line."""
         self.trainer.fire_event(RunEvents.VALIDATED)
-        self.records.reduce_across_ranks()
+        self.running_metrics.reduce_across_ranks()
         self.trainer.fire_event(RunEvents.REPORT)
 
     def prepare_model(self, engine: Engine) -> None:
@@ -427,7 +429,7 @@ class Session:
             "iteration": state.iteration,
             "optimizer_steps": state.optimizer_steps,
             "lr": self.optimizer.param_groups[0]["lr"],
-            **self.records.epoch(),
+            **self.running_metrics.epoch(),
             **scalars,
             "skipped_steps": int(state.skipped_steps),
             "is_best": best is not None and best.best["epoch"] == state.epoch,

@@ -32,7 +32,7 @@ def evaluation_state(session: Session) -> dict[str, Any]:
     entries: dict[str, Any] = {
         "kind": PlainState("best"),
         "config": PlainState(session.config.model_dump(mode="json")),
-        "classes": PlainState(list(session.faces.classes)),
+        "classes": PlainState(list(session.dataset.classes)),
         "preprocessing": PlainState(
             {
                 **vars(preprocessing),
@@ -60,7 +60,7 @@ def resume_state(session: Session) -> dict[str, Any]:
         "optimizer": session.optimizer,
         "scheduler": session.scheduler,
         "scaler": session.scaler,
-        "sums": session.records,
+        "sums": session.running_metrics,
         "handlers": PlainState(
             lambda: {name: thing.state_dict() for name, thing in session.kept.items()}
         ),
@@ -86,12 +86,12 @@ def _optional_parts(session: Session) -> dict[str, Any]:
 
 
 def _data(session: Session) -> dict[str, Any]:
-    faces = session.faces
+    dataset = session.dataset
     return {
-        "source": faces.source,
-        "fingerprint": faces.fingerprint,
-        "val_fingerprint": faces.split_fingerprint("val"),
-        "counts": {split: len(indices) for split, indices in faces.indices.items()},
+        "source": dataset.source,
+        "fingerprint": dataset.fingerprint,
+        "val_fingerprint": dataset.split_fingerprint("val"),
+        "counts": {split: len(indices) for split, indices in dataset.indices.items()},
     }
 
 
@@ -104,7 +104,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     Raises:
         ConfigError: an epoch has another number of iterations now.
     """
-    length, was = len(session.train_stream), int(checkpoint["trainer"]["epoch_length"])
+    length, was = len(session.train_loader), int(checkpoint["trainer"]["epoch_length"])
     if length != was:
         raise ConfigError(
             f"--resume: an epoch of this run has {was} iterations, and {length} with these settings (batch_size, grad_accum_steps, "
@@ -123,7 +123,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     _restore_scaler(session, checkpoint["scaler"])
     _restore_decisions(session, {**checkpoint, "best": None} if best_lost else checkpoint)
     _restore_trainer(session, checkpoint["trainer"])
-    session.records.load_state_dict(checkpoint["sums"])
+    session.running_metrics.load_state_dict(checkpoint["sums"])
     for name, thing in session.kept.items():
         if name in checkpoint["handlers"]:
             thing.load_state_dict(checkpoint["handlers"][name])

@@ -109,7 +109,7 @@ def pace(session: Any) -> None:
     clock = {"t": 0.0}
 
     @session.trainer.on(Events.GET_BATCH_STARTED)
-    def asked(engine: Any) -> None:
+    def start_clock(engine: Any) -> None:
         clock["t"] = time.perf_counter()
 
     @session.trainer.on(Events.GET_BATCH_COMPLETED)

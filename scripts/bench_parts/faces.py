@@ -251,9 +251,7 @@ def main() -> None:
         "--data", default=os.environ.get("FER2013_CSV"), help="fer2013.csv (FER2013_CSV)"
     )
     parser.add_argument(
-        "--checkpoint",
-        default=str(shipped_checkpoint()),
-        help="the network asked (the shipped one)",
+        "--checkpoint", default=str(shipped_checkpoint()), help="the network (the shipped one)"
     )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Rounds in turn: each contender is a process that steps only when it is told to, so that all share one machine fairly."""
+"""Rounds in turn: each contender is a process that makes a step on request, so that all share one machine fairly."""
 
 import json
 import os

@@ -53,14 +53,14 @@ async def served(address: str, files: list[bytes]) -> float:
     waiting = [files[place : place + PER_REQUEST] for place in range(0, len(files), PER_REQUEST)]
     started = time.perf_counter()
 
-    async def ask(client: httpx.AsyncClient) -> None:
+    async def post(client: httpx.AsyncClient) -> None:
         while waiting:
             part = waiting.pop()
             uploads = [("files", (f"{place}.png", data)) for place, data in enumerate(part)]
             (await client.post(f"{address}predict", files=uploads)).raise_for_status()
 
     async with httpx.AsyncClient(timeout=120) as client:
-        await asyncio.gather(*(ask(client) for _ in range(CLIENTS)))
+        await asyncio.gather(*(post(client) for _ in range(CLIENTS)))
     return len(files) / (time.perf_counter() - started)
 
 

@@ -1,4 +1,4 @@
-"""The code blocks of a page: found, told apart, and put into the form in which the tests run them.
+"""The code blocks of a page: found, classified, and put into the form in which the tests run them.
 
 The site does not show that form. A block is left out only where the line above it says why: ``<!-- not run: needs a GPU -->``.
 """

@@ -21,7 +21,7 @@ _BLOCK_OR_COMMENT = re.compile(
 
 
 def on_config(config: Any) -> Any:
-    """Completes the navigation: what is made here, and what nobody has listed, is added; what isn't there is left out."""
+    """Completes the navigation: generated pages and unlisted ones are added; missing ones are left out."""
     docs = Path(config.docs_dir)
     made, named = _generated(docs), set(_targets(config.nav))
     unnamed = [file.name for file in sorted(docs.glob("*.md")) if file.name not in named]

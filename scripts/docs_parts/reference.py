@@ -1,4 +1,4 @@
-"""The reference: for the public names, and for every module, a page that asks mkdocstrings for the docstrings."""
+"""The reference: for the public names, and for every module, a page with the docstrings, by mkdocstrings."""
 
 import ast
 from pathlib import Path

@@ -125,7 +125,7 @@ def batches(check: Check) -> Iterator[Row]:
     """Batches with and without the side stream, and out of device memory and host memory."""
     settings = check.settings(name="batches", exist_ok=True, rotate=10, mixup=0.2, brightness=0.2)
     with build_session(check_config(settings)) as session:
-        stream, count = session.train_stream, 12
+        loader, count = session.train_loader, 12
 
         def take(source: Any) -> list[Any]:
             found = []
@@ -136,7 +136,7 @@ def batches(check: Check) -> Iterator[Row]:
             check.synchronize()
             return found
 
-        plain, ahead = take(stream), take(prefetch_on_stream(stream, session.device))
+        plain, ahead = take(loader), take(prefetch_on_stream(loader, session.device))
     same = all(torch.equal(a[i], b[i]) for a, b in zip(plain, ahead, strict=True) for i in (0, 1))
     yield judged(f"{count} batches with and without prefetching: equal, bit for bit", same, "")
     pack = open_cache(open_or_build(CacheSpec(data=settings["data"]), progress=False))

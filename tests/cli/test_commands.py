@@ -222,7 +222,7 @@ def test_a_run_s_folder_means_its_best_checkpoint(cli, finished_run, best, faces
     assert alone.code == 2 and "alone is nothing to look at" in alone.err
 
 
-def test_a_run_without_a_checkpoint_is_told(cli, faces, tmp_path):
+def test_a_run_without_a_checkpoint_is_reported(cli, faces, tmp_path):
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.yaml").touch()
     ended = cli("predict", tmp_path / "begun", faces)

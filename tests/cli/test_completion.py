@@ -1,4 +1,4 @@
-"""What the shell asks, answered by the program itself in a process of its own, as shells do."""
+"""Shell completion: the program is started as a shell starts it, and prints the candidates."""
 
 import os
 import subprocess

@@ -158,7 +158,7 @@ def test_predict_with_an_onnx_file_writes_to_a_file_without_torch_and_without_th
     assert len(out.read_text().splitlines()) == 7 + (form == "csv")
 
 
-def test_a_run_s_folder_without_what_a_checkpoint_needs_is_told_in_one_line(
+def test_a_run_s_folder_without_what_a_checkpoint_needs_is_reported_in_one_line(
     finished_run, faces, tmp_path
 ):
     ended = subprocess.run(

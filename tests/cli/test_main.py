@@ -18,7 +18,7 @@ def test_without_a_command_it_says_what_to_do_first(cli):
         assert f"\n  {name} " in ended.out
 
 
-def test_the_version_is_told(cli):
+def test_the_version_is_reported(cli):
     import fer_ignite
 
     assert fer_ignite.__version__ in cli("--version").out
@@ -242,11 +242,11 @@ def test_a_complaint_ends_with_the_section_that_helps(cli):
 
 def test_train_prints_its_outcome_as_json(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--json")
-    told, written = (
+    printed, written = (
         json.loads(ended.out),
         json.loads((ended.folder / "runs/run/summary.json").read_text()),
     )
-    assert told["exit_code"] == 0 and {name: told[name] for name in written} == written
+    assert printed["exit_code"] == 0 and {name: printed[name] for name in written} == written
 
 
 @pytest.mark.parametrize("layers", [(), ("--recipe", "strong"), ("--config",)])

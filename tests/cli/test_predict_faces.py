@@ -121,7 +121,7 @@ def test_nothing_readable_is_an_exit_code(cli, photographs):
     ],
     ids=str,
 )
-def test_what_can_t_be_meant_is_told_in_a_sentence(cli, arguments, said):
+def test_what_can_t_be_meant_is_reported_in_a_sentence(cli, arguments, said):
     ended = cli("predict", *arguments)
     lines = [line for line in ended.err.splitlines() if not line.startswith("network ")]
     assert ended.code == 2 and len(lines) == 1 and said in lines[0]

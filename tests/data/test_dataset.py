@@ -74,7 +74,7 @@ def test_a_limit_takes_the_first_of_a_seeded_order(demo):
     assert len(limited(5000)) == 112
 
 
-def test_leaked_faces_are_left_out_of_train_where_asked(demo):
+def test_leaked_faces_are_left_out_of_train_when_requested(demo):
     leaks = np.zeros(140, dtype=bool)
     leaks[demo.indices["train"][:5]] = True
     demo.leaks, kept = leaks, demo.leaks

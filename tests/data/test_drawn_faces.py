@@ -1,4 +1,4 @@
-"""The drawn faces: repeatable, independent of how many are requested, varied, and told apart by a small network."""
+"""The drawn faces: repeatable, independent of how many are requested, varied, and separable by a small network."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_shape_and_types_are_those_of_a_pack(size):
     )
 
 
-def test_no_face_is_drawn_when_none_is_asked_for():
+def test_no_face_is_drawn_when_none_is_requested():
     images_NHW1, labels_N = draw_faces(0, seed=0)
     assert images_NHW1.shape == (0, 48, 48, 1) and labels_N.shape == (0,)
 
@@ -63,9 +63,9 @@ def test_no_two_faces_are_equal_and_each_has_light_and_dark():
 
 @pytest.mark.parametrize("wrong", [{"count": -1}, {"seed": -1}, {"size": 4}, {"start": -2}])
 def test_numbers_out_of_range_are_refused_in_one_sentence(wrong):
-    asked = {"count": 1, "seed": 0} | wrong
+    arguments = {"count": 1, "seed": 0} | wrong
     with pytest.raises(ConfigError, match=r"faces of -?\d+ px"):
-        draw_faces(asked.pop("count"), **asked)
+        draw_faces(arguments.pop("count"), **arguments)
 
 
 def test_drawing_needs_no_torch():

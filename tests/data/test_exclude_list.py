@@ -30,7 +30,7 @@ def ids_of(pack, split, count):
     return [pack.sample_id(int(i)) for i in pack.indices(split)[:count]]
 
 
-def test_only_rows_that_say_yes_count_and_all_where_nobody_is_asked(listed):
+def test_only_rows_that_say_yes_count_and_all_without_the_column(listed):
     assert read_exclude_list(listed(["a,yes", "b,no", "c,", "d, YES "])).ids == ("a", "d")
     assert read_exclude_list(listed(["b,x", "a,y", "b,z"], header="ID,note")).ids == ("a", "b")
     assert read_exclude_list(listed([])).ids == ()
@@ -133,12 +133,12 @@ def test_the_list_is_part_of_what_a_run_is(tiny, demo, listed, tmp_path):
             override=("sched", *settings.pop("override", ())),
             **settings,
         )
-        asked = ("epochs", "resume", "out", "name", "sched", "override", *settings)
-        job, lock = prepare(
-            config, {name: value for name, value in config.model_dump().items() if name in asked}
+        names = ("epochs", "resume", "out", "name", "sched", "override", *settings)
+        run_spec, lock = prepare(
+            config, {name: value for name, value in config.model_dump().items() if name in names}
         )
         lock.release()
-        return job
+        return run_spec
 
     assert any("40 of 112 train images left out" in note for note in resumed().notes)
     assert (

@@ -6,7 +6,7 @@ from fer_ignite.data.expressions import (
     EXPRESSIONS,
     NUMBERED_CLASSES,
     are_numbers,
-    expression_of,
+    find_expression,
     other_spellings,
 )
 
@@ -27,14 +27,14 @@ ROWS = {
 )
 def test_every_word_means_its_expression_in_any_case_and_with_a_number_before(word, meaning):
     forms = (word, word.upper(), word.title(), f" {word} ", f"0_{word}", f"1-{word}", f"03. {word}")
-    assert {expression_of(form) for form in forms} == {meaning}
+    assert {find_expression(form) for form in forms} == {meaning}
 
 
 @pytest.mark.parametrize(
     "word", ["", "0", "7", "gloomy", "angryhappy", "none", "uncertain", "_", "1_2"]
 )
 def test_other_words_and_numbers_mean_nothing(word):
-    assert expression_of(word) is None
+    assert find_expression(word) is None
 
 
 def test_numbers_are_recognised_as_such():

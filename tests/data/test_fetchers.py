@@ -43,7 +43,7 @@ def noisy(sample):
     return np.full((8, 8), int(value * 1e6) % 251, np.uint8)
 
 
-def test_a_pack_gives_its_pixels_in_the_order_asked_for(pack):
+def test_a_pack_gives_its_pixels_in_the_order_requested(pack):
     batches = list(
         CacheFetcher(pack, CPU).batches([request([3, 0, 3]), request([]), request([69])])
     )
@@ -116,7 +116,7 @@ def broken(index):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_error_of_ours_is_told_by_its_whole_sentence(workers):
+def test_an_error_of_ours_is_reported_by_its_whole_sentence(workers):
     with pytest.raises(DataError) as caught:
         next(loader(broken, workers=workers).batches([request([3])]))
     assert str(caught.value) == "3: OSError: the disk said so."

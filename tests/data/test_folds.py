@@ -6,7 +6,7 @@ import pytest
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import dataset_from_cache, dataset_from_user_class
-from fer_ignite.data.folds import dataset_of_fold, deal
+from fer_ignite.data.folds import build_fold_dataset, deal
 from fer_ignite.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def twins(tmp_path_factory):
 
 
 def folds_of(faces, count, seed=0):
-    return [dataset_of_fold(faces, folds=count, fold=fold, seed=seed) for fold in range(count)]
+    return [build_fold_dataset(faces, folds=count, fold=fold, seed=seed) for fold in range(count)]
 
 
 def test_each_class_is_dealt_out_evenly():

@@ -309,7 +309,7 @@ def test_squash_letterbox_and_crop_place_a_wide_picture_as_named():
     assert (squash[:, 7:13] == 200).all() and (squash[:, :4] == 0).all()
 
 
-def test_an_image_of_the_wished_size_is_not_resampled():
+def test_an_image_of_the_requested_size_is_not_resampled():
     noise = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     for mode in ("squash", "letterbox", "crop"):
         assert np.array_equal(

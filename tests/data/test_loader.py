@@ -23,15 +23,15 @@ class ArrayFeed:
     """Faces out of an array, in the requests' order; keeps what it was requested."""
 
     def __init__(self):
-        self.asked: list[IndexBatch] = []
+        self.requests: list[IndexBatch] = []
 
     def batches(self, requests):
         for request in requests:
-            self.asked.append(request)
+            self.requests.append(request)
             yield torch.from_numpy(PIXELS_NHWC[request.indices_B])
 
 
-def stream(*, rank=0, world=1, at=0, accumulate=1, **changes):
+def make_loader(*, rank=0, world=1, at=0, accumulate=1, **changes):
     plan = EpochSampler(np.arange(COUNT), LABELS_N, 5, 8, accumulate)
     targets = Targets(LABELS_N, 3)
     return TrainLoader(
@@ -52,7 +52,7 @@ def take(made, count):
 
 
 def test_faces_are_normalised_and_laid_out_for_the_network():
-    (batch,) = take(stream(), 1)
+    (batch,) = take(make_loader(), 1)
     expected = (PIXELS_NHWC[batch.indices_B, :, :, 0] / 255 - 0.5) / 0.25
     assert batch.images_BCHW.shape == (8, 1, 16, 16) and batch.images_BCHW.dtype == torch.float32
     assert np.allclose(batch.images_BCHW[:, 0].numpy(), expected, atol=1e-5)
@@ -66,8 +66,8 @@ def test_faces_are_normalised_and_laid_out_for_the_network():
 
 
 def test_the_last_batch_of_an_epoch_is_short_and_the_next_epoch_follows():
-    batches = take(stream(), 6)
-    assert len(stream()) == 3
+    batches = take(make_loader(), 6)
+    assert len(make_loader()) == 3
     assert [batch.count for batch in batches] == [8, 8, 7] * 2
     for epoch in (batches[:3], batches[3:]):
         assert sorted(np.concatenate([batch.indices_B for batch in epoch])) == list(range(COUNT))
@@ -75,9 +75,9 @@ def test_the_last_batch_of_an_epoch_is_short_and_the_next_epoch_follows():
 
 @pytest.mark.parametrize("spec", [None, RICH], ids=["plain", "augmented and mixed"])
 def test_a_stream_that_begins_at_any_iteration_gives_the_same_batches(spec):
-    walked = take(stream(spec=spec), 7)
+    walked = take(make_loader(spec=spec), 7)
     for at in (1, 3, 5):
-        begun = take(stream(spec=spec, at=at), 7 - at)
+        begun = take(make_loader(spec=spec, at=at), 7 - at)
         for a, b in zip(walked[at:], begun, strict=True):
             assert torch.equal(a.images_BCHW, b.images_BCHW) and torch.equal(
                 a.targets_BK, b.targets_BK
@@ -87,9 +87,9 @@ def test_a_stream_that_begins_at_any_iteration_gives_the_same_batches(spec):
 @pytest.mark.parametrize("world", [2, 3, 8])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_see_together_what_one_sees_alone_mix_up_partners_included(world, accumulate):
-    alone = take(stream(spec=RICH, accumulate=accumulate), 7)
+    alone = take(make_loader(spec=RICH, accumulate=accumulate), 7)
     ranks = [
-        take(stream(spec=RICH, rank=rank, world=world, accumulate=accumulate), 7)
+        take(make_loader(spec=RICH, rank=rank, world=world, accumulate=accumulate), 7)
         for rank in range(world)
     ]
     for step, whole in enumerate(alone):
@@ -102,13 +102,13 @@ def test_processes_see_together_what_one_sees_alone_mix_up_partners_included(wor
 
 
 def test_an_empty_slice_carries_two_stand_ins_of_weight_zero():
-    last = take(stream(rank=7, world=8), 3)[2]  # 7 faces for 8 processes
+    last = take(make_loader(rank=7, world=8), 3)[2]  # 7 faces for 8 processes
     assert last.count == 0 and len(last.indices_B) == 0
     assert len(last.images_BCHW) == 2 and last.weights_B.tolist() == [0, 0]
 
 
 def test_augmentation_changes_from_epoch_to_epoch():
-    batches = take(stream(spec=AugmentSpec(translate=0.2)), 6)
+    batches = take(make_loader(spec=AugmentSpec(translate=0.2)), 6)
     first = {
         int(i): image
         for b in batches[:3]
@@ -126,8 +126,8 @@ def test_a_batch_transform_of_the_user_s_gets_a_generator_that_follows_from_the_
     def noise(images_BCHW, draws):
         return images_BCHW + float(draws.random())
 
-    once, again = (take(stream(batch_transform=noise), 4) for _ in range(2))
-    plain = take(stream(), 4)
+    once, again = (take(make_loader(batch_transform=noise), 4) for _ in range(2))
+    plain = take(make_loader(), 4)
     shifts = [
         (a.images_BCHW - b.images_BCHW).mean().item() for a, b in zip(once, plain, strict=True)
     ]
@@ -189,13 +189,15 @@ def test_a_preparation_crops_from_the_resized_face_and_leaves_finished_tensors_a
 
 
 def test_a_face_s_label_is_the_data_s_and_a_mixed_one_s_that_of_its_larger_part():
-    (plain,) = take(stream(), 1)
+    (plain,) = take(make_loader(), 1)
     assert (
         plain.labels_B.dtype == torch.int64
         and plain.labels_B.tolist() == LABELS_N[plain.indices_B].tolist()
     )
     mixed = [
-        batch for spec in (RICH, AugmentSpec(cutmix=1.0)) for batch in take(stream(spec=spec), 6)
+        batch
+        for spec in (RICH, AugmentSpec(cutmix=1.0))
+        for batch in take(make_loader(spec=spec), 6)
     ]
     foreign = 0
     for batch in mixed:
@@ -205,7 +207,7 @@ def test_a_face_s_label_is_the_data_s_and_a_mixed_one_s_that_of_its_larger_part(
 
 
 def test_labels_do_not_follow_soft_targets_that_say_otherwise():
-    made = stream()
+    made = make_loader()
     made.targets = Targets(
         LABELS_N, 3, np.tile(np.array([0.2, 0.2, 0.6], dtype=np.float32), (COUNT, 1))
     )

@@ -52,17 +52,17 @@ def test_nothing_to_prepare_gives_nothing():
 
 
 def test_an_endless_source_is_never_more_than_one_ahead():
-    asked = []
+    fetched = []
 
     def endless():
         while True:
-            asked.append(len(asked))
-            yield asked[-1]
+            fetched.append(len(fetched))
+            yield fetched[-1]
 
     batches = prefetch(endless(), contextlib.nullcontext, record_stream=lambda item: None)
     for step in range(3):
         assert next(batches) == step
-        assert len(asked) == step + 2
+        assert len(fetched) == step + 2
 
 
 def test_on_a_cpu_the_batches_are_left_as_they_are():

@@ -96,7 +96,7 @@ def test_the_order_is_another_one_in_each_epoch_and_for_each_seed():
     assert all(sorted(order) == list(range(100, 150)) for order in orders)
 
 
-def test_any_iteration_can_be_asked_for_first():
+def test_any_iteration_can_come_first():
     late = build_sampler(201).micro_batch(17)
     plan = build_sampler(201)
     for iteration in range(18):

@@ -103,7 +103,7 @@ def test_a_silent_process_is_named_when_the_others_timed_out():
     )
 
 
-def test_an_error_that_all_ranks_share_is_told_without_a_rank():
+def test_an_error_that_all_ranks_share_is_reported_without_a_rank():
     outcome = judge(
         [FAILED] * 2,
         [read_end_record(NonFiniteError("The loss is nan."), rank=rank) for rank in (0, 1)],
@@ -118,7 +118,7 @@ def test_after_a_signal_a_process_that_must_be_killed_makes_an_interrupted_run()
     assert (outcome.exit_code, outcome.status) == (143, "interrupted")
 
 
-def test_after_a_signal_a_real_error_is_still_told():
+def test_after_a_signal_a_real_error_is_still_reported():
     outcome = judge(
         [FAILED, GONE], [read_end_record(StorageError("Disk full."), rank=0)], signals=[15]
     )

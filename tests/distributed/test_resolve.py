@@ -149,7 +149,7 @@ def test_a_slurm_task_uses_all_the_cores_that_it_is_bound_to():
     assert make_plan(LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "8"}, machine=bound).threads == 8
     assert (
         make_plan(LaunchSpec(), SRUN, machine=bound).threads == 2
-    )  # nobody said whether they are shared
+    )  # it is not known whether they are shared
     narrow = make_plan(
         LaunchSpec(), {**SRUN, "SLURM_CPUS_PER_TASK": "1"}, machine=Machine(cores=1, cuda_devices=0)
     )

@@ -169,7 +169,7 @@ def test_every_validation_face_counts_once(server, tmp_path, count):
 
 
 @pytest.mark.parametrize(("faces_count", "batch_size"), [(2, 32), (1, 1), (5, 512)])
-def test_data_smaller_than_the_processes_wish_for_is_trained_on_all_the_same(
+def test_data_smaller_than_the_processes_could_take_is_trained_on_all_the_same(
     server, tmp_path, faces_count, batch_size
 ):
     data = support.write_faces(tmp_path / "faces.csv", train=faces_count, val=1, test=1)
@@ -207,7 +207,7 @@ def test_the_launcher_does_not_show_in_the_bits(server, faces, tmp_path, launche
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_from_a_checkpoint(
+def test_another_number_of_processes_continues_from_a_checkpoint(
     server, faces, tmp_path, first, second
 ):
     whole = train(server, faces, tmp_path / "whole", 1, **SMOOTH)
@@ -264,7 +264,7 @@ def test_torchrun_restarts_killed_runs_and_they_go_on(server, faces, tmp_path):
     assert support.final(tmp_path / "run") == support.final(tmp_path / "whole" / "run")
 
 
-def test_torchrun_does_not_restart_a_run_that_was_told_to_stop(server, faces, tmp_path):
+def test_torchrun_does_not_restart_a_run_that_was_stopped(server, faces, tmp_path):
     train(server, faces, tmp_path / "whole", 2, tensorboard=True)
     settings = support.settings(faces, tmp_path, tensorboard=True, dist_timeout="30s")
     environment = {"FER_TEST_FOLDER": str(tmp_path), "FER_TEST_SIGNAL": "rank 1:9:SIGTERM"}

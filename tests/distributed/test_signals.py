@@ -36,7 +36,7 @@ def test_a_second_signal_ends_the_process_at_once(signum):
     assert (done.returncode, done.stdout) == (128 + signum, "")
 
 
-def test_sigterm_raises_where_nobody_listens_for_a_soft_stop():
+def test_sigterm_raises_without_a_handler_for_a_soft_stop():
     with pytest.raises(Terminated), raise_on_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -203,7 +203,10 @@ def test_a_signal_during_the_start_ends_everything(tmp_path, delay_s):
     )
     time.sleep(delay_s)
     process.terminate()
-    assert process.wait(timeout=60) in (143, -15)  # before torch is imported nobody listens yet
+    assert process.wait(timeout=60) in (
+        143,
+        -15,
+    )  # before torch is imported no handler is installed yet
     # a child that was just starting notices its parent's death a moment later
     until_s = time.monotonic() + 10
     while tagged(tag) and time.monotonic() < until_s:
@@ -258,7 +261,7 @@ def test_a_second_signal_ends_the_job_at_once(tmp_path):
 
 @linux
 @pytest.mark.slow
-def test_nobody_survives_a_killed_launcher_and_its_folder_goes_at_the_next_start(tmp_path):
+def test_no_process_survives_a_killed_launcher_and_its_folder_goes_at_the_next_start(tmp_path):
     tag = uuid.uuid4().hex
     (tmp_path / "tmp").mkdir()
     settings = environment(tag, TMPDIR=str(tmp_path / "tmp"))

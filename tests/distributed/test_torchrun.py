@@ -166,7 +166,7 @@ def test_killed_processes_are_restarted_and_the_run_completes(tmp_path, static):
 
 @slow
 @pytest.mark.parametrize("how", ["stopped", "nonfinite"])
-def test_a_run_that_was_told_to_stop_or_went_nonfinite_is_not_continued(tmp_path, how):
+def test_a_run_that_was_stopped_or_went_nonfinite_is_not_continued(tmp_path, how):
     process = torchrun("count_attempts", tmp_path, how, restarts=2)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
@@ -192,7 +192,7 @@ def test_a_signal_to_the_agent_stops_both_ranks_at_the_same_step(tmp_path):
 
 
 @slow
-def test_nobody_survives_a_killed_agent(tmp_path):
+def test_no_process_survives_a_killed_agent(tmp_path):
     process = torchrun("step_until_signal", tmp_path, tag=(tag := uuid.uuid4().hex))
     assert wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, 60)
     process.kill()

@@ -87,5 +87,5 @@ def test_a_run_over_two_launchers_has_one_folder(tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["world_size"]) == ("completed", 2)
     codes, said = run_both(tmp_path, "--name", run.name)
-    # a run lies there: both hear of it
+    # a run lies there: both report it
     assert codes == [5, 5] and all(run.name in text for text in said), said

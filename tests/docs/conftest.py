@@ -151,7 +151,7 @@ def _write_faces(folder):
 
 
 def _write_tables(folder, faces_NHWC, names):
-    from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS, expression_of
+    from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS, find_expression
 
     usages = ["Training"] * 350 + ["PublicTest"] * 70 + ["PrivateTest"] * 70
     with (folder / "fer2013.csv").open("w", newline="") as file:
@@ -161,7 +161,7 @@ def _write_tables(folder, faces_NHWC, names):
             writer.writerow(
                 [FER2013_CODES.index(name), " ".join(map(str, face_HWC.ravel())), usage]
             )
-    columns = [expression_of(column) or column for column in FERPLUS_COLUMNS]
+    columns = [find_expression(column) or column for column in FERPLUS_COLUMNS]
     with (folder / "fer2013new.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["Usage", "Image name", *FERPLUS_COLUMNS])

@@ -154,7 +154,7 @@ def test_in_plain_markdown_only_links_to_pages_that_are_made_lead_nowhere():
 
 
 @pytest.mark.parametrize("name", ["tutorials/own-data.md", "many-images.md"])
-def test_where_packs_are_promised_to_decode_nothing_the_limit_of_their_pixels_is_told(name):
+def test_where_packs_are_promised_to_decode_nothing_the_limit_of_their_pixels_is_reported(name):
     text, limit = (
         (ROOT / "docs" / name).read_text(encoding="utf-8"),
         CacheSpec(data="demo").raw_limit_bytes,

@@ -27,7 +27,7 @@ def history(summary):
     ]
 
 
-def test_a_plain_handler_counts_and_goes_on_counting_after_a_resume(tiny):
+def test_a_plain_handler_counts_and_continues_counting_after_a_resume(tiny):
     first = train(tiny(handlers=example("count_faces")))
     assert [line["faces_seen"] for line in history(first)] == [112, 224]
     again = train(
@@ -60,7 +60,7 @@ class _Heard(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_webhook_hears_of_the_run_s_end(tiny, monkeypatch):
+def test_a_webhook_is_called_at_the_run_s_end(tiny, monkeypatch):
     server = http.server.HTTPServer(("127.0.0.1", 0), _Heard)
     thread = threading.Thread(target=server.handle_request)
     thread.start()

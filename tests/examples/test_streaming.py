@@ -49,7 +49,7 @@ def streamed(tiny, **changed):
 def test_an_epoch_has_every_face_once_and_stays_within_a_group_of_shards(tiny, bucket):
     session = build_session(streamed(tiny), handlers=[])
     session.close()
-    plan = session.train_stream.plan
+    plan = session.train_loader.plan
     order = plan.order(0)
     assert sorted(order.tolist()) == list(range(112))  # eleven shards of ten, and one of two
     assert order.tolist() != plan.order(1).tolist() and order.tolist() == plan.order(0).tolist()

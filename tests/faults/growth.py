@@ -17,7 +17,7 @@ def resident_mb(pid: int | str = "self") -> float:
 
 
 def copied_mb(pid: int) -> float:
-    """Memory that a process has written to and so shares with nobody, in MB."""
+    """Memory that a process has written to and so doesn't share, in MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 

@@ -44,12 +44,12 @@ def one_and_two_processes(bench: Bench, trials: int) -> Iterator[Row]:
                 if (network, what) == ("smooth, SGD", "group norm")
                 else "measured, not promised"
             )
-            told = (
+            result = (
                 "loss "
                 + ", ".join(f"{value:.0e}" for value in apart)
                 + f" in 14, 56, 203 steps; val {faces:.0f} faces of {support.VAL}"
             )
-            yield f"C8 one process or two: {network}, {what}", promised, told
+            yield f"C8 one process or two: {network}, {what}", promised, result
 
 
 def _run(

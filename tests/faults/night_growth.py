@@ -82,10 +82,10 @@ def many_starts(bench: Bench, trials: int) -> Iterator[Row]:
         "PYTHONPATH": paths,
         "FER_TEST_FOLDER": str(place),
     }
-    told = subprocess.run(
+    summary = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    facts = json.loads(told.splitlines()[-1])
+    facts = json.loads(summary.splitlines()[-1])
     left = sorted(growth.leftovers(place / "tmp") - before)
     yield (
         f"G2 {cycles} x train and evaluate, {cycles} crashes: files left",

@@ -97,7 +97,7 @@ def test_numbers_that_stay_non_finite_end_all_processes_at_the_same_iteration(
         for path in tmp_path.glob("losses-*.jsonl")
     ]
     assert len(ends) == nproc and len(set(ends)) == 1
-    # four in a row from iteration 9 on, heard of one or two iterations later
+    # four in a row from iteration 9 on, read one or two iterations later
     assert 12 <= ends[0] <= 14
     weights = {
         line for path in tmp_path.glob("weights-*.txt") for line in path.read_text().splitlines()

@@ -132,7 +132,9 @@ def test_a_run_saved_once_an_epoch_repeats_what_was_lost(faces, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_first_resume_point_starts_anew_with_no_line_twice(faces, tmp_path):
+def test_a_run_killed_before_its_first_resume_point_starts_from_scratch_with_no_line_twice(
+    faces, tmp_path
+):
     cut_and_resumed(faces, tmp_path, [9], save_iterations=None, save_epochs=2)
 
 
@@ -159,7 +161,7 @@ def test_a_worse_epoch_after_a_resume_leaves_the_best_checkpoint_alone(
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores_its_last_one(
+def test_a_run_that_continues_in_another_folder_and_finds_no_better_network_scores_its_last_one(
     faces, tmp_path, monkeypatch
 ):
     # the first epoch's is the best, and its best.pt stays behind
@@ -180,7 +182,7 @@ def test_a_run_that_goes_on_in_another_folder_and_finds_no_better_network_scores
     assert "best.pt isn't here" in (tmp_path / "elsewhere" / "run" / "log.txt").read_text()
 
 
-def test_a_handlers_wish_to_stop_survives_a_kill(faces, tmp_path):
+def test_a_handlers_stop_request_survives_a_kill(faces, tmp_path):
     def stop_at_ten(session):
         session.trainer.add_event_handler(
             Events.ITERATION_COMPLETED(once=10), lambda: session.stop()

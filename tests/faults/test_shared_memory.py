@@ -22,7 +22,7 @@ def may_mount():
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="mounts a folder: Linux, root"
 )
-def test_loaders_without_shared_memory_are_told_what_to_enlarge(tmp_path, tiny_flags):
+def test_loaders_without_shared_memory_are_reported_with_what_to_enlarge(tmp_path, tiny_flags):
     if not may_mount():
         pytest.skip("mounting is not allowed here")
     (tmp_path / "mine.py").write_text("def same(image):\n    return image\n")

@@ -60,7 +60,7 @@ def test_a_signal_saves_and_stops_all_at_the_same_iteration(
         <= stopped
         <= iteration + (1 if target in ("rank 0", "rank 1", "single") else support.PER_EPOCH)
     )
-    assert support.last_iterations(tmp_path) == [stopped] * nproc  # nothing lost, nobody further
+    assert support.last_iterations(tmp_path) == [stopped] * nproc  # nothing lost, no rank further
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     assert load_checkpoint(support.newest(run))["outcome"] == "interrupted"
     assert (
@@ -114,7 +114,9 @@ def test_loader_processes_neither_save_nor_end_the_run_when_the_group_is_signall
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_the_time_limit_stops_all_and_the_run_goes_on_later(server, faces, uncut, tmp_path, nproc):
+def test_the_time_limit_stops_all_and_the_run_continues_later(
+    server, faces, uncut, tmp_path, nproc
+):
     settings, log = settings_of(faces, tmp_path, nproc), tmp_path / "log"
     assert server.run({**settings, "max_time": "0.01s"}, log) == 0
     run = tmp_path / "run"

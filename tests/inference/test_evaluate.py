@@ -17,7 +17,7 @@ from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.classes import match_classes
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.loader import Targets
 from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteError
 from fer_ignite.inference.comparison import compare
@@ -145,7 +145,7 @@ def diverged(best, tmp_path):
     return path
 
 
-def test_a_network_without_finite_outputs_is_neither_scored_nor_asked(best, tmp_path):
+def test_a_network_without_finite_outputs_is_neither_scored_nor_used(best, tmp_path):
     path = diverged(best, tmp_path)
     with pytest.raises(NonFiniteError, match=r"not finite.*use an earlier checkpoint"):
         evaluate(path, quiet=True)
@@ -424,7 +424,7 @@ def voted(tmp_path_factory):
         for k, image, usage in zip(labels, pixels, usages, strict=True)
     ]
     (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
-    column_of = {expression_of(name) or name: place for place, name in enumerate(FERPLUS_COLUMNS)}
+    column_of = {find_expression(name) or name: place for place, name in enumerate(FERPLUS_COLUMNS)}
     lines = [",".join(["Usage", "Image name", *FERPLUS_COLUMNS])]
     for place, (label, usage) in enumerate(zip(labels, usages, strict=True)):
         name = DEMO_CLASSES[label]

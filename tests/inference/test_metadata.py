@@ -58,9 +58,9 @@ def test_the_record_describes_input_and_output_for_those_who_have_only_the_file(
 )
 def test_a_record_that_says_nonsense_is_refused_in_one_sentence(change, said):
     text = json.dumps({**json.loads(RECORD.to_json()), **change})
-    with pytest.raises(CheckpointError, match=said) as told:
+    with pytest.raises(CheckpointError, match=said) as raised:
         ExportMetadata.from_json(text, name="m.onnx")
-    assert "m.onnx" in str(told.value) and "\n" not in str(told.value)
+    assert "m.onnx" in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{", "3"])

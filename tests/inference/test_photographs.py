@@ -13,12 +13,12 @@ def warnings_of(tmp_path, *images):
     for number, image in enumerate(images):
         image.save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
-    told = []
+    warnings = []
     assert all(
         answer.error is None
-        for answer in predict(shipped_checkpoint(), files, tta="none", warn=told.append)
+        for answer in predict(shipped_checkpoint(), files, tta="none", warn=warnings.append)
     )
-    return told
+    return warnings
 
 
 def noise(width, height):
@@ -36,16 +36,20 @@ def test_usual_sizes_of_face_crops_give_no_warning(tmp_path, size):
 
 @pytest.mark.parametrize("size", [(512, 512), (640, 480), (300, 200), (90, 200), (1200, 1600)])
 def test_large_and_long_pictures_give_one_line_that_names_the_file_and_the_remedy(tmp_path, size):
-    (told,) = warnings_of(tmp_path, noise(48, 48), noise(*size), noise(*size))
-    assert "1.png seems to be a whole photograph" in told and "--faces" in told and "\n" not in told
+    (warnings,) = warnings_of(tmp_path, noise(48, 48), noise(*size), noise(*size))
+    assert (
+        "1.png seems to be a whole photograph" in warnings
+        and "--faces" in warnings
+        and "\n" not in warnings
+    )
 
 
-def test_a_woman_in_a_photograph_is_told_at_any_size_and_her_face_alone_is_not(tmp_path):
+def test_a_woman_in_a_photograph_is_reported_at_any_size_and_her_face_alone_is_not(tmp_path):
     pytest.importorskip("cv2")
     photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     for side in (512, 320, 224, 128):
-        (told,) = warnings_of(tmp_path, photo.resize((side, side)))
-        assert "covers less than a tenth" in told
+        (warnings,) = warnings_of(tmp_path, photo.resize((side, side)))
+        assert "covers less than a tenth" in warnings
     face = photo.crop((170, 50, 280, 190))
     for size in ((110, 140), (224, 224), (400, 500)):
         assert warnings_of(tmp_path, face.resize(size)) == []
@@ -56,12 +60,12 @@ def test_her_face_is_cut_out_of_the_photograph_and_a_face_crop_is_taken_as_it_is
     pytest.importorskip("cv2")
     photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     network = load_model()
-    told = []
-    (found,) = predict(network, photo, faces="auto", topk=7, warn=told.append)
+    warnings = []
+    (found,) = predict(network, photo, faces="auto", topk=7, warn=warnings.append)
     assert found.label == "happy" and found.probability > 0.8 and found.face == 1
     left, top, width, height = found.box
     assert 150 < left < 240 and 20 < top < 120 and 60 < width < 180 and 60 < height < 180
-    assert len(told) == 1 and "512 x 512" in told[0] and "--faces never" in told[0]
+    assert len(warnings) == 1 and "512 x 512" in warnings[0] and "--faces never" in warnings[0]
     assert "face 1" in repr(found) and network.predict(photo)[0].box == found.box
     (whole,) = network.predict(photo, faces="never")
     assert whole.box is None and whole.probabilities != found.probabilities

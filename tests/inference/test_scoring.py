@@ -32,7 +32,7 @@ class Remainder(torch.nn.Module):
         return torch.nn.functional.one_hot(values_B % 3, 3).float() * 50
 
 
-def stream(labels, order=None):
+def loader(labels, order=None):
     places = np.arange(COUNT) if order is None else np.array(order)
     return EvalLoader(
         Faces(),
@@ -48,7 +48,7 @@ def scored(labels, **changes):
     return score_split(
         Remainder(),
         loss_terms(build_loss("ce")),
-        stream=stream(labels, changes.pop("order", None)),
+        loader=loader(labels, changes.pop("order", None)),
         num_classes=3,
         device=CPU,
         precision="fp32",
@@ -94,7 +94,7 @@ def test_a_report_is_plain_and_has_the_names_of_the_interface():
     json.dumps(report)
 
 
-def test_views_are_averaged_where_asked():
+def test_views_are_averaged_when_requested():
     assert scored(np.arange(COUNT) % 3, tta="flip").tta == "flip"
 
 

@@ -171,7 +171,7 @@ def test_the_adapter_takes_class_indices_where_the_output_is_transformed():
 
 
 def classification_metrics(classes):
-    """All of Ignite's metrics for one label per sample, as a user makes them: with nothing but what they ask for."""
+    """All of Ignite's metrics for one label per sample, as a user makes them: with nothing but their required arguments."""
     matrix = {f"matrix {number}": ignite.metrics.ConfusionMatrix(classes) for number in range(9)}
     made = iter(list(matrix.values()))
     return {
@@ -209,7 +209,7 @@ def test_all_of_ignite_s_classification_metrics_attach_to_both_engines(tiny, set
     from fer_ignite import build_session
 
     with build_session(tiny(epochs=1, max_train_samples=64, **settings)) as session:
-        K, seen = len(session.faces.classes), {"trainer": [], "evaluator": []}
+        K, seen = len(session.dataset.classes), {"trainer": [], "evaluator": []}
         for name, engine in (("trainer", session.trainer), ("evaluator", session.evaluator)):
             for title, metric in classification_metrics(K).items():
                 metric.attach(engine, title)

@@ -54,7 +54,7 @@ def test_a_pixel_is_not_mixed_with_far_areas():
     assert difference[:9].max() < 1e-5 < difference[12:].min()
 
 
-def test_stages_keep_the_side_and_give_the_channels_asked_for():
+def test_stages_keep_the_side_and_give_the_channels_requested():
     x_BCHW = torch.randn(2, 32, 5, 7)
     assert CspStage(32, 48, hidden=16, depth=2)(x_BCHW).shape == (2, 48, 5, 7)
     assert AttentionStage(32, hidden=32, depth=1, areas=4)(x_BCHW).shape == x_BCHW.shape

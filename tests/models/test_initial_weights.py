@@ -110,9 +110,9 @@ def test_the_report_says_where_the_weights_were_and_what_was_removed():
             f"module.model.{name}": value for name, value in network(seed=1).state_dict().items()
         }
     }
-    told = initialise_from(network(), state, strict=True).describe()
-    assert "state dict under: state_dict" in told
-    assert "prefixes removed from names: module., model." in told
+    text = initialise_from(network(), state, strict=True).describe()
+    assert "state dict under: state_dict" in text
+    assert "prefixes removed from names: module., model." in text
 
 
 def test_entries_beside_the_network_are_named_and_the_rest_fits():

@@ -8,7 +8,7 @@ from ignite.engine import Events
 
 from fer_ignite import StepEvents, build_session, evaluate, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
-from fer_ignite.runs.finalize import best_network, finish, split_stream, time_to_accuracy
+from fer_ignite.runs.finalize import best_network, build_split_loader, finish, time_to_accuracy
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_the_summary_tells_each_class_of_val_and_test(tiny):
         assert "per_class" not in summary[split]["single_view"]
 
 
-def test_the_best_value_of_a_loss_is_told_as_a_loss(tiny):
+def test_the_best_value_of_a_loss_is_reported_as_a_loss(tiny):
     summary = train(tiny(monitor="loss"))
     assert summary["best"]["metric"] == "loss" and summary["best"]["value"] > 0
 
@@ -123,10 +123,10 @@ def test_the_first_epoch_that_passes_a_threshold_is_noted():
 
 def test_another_split_is_prepared_as_val_is(made):
     session = made()
-    stream = split_stream(session.faces, "test", like=session.val_stream)
-    assert stream.preprocessing is session.val_stream.preprocessing
-    assert sorted(i for batch in stream for i in batch.indices_B.tolist()) == sorted(
-        session.faces.indices["test"].tolist()
+    loader = build_split_loader(session.dataset, "test", like=session.val_loader)
+    assert loader.preprocessing is session.val_loader.preprocessing
+    assert sorted(i for batch in loader for i in batch.indices_B.tolist()) == sorted(
+        session.dataset.indices["test"].tolist()
     )
 
 
@@ -180,14 +180,14 @@ def test_the_best_network_of_a_future_that_was_left_is_not_scored(tiny, capfd, m
     settings = {"epochs": 3, "save_iterations": 4, "keep_checkpoints": 9}
     folder = Path(train(tiny(**settings), handlers=[scored_by(lambda epoch: epoch / 10)])["folder"])
     assert load_checkpoint(folder / "checkpoints" / "best.pt")["trainer"]["iteration"] == 12
-    told = load_checkpoint(folder / "checkpoints" / "best.pt")["temperature"]
+    stored = load_checkpoint(folder / "checkpoints" / "best.pt")["temperature"]
     calibrated_by(0.7, monkeypatch)
     early = folder / "checkpoints" / "step-4.pt"
     summary = train(tiny(**settings, resume=str(early)), handlers=[scored_by(lambda epoch: 0.0)])
     assert "went back behind" in capfd.readouterr().err and summary["best"]["epoch"] == 1
     left = load_checkpoint(folder / "checkpoints" / "best.pt")
     # not that of a network that isn't in it
-    assert left["trainer"]["iteration"] == 12 and left["temperature"] == told == 0.5
+    assert left["trainer"]["iteration"] == 12 and left["temperature"] == stored == 0.5
 
 
 @pytest.mark.slow
@@ -265,7 +265,7 @@ def test_a_run_whose_best_checkpoint_was_damaged_while_it_trained_scores_the_las
     "damage", [flip, Path.unlink, folder_in_its_place, lambda path: path.write_bytes(b"")]
 )
 @pytest.mark.parametrize("epochs", [2, 4])
-def test_a_run_that_goes_on_with_a_damaged_best_checkpoint_says_so_and_chooses_anew(
+def test_a_run_that_continues_with_a_damaged_best_checkpoint_says_so_and_chooses_again(
     tiny, damage, epochs, capfd
 ):
     folder = Path(train(tiny())["folder"])

@@ -54,7 +54,7 @@ def test_a_checkpoint_s_classifier_is_taken_over_class_by_class(tiny, tmp_path, 
     first = tmp_path / "first" / "checkpoints" / "best.pt"
     data = folders({"angry": "mad", "happy": "Joy", "surprise": "1_surprised"})
     with build_session(tiny(data=data, init_from=str(first), name="second")) as session:
-        classes, head = session.faces.classes, session.model.state_dict()["head.weight"]
+        classes, head = session.dataset.classes, session.model.state_dict()["head.weight"]
     old = load_checkpoint(first)
     assert list(classes) != old["classes"]
     for name, row in zip(classes, head, strict=True):

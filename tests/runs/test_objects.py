@@ -16,7 +16,7 @@ from fer_ignite.errors import CheckpointError, ConfigError, FerError
 
 
 class Net(nn.Sequential):
-    """A network that asks for nothing."""
+    """A network whose constructor takes no arguments."""
 
     def __init__(self):
         super().__init__(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(64, 7))

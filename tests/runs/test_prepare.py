@@ -20,9 +20,9 @@ def ready(tiny):
 
     def make(**settings):
         config = tiny(**settings)
-        job, lock = prepare(config, given(config))
+        run_spec, lock = prepare(config, given(config))
         locks.append(lock)
-        return job
+        return run_spec
 
     yield make
     for lock in locks:
@@ -30,20 +30,20 @@ def ready(tiny):
 
 
 def test_a_job_names_folder_pack_and_the_whole_configuration(ready, tmp_path):
-    job = ready(lr=0.3)
+    run_spec = ready(lr=0.3)
     assert (
-        job.folder == str(tmp_path / "run")
-        and job.config["lr"] == 0.3
-        and job.config["momentum"] == 0.9
+        run_spec.folder == str(tmp_path / "run")
+        and run_spec.config["lr"] == 0.3
+        and run_spec.config["momentum"] == 0.9
     )
-    assert job.pack is not None and job.resume is None and job.finished is None
+    assert run_spec.cache_path is not None and run_spec.resume is None and run_spec.finished is None
     assert not (tmp_path / "run" / "config.yaml").exists()  # it is written when the session stands
-    json.dumps({**vars(job), "handlers": []})  # torchrun's processes get it as text
+    json.dumps({**vars(run_spec), "handlers": []})  # torchrun's processes get it as text
 
 
 def test_a_run_that_is_refused_leaves_nothing_and_one_that_has_begun_stays(ready, tmp_path):
-    job = ready(out=str(tmp_path / "deep" / "er"))
-    undo(job)
+    run_spec = ready(out=str(tmp_path / "deep" / "er"))
+    undo(run_spec)
     assert list(tmp_path.iterdir()) == []
     begun = ready(name="begun")
     (tmp_path / "begun" / "history.jsonl").write_text("{}\n")
@@ -67,18 +67,20 @@ def test_two_runs_can_t_share_a_folder(ready):
 def test_a_resumed_run_s_own_settings_come_before_defaults_and_given_ones_win(tiny, tmp_path):
     train(tiny(lr=0.3, epochs=2, sched="constant"))
     config = tiny(epochs=3, resume="auto")
-    asked = {
+    chosen = {
         name: value
         for name, value in given(config).items()
         if name in ("epochs", "resume", "out", "name", "batch_size")
     }
-    job, lock = prepare(config, asked)
+    run_spec, lock = prepare(config, chosen)
     lock.release()
     assert (
-        job.config["lr"] == 0.3 and job.config["sched"] == "constant" and job.config["epochs"] == 3
+        run_spec.config["lr"] == 0.3
+        and run_spec.config["sched"] == "constant"
+        and run_spec.config["epochs"] == 3
     )
-    assert job.resume == str(tmp_path / "run" / "checkpoints" / "step-8.pt")
-    assert any("epochs 2 -> 3" in note for note in job.notes)
+    assert run_spec.resume == str(tmp_path / "run" / "checkpoints" / "step-8.pt")
+    assert any("epochs 2 -> 3" in note for note in run_spec.notes)
 
 
 @pytest.mark.slow
@@ -102,10 +104,10 @@ def test_structural_changes_are_refused_by_name_unless_overridden(tiny, change, 
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.01}, {"log_every": 3}, {"patience": 4}])
-def test_other_changes_are_taken_up_and_told(tiny, change, ready):
+def test_other_changes_are_taken_up_and_reported(tiny, change, ready):
     train(tiny(epochs=1))
-    job = ready(epochs=2, resume="auto", **change)
-    assert any(next(iter(change)) in note for note in job.notes)
+    run_spec = ready(epochs=2, resume="auto", **change)
+    assert any(next(iter(change)) in note for note in run_spec.notes)
 
 
 def test_an_override_allows_what_it_names(tiny):
@@ -125,9 +127,9 @@ def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)  # last.pt is the same file
-    job = ready(epochs=3, resume="auto")
-    assert job.resume.endswith("step-4.pt") and any(
-        "step-8.pt is damaged" in line for line in job.warnings
+    run_spec = ready(epochs=3, resume="auto")
+    assert run_spec.resume.endswith("step-4.pt") and any(
+        "step-8.pt is damaged" in line for line in run_spec.warnings
     )
 
 
@@ -137,7 +139,7 @@ def test_what_names_no_class_is_no_user_dataset(data):
     assert is_user_dataset("my.module:Data")
 
 
-def test_the_pack_is_asked_for_as_the_settings_say(tiny):
+def test_the_cache_is_built_as_the_settings_say(tiny):
     spec = build_cache_spec(tiny(image_size=32, resize=40, channels="gray", split="0.8,0.1,0.1"))
     assert (spec.side_px, spec.channels, spec.split) == (40, "gray", (0.8, 0.1, 0.1))
     assert find_cache(tiny())[1] == find_cache(tiny())[1]

@@ -84,7 +84,7 @@ def test_early_stopping_waits_for_patience_evaluations_without_gain(scores, sett
     assert stopped_after(scores, **settings) == epochs
 
 
-def test_a_wish_to_stop_is_granted_an_iteration_later_with_a_resume_point(steps, batches):
+def test_a_stop_request_is_executed_an_iteration_later_with_a_resume_point(steps, batches):
     made = steps()
     coordinator, saved = voting(made)
     made.trainer.add_event_handler(

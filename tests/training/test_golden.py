@@ -45,7 +45,7 @@ def test_an_old_checkpoint_says_where_it_stands(version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_run_goes_on_from_an_old_checkpoint_as_it_did_then(version, tmp_path):
+def test_a_run_continues_from_an_old_checkpoint_as_it_did_then(version, tmp_path):
     faces = golden.write_faces(tmp_path / "faces.csv")
     seen, then = golden.resumed(checkpoint(version), faces, tmp_path), expected(version)["next"]
     assert min(seen) == golden.SAVED_AT + 1

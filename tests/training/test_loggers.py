@@ -211,7 +211,7 @@ def test_tensorboard_has_every_scalar_at_the_trainer_s_iteration(ran):
     )
     confusion = session.evaluator.state.metrics["confusion_matrix"]
     recall = (confusion.diagonal() / confusion.sum(1)).tolist()
-    for name, value in zip(session.faces.classes, recall, strict=True):
+    for name, value in zip(session.dataset.classes, recall, strict=True):
         assert found[f"recall/{name}"][-1] == (8, pytest.approx(value, abs=1e-6))
     assert found["step/twice"] == [(step, 2.0 * step) for step in range(1, 9)]
     assert found["train/twice"] == [(4, 5.0), (8, 13.0)]  # the epochs' means
@@ -340,7 +340,7 @@ def test_profilers_are_reached_by_a_flag(ran, capsys, profile, said):
     assert session.profiler is not None
 
 
-def test_the_log_belongs_to_the_main_process_and_is_begun_anew_for_each_run(tmp_path, capsys):
+def test_the_log_belongs_to_the_main_process_and_is_truncated_for_each_run(tmp_path, capsys):
     folders = [RunDir(tmp_path / name) for name in "ab"]
     for folder in folders:
         folder.create()

@@ -181,7 +181,7 @@ def test_with_a_filtered_event_it_counts_optimizer_steps():
     assert handler.state_dict() == {"step": 6}
 
 
-def test_a_saved_handler_goes_on_at_its_step_and_with_the_new_rates(tmp_path):
+def test_a_saved_handler_continues_at_its_step_and_with_the_new_rates(tmp_path):
     schedule = build_schedule("onecycle", steps_per_epoch=PER_EPOCH, epochs=EPOCHS)
     whole, _ = run(two_rates(), schedule, iterations=TOTAL)
     optimizer = two_rates()

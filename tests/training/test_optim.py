@@ -161,7 +161,7 @@ def test_a_step_with_found_inf_set_changes_neither_parameters_nor_state(name, st
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_a_run_whose_first_step_was_skipped_goes_on_as_if_it_had_not_been(name):
+def test_a_run_whose_first_step_was_skipped_continues_as_if_it_had_not_been(name):
     skipped, plain = small(), small()
     for model in (skipped, plain):
         optimizer = build_optimizer(name, groups_of(model), lr=0.1, **SETTINGS[name])

@@ -8,17 +8,17 @@ CPU = torch.device("cpu")
 
 
 def recorded(made, *, log_every=2):
-    records = RunningMetrics(group=None, device=CPU)
-    attach_running_metrics(made.trainer, records, log_every=log_every)
-    return records
+    metrics = RunningMetrics(group=None, device=CPU)
+    attach_running_metrics(made.trainer, metrics, log_every=log_every)
+    return metrics
 
 
 def test_an_epoch_s_sums_are_means_over_its_faces(steps, batches):
     made = steps(lr=1e-12)  # the network stays as it is, so that every loss can be worked out
-    records = recorded(made)
+    metrics = recorded(made)
     parts = [batches(4, seed=1), batches(4, seed=2), batches(3, seed=3)]
     made.trainer.run(parts, max_epochs=1, epoch_length=3)
-    records.reduce_across_ranks()
+    metrics.reduce_across_ranks()
     logits = [made.model(part.images_BCHW) for part in parts]
     losses = torch.cat(
         [
@@ -30,8 +30,8 @@ def test_an_epoch_s_sums_are_means_over_its_faces(steps, batches):
         int((y.argmax(1) == p.targets_BK.argmax(1)).sum())
         for y, p in zip(logits, parts, strict=True)
     )
-    assert records.epoch()["train_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
-    assert records.epoch()["train_accuracy"] == pytest.approx(hits / 11)
+    assert metrics.epoch()["train_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert metrics.epoch()["train_accuracy"] == pytest.approx(hits / 11)
 
 
 def test_folding_in_the_middle_changes_nothing(steps, batches):
@@ -39,16 +39,16 @@ def test_folding_in_the_middle_changes_nothing(steps, batches):
     sums = []
     for folds in ((), (1, 3)):
         made = steps()
-        records = recorded(made)
+        metrics = recorded(made)
         made.trainer.add_event_handler(
             Events.ITERATION_COMPLETED(
                 event_filter=lambda engine, count, folds=folds: count in folds
             ),
-            records.reduce_across_ranks,
+            metrics.reduce_across_ranks,
         )
         made.trainer.run(parts, max_epochs=1, epoch_length=4)
-        records.reduce_across_ranks()
-        sums.append(records.epoch())
+        metrics.reduce_across_ranks()
+        sums.append(metrics.epoch())
     assert sums[0] == sums[1]
 
 
@@ -73,44 +73,44 @@ def test_folded_sums_go_on_after_a_restart(steps, batches):
 
 
 @pytest.mark.parametrize(("reduce", "value"), [("mean", 2.0), ("sum", 6.0), ("last", 3.0)])
-def test_logged_values_are_reduced_over_the_epoch_as_asked(reduce, value):
-    records = RunningMetrics(group=None, device=CPU)
+def test_logged_values_are_reduced_over_the_epoch_as_requested(reduce, value):
+    metrics = RunningMetrics(group=None, device=CPU)
     for iteration in (1, 2, 3):
-        records.log("x", torch.tensor(float(iteration)), iteration=iteration, reduce=reduce)
-    records.reduce_across_ranks()
-    assert records.epoch() == {"x": value}
+        metrics.log("x", torch.tensor(float(iteration)), iteration=iteration, reduce=reduce)
+    metrics.reduce_across_ranks()
+    assert metrics.epoch() == {"x": value}
 
 
 def test_step_values_reach_listeners_with_their_iteration_and_epoch_values_do_not():
-    records, heard = RunningMetrics(group=None, device=CPU), []
-    records.on_flush.append(lambda values, iteration: heard.append((iteration, values)))
-    records.log("a", 1.0, iteration=5)
-    records.log("b", 2.0, iteration=7, on="epoch")
-    records.log("a", 3.0, iteration=6, bar=True)
-    records.flush()
-    assert heard == [(5, {"a": 1.0}), (6, {"a": 3.0})]
-    assert records.bar == {"a": 3.0}
-    records.flush()
-    assert len(heard) == 2  # nothing twice
+    metrics, flushed = RunningMetrics(group=None, device=CPU), []
+    metrics.on_flush.append(lambda values, iteration: flushed.append((iteration, values)))
+    metrics.log("a", 1.0, iteration=5)
+    metrics.log("b", 2.0, iteration=7, on="epoch")
+    metrics.log("a", 3.0, iteration=6, bar=True)
+    metrics.flush()
+    assert flushed == [(5, {"a": 1.0}), (6, {"a": 3.0})]
+    assert metrics.bar == {"a": 3.0}
+    metrics.flush()
+    assert len(flushed) == 2  # nothing twice
 
 
 def test_a_logged_tensor_is_taken_as_it_is_now():
-    records, value = RunningMetrics(group=None, device=CPU), torch.tensor(1.0)
-    records.log("x", value, iteration=1)
+    metrics, value = RunningMetrics(group=None, device=CPU), torch.tensor(1.0)
+    metrics.log("x", value, iteration=1)
     value.fill_(9)
-    records.reduce_across_ranks()
-    assert records.epoch()["x"] == 1
+    metrics.reduce_across_ranks()
+    assert metrics.epoch()["x"] == 1
 
 
 def test_a_new_epoch_begins_at_nothing(steps, batches):
     made = steps()
-    records = recorded(made)
+    metrics = recorded(made)
     made.trainer.run([batches(4)] * 2, max_epochs=1, epoch_length=2)
-    records.log("x", 1.0, iteration=2)
-    records.reduce_across_ranks()
-    records.clear()
-    assert records.epoch() == {}
+    metrics.log("x", 1.0, iteration=2)
+    metrics.reduce_across_ranks()
+    metrics.clear()
+    assert metrics.epoch() == {}
 
 
-def test_one_process_alone_hears_itself():
+def test_one_process_alone_gets_its_own_value():
     assert gather_json({"a": [1, None]}, None) == [{"a": [1, None]}]

@@ -108,9 +108,9 @@ def test_a_user_may_stop_the_run_and_a_resume_point_is_left(made):
 
 
 def test_an_error_in_a_user_s_handler_ends_the_run_even_with_a_handler_on_exceptions(made):
-    session, heard = made(), []
+    session, seen = made(), []
     session.trainer.add_event_handler(
-        Events.EXCEPTION_RAISED, lambda engine, error: heard.append(error)
+        Events.EXCEPTION_RAISED, lambda engine, error: seen.append(error)
     )
 
     @session.trainer.on(Events.ITERATION_COMPLETED(once=2))
@@ -119,7 +119,7 @@ def test_an_error_in_a_user_s_handler_ends_the_run_even_with_a_handler_on_except
 
     with pytest.raises(ValueError, match="mine"):
         session.run()
-    assert heard and session.trainer.state.iteration == 2
+    assert seen and session.trainer.state.iteration == 2
 
 
 @pytest.mark.parametrize("event", [Events.COMPLETED, Events.ITERATION_COMPLETED])
@@ -160,7 +160,7 @@ def other_counting(session):
     return counting(session)
 
 
-def test_a_handler_s_own_state_goes_on_after_a_resume(made):
+def test_a_handler_s_own_state_continues_after_a_resume(made):
     first = made([counting], epochs=2)
     first.run()
     first.close()
@@ -278,7 +278,7 @@ def test_versions_name_what_numbers_depend_on():
     assert all(isinstance(value, str) and value for value in versions().values())
 
 
-def test_validation_can_be_asked_for_at_any_time(made):
+def test_validation_can_run_at_any_time(made):
     session = made()
     metrics = session.validate()
     assert 0 <= metrics["accuracy"] <= 1 and metrics["confusion_matrix"].sum() == 14

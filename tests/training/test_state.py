@@ -79,12 +79,12 @@ def test_a_resume_point_has_the_whole_schema_and_a_best_only_what_evaluation_nee
     require_resumable(point)
     assert set(resume_state(session)) <= set(point)
     assert set(evaluation_state(session)) <= set(best) and "optimizer" not in best
-    assert point["classes"] == list(session.faces.classes) and point["outcome"] == "completed"
+    assert point["classes"] == list(session.dataset.classes) and point["outcome"] == "completed"
     assert point["data"]["counts"] == {"train": 112, "val": 14, "test": 14}
     json.dumps(point["config"])
 
 
-def test_a_scaler_of_another_precision_starts_anew_with_a_warning(made, caplog):
+def test_a_scaler_of_another_precision_starts_from_scratch_with_a_warning(made, caplog):
     first = made(name="fp32")
     first.run()
     second = made(name="fp16", precision="fp16")
@@ -145,7 +145,7 @@ def resumed(made, before, **settings):
     return first, second
 
 
-def test_under_another_metric_the_best_is_chosen_anew(made, capfd):
+def test_under_another_metric_the_best_is_chosen_again(made, capfd):
     """An accuracy of 0.65 as best score would keep every loss from being better, for ever."""
     first, second = resumed(made, {"patience": 9}, monitor="loss", epochs=3)
     assert "--monitor was accuracy" in capfd.readouterr().err
@@ -174,7 +174,7 @@ def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_com
 
 
 @pytest.mark.slow
-def test_another_optimizer_starts_anew_with_a_warning(made, capfd):
+def test_another_optimizer_starts_from_scratch_with_a_warning(made, capfd):
     _, second = resumed(made, {"opt": "adamw"}, opt="sgd", epochs=3)
     assert (
         "the optimizer starts from its initial state, without its moments: adamw is now sgd"
@@ -194,7 +194,7 @@ def test_an_average_that_is_new_starts_at_the_weights(made):
 
 @pytest.mark.slow
 def test_a_signal_beside_an_early_stop_costs_no_step_more(made):
-    """The signal outranks the wish; what continues has heard of the wish and does nothing but end."""
+    """The signal outranks the stop request; the resumed run finds the request in the resume point and ends at once."""
 
     def ended(name, number):
         session = made(name=name, epochs=9)
@@ -250,7 +250,7 @@ def stopped_early(tiny, handler=FALLING, **settings):
     ("patience", "epochs", "status"),
     [(4, 5, "early_stopped"), (3, 4, "early_stopped"), (0, 8, "completed")],
 )
-def test_a_run_that_stopped_early_goes_on_under_more_patience(tiny, patience, epochs, status):
+def test_a_run_that_stopped_early_continues_under_more_patience(tiny, patience, epochs, status):
     stopped_early(tiny)
     summary = train(tiny(patience=patience, epochs=8, resume="auto"), handlers=[FALLING])
     assert (summary["status"], summary["epochs"]) == (status, epochs)
@@ -285,7 +285,7 @@ def test_patience_does_not_revive_a_run_that_its_user_s_handler_stopped(tiny):
     assert train(tiny(patience=9, epochs=8, resume="auto"))["epochs"] == 2
 
 
-def test_more_patience_on_a_run_killed_before_its_summary_goes_on_too(tiny):
+def test_more_patience_on_a_run_killed_before_its_summary_continues_too(tiny):
     folder = Path(stopped_early(tiny)["folder"])
     (folder / "summary.json").unlink()
     assert train(tiny(patience=4, epochs=8, resume="auto"), handlers=[FALLING])["epochs"] == 5

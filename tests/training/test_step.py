@@ -190,7 +190,7 @@ def test_bf16_computes_the_forward_pass_in_bfloat16_without_a_scaler(steps, batc
     assert all(p.dtype == torch.float32 for p in made.model.parameters())
 
 
-def test_auto_is_settled_by_the_device_and_the_rest_stays_as_asked():
+def test_auto_is_settled_by_the_device_and_the_rest_stays_as_requested():
     assert resolve_precision("auto", CPU) in ("fp32", "bf16")
     assert resolve_precision("auto", torch.device("mps")) == "fp32"
     assert [resolve_precision(p, CPU) for p in ("fp32", "fp16", "bf16")] == ["fp32", "fp16", "bf16"]

@@ -94,7 +94,7 @@ def test_each_term_of_a_summed_loss_is_in_the_output(steps, batches):
     assert torch.allclose(losses["loss"], losses["ce"] + 0.5 * losses["focal"], atol=1e-6)
 
 
-def test_terminate_is_a_wish_until_it_is_granted(steps, batches):
+def test_terminate_is_a_request_until_all_ranks_execute_it(steps, batches):
     made = steps()
     made.trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=1), lambda engine: engine.terminate()
@@ -106,7 +106,7 @@ def test_terminate_is_a_wish_until_it_is_granted(steps, batches):
     assert made.trainer.state.stop_requested and state.iteration == 3
 
 
-def test_an_epoch_that_goes_on_has_had_its_beginning(steps, batches):
+def test_an_epoch_that_continues_has_had_its_beginning(steps, batches):
     made, started = steps(), []
     made.trainer.add_event_handler(
         Events.EPOCH_STARTED, lambda engine: started.append(engine.state.epoch)
@@ -170,7 +170,7 @@ def test_views_are_averaged_as_probabilities(steps, batches):
     assert torch.allclose(both.exp(), expected, atol=1e-6)
 
 
-def test_the_evaluator_computes_in_the_asked_precision_and_gives_float32(steps, batches):
+def test_the_evaluator_computes_in_the_requested_precision_and_gives_float32(steps, batches):
     model, batch = steps().model, eval_batch(batches(5))
     half = evaluated(model, batch, precision="bf16")["y_pred"]
     assert half.dtype == torch.float32

@@ -37,24 +37,24 @@ class Copies:
     flat_N: NDArray[np.bool_]
 
 
-def find_copies(pack: DatasetCache) -> Copies:
+def find_copies(cache: DatasetCache) -> Copies:
     """Compares all images of a pack with all others; the time grows with the square of their number."""
     small, flat = [], []
-    for at in range(0, len(pack), _PIECE):
-        images_BHWC = pack.read(np.arange(at, min(at + _PIECE, len(pack))))
+    for at in range(0, len(cache), _PIECE):
+        images_BHWC = cache.read(np.arange(at, min(at + _PIECE, len(cache))))
         gray_BHW = images_BHWC.mean(axis=3, dtype=np.float32)
         flat.append(gray_BHW.std(axis=(1, 2)) < _FLAT)
         small.append(small_versions(gray_BHW, SIDE_PX).round().astype(np.uint8))
     flat_N = np.concatenate(flat)
-    exact_N = _first_members(pack.copies)
-    different = np.flatnonzero((exact_N == np.arange(len(pack))) & ~flat_N)
+    exact_N = _first_members(cache.copies)
+    different = np.flatnonzero((exact_N == np.arange(len(cache))) & ~flat_N)
     pairs_P2, mirrored_P, _ = near_pairs(np.concatenate(small)[different])
     near_N = _joined(exact_N, different[pairs_P2])
-    plain_N = _in_pair(len(pack), different[pairs_P2[~mirrored_P]]) | (
-        np.bincount(exact_N, minlength=len(pack))[exact_N] > 1
+    plain_N = _in_pair(len(cache), different[pairs_P2[~mirrored_P]]) | (
+        np.bincount(exact_N, minlength=len(cache))[exact_N] > 1
     )
     return Copies(
-        exact_N, near_N, _in_pair(len(pack), different[pairs_P2[mirrored_P]]) & ~plain_N, flat_N
+        exact_N, near_N, _in_pair(len(cache), different[pairs_P2[mirrored_P]]) & ~plain_N, flat_N
     )
 
 

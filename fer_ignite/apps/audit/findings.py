@@ -16,7 +16,7 @@ from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.samples import SPLITS
 
-__all__ = ["KINDS", "Finding", "as_csv", "collect", "majority_of_groups"]
+__all__ = ["KINDS", "Finding", "as_csv", "collect", "group_majority"]
 
 # In the order in which the rows stand: what is surest first.
 KINDS = (
@@ -65,7 +65,7 @@ class Finding:
 
 
 def collect(
-    pack: DatasetCache, copies: Copies, *, issues: LabelIssues, seen_N: Flags, drop_above: float
+    cache: DatasetCache, copies: Copies, *, issues: LabelIssues, seen_N: Flags, drop_above: float
 ) -> list[Finding]:
     """All findings, the surest kinds first, doubtful labels by falling score.
 
@@ -73,15 +73,15 @@ def collect(
         seen_N: images that the judging network was trained on.
         drop_above: score in [0, 1] from which a doubtful train label is advised to be left out.
     """
-    labels_N, splits_N = np.asarray(pack.labels), np.asarray(pack.splits)
-    grouped_N = np.bincount(copies.near_N, minlength=len(pack))[copies.near_N] > 1
+    labels_N, splits_N = np.asarray(cache.labels), np.asarray(cache.splits)
+    grouped_N = np.bincount(copies.near_N, minlength=len(cache))[copies.near_N] > 1
     grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
-    person_N = same_person(copies, labels_N, persons_N=pack.groups)
+    person_N = same_person(copies, labels_N, persons_N=cache.groups)
     # of one person's pictures, only equal ones are copies
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
-    several_N = np.bincount(alike_N, minlength=len(pack))[alike_N] > 1
+    several_N = np.bincount(alike_N, minlength=len(cache))[alike_N] > 1
     copied_N = grouped_N & several_N
-    majority_N = majority_of_groups(alike_N, labels_N, num_classes=len(pack.classes))
+    majority_N = group_majority(alike_N, labels_N, num_classes=len(cache.classes))
     flags = {
         "blank": copies.flat_N,
         "label": issues.listed_N & ~copies.flat_N,  # a blank has no right label
@@ -89,7 +89,7 @@ def collect(
         "across_splits": copied_N & differs_in(alike_N, splits_N),
         "same_person": grouped_N & person_N,
         "exact_copy": grouped_N
-        & (np.bincount(copies.exact_N, minlength=len(pack))[copies.exact_N] > 1),
+        & (np.bincount(copies.exact_N, minlength=len(cache))[copies.exact_N] > 1),
         "mirrored": grouped_N & ~person_N & copies.mirrored_N,
     }
     flags["near_copy"] = grouped_N & ~person_N & ~flags["exact_copy"] & ~flags["mirrored"]
@@ -115,15 +115,15 @@ def collect(
         score = issues.score_N[place]
         rows.append(
             Finding(
-                id=pack.sample_id(place),
+                id=cache.sample_id(place),
                 split=SPLITS[splits_N[place]],
-                label=pack.classes[labels_N[place]],
+                label=cache.classes[labels_N[place]],
                 kinds=";".join(kind for kind in KINDS if kind in flags and flags[kind][place]),
                 score="" if np.isnan(score) else f"{score:.4f}",
-                suggested=pack.classes[suggested]
+                suggested=cache.classes[suggested]
                 if suggested >= 0 and suggested != labels_N[place]
                 else "",
-                copy_of=pack.sample_id(int(first_N[place]))
+                copy_of=cache.sample_id(int(first_N[place]))
                 if grouped_N[place] and first_N[place] != place
                 else "",
                 group=str(int(copies.near_N[place])) if grouped_N[place] else "",
@@ -132,12 +132,12 @@ def collect(
                 place=place,
             )
         )
-    return [*_broken(pack), *rows]
+    return [*_broken(cache), *rows]
 
 
-def _broken(pack: DatasetCache) -> list[Finding]:
+def _broken(cache: DatasetCache) -> list[Finding]:
     """Files that can't be read: they are in no pack, so there is nothing to leave out."""
-    parts = [text.partition(": ") for text in pack.manifest["skipped"]]
+    parts = [text.partition(": ") for text in cache.manifest["skipped"]]
     return [Finding(id=name, kinds="broken", note=reason) for name, _, reason in parts]
 
 
@@ -171,7 +171,7 @@ def _advice(
     return drop_N | again_N
 
 
-def majority_of_groups(groups_N: Numbers, labels_N: Numbers, *, num_classes: int) -> Numbers:
+def group_majority(groups_N: Numbers, labels_N: Numbers, *, num_classes: int) -> Numbers:
     """int64 [N]: the label that more than half of an image's group has, else -1."""
     _, group_N = np.unique(groups_N, return_inverse=True)
     group_N = group_N.reshape(-1)

@@ -36,7 +36,7 @@ _LARGEST_PX = 48  # larger faces are made smaller for the small networks
 
 
 def out_of_fold(
-    faces: FaceDataset,
+    dataset: FaceDataset,
     fold_N: NDArray[np.int64],
     *,
     learned_N: NDArray[np.bool_],
@@ -60,22 +60,22 @@ def out_of_fold(
         float32 [N, K] in the order of the data's classes.
     """
     config = check(
-        {**QUICK, "epochs": epochs, "save_epochs": epochs, "seed": seed, **_size(faces.side_px)}
+        {**QUICK, "epochs": epochs, "save_epochs": epochs, "seed": seed, **_size(dataset.side_px)}
     )
-    probabilities_NK = np.zeros((len(fold_N), len(faces.classes)), dtype=np.float32)
+    probabilities_NK = np.zeros((len(fold_N), len(dataset.classes)), dtype=np.float32)
     folds, others = int(fold_N.max()) + 1, np.flatnonzero(fold_N == NO_FOLD)
     for fold in range(folds):
         held = np.flatnonzero(fold_N == fold)
         network = _train_without(
-            faces,
+            dataset,
             np.flatnonzero(learned_N & (fold_N != fold) & (fold_N != NO_FOLD)),
             held=held,
             config=config,
             device=device,
         )
-        probabilities_NK[held] = out_of_fold_probabilities(network, faces, indices=held, tta=tta)
+        probabilities_NK[held] = out_of_fold_probabilities(network, dataset, indices=held, tta=tta)
         probabilities_NK[others] += (
-            out_of_fold_probabilities(network, faces, indices=others, tta=tta) / folds
+            out_of_fold_probabilities(network, dataset, indices=others, tta=tta) / folds
         )
         done(len(held))
     done(len(others))
@@ -87,7 +87,7 @@ def _size(side_px: int) -> dict[str, int]:
 
 
 def _train_without(
-    faces: FaceDataset,
+    dataset: FaceDataset,
     kept: NDArray[np.int64],
     *,
     held: NDArray[np.int64],
@@ -95,7 +95,7 @@ def _train_without(
     device: torch.device,
 ) -> LoadedModel:
     part = replace(
-        faces, indices={"train": kept, "val": held[:_WATCHED], "test": held[:0]}, leaks=None
+        dataset, indices={"train": kept, "val": held[:_WATCHED], "test": held[:0]}, leaks=None
     )
     with tempfile.TemporaryDirectory(prefix="fer-ignite-audit-") as name:
         folder = RunDir(name)
@@ -104,7 +104,7 @@ def _train_without(
         session.run()
     return LoadedModel(
         session.evaluated.eval(),
-        faces.classes,
+        dataset.classes,
         session.preprocessing,
         config,
         {},
@@ -114,22 +114,22 @@ def _train_without(
 
 
 def out_of_fold_probabilities(
-    network: LoadedModel, faces: FaceDataset, *, indices: NDArray[np.int64], tta: str
+    network: LoadedModel, dataset: FaceDataset, *, indices: NDArray[np.int64], tta: str
 ) -> NDArray[np.float32]:
     """float32 [len(indices), K]: a network's probabilities, in the order of the data's classes.
 
     Raises:
         DataError: network and data don't know the same classes.
     """
-    match = match_classes(faces.classes, network.classes)
+    match = match_classes(dataset.classes, network.classes)
     require_known_classes(
         match, remedy="audit this data with a network of its own (leave --checkpoint out)"
     )
-    assert faces.pack is not None
+    assert dataset.pack is not None
     parts = [
         network.probabilities(
             in_channels(
-                torch.from_numpy(faces.pack.read(indices[at : at + _BATCH])),
+                torch.from_numpy(dataset.pack.read(indices[at : at + _BATCH])),
                 network.preprocessing.channels,
             ),
             tta=tta,

@@ -38,7 +38,7 @@ def draw_page(
     sentences: Sequence[str],
     *,
     findings: Sequence[Finding],
-    pack: DatasetCache,
+    cache: DatasetCache,
 ) -> str:
     """The page as HTML; every text that comes from the data is escaped.
 
@@ -56,15 +56,15 @@ def draw_page(
         _section(
             "Labels that are probably wrong",
             _shown(len(labels), _MOST_LABELS),
-            content=_faces(labels[:_MOST_LABELS], pack),
+            content=_faces(labels[:_MOST_LABELS], cache),
         ),
-        _groups("Copies with different labels", "contradicting", findings=findings, pack=pack),
-        _groups("Copies in several splits", "across_splits", findings=findings, pack=pack),
-        _groups("Same person?", "same_person", findings=findings, pack=pack),
+        _groups("Copies with different labels", "contradicting", findings=findings, cache=cache),
+        _groups("Copies in several splits", "across_splits", findings=findings, cache=cache),
+        _groups("Same person?", "same_person", findings=findings, cache=cache),
         _section(
             "Blank images",
             _shown(len(blanks), _MOST_LABELS),
-            content=_faces(blanks[:_MOST_LABELS], pack),
+            content=_faces(blanks[:_MOST_LABELS], cache),
         ),
         _section(
             "Broken files",
@@ -82,9 +82,9 @@ def draw_page(
     )
 
 
-def _section(title: str, told: str, *, content: str) -> str:
+def _section(title: str, text: str, *, content: str) -> str:
     return (
-        f"<section><h2>{escape(title)}</h2><p>{escape(told)}</p>{content}</section>"
+        f"<section><h2>{escape(title)}</h2><p>{escape(text)}</p>{content}</section>"
         if content
         else ""
     )
@@ -118,15 +118,15 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def _faces(findings: Iterable[Finding], pack: DatasetCache) -> str:
+def _faces(findings: Iterable[Finding], cache: DatasetCache) -> str:
     items = "".join(
-        f"<li>{_picture(finding, pack)}{_caption(finding)}</li>" for finding in findings
+        f"<li>{_picture(finding, cache)}{_caption(finding)}</li>" for finding in findings
     )
     return f'<ul class="faces">{items}</ul>' if items else ""
 
 
-def _picture(finding: Finding, pack: DatasetCache) -> str:
-    pixels_HWC = pack.read([finding.place])[0]
+def _picture(finding: Finding, cache: DatasetCache) -> str:
+    pixels_HWC = cache.read([finding.place])[0]
     image = Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
     image.thumbnail((_LARGEST_PX, _LARGEST_PX))
     file = io.BytesIO()
@@ -148,13 +148,13 @@ def _caption(finding: Finding) -> str:
     return f"<div>{label}</div><div>{escape(', '.join(fact for fact in facts if fact))}</div>"
 
 
-def _groups(title: str, kind: str, *, findings: Sequence[Finding], pack: DatasetCache) -> str:
+def _groups(title: str, kind: str, *, findings: Sequence[Finding], cache: DatasetCache) -> str:
     members = [finding for finding in findings if kind in finding.kinds.split(";")]
     members.sort(key=lambda finding: (int(finding.group), finding.place))
     groups = [list(group) for _, group in groupby(members, key=lambda finding: finding.group)]
     groups.sort(key=lambda group: -len(group))
     drawn = "".join(
-        f'<div class="group">{_faces(group[:_MOST_IN_GROUP], pack)}</div>'
+        f'<div class="group">{_faces(group[:_MOST_IN_GROUP], cache)}</div>'
         for group in groups[:_MOST_GROUPS]
     )
     return _section(title, f"Groups: {_shown(len(groups), _MOST_GROUPS)}", content=drawn)

@@ -24,7 +24,7 @@ from fer_ignite.apps.audit.vote_validation import validate_against_votes, voted_
 from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
-from fer_ignite.data.folds import dataset_of_fold, deal
+from fer_ignite.data.folds import build_fold_dataset, deal
 from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.splits import joined_units
@@ -102,32 +102,32 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     """
     _check(config, request)
     clock = time.monotonic()
-    faces = open_dataset(
+    dataset = open_dataset(
         config, find_cache(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
     )
-    faces.exclude = None
-    pack = faces.pack
-    assert pack is not None
-    voted_N = None if request.votes is None else voted_labels(request.votes, pack)
+    dataset.exclude = None
+    cache = dataset.pack
+    assert cache is not None
+    voted_N = None if request.votes is None else voted_labels(request.votes, cache)
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
     with status("looking for copies", quiet=config.quiet):
-        copies = find_copies(pack)
+        copies = find_copies(cache)
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
-    scored = _score_labels(faces, copies, request=request, quiet=config.quiet)
+    scored = _score_labels(dataset, copies, request=request, quiet=config.quiet)
     seconds["labels"] = time.monotonic() - clock
-    skill = _skill(scored, faces.targets.labels_N, num_classes=len(faces.classes))
+    skill = _skill(scored, dataset.targets.labels_N, num_classes=len(dataset.classes))
     if skill is not None and not skill["sufficient"]:
         scored = replace(scored, scored_N=np.zeros_like(scored.scored_N))
     issues = find_label_issues(
         scored.probabilities_NK,
-        faces.targets.labels_N,
+        dataset.targets.labels_N,
         scored_N=scored.scored_N,
         label_method=request.label_method,
     )
     findings = collect(
-        pack, copies, issues=issues, seen_N=scored.seen_N, drop_above=request.drop_above
+        cache, copies, issues=issues, seen_N=scored.seen_N, drop_above=request.drop_above
     )
-    facts = _facts(faces, copies, findings=findings)
+    facts = _facts(dataset, copies, findings=findings)
     report = {
         **facts,
         "labels": {
@@ -142,15 +142,15 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         if voted_N is None or not scored.scored_N.any()
         else validate_against_votes(
             voted_N,
-            faces.targets.labels_N,
-            splits_N=np.asarray(pack.splits),
+            dataset.targets.labels_N,
+            splits_N=np.asarray(cache.splits),
             issues=issues,
             probabilities_NK=scored.probabilities_NK,
             seen_N=scored.seen_N,
         ),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    return _write(report, findings, faces=faces, out=Path(request.out))
+    return _write(report, findings, dataset=dataset, out=Path(request.out))
 
 
 def _skill(
@@ -163,11 +163,11 @@ def _skill(
         of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above the larger of both by a fifth of what is
         missing to 1.
     """
-    asked_N = scored.scored_N & ~scored.seen_N
-    if not asked_N.any():
+    unseen_N = scored.scored_N & ~scored.seen_N
+    if not unseen_N.any():
         return None
-    hits_n = scored.probabilities_NK[asked_N].argmax(axis=1) == labels_N[asked_N]
-    majority = float(np.bincount(labels_N[asked_N]).max() / asked_N.sum())
+    hits_n = scored.probabilities_NK[unseen_N].argmax(axis=1) == labels_N[unseen_N]
+    majority = float(np.bincount(labels_N[unseen_N]).max() / unseen_N.sum())
     low, high = accuracy_interval(hits_n)
     base = max(majority, 1 / num_classes)
     return {
@@ -175,7 +175,7 @@ def _skill(
         "interval": [low, high],
         "majority": majority,
         "chance": 1 / num_classes,
-        "n": int(asked_N.sum()),
+        "n": int(unseen_N.sum()),
         "sufficient": low > base + _CLEARLY * (1 - base),
     }
 
@@ -200,29 +200,31 @@ def _check(config: Config, request: AuditRequest) -> None:
 
 
 def _score_labels(
-    faces: FaceDataset, copies: Copies, *, request: AuditRequest, quiet: bool
+    dataset: FaceDataset, copies: Copies, *, request: AuditRequest, quiet: bool
 ) -> _LabelScores:
-    count = len(faces.targets.labels_N)
-    everyone, nobody = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    count = len(dataset.targets.labels_N)
+    all_N, none_N = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
     if not request.labels:
         return _LabelScores(
-            np.zeros((count, len(faces.classes)), np.float32), nobody, nobody, "nobody"
+            np.zeros((count, len(dataset.classes)), np.float32), none_N, none_N, "nobody"
         )
     if request.checkpoint is not None:
-        return _score_with_checkpoint(faces, request, checkpoint=request.checkpoint)
+        return _score_with_checkpoint(dataset, request, checkpoint=request.checkpoint)
     spec = LaunchSpec(device=request.device)  # type: ignore[arg-type]
     device = torch.device(make_plan(spec, {}, machine=this_machine()).device)
-    train, units_N = faces.indices["train"], _units(copies, faces)
+    train, units_N = dataset.indices["train"], _units(copies, dataset)
     if not len(train):
         raise DataError(
-            f"{faces.source} has no train images to make judges of; name a --checkpoint, or pass --no-labels."
+            f"{dataset.source} has no train images to make judges of; name a --checkpoint, or pass --no-labels."
         )
     fold_N = np.full(count, NO_FOLD)
-    fold_N[train] = deal(faces.targets.labels_N[train], units_N[train], folds=request.folds, seed=0)
+    fold_N[train] = deal(
+        dataset.targets.labels_N[train], units_N[train], folds=request.folds, seed=0
+    )
     apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
     with progress(count, "label scores, out of fold", quiet=quiet) as bar:
         probabilities_NK = out_of_fold(
-            faces,
+            dataset,
             fold_N,
             learned_N=apart_N,
             epochs=request.epochs,
@@ -233,29 +235,29 @@ def _score_labels(
         )
     return _LabelScores(
         probabilities_NK,
-        everyone,
-        nobody,
+        all_N,
+        none_N,
         f"{request.folds} small networks of {request.epochs} epochs, out of fold",
     )
 
 
-def _units(copies: Copies, faces: FaceDataset) -> NDArray[np.int64]:
+def _units(copies: Copies, dataset: FaceDataset) -> NDArray[np.int64]:
     """Images that stay in one fold: copies, and the data's own groups; a chain of both makes one unit."""
-    assert faces.pack is not None
-    groups = faces.pack.groups
+    assert dataset.pack is not None
+    groups = dataset.pack.groups
     return copies.near_N if groups is None else joined_units(copies.near_N, np.asarray(groups))
 
 
 def _score_with_checkpoint(
-    faces: FaceDataset, request: AuditRequest, *, checkpoint: str
+    dataset: FaceDataset, request: AuditRequest, *, checkpoint: str
 ) -> _LabelScores:
     network = load_model(checkpoint, device=request.device, model=request.model)
-    everyone = np.arange(len(faces.targets.labels_N))
-    probabilities_NK = out_of_fold_probabilities(network, faces, indices=everyone, tta=request.tta)
-    seen_N = np.zeros(len(everyone), dtype=np.bool_)
-    known = network.checkpoint["data"]["fingerprint"] == faces.fingerprint
+    all_N = np.arange(len(dataset.targets.labels_N))
+    probabilities_NK = out_of_fold_probabilities(network, dataset, indices=all_N, tta=request.tta)
+    seen_N = np.zeros(len(all_N), dtype=np.bool_)
+    known = network.checkpoint["data"]["fingerprint"] == dataset.fingerprint
     seen_N[
-        _trained_on(network.checkpoint["config"], faces) if known else faces.indices["train"]
+        _trained_on(network.checkpoint["config"], dataset) if known else dataset.indices["train"]
     ] = True
     warning = (
         "the checkpoint was trained on the train images, and may have learned their wrong labels: its doubts about train "
@@ -265,42 +267,44 @@ def _score_with_checkpoint(
         "has seen, so all of train count as seen."
     )
     folder = find_run_dir(checkpoint)
-    if folder is not None and len(faces.indices["test"]):
+    if folder is not None and len(dataset.indices["test"]):
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "by": "audit",
             "split": "test",
             "tta": request.tta,
         }
-        folder.log_test_access({**line, "n": len(faces.indices["test"]), "data": faces.source})
+        folder.log_test_access({**line, "n": len(dataset.indices["test"]), "data": dataset.source})
     return _LabelScores(
-        probabilities_NK, np.ones(len(everyone), dtype=np.bool_), seen_N, checkpoint, warning
+        probabilities_NK, np.ones(len(all_N), dtype=np.bool_), seen_N, checkpoint, warning
     )
 
 
-def _trained_on(saved: Mapping[str, Any], faces: FaceDataset) -> NDArray[np.int64]:
+def _trained_on(saved: Mapping[str, Any], dataset: FaceDataset) -> NDArray[np.int64]:
     """Places of the checkpoint's train images in its own data: those of a fold's run lie in train and val."""
     if saved.get("folds") is None:
-        return faces.indices["train"]
-    return dataset_of_fold(
-        faces, folds=saved["folds"], fold=saved["fold"], seed=saved["split_seed"]
+        return dataset.indices["train"]
+    return build_fold_dataset(
+        dataset, folds=saved["folds"], fold=saved["fold"], seed=saved["split_seed"]
     ).indices["train"]
 
 
-def _facts(faces: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -> dict[str, Any]:
-    pack = faces.pack
-    assert pack is not None
+def _facts(dataset: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -> dict[str, Any]:
+    cache = dataset.pack
+    assert cache is not None
     kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
     groups = {
         kind: len({f.group for f in findings if kind in f.kinds.split(";")})
         for kind in ("contradicting", "across_splits", "same_person")
     }
     return {
-        "data": faces.source,
-        "n": len(pack),
-        "fingerprint": faces.fingerprint,
+        "data": dataset.source,
+        "n": len(cache),
+        "fingerprint": dataset.fingerprint,
         "balance": {
-            split: pack.manifest["counts"][split] for split in SPLITS if len(faces.indices[split])
+            split: cache.manifest["counts"][split]
+            for split in SPLITS
+            if len(dataset.indices[split])
         },
         "copies": {
             "exact_images": kinds["exact_copy"],
@@ -308,7 +312,7 @@ def _facts(faces: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -
             "groups": len({finding.group for finding in findings if finding.group}),
             "contradicting_groups": groups["contradicting"],
             "across_splits_groups": groups["across_splits"],
-            "train_images_also_in_val_or_test": _leaks(copies, faces),
+            "train_images_also_in_val_or_test": _leaks(copies, dataset),
             "same_person_groups": groups["same_person"],
             "same_person_images": kinds["same_person"],
         },
@@ -319,11 +323,11 @@ def _facts(faces: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -
     }
 
 
-def _leaks(copies: Copies, faces: FaceDataset) -> dict[str, int]:
+def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
     """Train images with a copy in val or test, by how alike they are; blank ones don't count, nor other expressions of a person."""
-    assert faces.pack is not None
-    splits_N = np.asarray(faces.pack.splits)
-    person_N = same_person(copies, faces.targets.labels_N, persons_N=faces.pack.groups)
+    assert dataset.pack is not None
+    splits_N = np.asarray(dataset.pack.splits)
+    person_N = same_person(copies, dataset.targets.labels_N, persons_N=dataset.pack.groups)
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
     train_N = (splits_N == 0) & ~copies.flat_N
     return {
@@ -333,13 +337,13 @@ def _leaks(copies: Copies, faces: FaceDataset) -> dict[str, int]:
 
 
 def _write(
-    report: dict[str, Any], findings: Sequence[Finding], *, faces: FaceDataset, out: Path
+    report: dict[str, Any], findings: Sequence[Finding], *, dataset: FaceDataset, out: Path
 ) -> dict[str, Any]:
-    assert faces.pack is not None
+    assert dataset.pack is not None
     sentences = summarise(report, out)
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
-        "audit.html": lambda: draw_page(report, sentences, findings=findings, pack=faces.pack),  # type: ignore[arg-type]
+        "audit.html": lambda: draw_page(report, sentences, findings=findings, cache=dataset.pack),  # type: ignore[arg-type]
         "audit.json": lambda: json.dumps({**report, "sentences": sentences}, indent=2) + "\n",
     }
     with storage_errors(out):

@@ -41,7 +41,7 @@ def _persons(copies: Mapping[str, Any]) -> list[str]:
     return [
         f"Same person? {copies['same_person_images']} images in {copies['same_person_groups']} groups look alike and have different "
         "labels, as pictures of one person with several expressions do. None is advised to be left out; split by person instead "
-        "(--group-by, or a column group in a manifest), so that nobody is in train and in test."
+        "(--group-by, or a column group in a manifest), so that no person is in train and in test."
     ]
 
 

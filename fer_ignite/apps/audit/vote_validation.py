@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.apps.audit.label_issues import SCORES, LabelIssues, auroc, label_issue_score
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import FERPLUS_CLASSES, majority, read_votes
 from fer_ignite.data.samples import SPLITS
@@ -20,30 +20,30 @@ from fer_ignite.errors import DataError
 __all__ = ["validate_against_votes", "voted_labels"]
 
 OTHER = -2  # contempt, unknown, not a face: a majority, and surely for another label
-NOBODY = -1  # no majority, or removed by FER+'s authors
+NO_MAJORITY = -1  # no majority, or removed by FER+'s authors
 
 
-def voted_labels(path: str, pack: DatasetCache) -> NDArray[np.int64]:
+def voted_labels(path: str, cache: DatasetCache) -> NDArray[np.int64]:
     """What the majority of FER+'s voters says of each image: a class of the pack, `OTHER` or `NOBODY`.
 
     Raises:
         DataError: the votes are not of this data, row by row, or its classes have other names.
     """
     votes = read_votes(Path(path), iter_rows(Path(path)))
-    if len(votes.splits_N) != len(pack) or (votes.splits_N != pack.splits).any():
+    if len(votes.splits_N) != len(cache) or (votes.splits_N != cache.splits).any():
         raise DataError(
-            f"{votes.name} has {len(votes.splits_N)} rows, the data {len(pack)}: votes and images go together row by row; "
+            f"{votes.name} has {len(votes.splits_N)} rows, the data {len(cache)}: votes and images go together row by row; "
             "audit the whole fer2013.csv that they were given for, with its own splits and classes."
         )
-    foreign = sorted(set(pack.classes) - set(FERPLUS_CLASSES))
+    foreign = sorted(set(cache.classes) - set(FERPLUS_CLASSES))
     if foreign:
         raise DataError(
             f"{votes.name}: FER+ knows no {', '.join(foreign)}; audit the data under its own class names."
         )
-    names = [expression_of(name) or name for name in FERPLUS_COLUMNS]
-    place_V = [pack.classes.index(name) if name in pack.classes else OTHER for name in names]
-    label_N = np.array([*place_V, NOBODY], dtype=np.int64)[majority(votes.counts_NV)]
-    label_N[~votes.named_N] = NOBODY
+    names = [find_expression(name) or name for name in FERPLUS_COLUMNS]
+    place_V = [cache.classes.index(name) if name in cache.classes else OTHER for name in names]
+    label_N = np.array([*place_V, NO_MAJORITY], dtype=np.int64)[majority(votes.counts_NV)]
+    label_N[~votes.named_N] = NO_MAJORITY
     return label_N
 
 
@@ -64,7 +64,7 @@ def validate_against_votes(
         ``auroc_of`` {other scores}, ``listed`` (how many are listed as probably wrong), ``precision`` and ``recall`` of
         that list, and ``suggestion_right`` (share of listed images whose majority is the suggested label).
     """
-    scored_N = ~np.isnan(issues.score_N) & (voted_N != NOBODY)
+    scored_N = ~np.isnan(issues.score_N) & (voted_N != NO_MAJORITY)
     parts = {name: scored_N & (splits_N == place) for place, name in enumerate(SPLITS)}
     parts |= {"all": scored_N} | (
         {"unseen": scored_N & ~seen_N} if (scored_N & seen_N).any() else {}

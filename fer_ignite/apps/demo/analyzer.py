@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fer_ignite.apps.faces.face_reader import FaceReader
     from fer_ignite.inference.predictor import Predictor
 
-__all__ = ["LONGER_SIDE_PX", "Answer", "Face", "ImageAnalyzer"]
+__all__ = ["LONGER_SIDE_PX", "Analysis", "Face", "ImageAnalyzer"]
 
 # Photographs are scaled down to this before faces are looked for: a phone's 12 MP cost seconds and show no more faces.
 LONGER_SIDE_PX = 1600
@@ -45,7 +45,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Analysis:
     """What is said about one picture.
 
     Attributes:
@@ -68,7 +68,7 @@ class ImageAnalyzer:
     def __init__(self, predictor: Predictor, reader: FaceReader | None = None) -> None:
         self.predictor, self.reader = predictor, reader
 
-    def answer(self, data: bytes, *, name: str, one_face: bool) -> Answer:
+    def analyze(self, data: bytes, *, name: str, one_face: bool) -> Analysis:
         """What the network says about a picture; a sentence also where it is none.
 
         Args:
@@ -79,12 +79,12 @@ class ImageAnalyzer:
         try:
             image = read_image_bytes(data, name=name)
         except DataError as error:
-            return Answer(str(error))
+            return Analysis(str(error))
         if one_face or self.reader is None:
             return self._whole(image)
         return self._photograph(self.reader, image)
 
-    def _whole(self, image: Image.Image) -> Answer:
+    def _whole(self, image: Image.Image) -> Analysis:
         predictor = self.predictor
         channels = "gray" if predictor.channels == 1 else "rgb"
         face_HWC = fit_image(
@@ -94,19 +94,19 @@ class ImageAnalyzer:
         face = Face(_sorted(dict(zip(predictor.classes, probabilities_K.tolist(), strict=True))))
         advice = "." if self.reader is None else "; switch that off to have faces looked for."
         sentence = f"{_said(*face.top)}. The whole picture was taken as one face{advice}"
-        return Answer(sentence[0].upper() + sentence[1:], _bounded(image), (face,))
+        return Analysis(sentence[0].upper() + sentence[1:], _bounded(image), (face,))
 
-    def _photograph(self, reader: FaceReader, image: Image.Image) -> Answer:
+    def _photograph(self, reader: FaceReader, image: Image.Image) -> Analysis:
         picture_HW3 = _bounded(image)
         faces = tuple(
             Face(_sorted(found.probabilities), found.box) for found in reader.read([picture_HW3])[0]
         )
         if not faces:
-            return Answer(
+            return Analysis(
                 "No face was found. If the picture is one tightly cut face, say so with the switch.",
                 picture_HW3,
             )
-        return Answer(_counted(faces), picture_HW3, faces)
+        return Analysis(_counted(faces), picture_HW3, faces)
 
 
 def _bounded(image: Image.Image) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fer_ignite.apps.demo.analyzer import Answer, Face
+from fer_ignite.apps.demo.analyzer import Analysis, Face
 from fer_ignite.apps.demo.examples import Example
 
 if TYPE_CHECKING:
@@ -28,24 +28,24 @@ _SHOWN_PX = 960
 _FACE_PX = 96
 
 
-def analysis_html(answer: Answer) -> str:
+def analysis_html(analysis: Analysis) -> str:
     """The details of an answer; its sentence stands elsewhere, where screen readers announce changes.
 
     All pictures are data URIs: what people show the page is kept in no file for it.
     """
-    if answer.picture_HW3 is None:
+    if analysis.picture_HW3 is None:
         return ""
     cards = [
-        _card(answer.picture_HW3, face, number=number)
-        for number, face in enumerate(answer.faces[:MAX_FACES], 1)
+        _card(analysis.picture_HW3, face, number=number)
+        for number, face in enumerate(analysis.faces[:MAX_FACES], 1)
     ]
-    left_out = len(answer.faces) - len(cards)
+    left_out = len(analysis.faces) - len(cards)
     note = (
         f"<p>{left_out} more faces are boxed in the picture, but not listed.</p>"
         if left_out
         else ""
     )
-    return f'{_boxed(answer)}<div class="fer-faces">{"".join(cards)}</div>{note}'
+    return f'{_boxed(analysis)}<div class="fer-faces">{"".join(cards)}</div>{note}'
 
 
 def examples_html(examples: Sequence[Example]) -> str:
@@ -59,20 +59,20 @@ def _button(example: Example, index: int) -> str:
     return f'<button type="button" data-index="{index}"><img src="{source}" alt="">{escape(example.expression)}</button>'
 
 
-def _boxed(answer: Answer) -> str:
+def _boxed(analysis: Analysis) -> str:
     """The picture with its boxes; nothing where the whole picture is the face, which the card shows."""
-    picture_HW3 = answer.picture_HW3
+    picture_HW3 = analysis.picture_HW3
     assert picture_HW3 is not None
-    if any(face.box is None for face in answer.faces):
+    if any(face.box is None for face in analysis.faces):
         return ""
     height, width = picture_HW3.shape[:2]
     marks = "".join(
         _mark(face.box, number, side_px=max(width, height))
-        for number, face in enumerate(answer.faces, 1)
+        for number, face in enumerate(analysis.faces, 1)
         if face.box
     )
     what = "Your picture" + (
-        f" with {len(answer.faces)} numbered face boxes" if answer.faces else ""
+        f" with {len(analysis.faces)} numbered face boxes" if analysis.faces else ""
     )
     return (
         f'<svg class="fer-picture" role="img" aria-label="{what}" viewBox="0 0 {width} {height}">'

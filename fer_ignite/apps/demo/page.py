@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.apps.demo.analyzer import Answer, ImageAnalyzer
+from fer_ignite.apps.demo.analyzer import Analysis, ImageAnalyzer
 from fer_ignite.apps.demo.examples import Example
 from fer_ignite.apps.demo.html import analysis_html, examples_html
 from fer_ignite.apps.demo.request_guard import FOREIGN_FILE, Application, references_foreign_file
@@ -45,7 +45,7 @@ _PLAINLY: dict[str, Any] = {
 
 
 def build_page(
-    answerer: ImageAnalyzer,
+    analyzer: ImageAnalyzer,
     examples: Sequence[Example],
     *,
     network: str,
@@ -72,19 +72,23 @@ def build_page(
                 switch = _switch(gradio, missing)
                 by_example = gradio.Checkbox(visible=False)
             with gradio.Column(min_width=300):
-                said = gradio.HTML(_sentence(_WELCOME), elem_id="fer-said", js_on_load=_ANNOUNCE)
-                told = gradio.HTML("", elem_id="fer-told", js_on_load=None)
+                status = gradio.HTML(
+                    _sentence(_WELCOME), elem_id="fer-status", js_on_load=_ANNOUNCE
+                )
+                result = gradio.HTML("", elem_id="fer-result", js_on_load=None)
         drawn = gradio.HTML(examples_html(examples), elem_id="fer-examples", js_on_load=_CHOOSE)
         gradio.HTML(f"<p>Network: {escape(network)}</p>", elem_id="fer-foot")
-        asked = _Callbacks(answerer, examples, always_one=missing is not None, same=gradio.skip())
-        parts = [picture, switch, by_example, said, told]
+        callbacks = _Callbacks(
+            analyzer, examples, always_one=missing is not None, same=gradio.skip()
+        )
+        parts = [picture, switch, by_example, status, result]
         # Not `input`: when a picture is removed, that one still comes with the old picture.
-        picture.upload(asked.picture, [picture, switch, by_example], parts, **_PLAINLY)
-        picture.clear(asked.removal, None, parts, **_PLAINLY)
-        switch.input(asked.switch, [picture, switch], parts, **_PLAINLY)
+        picture.upload(callbacks.picture, [picture, switch, by_example], parts, **_PLAINLY)
+        picture.clear(callbacks.removal, None, parts, **_PLAINLY)
+        switch.input(callbacks.switch, [picture, switch], parts, **_PLAINLY)
 
         def example(event: gradio.EventData) -> Iterator[tuple[Any, ...]]:
-            yield from asked.example(event.index)
+            yield from callbacks.example(event.index)
 
         drawn.click(example, None, parts, **_PLAINLY)
     blocks.queue(max_size=32, api_open=False)
@@ -113,10 +117,10 @@ class _Callbacks:
     """
 
     def __init__(
-        self, answerer: ImageAnalyzer, examples: Sequence[Example], *, always_one: bool, same: Any
+        self, analyzer: ImageAnalyzer, examples: Sequence[Example], *, always_one: bool, same: Any
     ) -> None:
-        self.answerer, self.examples, self.always_one, self.same = (
-            answerer,
+        self.analyzer, self.examples, self.always_one, self.same = (
+            analyzer,
             examples,
             always_one,
             same,
@@ -125,41 +129,41 @@ class _Callbacks:
     def picture(self, given: Any, one_face: bool, by_example: bool) -> Iterator[tuple[Any, ...]]:
         # What an example has switched on is not meant for the next picture.
         one_face = self.always_one or (one_face and not by_example)
-        for kept, *shown in self._answers(given, one_face):
+        for kept, *shown in self._analyze_upload(given, one_face):
             yield kept, one_face, False, *shown
 
     def removal(self) -> tuple[Any, ...]:
         return self.same, self.same, self.same, _sentence(_WELCOME), ""
 
     def switch(self, given: Any, one_face: bool) -> Iterator[tuple[Any, ...]]:
-        for kept, *shown in self._answers(given, one_face):
+        for kept, *shown in self._analyze_upload(given, one_face):
             yield kept, self.same, False, *shown
 
     def example(self, index: int) -> Iterator[tuple[Any, ...]]:
         example = self.examples[index]
         # The file that Gradio writes for it is deleted like any other, so it is written again each time.
         picture: Any = example.image()
-        for _, *shown in self._told(
+        for _, *shown in self._analyze(
             lambda: example.data, f"{example.expression}.png", one_face=True
         ):
             yield picture, True, True, *shown
             picture = self.same
 
-    def _answers(self, given: Any, one_face: bool) -> Iterator[tuple[Any, str, str]]:
+    def _analyze_upload(self, given: Any, one_face: bool) -> Iterator[tuple[Any, str, str]]:
         if not given or not given.get("path"):
             yield self.same, _sentence(_WELCOME), ""
             return
         name = Path(given.get("orig_name") or given["path"]).name
-        yield from self._told(lambda: read_file_bytes(given["path"]), name, one_face=one_face)
+        yield from self._analyze(lambda: read_file_bytes(given["path"]), name, one_face=one_face)
 
-    def _told(
+    def _analyze(
         self, read: Callable[[], bytes], name: str, *, one_face: bool
     ) -> Iterator[tuple[Any, str, str]]:
         yield self.same, _sentence(_LOOKING), ""
-        answer = _guarded(lambda: self.answerer.answer(read(), name=name, one_face=one_face))
+        analysis = _guarded(lambda: self.analyzer.analyze(read(), name=name, one_face=one_face))
         # What can't be read is taken off the page: a browser would only try to draw it too.
-        kept = self.same if answer.picture_HW3 is not None else None
-        yield kept, _sentence(answer.sentence), analysis_html(answer)
+        kept = self.same if analysis.picture_HW3 is not None else None
+        yield kept, _sentence(analysis.sentence), analysis_html(analysis)
 
 
 def _picture(gradio: Any) -> Any:
@@ -215,15 +219,15 @@ def _application(gradio: Any, blocks: Any) -> Application:
     return application
 
 
-def _guarded(ask: Callable[[], Answer]) -> Answer:
+def _guarded(analyze: Callable[[], Analysis]) -> Analysis:
     """An answer, whatever a strange picture or a user's detector does: the next visitor wants one too."""
     try:
-        return ask()
+        return analyze()
     except DataError as error:
-        return Answer(str(error))
+        return Analysis(str(error))
     except Exception:
         traceback.print_exc()
-        return Answer(
+        return Analysis(
             "This picture could not be looked at; the terminal that runs the page shows the error."
         )
 

@@ -25,9 +25,9 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Gradio fetches what follows for whoever asks; a page that uses no network has no use for it.
-# what the page sends of an event is some hundred bytes; files are sent apart
+# The page's events have some hundred bytes; files are uploaded apart.
 _MAX_EVENT_BYTES = 1 << 20
+# Paths under which Gradio fetches an address for the client; a page that uses no network has no use for them.
 _FETCHING = re.compile(r"/(file|proxy)[=/]\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 # The only request whose body is no event. The path decides, not Content-Type: two parsers may read that header differently.
@@ -63,14 +63,14 @@ class RequestGuard:
             (name.decode("latin-1").lower(), value.decode("latin-1"))
             for name, value in scope["headers"]
         ]
-        refusal = self.refusal_of_headers(pairs) or self.refusal(scope["path"], dict(pairs))
+        refusal = self.check_headers(pairs) or self.check_request(scope["path"], dict(pairs))
         if (
             refusal is None
             and scope["method"] not in _WITHOUT_BODY
             and scope["path"] != _UPLOAD_PATH
         ):
             body = await _read(receive)
-            refusal, receive = self.refusal_of_event(body), _again(body, receive)
+            refusal, receive = self.check_event(body), _again(body, receive)
         if refusal is not None:
             await _refuse(send, refusal)
             return
@@ -82,7 +82,7 @@ class RequestGuard:
 
         await self.application(scope, receive, send_closed)
 
-    def refusal_of_headers(self, headers: Sequence[tuple[str, str]]) -> str | None:
+    def check_headers(self, headers: Sequence[tuple[str, str]]) -> str | None:
         """Why a request's headers are ambiguous, in a sentence; None where they are not.
 
         Args:
@@ -98,23 +98,23 @@ class RequestGuard:
             return "A header that may occur only once holds a list."
         return None
 
-    def refusal(self, path: str, headers: dict[str, str]) -> str | None:
+    def check_request(self, path: str, headers: dict[str, str]) -> str | None:
         """Why a request is refused, in a sentence; None where it is not.
 
         Args:
             headers: their names in lower case.
         """
-        asked = headers.get("host", "")
-        if self.hosts and _name_of(asked) not in self.hosts:
+        host = headers.get("host", "")
+        if self.hosts and _strip_port(host) not in self.hosts:
             return "This page is not known by that name."
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != asked:
+        if origin is not None and origin.partition("://")[2] != host:
             return "Other sites may not use this page."
         if _FETCHING.search(path):
             return "This page fetches nothing from elsewhere."
         return None
 
-    def refusal_of_event(self, body: bytes) -> str | None:
+    def check_event(self, body: bytes) -> str | None:
         """Why an event is refused, in a sentence; None where it is not."""
         if len(body) > _MAX_EVENT_BYTES:
             return "No event of this page is that long."
@@ -173,7 +173,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _name_of(host: str) -> str:
+def _strip_port(host: str) -> str:
     """``[::1]:7860`` -> ``::1``; ``localhost:7860`` -> ``localhost``."""
     found = re.fullmatch(r"\[(.*)\](?::\d+)?|([^:]*)(?::\d+)?", host)
     return (found[1] or found[2] or "").lower() if found else host

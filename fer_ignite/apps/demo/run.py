@@ -41,7 +41,7 @@ def run_demo(
     model: str | None = None,
     tta: str | None = None,
     browser: bool = True,
-    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print,
 ) -> int:
     """Serves the demo page until SIGINT or SIGTERM.
 
@@ -75,7 +75,7 @@ def run_demo(
 
             def on_ready() -> None:
                 for sentence in _opening(address, missing, alone=is_loopback(taken)):
-                    say(sentence)
+                    echo(sentence)
                 if browser:
                     open_browser(address)
 
@@ -134,7 +134,7 @@ def _detector(name: str | None) -> tuple["Detector | None", str | None]:
 
 
 def _close_gradio(folder: Path) -> None:
-    """Read when Gradio is imported: nothing is reported or asked of the network, and uploads go where they are deleted."""
+    """Sets what Gradio reads at import: no telemetry, no requests to its hub, and uploads in a folder that is deleted."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_OFFLINE": "1",

@@ -112,7 +112,7 @@ class VideoFile:
     def __exit__(self, kind: Any, *_: object) -> None:
         self._writer.release()
         if kind is None and not self.path.stat().st_size:
-            # OpenCV tells nobody about a full disk; the header it writes at the end is missing then.
+            # OpenCV reports no error on a full disk; the header that it writes at the end is missing then.
             raise StorageError(
                 f"{shown(self.path)} can't be written: the disk is full, or the folder takes no more."
             )

@@ -91,7 +91,7 @@ class _Checked:
 
     def _box(self, answer: Any) -> Box:
         try:
-            box = answer if isinstance(answer, Box) else _box_of(*answer)
+            box = answer if isinstance(answer, Box) else _to_box(*answer)
             sound = all(
                 math.isfinite(value)
                 for value in (box.left, box.top, box.width, box.height, box.score)
@@ -106,5 +106,5 @@ class _Checked:
         return box
 
 
-def _box_of(left: Any, top: Any, width: Any, height: Any, score: Any = 1.0) -> Box:
+def _to_box(left: Any, top: Any, width: Any, height: Any, score: Any = 1.0) -> Box:
     return Box(float(left), float(top), float(width), float(height), float(score))

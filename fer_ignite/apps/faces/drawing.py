@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fer_ignite.apps.faces.face_reader import FaceReading
-from fer_ignite.data.expressions import expression_of
+from fer_ignite.data.expressions import find_expression
 
 __all__ = ["draw_faces_on_image"]
 
@@ -65,7 +65,7 @@ def draw_faces_on_image(
 
 
 def _colour(reading: FaceReading) -> tuple[int, int, int]:
-    return _COLOURS.get(expression_of(reading.top[0]) or "", _OTHER_COLOUR)
+    return _COLOURS.get(find_expression(reading.top[0]) or "", _OTHER_COLOUR)
 
 
 def _draw_label(

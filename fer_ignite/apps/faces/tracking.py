@@ -30,7 +30,7 @@ class FaceTracker:
 
     With x the network's probabilities at time t and p' the track's smoothed ones at its last sighting t', the smoothed
     probabilities are p = a p' + (1 - a) x with a = exp(-(t - t') / smooth_seconds); p = x where a track begins. So a change is
-    63 % told after ``smooth_seconds`` seconds, however many frames are looked at.
+    63 % visible after ``smooth_seconds`` seconds, at any frame rate.
 
     Args:
         smooth_seconds: seconds; 0 = no smoothing.

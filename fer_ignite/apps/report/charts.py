@@ -75,7 +75,9 @@ def line_chart(
     across = Scale(first, last, LEFT + 6, WIDTH - RIGHT - 4)
     up = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     svg = _canvas(
-        key, title, said="; ".join(_said(line, percent) for line in series if line.points)
+        key,
+        title,
+        description="; ".join(_describe_line(line, percent) for line in series if line.points),
     )
     _axes(svg, across, up=up, x_ticks=x_ticks, y_ticks=ticks, x_label=x_label, percent=percent)
     for line in series:
@@ -100,13 +102,15 @@ def line_chart(
 def reliability_chart(key: str, before: Calibration, *, after: Calibration | None) -> Svg:
     """Accuracy over confidence, with 95 % intervals, before and after the temperature; the diagonal is perfect."""
     title = "How often it is right, by how sure it says it is"
-    told = f"calibration error {100 * before.error:.1f} per cent"
+    description = f"calibration error {100 * before.error:.1f} per cent"
     if after is not None:
-        told += (
+        description += (
             f" as trained, {100 * after.error:.1f} per cent at temperature {after.temperature:.2f}"
         )
     svg = _canvas(
-        key, title, said=told + "; the diagonal is what a perfectly honest network would show"
+        key,
+        title,
+        description=description + "; the diagonal is what a perfectly honest network would show",
     )
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     across, up = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
@@ -163,11 +167,11 @@ def share_chart(
     step = 14 * marks + 12
     height = TOP + step * len(rows) + BOTTOM
     left = 100
-    said = "; ".join(
+    description = "; ".join(
         f"{name} " + " and ".join(f"{100 * share:.0f}" for share, _, _ in values)
         for name, values in rows
     )
-    svg = _canvas(key, title, said=f"in per cent: {said}", height=height)
+    svg = _canvas(key, title, description=f"in per cent: {description}", height=height)
     across = Scale(0, 1, left, WIDTH - RIGHT)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = f"{across(tick):.1f}"
@@ -232,11 +236,11 @@ def nice_ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -
     return [place * step for place in range(first, max(last, first + 1) + 1)]
 
 
-def _canvas(key: str, title: str, *, said: str, height: float = HEIGHT) -> ET.Element:
+def _canvas(key: str, title: str, *, description: str, height: float = HEIGHT) -> ET.Element:
     named = {"role": "img", "aria-labelledby": f"{key}-title {key}-said", "class": "chart"}
     svg = ET.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", **named})
     ET.SubElement(svg, "title", {"id": f"{key}-title"}).text = title
-    ET.SubElement(svg, "desc", {"id": f"{key}-said"}).text = said
+    ET.SubElement(svg, "desc", {"id": f"{key}-said"}).text = description
     return svg
 
 
@@ -284,7 +288,7 @@ def _shown(value: float, percent: bool, *, short: bool = False) -> str:
     return f"{value:.4g}"
 
 
-def _said(line: Series, percent: bool) -> str:
+def _describe_line(line: Series, percent: bool) -> str:
     first, last = line.points[0][1], line.points[-1][1]
     return f"{line.name}: from {_shown(first, percent)} to {_shown(last, percent)} over {len(line.points)} points"
 

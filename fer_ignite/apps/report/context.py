@@ -39,16 +39,16 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
     Raises:
         FerError: as ``evaluate`` does.
     """
-    seen = evaluate_for_report(subject, options)
+    data = evaluate_for_report(subject, options)
     with status("drawing the report"):
-        return _context(subject, options, seen=seen)
+        return _context(subject, options, data=data)
 
 
-def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData) -> dict[str, Any]:
-    result, checkpoint = seen.result, seen.network.checkpoint
+def _context(subject: RunReference, options: ReportOptions, *, data: ReportData) -> dict[str, Any]:
+    result, checkpoint = data.result, data.network.checkpoint
     summary = {} if subject.folder is None else subject.folder.read_summary()
     accesses = read_test_accesses(subject)
-    explainer = build_explainer(seen)
+    explainer = build_explainer(data)
     config = dict(checkpoint["config"])
     return {
         "title": subject.name,
@@ -58,7 +58,7 @@ def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData)
             "ensemble": subject.is_ensemble,
         },
         "sentences": outcome_sentences(
-            result, summary, network=_network_name(seen.network), looks=len(accesses)
+            result, summary, network=_network_name(data.network), looks=len(accesses)
         ),
         "result": result,
         "summary": summary,
@@ -68,17 +68,17 @@ def _context(subject: RunReference, options: ReportOptions, *, seen: ReportData)
         else history_charts(list(subject.folder.read_history())),
         "classes": class_rows(result),
         "class_chart": class_chart(result),
-        "ranking": ranking_facts(seen),
+        "ranking": ranking_facts(data),
         "matrix": matrix_rows(result),
-        "cells": cell_faces(seen),
-        "calibration": calibration_facts(seen),
+        "cells": cell_faces(data),
+        "calibration": calibration_facts(data),
         "robustness": robustness_facts(result),
-        "mistakes": find_mistakes(seen, explainer),
+        "mistakes": find_mistakes(data, explainer),
         "attention": attention_facts(explainer),
-        "data": data_facts(seen, options.split),
+        "data": data_facts(data, options.split),
         "settings": setting_rows(config),
-        "network": network_facts(seen),
-        "environment": environment_rows(checkpoint, summary, device=str(seen.network.device)),
+        "network": network_facts(data),
+        "environment": environment_rows(checkpoint, summary, device=str(data.network.device)),
     }
 
 
@@ -131,13 +131,13 @@ def robustness_facts(result: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"rows": rows, **{name: table[name] for name in names}}
 
 
-def ranking_facts(seen: ReportData) -> dict[str, Any]:
+def ranking_facts(data: ReportData) -> dict[str, Any]:
     """Precision-recall and ROC curves of each class against the others, as charts, with their areas."""
-    probabilities_NK = seen.logits_NK.double().softmax(dim=1).numpy()
-    labels_N = seen.labels_N.numpy()
+    probabilities_NK = data.logits_NK.double().softmax(dim=1).numpy()
+    labels_N = data.labels_N.numpy()
     found = {
         name: (k, curves)
-        for k, name in enumerate(seen.network.classes)
+        for k, name in enumerate(data.network.classes)
         if (curves := class_curves(probabilities_NK[:, k], labels_N == k)) is not None
     }
     recall = [
@@ -198,20 +198,20 @@ def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def cell_faces(seen: ReportData) -> dict[str, list[dict[str, Any]]]:
+def cell_faces(data: ReportData) -> dict[str, list[dict[str, Any]]]:
     """The faces of each cell of the matrix under "true-predicted", as the page's script reads them."""
-    cells = confusion_cells(seen.logits_NK, seen.labels_N, temperature=seen.network.temperature)
-    described = describe_faces(seen, [row for rows in cells.values() for row in rows])
+    cells = confusion_cells(data.logits_NK, data.labels_N, temperature=data.network.temperature)
+    described = describe_faces(data, [row for rows in cells.values() for row in rows])
     return {f"{i}-{j}": [described[row] for row in rows] for (i, j), rows in cells.items()}
 
 
-def calibration_facts(seen: ReportData) -> dict[str, Any]:
+def calibration_facts(data: ReportData) -> dict[str, Any]:
     """Reliability as trained, and at the stored temperature where there is one that can be used."""
-    temperature = seen.network.temperature
-    before = build_calibration(seen.logits_NK, seen.labels_N, temperature=1.0)
+    temperature = data.network.temperature
+    before = build_calibration(data.logits_NK, data.labels_N, temperature=1.0)
     after = None
-    if seen.network.calibrated:
-        after = build_calibration(seen.logits_NK, seen.labels_N, temperature=temperature)
+    if data.network.calibrated:
+        after = build_calibration(data.logits_NK, data.labels_N, temperature=temperature)
     return {
         "before": before,
         "after": after,
@@ -219,15 +219,15 @@ def calibration_facts(seen: ReportData) -> dict[str, Any]:
     }
 
 
-def find_mistakes(seen: ReportData, explainer: GradCam | str) -> list[dict[str, Any]]:
+def find_mistakes(data: ReportData, explainer: GradCam | str) -> list[dict[str, Any]]:
     """The most confident errors, each with what spoke for the name it got and for the one it should have got."""
     rows = confident_mistakes(
-        seen.logits_NK, seen.labels_N, temperature=seen.network.temperature, count=MISTAKES
+        data.logits_NK, data.labels_N, temperature=data.network.temperature, count=MISTAKES
     )
-    described = describe_faces(seen, rows)
+    described = describe_faces(data, rows)
     if isinstance(explainer, GradCam) and rows:
-        predicted = [int(seen.logits_NK[row].argmax()) for row in rows]
-        wanted = [int(seen.labels_N[row]) for row in rows]
+        predicted = [int(data.logits_NK[row].argmax()) for row in rows]
+        wanted = [int(data.labels_N[row]) for row in rows]
         for kind, targets in (("for_named", predicted), ("for_true", wanted)):
             for row, picture in zip(rows, explainer.overlays(rows, targets), strict=True):
                 described[row][kind] = picture
@@ -245,25 +245,25 @@ def attention_facts(explainer: GradCam | str) -> dict[str, Any]:
     }
 
 
-def data_facts(seen: ReportData, split: str) -> dict[str, Any]:
+def data_facts(data: ReportData, split: str) -> dict[str, Any]:
     """Counts by split and expression, what the pack says of itself, and duplicates in pictures."""
-    faces, facts = seen.faces, dict(seen.faces.facts)
-    counts = {name: faces.counts(indices).tolist() for name, indices in faces.indices.items()}
+    dataset, facts = data.dataset, dict(data.dataset.facts)
+    counts = {name: dataset.counts(indices).tolist() for name, indices in dataset.indices.items()}
     return {
-        "source": faces.source,
-        "fingerprint": faces.fingerprint,
-        "classes": list(faces.classes),
+        "source": dataset.source,
+        "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
         "counts": counts,
         "facts": facts,
-        "size": f"{faces.side_px} x {faces.side_px} px, {'gray' if faces.channels == 1 else 'RGB'}",
-        "duplicates": [] if faces.pack is None else duplicate_groups(faces.pack, split),
-        "votes": seen.votes,
+        "size": f"{dataset.side_px} x {dataset.side_px} px, {'gray' if dataset.channels == 1 else 'RGB'}",
+        "duplicates": [] if dataset.pack is None else duplicate_groups(dataset.pack, split),
+        "votes": data.votes,
     }
 
 
-def network_facts(seen: ReportData) -> list[tuple[str, str]]:
+def network_facts(data: ReportData) -> list[tuple[str, str]]:
     """The network in a few rows."""
-    network = seen.network
+    network = data.network
     trained_on = network.checkpoint.get("data", {})
     parameters: list[Tensor] = list(network.model.parameters())
     return [
@@ -274,7 +274,7 @@ def network_facts(seen: ReportData) -> list[tuple[str, str]]:
             f"{network.preprocessing.image_px} px, {network.preprocessing.channels} channel(s)",
         ),
         ("weights", "running average (EMA)" if network.checkpoint.get("ema") else "as trained"),
-        ("views averaged here", str(seen.result["tta"])),
+        ("views averaged here", str(data.result["tta"])),
         (
             "temperature",
             f"{network.temperature:.3f}" if network.calibrated else "1 (not calibrated)",

@@ -57,7 +57,7 @@ class ReportData:
     """
 
     network: LoadedModel
-    faces: FaceDataset
+    dataset: FaceDataset
     result: dict[str, Any]
     logits_NK: Tensor
     labels_N: Tensor
@@ -79,40 +79,40 @@ def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str
 def evaluate_for_report(subject: RunReference, options: ReportOptions) -> ReportData:
     """Scores a checkpoint on a split once; see :func:`study_result`."""
     result = evaluation_result(subject, options)
-    seen = result.pop("faces")
+    outputs = result.pop("faces")
     request = _request(subject, options)
     network = load_model(subject.source, device=options.device, model=request.model)
     config = evaluation_config(request, network.checkpoint)
-    faces = open_dataset(config, find_cache(config)[0])
+    dataset = open_dataset(config, find_cache(config)[0])
     shown = options.votes or (config.votes if options.data is None else None)
     return ReportData(
         network,
-        faces,
+        dataset,
         result,
-        torch.tensor(seen["logits"]),
-        torch.tensor(seen["labels"]),
-        np.array(seen["places"]),
+        torch.tensor(outputs["logits"]),
+        torch.tensor(outputs["labels"]),
+        np.array(outputs["places"]),
         _in_train(
-            faces,
+            dataset,
             options,
-            places_N=np.array(seen["places"]),
+            places_N=np.array(outputs["places"]),
             drop_train_duplicates=config.drop_train_duplicates,
         )
-        if faces.fingerprint == network.checkpoint["data"]["fingerprint"]
+        if dataset.fingerprint == network.checkpoint["data"]["fingerprint"]
         else None,
         shown,
     )
 
 
 def _in_train(
-    faces: FaceDataset,
+    dataset: FaceDataset,
     options: ReportOptions,
     *,
     places_N: NDArray[np.int64],
     drop_train_duplicates: bool,
 ) -> NDArray[np.bool_] | None:
-    found = faces.in_train(options.split, drop_train_duplicates=drop_train_duplicates)
-    return None if found is None else found[np.isin(faces.indices[options.split], places_N)]
+    found = dataset.in_train(options.split, drop_train_duplicates=drop_train_duplicates)
+    return None if found is None else found[np.isin(dataset.indices[options.split], places_N)]
 
 
 def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:

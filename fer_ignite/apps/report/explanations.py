@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fer_ignite.apps.report.evaluation import ReportData
-from fer_ignite.apps.report.gallery import out_of_fold_probabilities
+from fer_ignite.apps.report.gallery import calibrated_probabilities
 from fer_ignite.apps.report.grad_cam import Layer, attention_maps, find_layer, mask_brightest
 from fer_ignite.apps.report.thumbnails import load_pixels, overlay_uri
 from fer_ignite.data.fetchers import IndexBatch, in_channels
@@ -30,12 +30,12 @@ _BATCH = 32
 class GradCam:
     """Grad-CAM for the faces of one look."""
 
-    look: ReportData
+    data: ReportData
     layer: Layer
 
     def overlays(self, rows: Sequence[int], targets: Sequence[int]) -> list[str]:
         """A picture for each row: its face under the map of what spoke for a class."""
-        faces_BHWC = load_pixels(self.look.faces, [int(self.look.places_N[row]) for row in rows])
+        faces_BHWC = load_pixels(self.data.dataset, [int(self.data.places_N[row]) for row in rows])
         maps_BHW = self.maps(rows, targets)
         return [
             overlay_uri(face, map_HW.numpy())
@@ -49,7 +49,7 @@ class GradCam:
             part_B = wanted_B[at : at + len(images_BCHW)].to(images_BCHW.device)
             parts.append(
                 attention_maps(
-                    self.look.network.model, images_BCHW, targets_B=part_B, layer=self.layer
+                    self.data.network.model, images_BCHW, targets_B=part_B, layer=self.layer
                 )
             )
             at += len(images_BCHW)
@@ -57,14 +57,14 @@ class GradCam:
 
     def images(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """The rows' faces as the network takes them, in small batches."""
-        return prepared(self.look, rows)
+        return prepared(self.data, rows)
 
     def expressions(self) -> list[dict[str, Any]]:
         """For each expression that was recognised: mean picture over up to 64 faces, and the surest ones."""
-        probabilities_NK, labels_N = out_of_fold_probabilities(self.look), self.look.labels_N
-        confidence_N, predicted_N = probabilities_NK.amax(dim=1), self.look.logits_NK.argmax(dim=1)
+        probabilities_NK, labels_N = calibrated_probabilities(self.data), self.data.labels_N
+        confidence_N, predicted_N = probabilities_NK.amax(dim=1), self.data.logits_NK.argmax(dim=1)
         found = []
-        for k, name in enumerate(self.look.network.classes):
+        for k, name in enumerate(self.data.network.classes):
             right = torch.nonzero((predicted_N == k) & (labels_N == k))[:, 0]
             rows = right[confidence_N[right].argsort(descending=True, stable=True)][
                 :FACES_PER_CLASS
@@ -73,7 +73,7 @@ class GradCam:
                 continue
             mean_HW = self.maps(rows, [k] * len(rows)).mean(dim=0)
             faces_BHWC = load_pixels(
-                self.look.faces, [int(self.look.places_N[row]) for row in rows]
+                self.data.dataset, [int(self.data.places_N[row]) for row in rows]
             )
             mean_face = np.rint(faces_BHWC.astype(np.float32).mean(axis=0)).astype(np.uint8)
             examples = rows[:EXAMPLES_PER_CLASS]
@@ -97,10 +97,10 @@ class GradCam:
         Returns:
             ``count, share, own, other``: the two mean falls in probability, over faces drawn from the split.
         """
-        drawn = generator(0, "limit").permutation(len(self.look.labels_N))[:count]
+        drawn = generator(0, "limit").permutation(len(self.data.labels_N))[:count]
         own: list[Tensor] = []
         other: list[Tensor] = []
-        model = self.look.network.model
+        model = self.data.network.model
         for images_BCHW in self.images([int(row) for row in drawn]):
             with torch.inference_mode():
                 probabilities_BK = model(images_BCHW).softmax(dim=1)
@@ -116,23 +116,23 @@ class GradCam:
         return {"count": len(drawn), "share": HIDDEN_SHARE, "own": mean_own, "other": mean_other}
 
 
-def build_explainer(look: ReportData) -> GradCam | str:
+def build_explainer(data: ReportData) -> GradCam | str:
     """Grad-CAM for a look, or the sentence that says why this network can't be explained so."""
-    if look.network.members:
+    if data.network.members:
         # the gradient would reach the members through one mean, and a map belongs to one of them
         return "Grad-CAM explains one network, not an ensemble; write the report of one of its checkpoints."
     try:
-        return GradCam(look, find_layer(look.network.model, next(prepared(look, [0]))))
+        return GradCam(data, find_layer(data.network.model, next(prepared(data, [0]))))
     except ConfigError as error:
         return str(error)
 
 
-def prepared(look: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
+def prepared(data: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     """Faces as the network takes them: float32 [B, C, H, W], normalised, in batches of up to 32."""
-    network = look.network
-    feed = look.faces.fetcher(network.device, seed=0)
+    network = data.network
+    feed = data.dataset.fetcher(network.device, seed=0)
     places = [
-        look.places_N[np.array(rows[at : at + _BATCH], dtype=np.int64)]
+        data.places_N[np.array(rows[at : at + _BATCH], dtype=np.int64)]
         for at in range(0, len(rows), _BATCH)
     ]
     for images in feed.batches(

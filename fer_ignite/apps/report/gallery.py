@@ -12,15 +12,15 @@ from fer_ignite.apps.report.evaluation import ReportData
 from fer_ignite.apps.report.thumbnails import load_pixels, thumbnail_uri
 from fer_ignite.apps.report.vote_text import describe_votes
 
-__all__ = ["confident_mistakes", "confusion_cells", "describe_faces", "out_of_fold_probabilities"]
+__all__ = ["calibrated_probabilities", "confident_mistakes", "confusion_cells", "describe_faces"]
 
 MOST_FACES = 1500  # on one page; at 48 px about 2 MB
 MOST_PER_CELL = 30
 
 
-def out_of_fold_probabilities(look: ReportData) -> Tensor:
+def calibrated_probabilities(data: ReportData) -> Tensor:
     """float64 [N, K] at the stored temperature."""
-    return (look.logits_NK.double() / look.network.temperature).softmax(dim=1)
+    return (data.logits_NK.double() / data.network.temperature).softmax(dim=1)
 
 
 def confident_mistakes(
@@ -54,25 +54,25 @@ def confusion_cells(
     return {cell: members[cell][:limit] for cell in sorted(fullest)}
 
 
-def describe_faces(look: ReportData, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+def describe_faces(data: ReportData, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
     """What the page says about single faces, by row: picture, name, label, the three best guesses, votes."""
-    places = [int(look.places_N[row]) for row in rows]
-    probabilities_NK, classes = out_of_fold_probabilities(look), look.network.classes
+    places = [int(data.places_N[row]) for row in rows]
+    probabilities_NK, classes = calibrated_probabilities(data), data.network.classes
     vote_texts = (
-        {} if look.votes is None else describe_votes(look.votes, look.faces.pack, places=places)
+        {} if data.votes is None else describe_votes(data.votes, data.dataset.pack, places=places)
     )
     described = {}
-    for row, place, face_HWC in zip(rows, places, load_pixels(look.faces, places), strict=True):
-        best = look.logits_NK[row].topk(min(3, len(classes))).indices
+    for row, place, face_HWC in zip(rows, places, load_pixels(data.dataset, places), strict=True):
+        best = data.logits_NK[row].topk(min(3, len(classes))).indices
         described[row] = {
-            "id": look.faces.pack.sample_id(place)
-            if look.faces.pack is not None
+            "id": data.dataset.pack.sample_id(place)
+            if data.dataset.pack is not None
             else f"sample {place}",
             "image": thumbnail_uri(face_HWC),
-            "true": classes[int(look.labels_N[row])],
+            "true": classes[int(data.labels_N[row])],
             "guesses": [(classes[int(k)], float(probabilities_NK[row, k])) for k in best],
-            "chance_of_true": float(probabilities_NK[row, look.labels_N[row]]),
+            "chance_of_true": float(probabilities_NK[row, data.labels_N[row]]),
             "votes": vote_texts.get(place),
-            "in_train": bool(look.in_train_N is not None and look.in_train_N[row]),
+            "in_train": bool(data.in_train_N is not None and data.in_train_N[row]),
         }
     return described

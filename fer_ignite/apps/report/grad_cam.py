@@ -3,7 +3,7 @@
 Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017:
 the channels of a map are added up, each weighted by the mean of its gradient over the places, and what speaks against
 the class is cut at zero. The paper takes the last convolution; here the layer is found by trying, so that attention
-networks, whose maps come as rows of tokens, and networks that are nobody's we know are explained as well.
+networks, whose maps come as rows of tokens, and unknown networks of users are explained as well.
 """
 
 # Dimensions: B images, C channels, H W places of a map or pixels, N tokens, K expressions.

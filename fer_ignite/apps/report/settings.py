@@ -20,7 +20,7 @@ def setting_rows(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in Config.model_fields:
         if name in config:
             facts = field_facts(name)
-            value, default = text_of(config[name]), text_of(plain[name])
+            value, default = format_value(config[name]), format_value(plain[name])
             rows.append(
                 {
                     "name": name,
@@ -36,7 +36,7 @@ def setting_rows(config: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "group": "unknown",
-                "value": text_of(config[name]),
+                "value": format_value(config[name]),
                 "default": "",
                 "help": "",
                 "changed": True,
@@ -54,13 +54,13 @@ def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     ]
     rows = []
     for name in names:
-        values = [text_of(config.get(name)) for config in configs]
+        values = [format_value(config.get(name)) for config in configs]
         if len(set(values)) > 1:
             rows.append({"name": name, "values_of": values, "help": field_facts(name)["help"]})
     return rows
 
 
-def text_of(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting's value as YAML writes it, on one line."""
     if isinstance(value, tuple):
         value = list(value)

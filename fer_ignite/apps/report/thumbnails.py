@@ -22,25 +22,25 @@ OVERLAY_PX = 96
 _QUALITY = 85
 
 
-def load_pixels(faces: FaceDataset, places: Sequence[int]) -> Pixels:
+def load_pixels(dataset: FaceDataset, places: Sequence[int]) -> Pixels:
     """The stored faces, uint8 [B, H, W, C]; finished tensors of a user's data set are stretched to 0..255."""
-    if faces.pack is not None:
-        return faces.pack.read(np.array(places, dtype=np.int64))
-    assert faces.fetch is not None
+    if dataset.pack is not None:
+        return dataset.pack.read(np.array(places, dtype=np.int64))
+    assert dataset.fetch is not None
     return (
-        np.stack([_pixels(faces.fetch(place), faces) for place in places])
+        np.stack([_pixels(dataset.fetch(place), dataset) for place in places])
         if len(places)
         else np.zeros((0, 1, 1, 1), np.uint8)
     )
 
 
-def _pixels(sample: object, faces: FaceDataset) -> Pixels:
+def _pixels(sample: object, dataset: FaceDataset) -> Pixels:
     image = sample[0] if isinstance(sample, tuple) else sample
     if isinstance(image, torch.Tensor) and image.is_floating_point():
         image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()
         low, high = float(image_HWC.min()), float(image_HWC.max())
         return ((image_HWC - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-    return np.asarray(sample_pixels(image, faces.side_px or 48, channels=faces.channels))
+    return np.asarray(sample_pixels(image, dataset.side_px or 48, channels=dataset.channels))
 
 
 def thumbnail_uri(face_HWC: Pixels, *, side_px: int = THUMBNAIL_PX) -> str:

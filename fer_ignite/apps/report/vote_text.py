@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.expressions import FERPLUS_COLUMNS, expression_of
+from fer_ignite.data.expressions import FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.ferplus import read_votes
 from fer_ignite.errors import DataError
@@ -16,7 +16,7 @@ _ROW = re.compile(r"row (\d+)")
 
 
 def describe_votes(
-    votes: str, pack: DatasetCache | None, *, places: Sequence[int]
+    votes: str, cache: DatasetCache | None, *, places: Sequence[int]
 ) -> dict[int, str]:
     """The votes of the faces at ``places``, most first, such as "fear 5, surprise 4, neutral 1".
 
@@ -25,8 +25,8 @@ def describe_votes(
     Raises:
         DataError: the faces don't come from fer2013.csv's rows, or the votes file has fewer rows.
     """
-    numbers = {place: _row_number(pack, place) for place in places}
-    if pack is None or any(number is None for number in numbers.values()):
+    numbers = {place: _row_number(cache, place) for place in places}
+    if cache is None or any(number is None for number in numbers.values()):
         raise DataError(
             f"--votes: {votes} goes with the rows of fer2013.csv; the faces come from elsewhere. Leave it out."
         )
@@ -51,9 +51,9 @@ def describe_votes(
 
 
 def _plain(column: str) -> str:
-    return "not a face" if column == "NF" else expression_of(column) or column
+    return "not a face" if column == "NF" else find_expression(column) or column
 
 
-def _row_number(pack: DatasetCache | None, place: int) -> int | None:
-    found = None if pack is None else _ROW.fullmatch(pack.sample_id(place))
+def _row_number(cache: DatasetCache | None, place: int) -> int | None:
+    found = None if cache is None else _ROW.fullmatch(cache.sample_id(place))
     return int(found[1]) if found else None

@@ -24,7 +24,7 @@ def run_service(
     device: str = "auto",
     model: str | None = None,
     tta: str | None = None,
-    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print,
 ) -> int:
     """Serves predictions over HTTP until SIGINT or SIGTERM.
 
@@ -63,9 +63,9 @@ def run_service(
             address = server_address(taken)
 
             def on_ready() -> None:
-                say(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
+                echo(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
                 if not is_loopback(taken):
-                    say(
+                    echo(
                         "Others can reach it, without a password: put a proxy with one in front of it."
                     )
 

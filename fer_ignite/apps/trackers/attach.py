@@ -60,7 +60,7 @@ class Trackers:
                 place = tracker.open(self._settings())
                 self._opened.append(tracker)
                 logger.info("tracked in  %s: %s", tracker.title, place)
-                # Epochs that the run has and the record lacks: a kill lost them, the server was away, or nobody tracked then.
+                # Epochs that the run has and the record lacks: a kill lost them, the server was away, or tracking was off.
                 for line in self._folder.read_history():
                     tracker.note(_named(line), int(line["iteration"]))
 
@@ -112,7 +112,7 @@ def attach_trackers(
     *,
     optimizer: Any,
     folder: RunDir,
-    records: RunningMetrics,
+    running_metrics: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],
     settings: Callable[[], Mapping[str, Any]],
     project: str | None,
@@ -137,7 +137,14 @@ def attach_trackers(
             register=register,
             folder=folder.path,
         )
-        _attach(tracker, trainer, optimizer=optimizer, records=records, line=line, every=every)
+        _attach(
+            tracker,
+            trainer,
+            optimizer=optimizer,
+            running_metrics=running_metrics,
+            line=line,
+            every=every,
+        )
         trackers.append(tracker)
     return Trackers(trackers, folder, settings=settings, checkpoint=checkpoint)
 
@@ -147,7 +154,7 @@ def _attach(
     trainer: Engine,
     *,
     optimizer: Any,
-    records: RunningMetrics,
+    running_metrics: RunningMetrics,
     line: Callable[[], Mapping[str, Any]],
     every: int,
 ) -> None:
@@ -160,7 +167,7 @@ def _attach(
             output_transform=lambda _, tag=tag: _part(line(), tag),
             global_step_transform=lambda *_: int(trainer.state.iteration),
         )
-    records.on_flush.append(
+    running_metrics.on_flush.append(
         lambda values, step: tracker.note(
             {f"step/{name}": value for name, value in values.items()}, step
         )

@@ -93,8 +93,8 @@ class MLflowTracker(Tracker, MLflowLogger):
 
         # MLflow's own variable decides where the user set it; the monitor needs psutil, which the extra installs.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        asked = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING" in os.environ
-        monitor = None if asked else find_spec("psutil") is not None
+        configured = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING" in os.environ
+        monitor = None if configured else find_spec("psutil") is not None
         if known is not None:
             mlflow.start_run(run_id=known, log_system_metrics=monitor)
             return
@@ -239,12 +239,12 @@ def _check_file_store(place: str) -> None:
 def _git_commit() -> str | None:
     """The commit of the repository that the run was started in; None outside of one, or without git."""
     try:
-        asked = subprocess.run(
+        finished = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    return finished.stdout.strip()
 
 
 def _absolute(place: str) -> str:
@@ -254,7 +254,7 @@ def _absolute(place: str) -> str:
 
 
 def _silent(place: str) -> str | None:
-    """Why a tracking server does not answer; None where it does, or where there is none to ask."""
+    """Why a tracking server does not answer; None where it does, or where none is named."""
     return (
         no_answer(place.rstrip("/") + "/health")
         if place.startswith(("http://", "https://"))

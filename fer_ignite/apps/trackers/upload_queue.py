@@ -26,7 +26,7 @@ class Point:
 
     Attributes:
         time_ms: Unix time in milliseconds when the point was made; equal in every trial, so that a repetition can be
-            told from a second point.
+            distinguished from a second point.
     """
 
     values: Mapping[str, float]
@@ -60,14 +60,14 @@ class UploadQueue:
     ) -> None:
         self.title = title
         self._deliver, self._away, self._settled, self._refused = deliver, away, settled, refused
-        self._letters: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
+        self._items: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
         self._said: set[str] = set()
         self._leaving = threading.Event()
         self._hurry = threading.Event()  # somebody waits: the next trial is due at once
         self._failing, self._failures = False, 0
         self._thread: threading.Thread | None = None
 
-    def put(self, letter: Point | Callable[[], Any]) -> None:
+    def put(self, item: Point | Callable[[], Any]) -> None:
         """Takes a point, or a function that sends something else; never waits."""
         if self._leaving.is_set():
             return
@@ -77,7 +77,7 @@ class UploadQueue:
             )
             self._thread.start()
         try:
-            self._letters.put_nowait(letter)
+            self._items.put_nowait(item)
         except queue.Full:
             self._say(
                 "full",
@@ -119,24 +119,24 @@ class UploadQueue:
         held: Callable[[], Any] | None = None
         while True:
             points: list[Point] = []
-            letter = held or self._letters.get()
-            while isinstance(letter, Point):
-                points.append(letter)
+            item = held or self._items.get()
+            while isinstance(item, Point):
+                points.append(item)
                 if (
-                    self._letters.empty()
+                    self._items.empty()
                     or sum(len(point.values) for point in points) >= _VALUES_PER_LETTER
                 ):
                     break
-                letter = self._letters.get()
-            held = letter if points and not isinstance(letter, Point) else None
+                item = self._items.get()
+            held = item if points and not isinstance(item, Point) else None
             send = (
-                letter
-                if not isinstance(letter, Point) and not points
+                item
+                if not isinstance(item, Point) and not points
                 else partial(self._deliver, points)
             )
             if not self._insist(send):
                 return
-            if held is None and self._letters.empty():
+            if held is None and self._items.empty():
                 self._settled()
 
     def _insist(self, send: Callable[[], Any]) -> bool:

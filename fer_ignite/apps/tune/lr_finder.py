@@ -86,12 +86,12 @@ def find_lr(
             "--folds makes several runs; find-lr looks at one: say which with --fold, or leave both out."
         )
     check_names(config)
-    pack = find_cache(config)[0]
+    cache_path = find_cache(config)[0]
     spec = LaunchSpec(nproc=None, device=config.device, gpus=config.gpus, threads=config.threads)
     outcome = launch(
         _find,
         config.model_dump(),
-        None if pack is None else str(pack),
+        None if cache_path is None else str(cache_path),
         iterations,
         start_lr,
         end_lr,
@@ -113,7 +113,7 @@ def find_lr(
 def _find(
     local_rank: int,
     values: Mapping[str, Any],
-    pack: str | None,
+    cache_path: str | None,
     iterations: int,
     start_lr: float,
     end_lr: float,
@@ -130,14 +130,14 @@ def _find(
     with tempfile.TemporaryDirectory(prefix="fer-ignite-find-lr-") as name:
         folder = RunDir(name)
         folder.create()
-        faces, device = open_dataset(config, pack), select_device(config)
+        dataset, device = open_dataset(config, cache_path), select_device(config)
         session = build_session_objects(
             config,
-            faces,
+            dataset,
             folder=folder,
             device=device,
             handlers=handlers,
-            teacher=load_teacher(config, faces, device=device),
+            teacher=load_teacher(config, dataset, device=device),
         )
         _leave_the_step_alone(session)
         if not given.quiet:
@@ -178,7 +178,7 @@ def _rise(
     finder = FastaiLRFinder()
     finder.logger.setLevel("WARNING")
     # 3: the stop is a vote, read two iterations later
-    epochs = math.ceil((iterations + 3) / len(session.train_stream))
+    epochs = math.ceil((iterations + 3) / len(session.train_loader))
     session.config = session.config.model_copy(update={"epochs": epochs})
     starts = [group["lr"] for group in session.optimizer.param_groups]
     ends = [end_lr * start / start_lr for start in starts]

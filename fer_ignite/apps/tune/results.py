@@ -72,10 +72,10 @@ def study_result(study: Any, folder: Path) -> dict[str, Any]:
         "RUNNING": "running",
         "WAITING": "waiting",
     }
-    told = [trial.state.name for trial in trials if "again" not in trial.user_attrs]
+    states = [trial.state.name for trial in trials if "again" not in trial.user_attrs]
     return {
         "folder": str(folder),
-        "trials": {name: told.count(state) for state, name in names.items()},
+        "trials": {name: states.count(state) for state, name in names.items()},
         "best": None
         if best is None
         else {

@@ -48,7 +48,7 @@ def tune(
     request: TuneRequest,
     *,
     given: Mapping[str, Any],
-    tell: Tell = lambda text: None,
+    echo: Tell = lambda text: None,
 ) -> Outcome:
     """Searches for the settings with the best validation figure (``monitor``); test is never looked at.
 
@@ -104,7 +104,7 @@ def tune(
                     timeout=request.timeout_s,
                     catch=(UnfitTrial,),
                     callbacks=[
-                        _teller(tell),
+                        _teller(echo),
                         _stopper(request.trials),
                         lambda study, trial: write_results(study, folder, given=kept),
                     ],
@@ -179,15 +179,15 @@ def _stopper(trials: int) -> Callable[[Any, Any], None]:
     return stop_when_enough
 
 
-def _teller(tell: Tell) -> Callable[[Any, Any], None]:
-    def tell_of_trial(study: Any, trial: Any) -> None:
+def _teller(echo: Tell) -> Callable[[Any, Any], None]:
+    def report_trial(study: Any, trial: Any) -> None:
         settings = "  ".join(
             f"{name} {_short(value)}"
             for name, value in trial.user_attrs.get("settings", {}).items()
         )
-        tell(f"trial {trial.number:3d}  {_end(study, trial)}  {settings}")
+        echo(f"trial {trial.number:3d}  {_end(study, trial)}  {settings}")
 
-    return tell_of_trial
+    return report_trial
 
 
 def _end(study: Any, trial: Any) -> str:

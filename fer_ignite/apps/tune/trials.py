@@ -45,7 +45,7 @@ class ReportToStudy:
     Args:
         trial: Optuna's.
         monitor: name of the validation metric.
-        prune: ask the study's pruner; the last epoch is never cut.
+        prune: the study's pruner may stop the trial, at any epoch but the last.
     """
 
     def __init__(self, trial: Any, *, monitor: str, prune: bool) -> None:

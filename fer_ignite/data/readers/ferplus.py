@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS, expression_of
+from fer_ignite.data.expressions import FER2013_CODES, FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.images import printable
 from fer_ignite.data.samples import SPLIT_OF_NAME, Samples
 from fer_ignite.errors import DataError
@@ -43,7 +43,7 @@ FERPLUS_CLASSES = (*FER2013_CODES, "contempt")
 
 _UNKNOWN = FERPLUS_COLUMNS.index("unknown")
 _NOT_A_FACE = FERPLUS_COLUMNS.index("NF")
-_EXPRESSIONS = [expression_of(name) or name for name in FERPLUS_COLUMNS[:_UNKNOWN]]
+_EXPRESSIONS = [find_expression(name) or name for name in FERPLUS_COLUMNS[:_UNKNOWN]]
 _CLASS_OF_COLUMN = np.array([FERPLUS_CLASSES.index(name) for name in _EXPRESSIONS], dtype=np.int64)
 _COUNT = {str(count): count for count in range(101)}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_ignite.data.classes import class_difference
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
-from fer_ignite.data.readers.named_files import person_of
+from fer_ignite.data.readers.named_files import find_persons
 from fer_ignite.data.samples import (
     SPLIT_OF_NAME,
     SPLITS,
@@ -161,7 +161,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         "folders beside the splits": ignored,
         "test images without a label": unlabelled,
     }
-    persons = person_of([os.fsdecode(name) for name in walk.ids])
+    persons = find_persons([os.fsdecode(name) for name in walk.ids])
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
         ids=walk.ids,

@@ -9,10 +9,10 @@ import os
 import re
 from pathlib import Path
 
-from fer_ignite.data.expressions import expression_of
+from fer_ignite.data.expressions import find_expression
 from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
 
-__all__ = ["PERSON_PATTERNS", "find_named_files", "person_of", "read_named_files"]
+__all__ = ["PERSON_PATTERNS", "find_named_files", "find_persons", "read_named_files"]
 
 # Named groups: person, code. KDEF's two sessions (A, B) show the same people.
 _PATTERNS = {
@@ -56,13 +56,13 @@ def read_named_files(root: Path, kind: str) -> Listing:
         if match is None:
             listing.left_out[f"not named as {kind} names its images"] += 1
             continue
-        label = expression_of(match["code"])
+        label = find_expression(match["code"])
         assert label is not None
         listing.faces.append(ListedFace(name, label, group=match["person"].upper()))
     return listing
 
 
-def person_of(names: list[str]) -> list[str] | None:
+def find_persons(names: list[str]) -> list[str] | None:
     """The person of each image by its file's name, where all names are those of one data set; else None."""
     for pattern in PERSON_PATTERNS.values():
         matches = [pattern.match(os.path.basename(name)) for name in names]

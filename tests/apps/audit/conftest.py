@@ -19,7 +19,7 @@ def blob():
 
 
 @pytest.fixture
-def pack_of_faces(tmp_path):
+def cache_from_images(tmp_path):
     """({"train/happy/a": pixels}) -> the pack of class folders with these images."""
 
     def make(images, **spec):

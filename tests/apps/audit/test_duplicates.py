@@ -5,18 +5,18 @@ from PIL import Image
 from fer_ignite.apps.audit.duplicates import find_copies, small_versions
 
 
-def groups_of(pack, numbers_N):
+def group_names(cache, numbers_N):
     """Sets of the ids that share a number, without the singles."""
-    names = [pack.sample_id(i).rsplit("/", 1)[1].removesuffix(".png") for i in range(len(pack))]
+    names = [cache.sample_id(i).rsplit("/", 1)[1].removesuffix(".png") for i in range(len(cache))]
     found = {}
     for name, number in zip(names, numbers_N.tolist(), strict=True):
         found.setdefault(number, set()).add(name)
     return sorted((group for group in found.values() if len(group) > 1), key=sorted)
 
 
-def test_copies_are_found_pixel_for_pixel_cut_scaled_and_mirrored(pack_of_faces, blob):
+def test_copies_are_found_pixel_for_pixel_cut_scaled_and_mirrored(cache_from_images, blob):
     big = blob(1, 96)
-    pack = pack_of_faces(
+    cache = cache_from_images(
         {
             "train/happy/same": blob(0),
             "val/happy/again": blob(0),
@@ -30,30 +30,32 @@ def test_copies_are_found_pixel_for_pixel_cut_scaled_and_mirrored(pack_of_faces,
             **{f"train/happy/other{i}": blob(10 + i) for i in range(20)},
         }
     )
-    copies = find_copies(pack)
-    assert groups_of(pack, copies.exact_N) == [{"same", "again"}]
-    assert groups_of(pack, copies.near_N) == [
+    copies = find_copies(cache)
+    assert group_names(cache, copies.exact_N) == [{"same", "again"}]
+    assert group_names(cache, copies.near_N) == [
         {"again", "same"},
         {"cut", "pale", "whole"},
         {"left", "right"},
     ]
-    mirrored = {pack.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.mirrored_N)}
+    mirrored = {
+        cache.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.mirrored_N)
+    }
     assert mirrored == {"left.png", "right.png"}
 
 
-def test_flat_images_are_told_and_compared_with_nothing(pack_of_faces, blob):
+def test_flat_images_are_reported_and_compared_with_nothing(cache_from_images, blob):
     gray = np.full((48, 48), 90, np.uint8)
     nearly = gray.copy()
     nearly[0, 0] = 120  # standard deviation 30 / 48 = 0.6
-    pack = pack_of_faces(
+    cache = cache_from_images(
         {"train/a/x": gray, "train/b/y": nearly, "val/a/z": blob(3), "val/b/w": blob(4)}
     )
-    copies = find_copies(pack)
-    assert [pack.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.flat_N)] == [
+    copies = find_copies(cache)
+    assert [cache.sample_id(int(i)).rsplit("/", 1)[1] for i in np.flatnonzero(copies.flat_N)] == [
         "x.png",
         "y.png",
     ]
-    assert groups_of(pack, copies.near_N) == []
+    assert group_names(cache, copies.near_N) == []
 
 
 @pytest.mark.parametrize("side", [48, 40, 10])
@@ -65,7 +67,7 @@ def test_a_small_version_keeps_the_mean_whatever_the_side(side):
     assert small_versions(np.ones((1, side, side), np.float32), 8) == pytest.approx(1)
 
 
-def test_a_pack_of_one_face_has_no_copies(pack_of_faces, blob):
-    pack = pack_of_faces({"train/a/x": blob(0), "train/b/y": blob(1)})
-    copies = find_copies(pack)
+def test_a_pack_of_one_face_has_no_copies(cache_from_images, blob):
+    cache = cache_from_images({"train/a/x": blob(0), "train/b/y": blob(1)})
+    copies = find_copies(cache)
     assert copies.near_N.tolist() == [0, 1] and not copies.mirrored_N.any()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fer_ignite.apps.audit.duplicates import Copies, find_copies, same_person
-from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, majority_of_groups
+from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, group_majority
 from fer_ignite.apps.audit.label_issues import LabelIssues, find_label_issues
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
@@ -15,11 +15,11 @@ from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, _sketch
 
 
-def nothing_judged(pack):
+def unscored_issues(cache):
     return find_label_issues(
-        np.zeros((len(pack), len(pack.classes)), np.float32),
-        np.array(pack.labels),
-        scored_N=np.zeros(len(pack), dtype=bool),
+        np.zeros((len(cache), len(cache.classes)), np.float32),
+        np.array(cache.labels),
+        scored_N=np.zeros(len(cache), dtype=bool),
     )
 
 
@@ -31,8 +31,8 @@ def iter_rows(findings):
 
 
 @pytest.fixture
-def found(pack_of_faces, blob):
-    pack = pack_of_faces(
+def found(cache_from_images, blob):
+    cache = cache_from_images(
         {
             "train/happy/first": blob(0),
             "train/happy/second": blob(0),  # exact copies of one label
@@ -53,9 +53,11 @@ def found(pack_of_faces, blob):
         },
         bad_images="skip",
     )
-    unseen = np.zeros(len(pack), dtype=bool)
+    unseen = np.zeros(len(cache), dtype=bool)
     return iter_rows(
-        collect(pack, find_copies(pack), issues=nothing_judged(pack), seen_N=unseen, drop_above=0.7)
+        collect(
+            cache, find_copies(cache), issues=unscored_issues(cache), seen_N=unseen, drop_above=0.7
+        )
     )
 
 
@@ -96,39 +98,41 @@ def test_the_majority_of_copies_is_suggested_and_the_image_that_judges_comes_fir
     assert found["leak"]["group"] == found["judge"]["group"] != found["first"]["group"]
 
 
-def test_doubtful_labels_are_ranked_and_dropped_from_a_score_on_in_train_only(pack_of_faces, blob):
+def test_doubtful_labels_are_ranked_and_dropped_from_a_score_on_in_train_only(
+    cache_from_images, blob
+):
     images = {
         f"{split}/{label}/{i}{split}": blob(10 * i + len(split))
         for i, label in enumerate(("a", "b"))
         for split in ("train", "val")
     }
-    pack = pack_of_faces(images)
+    cache = cache_from_images(images)
     scores = np.array([0.6, 0.9, 0.95, 0.2])  # train a, train b, val a, val b: in the pack's order
-    names = [pack.sample_id(i) for i in range(4)]
-    issues = LabelIssues(scores, scores > 0.5, 1 - np.array(pack.labels))
+    names = [cache.sample_id(i) for i in range(4)]
+    issues = LabelIssues(scores, scores > 0.5, 1 - np.array(cache.labels))
     findings = collect(
-        pack, find_copies(pack), issues=issues, seen_N=pack.splits == 0, drop_above=0.7
+        cache, find_copies(cache), issues=issues, seen_N=cache.splits == 0, drop_above=0.7
     )
     assert [finding.id for finding in findings] == [names[2], names[1], names[0]]
     assert [finding.drop for finding in findings] == [
-        "yes" if scores[i] > 0.7 and pack.splits[i] == 0 else "no" for i in (2, 1, 0)
+        "yes" if scores[i] > 0.7 and cache.splits[i] == 0 else "no" for i in (2, 1, 0)
     ]
     assert findings[0].score == "0.9500" and findings[0].suggested != findings[0].label
     assert {finding.split: finding.seen for finding in findings} == {"train": "yes", "val": "no"}
 
 
-def test_a_blank_is_blank_and_nothing_else_is_said_of_it(pack_of_faces, blob):
-    pack = pack_of_faces(
+def test_a_blank_is_blank_and_nothing_else_is_said_of_it(cache_from_images, blob):
+    cache = cache_from_images(
         {
             "train/a/x": np.zeros((48, 48), np.uint8),
             "train/b/y": np.zeros((48, 48), np.uint8),
             "train/a/z": blob(1),
         }
     )
-    issues = LabelIssues(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(pack.labels))
+    issues = LabelIssues(np.full(3, 0.9), np.ones(3, dtype=bool), 1 - np.array(cache.labels))
     found = iter_rows(
         collect(
-            pack, find_copies(pack), issues=issues, seen_N=np.zeros(3, dtype=bool), drop_above=0.7
+            cache, find_copies(cache), issues=issues, seen_N=np.zeros(3, dtype=bool), drop_above=0.7
         )
     )
     assert found["x"]["kinds"] == found["y"]["kinds"] == "blank" and found["z"]["kinds"] == "label"
@@ -136,17 +140,17 @@ def test_a_blank_is_blank_and_nothing_else_is_said_of_it(pack_of_faces, blob):
 
 def test_more_than_half_makes_a_majority():
     groups, labels = np.array([0, 0, 0, 3, 3, 5]), np.array([1, 1, 0, 0, 1, 2])
-    assert majority_of_groups(groups, labels, num_classes=3).tolist() == [1, 1, 1, -1, -1, 2]
+    assert group_majority(groups, labels, num_classes=3).tolist() == [1, 1, 1, -1, -1, 2]
 
 
-def test_no_cell_is_a_formula(pack_of_faces, blob):
-    pack = pack_of_faces(
+def test_no_cell_is_a_formula(cache_from_images, blob):
+    cache = cache_from_images(
         {"train/=cmd/x": blob(0), "train/b/y": blob(0), "val/=cmd/z": blob(1), "val/b/w": blob(2)}
     )
     findings = collect(
-        pack,
-        find_copies(pack),
-        issues=nothing_judged(pack),
+        cache,
+        find_copies(cache),
+        issues=unscored_issues(cache),
         seen_N=np.zeros(4, dtype=bool),
         drop_above=0.7,
     )
@@ -175,12 +179,12 @@ def drawn_persons(root, *, takes, persons=10, contradicting=0):
 def test_other_expressions_of_a_person_are_no_copies_to_drop(tmp_path, takes, group_by):
     root = drawn_persons(tmp_path, takes=takes, contradicting=3)
     spec = CacheSpec(data=str(root), group_by=group_by, split=(1.0, 0.0, 0.0))
-    pack = open_cache(open_or_build(spec))
+    cache = open_cache(open_or_build(spec))
     findings = collect(
-        pack,
-        find_copies(pack),
-        issues=nothing_judged(pack),
-        seen_N=np.zeros(len(pack), dtype=bool),
+        cache,
+        find_copies(cache),
+        issues=unscored_issues(cache),
+        seen_N=np.zeros(len(cache), dtype=bool),
         drop_above=0.7,
     )
     kinds = {finding.id: finding.kinds.split(";") for finding in findings}

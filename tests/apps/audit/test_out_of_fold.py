@@ -36,7 +36,7 @@ def test_an_image_is_judged_by_a_network_that_never_saw_its_label():
 
 
 @pytest.mark.slow
-def test_images_without_a_fold_teach_nobody_and_all_networks_judge_them():
+def test_images_without_a_fold_train_no_network_and_are_scored_by_all():
     faces = dataset_from_cache(open_or_build(CacheSpec(data="demo:70")))
     labels = np.array(faces.targets.labels_N)
     train = faces.indices["train"]

@@ -23,38 +23,38 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page_of(pack_of_faces, blob):
+def page_of(cache_from_images, blob):
     evil = "<script>alert(1)<_script>"
-    pack = pack_of_faces(
+    cache = cache_from_images(
         {
             f"{split}/{label}/&{i}": blob(i)
             for split in ("train", "val")
             for i, label in enumerate((evil, "b"))
         }
     )
-    issues = LabelIssues(np.full(4, 0.9), np.ones(4, dtype=bool), 1 - np.array(pack.labels))
+    issues = LabelIssues(np.full(4, 0.9), np.ones(4, dtype=bool), 1 - np.array(cache.labels))
     findings = collect(
-        pack, find_copies(pack), issues=issues, seen_N=np.zeros(4, dtype=bool), drop_above=0.7
+        cache, find_copies(cache), issues=issues, seen_N=np.zeros(4, dtype=bool), drop_above=0.7
     )
     return draw_page(
-        {"data": '"><b>', "balance": {"train": pack.manifest["counts"]["train"]}},
+        {"data": '"><b>', "balance": {"train": cache.manifest["counts"]["train"]}},
         ["1 < 2"],
         findings=findings,
-        pack=pack,
+        cache=cache,
     )
 
 
-def test_names_from_the_data_are_text_and_never_markup(pack_of_faces, blob):
-    page = page_of(pack_of_faces, blob)
+def test_names_from_the_data_are_text_and_never_markup(cache_from_images, blob):
+    page = page_of(cache_from_images, blob)
     tags = Tags()
     tags.feed(page)
     assert not tags.open and not {tag for tag, _ in tags.tags} & {"script", "b>"}
     assert "&lt;script&gt;alert(1)" in page and "1 &lt; 2" in page and "&amp;0" in page
 
 
-def test_the_page_fetches_nothing_and_every_face_has_a_text(pack_of_faces, blob):
+def test_the_page_fetches_nothing_and_every_face_has_a_text(cache_from_images, blob):
     tags = Tags()
-    tags.feed(page_of(pack_of_faces, blob))
+    tags.feed(page_of(cache_from_images, blob))
     sources = [attributes.get("src") or attributes.get("href") for _, attributes in tags.tags]
     assert all(source is None or re.match("data:image/png;base64,", source) for source in sources)
     pictures = [attributes for tag, attributes in tags.tags if tag == "img"]

@@ -67,7 +67,7 @@ def test_the_command_writes_csv_page_and_report_and_train_takes_the_csv(cli, fol
     assert "4 of 6 train images left out" in trained.err
 
 
-def test_an_audit_is_not_overwritten_unless_asked(cli, folder):
+def test_an_audit_is_not_overwritten_unless_requested(cli, folder):
     assert cli("audit", folder, "--no-labels", "--quiet").code == 0
     again = cli("audit", folder, "--no-labels", "--quiet")
     assert again.code == 2 and "--exist-ok" in again.err

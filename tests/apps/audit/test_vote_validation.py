@@ -3,7 +3,7 @@ import pytest
 
 from fer_ignite.apps.audit.label_issues import find_label_issues
 from fer_ignite.apps.audit.vote_validation import (
-    NOBODY,
+    NO_MAJORITY,
     OTHER,
     validate_against_votes,
     voted_labels,
@@ -18,7 +18,7 @@ from fer_ignite.errors import DataError
 ROWS = [
     ("angry", "Training", {"anger": 10}, "angry"),
     ("sad", "Training", {"happiness": 9, "sadness": 1}, "happy"),
-    ("happy", "Training", {"happiness": 5, "neutral": 5}, NOBODY),
+    ("happy", "Training", {"happiness": 5, "neutral": 5}, NO_MAJORITY),
     ("fear", "PublicTest", {"contempt": 8}, OTHER),
     ("happy", "PublicTest", {"happiness": 10}, "happy"),
     ("neutral", "PrivateTest", {"NF": 10}, OTHER),
@@ -50,26 +50,26 @@ def voted(tmp_path):
 
 
 def test_the_majority_of_each_image_is_read_row_by_row(voted):
-    pack, votes = voted()
-    expected = [pack.classes.index(said) if isinstance(said, str) else said for *_, said in ROWS]
-    assert voted_labels(votes, pack).tolist() == expected
+    cache, votes = voted()
+    expected = [cache.classes.index(said) if isinstance(said, str) else said for *_, said in ROWS]
+    assert voted_labels(votes, cache).tolist() == expected
 
 
 def test_votes_of_other_data_are_refused(voted):
-    pack, votes = voted(["Training"] * len(ROWS))
+    cache, votes = voted(["Training"] * len(ROWS))
     with pytest.raises(DataError, match="row by row"):
-        voted_labels(votes, pack)
+        voted_labels(votes, cache)
 
 
 def test_scores_are_judged_on_images_with_a_majority(voted):
     """The network doubts sad of row 2 and fear of row 4, whose majority differs, and surprise of row 8, whose doesn't."""
-    pack, votes = voted()
-    labels, voted_N = np.array(pack.labels), voted_labels(votes, pack)
+    cache, votes = voted()
+    labels, voted_N = np.array(cache.labels), voted_labels(votes, cache)
     said = labels.copy()
     said[1], said[3], said[7] = (
-        pack.classes.index("happy"),
-        pack.classes.index("angry"),
-        pack.classes.index("fear"),
+        cache.classes.index("happy"),
+        cache.classes.index("angry"),
+        cache.classes.index("fear"),
     )
     probabilities = np.full((8, 7), 0.02, dtype=np.float32)
     probabilities[np.arange(8), said] = 0.88
@@ -77,10 +77,10 @@ def test_scores_are_judged_on_images_with_a_majority(voted):
     found = validate_against_votes(
         voted_N,
         labels,
-        splits_N=np.array(pack.splits),
+        splits_N=np.array(cache.splits),
         issues=issues,
         probabilities_NK=probabilities,
-        seen_N=pack.splits == 0,
+        seen_N=cache.splits == 0,
     )
     assert found["all"]["n"] == 7 and found["all"]["differ"] == pytest.approx(3 / 7)
     # Wrong are rows 2, 4 and 6; their scores are high, high and low, the right ones' low, low, low and high.

@@ -42,7 +42,7 @@ def chromium(tmp_path_factory, happy, encoded):
 
 @pytest.fixture
 def opened(chromium, program, served):
-    """(width, scheme) -> the page; at the end nothing may have been asked of other machines, nor any script have run."""
+    """(width, scheme) -> the page; at the end nothing may have been requested from other machines, nor any script have run."""
     said, contexts = [], []
 
     def open_page(*, width=1280, scheme="light"):
@@ -90,9 +90,9 @@ def give(page, name, data):
     )
 
 
-def hears(page, text):
+def expect_status(page, text):
     """Waits until the page's status says a text."""
-    page.locator("#fer-said [role=status]").get_by_text(text).wait_for()
+    page.locator("#fer-status [role=status]").get_by_text(text).wait_for()
 
 
 def switch(page):
@@ -102,21 +102,21 @@ def switch(page):
 def test_a_face_gets_bars_and_the_switch_decides_whether_it_is_looked_for(opened, happy, encoded):
     page = opened()
     give(page, "face.png", encoded(happy()))
-    hears(page, "No face was found.")
+    expect_status(page, "No face was found.")
     assert (
-        page.locator("#fer-told li").count() == 0
+        page.locator("#fer-result li").count() == 0
         and page.get_by_role("img", name="Your picture").count() == 1
     )
     switch(page).check()
-    hears(page, "The whole picture was taken as one face")
-    bars = page.locator("#fer-told li")
+    expect_status(page, "The whole picture was taken as one face")
+    bars = page.locator("#fer-result li")
     assert bars.count() == 7 and bars.first.inner_text().split()[0] == "happy"
     lengths = page.evaluate(
-        "[...document.querySelectorAll('#fer-told .fer-bar span')].map(bar => bar.getBoundingClientRect().width)"
+        "[...document.querySelectorAll('#fer-result .fer-bar span')].map(bar => bar.getBoundingClientRect().width)"
     )
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > 100
     switch(page).uncheck()
-    hears(page, "No face was found.")
+    expect_status(page, "No face was found.")
 
 
 def test_several_faces_are_boxed_numbered_and_named(opened, happy, encoded):
@@ -125,10 +125,10 @@ def test_several_faces_are_boxed_numbered_and_named(opened, happy, encoded):
         photograph.paste(happy(120), (left, 40))
     page = opened()
     give(page, "two.png", encoded(photograph))
-    hears(page, "2 faces were found: 1 happy")
+    expect_status(page, "2 faces were found: 1 happy")
     assert page.get_by_role("img", name="Your picture with 2 numbered face boxes").count() == 1
     assert page.get_by_role("heading", name="Face 2: happy").count() == 1
-    shown = page.evaluate("""() => { const box = name => document.querySelector('#fer-told ' + name).getBoundingClientRect();
+    shown = page.evaluate("""() => { const box = name => document.querySelector('#fer-result ' + name).getBoundingClientRect();
         const svg = box('svg'), rect = box('rect'); return [(rect.left - svg.left) / svg.width, rect.width / svg.width]; }""")
     assert shown == pytest.approx([20 / 400, 120 / 400], abs=0.02)
 
@@ -136,10 +136,10 @@ def test_several_faces_are_boxed_numbered_and_named(opened, happy, encoded):
 def test_an_example_switches_over_for_itself_alone(opened, happy, encoded):
     page = opened()
     page.get_by_role("button", name="surprise").click()
-    hears(page, "Surprise, ")
+    expect_status(page, "Surprise, ")
     assert switch(page).is_checked()
     give(page, "face.png", encoded(happy()))
-    hears(page, "No face was found.")
+    expect_status(page, "No face was found.")
     assert not switch(page).is_checked()
 
 
@@ -149,7 +149,7 @@ def test_the_camera_s_picture_is_read(opened):
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_role("button", name="Click to Access Webcam").click()
     page.get_by_role("button", name="capture photo").click()
-    hears(page, "Happy, ")
+    expect_status(page, "Happy, ")
 
 
 def _bomb(side):
@@ -192,12 +192,12 @@ def test_hostile_files_get_a_sentence_and_the_next_good_one_an_answer(opened, ha
     }
     for name, (data, said) in hostile.items():
         give(page, name, data)
-        hears(page, said)
-        assert page.locator("#fer-told section, #fer-told svg, #fer-said img").count() == 0
+        expect_status(page, said)
+        assert page.locator("#fer-result section, #fer-result svg, #fer-status img").count() == 0
         page.locator("#fer-picture img").wait_for(state="detached")  # it is taken off the page
         page.wait_for_timeout(300)  # where it was, the place for the next one is still being made
     give(page, "face.png", face)
-    hears(page, "Happy, ")
+    expect_status(page, "Happy, ")
 
 
 def test_the_keyboard_is_enough(opened):
@@ -218,7 +218,7 @@ def test_the_keyboard_is_enough(opened):
     # the focus can be seen
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    hears(page, "Happy, ")
+    expect_status(page, "Happy, ")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -228,7 +228,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_text_stands_out(
     page = opened(width=375, scheme=scheme)
     for name in ("happy", "surprise"):
         page.get_by_role("button", name=name).click()
-        hears(page, f"{name.capitalize()}, ")
+        expect_status(page, f"{name.capitalize()}, ")
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     assert page.evaluate(CONTRAST) == []
 
@@ -240,7 +240,7 @@ CONTRAST = """() => {
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = element => { for (let e = element; e; e = e.parentElement) { const c = numbers(getComputedStyle(e).backgroundColor);
     if (c.length === 3 || c[3] > 0) return c; } return [255, 255, 255]; };
-  const own = '#fer-head *, #fer-switch *, #fer-said *, #fer-told *, #fer-examples *, #fer-foot *', poor = [];
+  const own = '#fer-head *, #fer-switch *, #fer-status *, #fer-result *, #fer-examples *, #fer-foot *', poor = [];
   for (const element of document.querySelectorAll(own)) {
     if (![...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())) continue;
     const a = light(numbers(getComputedStyle(element).color)), b = light(behind(element));

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fer_ignite.apps.demo.analyzer import Answer, Face
+from fer_ignite.apps.demo.analyzer import Analysis, Face
 from fer_ignite.apps.demo.examples import draw_examples
 from fer_ignite.apps.demo.html import MAX_FACES, analysis_html, examples_html
 from fer_ignite.apps.faces.detection import Box
@@ -28,7 +28,7 @@ class Tags(HTMLParser):
 
 
 def test_every_expression_has_a_bar_as_long_as_its_share_and_the_share_in_figures():
-    text = analysis_html(Answer("", PICTURE_HW3, (Face({"happy": 0.75, "sad": 0.25}),)))
+    text = analysis_html(Analysis("", PICTURE_HW3, (Face({"happy": 0.75, "sad": 0.25}),)))
     assert re.findall(r"width:([\d.]+)%", text) == ["75.0", "25.0"]
     assert re.findall(r'fer-share">([\d.]+ %)', text) == ["75.0 %", "25.0 %"]
     assert Tags(text).of("section")[0]["aria-label"] == "happy, 75\N{NO-BREAK SPACE}%"
@@ -36,7 +36,7 @@ def test_every_expression_has_a_bar_as_long_as_its_share_and_the_share_in_figure
 
 def test_every_face_has_a_numbered_box_in_the_picture_s_own_pixels():
     faces = tuple(Face({"happy": 1.0}, Box(10 * i, 5, 8, 9)) for i in range(3))
-    tags = Tags(analysis_html(Answer("", PICTURE_HW3, faces)))
+    tags = Tags(analysis_html(Analysis("", PICTURE_HW3, faces)))
     assert [(box["x"], box["y"], box["width"], box["height"]) for box in tags.of("rect")] == [
         (f"{10 * i:.1f}", "5.0", "8.0", "9.0") for i in range(3)
     ]
@@ -56,14 +56,14 @@ def test_every_face_has_a_numbered_box_in_the_picture_s_own_pixels():
 )
 def test_boxes_that_reach_over_the_border_still_show_something(box):
     assert (
-        len(Tags(analysis_html(Answer("", PICTURE_HW3, (Face({"happy": 1.0}, box),)))).of("img"))
+        len(Tags(analysis_html(Analysis("", PICTURE_HW3, (Face({"happy": 1.0}, box),)))).of("img"))
         == 1
     )
 
 
 def test_names_never_become_markup():
     text = analysis_html(
-        Answer(
+        Analysis(
             "", PICTURE_HW3, (Face({"<script>alert(1)</script>": 0.5, '" onload="alert(1)': 0.5}),)
         )
     )
@@ -75,7 +75,7 @@ def test_names_never_become_markup():
 
 def test_of_a_crowd_not_all_are_listed_and_that_is_said():
     faces = tuple(Face({"happy": 1.0}, Box(i, 0, 5, 5)) for i in range(MAX_FACES + 3))
-    text = analysis_html(Answer("", PICTURE_HW3, faces))
+    text = analysis_html(Analysis("", PICTURE_HW3, faces))
     assert (
         len(Tags(text).of("section")) == MAX_FACES and len(Tags(text).of("rect")) == MAX_FACES + 3
     )
@@ -83,7 +83,7 @@ def test_of_a_crowd_not_all_are_listed_and_that_is_said():
 
 
 def test_what_is_no_picture_has_no_details():
-    assert analysis_html(Answer("evil.png: no image data.")) == ""
+    assert analysis_html(Analysis("evil.png: no image data.")) == ""
 
 
 def test_the_examples_are_buttons_named_by_what_was_drawn():

@@ -24,7 +24,7 @@ def astronaut():
 
 @pytest.fixture(scope="session")
 def coffee():
-    """uint8 [480, 640, 3]: nobody."""
+    """uint8 [480, 640, 3]: no person."""
     return backgrounds(names=["coffee"])[0]
 
 

@@ -46,7 +46,7 @@ def test_noise_costs_bounded_time_and_makes_no_faces(detector):
     assert len(detector([noise])[0]) <= 1
 
 
-def test_faces_much_smaller_than_asked_for_are_not_looked_for(astronaut):
+def test_faces_much_smaller_than_requested_are_not_looked_for(astronaut):
     """Its longer side is about 110 px."""
     assert (
         Mtcnn(smallest_px=300)([astronaut]) == [[]]
@@ -98,7 +98,7 @@ def test_a_user_s_own_function_answers_boxes_or_tuples(coffee):
         ("not_finite", "nan"),
     ],
 )
-def test_a_user_s_wrong_answer_is_told(coffee, name, said):
+def test_a_user_s_wrong_answer_is_reported(coffee, name, said):
     with pytest.raises(ConfigError, match=said):
         own(name)([coffee])
 
@@ -116,7 +116,7 @@ def test_an_error_inside_a_user_s_function_keeps_its_traceback(coffee):
         (f"{__file__}:number", "no function"),
     ],
 )
-def test_a_detector_that_does_not_exist_is_told(name, said):
+def test_a_detector_that_does_not_exist_is_reported(name, said):
     with pytest.raises(ConfigError, match=said):
         open_detector(name)
 

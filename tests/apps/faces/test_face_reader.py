@@ -12,15 +12,15 @@ from fer_ignite.apps.faces.face_reader import FaceReader, FaceReading
 
 
 class Recorder:
-    """A network that keeps what it was asked, and says how bright each face is."""
+    """A network that keeps the shapes of its input, and returns how bright each face is."""
 
     classes, channels, side_px, resize_mode = ("dark", "light"), 1, 48, "squash"
 
     def __init__(self):
-        self.asked = []
+        self.shapes = []
 
     def probabilities(self, faces_BHWC):
-        self.asked.append(faces_BHWC.shape)
+        self.shapes.append(faces_BHWC.shape)
         light_B = faces_BHWC.mean(axis=(1, 2, 3), dtype=np.float32) / 255
         return np.stack([1 - light_B, light_B], axis=1)
 
@@ -34,17 +34,17 @@ def test_the_faces_of_all_pictures_go_through_the_network_at_once_and_come_back_
     picture[:, 50:] = 255
     reader = FaceReader(Recorder(), halves)
     first, second, third = reader.read([picture, picture[:20], 255 - picture])
-    assert reader.predictor.asked == [(4, 48, 48, 1)]
+    assert reader.predictor.shapes == [(4, 48, 48, 1)]
     assert [reading.top for reading in first] == [("dark", 1), ("light", 1)] and second == []
     assert [reading.top[0] for reading in third] == ["light", "dark"] and list(
         third[0].probabilities
     ) == ["dark", "light"]
 
 
-def test_many_faces_are_asked_in_batches():
+def test_many_faces_are_classified_in_batches():
     reader = FaceReader(Recorder(), halves, batch_size=3)
     assert len(reader.read([np.zeros((100, 100, 3), np.uint8)] * 4)) == 4
-    assert [shape[0] for shape in reader.predictor.asked] == [3, 3, 2]
+    assert [shape[0] for shape in reader.predictor.shapes] == [3, 3, 2]
 
 
 def test_the_detector_s_margin_is_taken_unless_another_is_given():
@@ -60,9 +60,9 @@ def test_the_detector_s_margin_is_taken_unless_another_is_given():
 
 
 def test_the_astronaut_is_happy(reader, astronaut, coffee):
-    (face,), nobody = reader.read([astronaut, coffee])
+    (face,), none = reader.read([astronaut, coffee])
     name, chance = face.top
-    assert name == "happy" and chance > 0.7 and nobody == []
+    assert name == "happy" and chance > 0.7 and none == []
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-4)
 
 

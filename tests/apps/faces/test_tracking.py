@@ -29,7 +29,7 @@ def test_faces_keep_their_numbers_when_they_move_and_change_their_order():
     assert [seen.track for seen in first] == [1, 2] and [seen.track for seen in second] == [2, 1, 3]
 
 
-def test_the_box_that_overlaps_most_goes_on_with_the_track():
+def test_the_box_that_overlaps_most_continues_with_the_track():
     tracker = FaceTracker()
     tracker.update(0.0, [face(0, 1)])
     assert [seen.track for seen in tracker.update(0.1, [face(40, 1), face(5, 1)])] == [2, 1]

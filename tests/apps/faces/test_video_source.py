@@ -113,7 +113,7 @@ def hostile(folder, clip):
     return sorted(str(path) for path in folder.iterdir())
 
 
-def test_hostile_videos_are_told_in_a_sentence_each_and_do_not_stop_the_rest(
+def test_hostile_videos_are_reported_in_a_sentence_each_and_do_not_stop_the_rest(
     clip, reader, tmp_path
 ):
     sources = [*hostile(tmp_path, clip), str(tmp_path / "absent.mp4"), str(clip)]
@@ -123,7 +123,7 @@ def test_hostile_videos_are_told_in_a_sentence_each_and_do_not_stop_the_rest(
     assert [row.track for row in rows[-2:]] == [1, 2]
 
 
-def test_a_video_that_ends_early_is_read_to_there_and_told(tmp_path, coffee, reader):
+def test_a_video_that_ends_early_is_read_to_there_and_reported(tmp_path, coffee, reader):
     path = tmp_path / "cut.avi"
     write_video(path, coffee, [[np.zeros((2, 2), np.uint8)]], seconds=1, side=2, code="MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -145,7 +145,7 @@ def test_frames_that_are_too_large_are_refused_before_decoding(tmp_path):
         open_video(str(tmp_path / "wide.avi"))
 
 
-def test_a_camera_that_is_not_there_is_told():
+def test_a_camera_that_is_not_there_is_reported():
     assert is_webcam("webcam:0") and not is_webcam("webcam.mp4")
     for source, said in (
         ("webcam:97", "no such camera"),

@@ -42,7 +42,7 @@ def files(finished_run, tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium, files):
-    """(file, width, scheme) -> the page; at the end nothing may have been said on the console or asked of the network."""
+    """(file, width, scheme) -> the page; at the end nothing may have been written to the console or requested from the network."""
     said, contexts = [], []
 
     def open_page(name, *, width=1280, scheme="light"):
@@ -123,7 +123,7 @@ def test_the_matrix_is_browsed_with_the_keyboard_alone(opened):
     assert page.locator("#cell-note").get_attribute("role") == "status"
 
 
-def test_a_screen_reader_is_told_what_things_are(opened):
+def test_a_screen_reader_gets_names_and_roles(opened):
     page = opened("run.html")
     for role, name in (
         ("region", "Confusion matrix"),

@@ -16,8 +16,10 @@ def test_report_writes_a_page_and_says_the_outcome(cli, finished_run):
 
 def test_report_says_as_json_what_it_wrote(cli, finished_run):
     ended = cli("report", finished_run, "--out", "page.html", "--tta", "none", "--json")
-    told = json.loads(ended.out)
-    assert told["bytes"] == (ended.folder / told["file"]).stat().st_size and told["sentences"]
+    printed = json.loads(ended.out)
+    assert (
+        printed["bytes"] == (ended.folder / printed["file"]).stat().st_size and printed["sentences"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_what_can_t_be_done_is_said_in_one_line(cli, arguments, said):
 
 
 @pytest.mark.slow
-def test_the_robustness_section_is_there_where_it_was_asked_for(cli, finished_run):
+def test_the_robustness_section_is_there_where_it_was_requested(cli, finished_run):
     said = cli("report", finished_run, "--robustness", "--out", "with.html", "--tta", "none")
     assert said.code == 0, said.err
     page = (said.folder / "with.html").read_text()

@@ -9,10 +9,10 @@ from PIL import Image
 
 from fer_ignite.apps.report.duplicate_groups import duplicate_groups
 from fer_ignite.apps.report.gallery import (
+    calibrated_probabilities,
     confident_mistakes,
     confusion_cells,
     describe_faces,
-    out_of_fold_probabilities,
 )
 from fer_ignite.apps.report.thumbnails import overlay_uri, thumbnail_uri
 from fer_ignite.apps.report.vote_text import describe_votes
@@ -47,21 +47,23 @@ def test_a_page_holds_a_bounded_number_of_faces():
 
 
 def test_faces_are_described_from_the_scores_and_the_pack(seen):
-    labels_N, probabilities_NK = seen.labels_N, out_of_fold_probabilities(seen)
+    labels_N, probabilities_NK = seen.labels_N, calibrated_probabilities(seen)
     described = describe_faces(seen, [3, 5])
     for row in (3, 5):
         face, classes = described[row], seen.network.classes
         assert (
             face["true"]
             == classes[labels_N[row]]
-            == seen.faces.classes[seen.faces.targets.labels_N[seen.places_N[row]]]
+            == seen.dataset.classes[seen.dataset.targets.labels_N[seen.places_N[row]]]
         )
         assert [name for name, _ in face["guesses"]] == [
             classes[k] for k in probabilities_NK[row].argsort(descending=True)[:3]
         ]
-        stored = seen.faces.pack.read([seen.places_N[row]])[0, :, :, 0].astype(float)
+        stored = seen.dataset.pack.read([seen.places_N[row]])[0, :, :, 0].astype(float)
         assert abs(np.asarray(picture(face["image"])).astype(float) - stored).mean() < 6  # JPEG
-        assert face["id"] == seen.faces.pack.sample_id(seen.places_N[row]) and face["votes"] is None
+        assert (
+            face["id"] == seen.dataset.pack.sample_id(seen.places_N[row]) and face["votes"] is None
+        )
 
 
 def test_large_pictures_are_made_small_and_maps_are_laid_over_them():
@@ -93,35 +95,35 @@ def csv_pack(tmp_path_factory):
     )
     votes = [f"Training,fer{place}.png,{place},0,0,4,{6 - place},0,0,0,0,1" for place in range(6)]
     (folder / "votes.csv").write_text("\n".join([head, *votes]) + "\n")
-    pack = open_or_build(
+    cache = open_or_build(
         CacheSpec(data=str(folder / "faces.csv")), cache=folder / "cache", progress=False
     )
-    return open_cache(pack), str(folder / "votes.csv")
+    return open_cache(cache), str(folder / "votes.csv")
 
 
 def test_votes_are_those_of_the_face_s_own_row(csv_pack):
-    pack, votes = csv_pack
-    assert pack.sample_id(2) == "row 4"
-    assert describe_votes(votes, pack, places=[0, 2]) == {
+    cache, votes = csv_pack
+    assert cache.sample_id(2) == "row 4"
+    assert describe_votes(votes, cache, places=[0, 2]) == {
         0: "angry 6, sad 4, not a face 1",
         2: "sad 4, angry 4, neutral 2, not a face 1",
     }
 
 
 def test_votes_that_don_t_belong_to_the_faces_are_refused(csv_pack, seen, tmp_path):
-    pack, votes = csv_pack
+    cache, votes = csv_pack
     with pytest.raises(DataError, match="come from elsewhere"):
-        describe_votes(votes, seen.faces.pack, places=[0])
+        describe_votes(votes, seen.dataset.pack, places=[0])
     short = tmp_path / "short.csv"
     short.write_text("\n".join(Path(votes).read_text().splitlines()[:3]) + "\n")
     with pytest.raises(DataError, match="2 rows, the data has a row 7"):
-        describe_votes(str(short), pack, places=[5])
+        describe_votes(str(short), cache, places=[5])
 
 
 def test_equal_pictures_with_other_labels_or_roles_are_shown(csv_pack):
-    pack, _ = csv_pack
-    (group,) = duplicate_groups(pack, "val")
+    cache, _ = csv_pack
+    (group,) = duplicate_groups(cache, "val")
     assert group["contradicts"] and {
         (copy["split"], copy["label"]) for copy in group["copies"]
     } == {("train", "angry"), ("val", "happy")}
-    assert duplicate_groups(pack, "test") == []
+    assert duplicate_groups(cache, "test") == []

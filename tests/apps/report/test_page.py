@@ -188,7 +188,7 @@ def test_a_hostile_class_name_goes_through_a_whole_report(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_val_is_read_unless_test_is_asked_for_which_leaves_its_line(finished_run, tmp_path):
+def test_val_is_read_unless_test_is_requested_which_leaves_its_line(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     accesses = run / "test_access.jsonl"
     before = accesses.read_text()
@@ -297,7 +297,7 @@ def test_runs_on_other_faces_are_not_paired():
     assert compare_pair(*runs) == {"a": "a", "b": "b", "paired": False}
 
 
-def test_runs_of_one_name_are_told_apart(finished_run):
+def test_runs_of_one_name_are_distinguished(finished_run):
     subject, last = (
         resolve_run(finished_run),
         resolve_run(finished_run / "checkpoints" / "last.pt"),

@@ -67,8 +67,8 @@ def files(*values):
 
 
 def test_one_and_several_pictures_are_answered_in_their_order(client):
-    asked = client()
-    results = asked.post("/predict", files=files(250, 5, 200)).json()["results"]
+    http = client()
+    results = http.post("/predict", files=files(250, 5, 200)).json()["results"]
     assert [result["file"] for result in results] == ["250.png", "5.png", "200.png"]
     assert [result["faces"][0]["label"] for result in results] == ["happy", "sad", "happy"]
     (face,) = results[0]["faces"]
@@ -84,15 +84,15 @@ def test_a_picture_may_be_the_body(client):
 
 
 def test_health_and_metrics(client):
-    asked = client()
-    assert asked.get("/health").json() == {
+    http = client()
+    assert http.get("/health").json() == {
         "status": "ok",
         "network": "a.pt",
         "classes": ["happy", "sad"],
     }
-    asked.post("/predict", files=files(1, 2))
-    asked.post("/predict", content=b"x", headers={"content-type": "text/plain"})
-    text = asked.get("/metrics").text
+    http.post("/predict", files=files(1, 2))
+    http.post("/predict", content=b"x", headers={"content-type": "text/plain"})
+    text = http.get("/metrics").text
     assert 'fer_ignite_requests_total{status="200"} 1' in text
     assert 'fer_ignite_requests_total{status="415"} 1' in text
     assert "fer_ignite_pictures_total 2\n" in text and "fer_ignite_faces_total 2\n" in text
@@ -134,11 +134,11 @@ def bomb():
 def test_hostile_requests_get_a_sentence_and_the_next_good_one_an_answer(
     client, content, kind, status
 ):
-    asked = client()
-    ended = asked.post("/predict", content=content, headers={"content-type": kind})
+    http = client()
+    ended = http.post("/predict", content=content, headers={"content-type": kind})
     assert ended.status_code == status and isinstance(ended.json()["detail"], str)
     assert "Traceback" not in ended.text and "passwd" not in ended.text
-    assert asked.post("/predict", files=files(250)).status_code == 200
+    assert http.post("/predict", files=files(250)).status_code == 200
 
 
 def test_names_with_line_breaks_and_escapes_come_back_printable(client):
@@ -148,17 +148,17 @@ def test_names_with_line_breaks_and_escapes_come_back_printable(client):
 
 
 def test_large_requests_and_many_pictures_are_refused(client):
-    asked = client(max_bytes=2000, max_images=3)
-    large = asked.post("/predict", content=b"x" * 2001, headers={"content-type": "image/png"})
+    http = client(max_bytes=2000, max_images=3)
+    large = http.post("/predict", content=b"x" * 2001, headers={"content-type": "image/png"})
     assert large.status_code == 413 and "2000 bytes" in large.json()["detail"]
 
     def endless():
         for _ in range(100):
             yield b"x" * 100
 
-    chunked = asked.post("/predict", content=endless(), headers={"content-type": "image/png"})
+    chunked = http.post("/predict", content=endless(), headers={"content-type": "image/png"})
     assert chunked.status_code == 413
-    many = asked.post("/predict", files=files(1, 2, 3, 4))
+    many = http.post("/predict", files=files(1, 2, 3, 4))
     assert many.status_code == 422 and "at most 3 pictures" in many.json()["detail"]
 
 
@@ -169,11 +169,11 @@ def test_another_host_name_is_refused(client):
 
 
 def test_the_rate_of_a_client_is_limited(client):
-    asked = client(per_minute=2)
-    codes = [asked.post("/predict", files=files(1)).status_code for _ in range(3)]
+    http = client(per_minute=2)
+    codes = [http.post("/predict", files=files(1)).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
-    assert int(asked.post("/predict", files=files(1)).headers["retry-after"]) >= 1
-    assert asked.get("/health").status_code == 200  # probes are not limited
+    assert int(http.post("/predict", files=files(1)).headers["retry-after"]) >= 1
+    assert http.get("/health").status_code == 200  # probes are not limited
 
 
 def test_a_share_fills_up_again_with_time():

@@ -54,11 +54,11 @@ def expect_the_table(server, run, folder):
     for column in rows[0]:
         side, _, rest = column.partition("_")
         name = f"{side}/{rest}" if side in ("train", "val") else f"epoch/{column}"
-        told = {"True": 1.0, "False": 0.0}
+        numbers = {"True": 1.0, "False": 0.0}
         expected = [
             (
                 int(row["iteration"]),
-                told.get(row[column]) if row[column] in told else float(row[column]),
+                numbers.get(row[column]) if row[column] in numbers else float(row[column]),
             )
             for row in rows
         ]
@@ -171,7 +171,7 @@ def test_a_file_store_that_mlflow_refuses_is_refused_before_training_with_its_wh
     assert "sqlite:///mlflow.db" in said and "MLFLOW_ALLOW_FILE_STORE=true" in said
 
 
-def test_checkpoints_stay_at_home_where_they_are_told_to(tiny, server):
+def test_checkpoints_stay_at_home_where_they_are_excluded(tiny, server):
     train(tiny(track="mlflow", project="without", epochs=1, track_checkpoints=False))
     (run,) = records(server, "without")
     assert host_names(server, run) == ["config.yaml", "results.csv", "summary.json"]
@@ -214,7 +214,7 @@ def test_a_user_s_handler_and_session_log_reach_the_same_record(tiny, server):
     assert run.data.tags["by"] == "the user"
 
 
-def test_a_finished_run_that_goes_on_continues_its_record(tiny, server):
+def test_a_finished_run_that_is_resumed_continues_its_record(tiny, server):
     train(tiny(track="mlflow", project="more", epochs=1))
     summary = train(tiny(track="mlflow", project="more", epochs=2, resume="auto"))
     (run,) = records(server, "more")
@@ -357,7 +357,7 @@ def test_only_the_main_process_tracks(tiny, server):
     assert run.data.params["run.processes"] == "2"
 
 
-def test_an_interrupted_run_s_record_says_so_and_goes_on(tiny, server):
+def test_an_interrupted_run_s_record_says_so_and_continues(tiny, server):
     train(tiny(track="mlflow", project="cut", epochs=50, max_time=0.2))
     (run,) = records(server, "cut")
     assert run.info.status == "KILLED"

@@ -15,18 +15,18 @@ def warned(caplog):
 
 
 def test_points_arrive_in_order_and_those_that_wait_go_together():
-    letters, gate = [], threading.Event()
+    items, gate = [], threading.Event()
 
     def deliver(points):
         gate.wait()
-        letters.append([point.step for point in points])
+        items.append([point.step for point in points])
 
     post = UploadQueue("T", deliver, away=lambda: None)
     for step in range(5):
         post.put(Point({"a": 1.0}, step))
     gate.set()
     assert post.close(within_s=5)
-    assert [step for letter in letters for step in letter] == [0, 1, 2, 3, 4] and len(letters) <= 3
+    assert [step for item in items for step in item] == [0, 1, 2, 3, 4] and len(items) <= 3
 
 
 def test_a_file_goes_behind_the_points_that_came_before_it():
@@ -62,7 +62,7 @@ def test_what_a_server_refuses_is_left_out_and_said_once(warned):
     ]
 
 
-def test_a_server_that_is_away_is_waited_for_by_nobody(warned):
+def test_a_server_that_is_away_never_delays_the_run(warned):
     def deliver(points):
         raise ConnectionError
 
@@ -121,7 +121,7 @@ def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    # it answers again by the time that it is asked
+    # it answers again before the next request
     post = UploadQueue("T", deliver, away=lambda: None)
     post.put(Point({"a": 1.0}, 1))
     assert post.close(within_s=5) and sent == [1]

@@ -100,7 +100,7 @@ def test_an_offline_run_lies_in_the_run_s_folder_with_settings_figures_and_check
     assert wandb.run is None
 
 
-def test_a_killed_run_goes_on_under_the_same_id_and_sends_nothing_twice(tiny_flags, tmp_path):
+def test_a_killed_run_continues_under_the_same_id_and_sends_nothing_twice(tiny_flags, tmp_path):
     (tmp_path / "kill.py").write_text(
         "import os, time\nfrom ignite.engine import Events\n"
         "def watch(session):\n"

@@ -52,7 +52,7 @@ def test_parts_with_a_rate_of_their_own_rise_in_proportion(find):
             "precision": "bf16",
         }
     )
-    # 80 micro-batches; the rates told are those of --lr, whose own part begins at start_lr.
+    # 80 micro-batches; the reported rates are those of --lr, whose own part begins at start_lr.
     assert (
         found["curve"]["lr"][0] == pytest.approx(1e-4 * (10 / 1e-4) ** (1 / 80))
         and found["iterations"] <= 40

@@ -19,15 +19,15 @@ SPACE = "lr: {log: [0.001, 0.1]}\nopt: [adamw, sgd]\n"
 
 @pytest.fixture
 def search(tiny, tmp_path):
-    """(trials, text of the space, **settings) -> outcome of a search in tmp_path/search, and the lines it told."""
+    """(trials, text of the space, **settings) -> outcome of a search in tmp_path/search, and the lines it printed."""
 
     def run(trials, text=SPACE, **settings):
         (tmp_path / "space.yaml").write_text(text)
         config = tiny(**{"name": "search", "epochs": 1, **settings})
         given = {name: getattr(config, name) for name in config.model_fields_set}
-        told = []
+        lines = []
         request = TuneRequest(space=str(tmp_path / "space.yaml"), trials=trials)
-        return tune(config, request, given=given, tell=told.append), told
+        return tune(config, request, given=given, echo=lines.append), lines
 
     return run
 
@@ -40,9 +40,9 @@ def study_in(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, tmp_path):
-    outcome, told = search(4)
+    outcome, lines = search(4)
     folder, result = tmp_path / "search", outcome.result
-    assert outcome.exit_code == 0 and len(told) == 4
+    assert outcome.exit_code == 0 and len(lines) == 4
     assert result["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     summaries = [
         json.loads((folder / f"trial-{number:04d}" / "summary.json").read_text())
@@ -66,7 +66,7 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     drawn = [trial.params for trial in study_in(tmp_path).trials]
     with pytest.raises(ConfigError, match="holds another search, which differs in smoothing"):
         search(6, smoothing=0.2)
-    _, told = search(5, name="afresh")
+    _, lines = search(5, name="afresh")
     fresh = optuna.load_study(
         study_name=NAME, storage=f"sqlite:///{tmp_path / 'afresh' / 'study.db'}"
     )
@@ -112,9 +112,9 @@ def test_a_trial_whose_worker_was_killed_is_run_again_in_its_folder(search, tmp_
         trial.set_user_attr("folder", f"trial-{trial.number:04d}")
         (tmp_path / "search" / "workers" / worker).mkdir(parents=True)
     with hold_folder(tmp_path / "search" / "workers" / "2-alive"):
-        outcome, told = search(3)
+        outcome, lines = search(3)
     # Of three trials one was complete, one is being run by another worker, and the dead one's settings were tried again.
-    assert len(told) == 1 and outcome.result["trials"] == {
+    assert len(lines) == 1 and outcome.result["trials"] == {
         "complete": 2,
         "pruned": 0,
         "failed": 0,
@@ -156,15 +156,15 @@ def test_a_trial_below_the_median_is_stopped_early(search, tmp_path):
             user_attrs={"settings": before.params, "folder": "trial-0000"},
         )
         study.add_trial(good)
-    outcome, told = search(10, epochs=4)
+    outcome, lines = search(10, epochs=4)
     assert outcome.result["trials"]["pruned"] == 4 and all(
-        "stopped at epoch 2" in line for line in told
+        "stopped at epoch 2" in line for line in lines
     )
     summary = json.loads((tmp_path / "search" / "trial-0001" / "summary.json").read_text())
     assert summary["status"] == "early_stopped" and summary["epochs"] == 2
 
 
-def test_a_wish_to_score_test_is_refused(search, tmp_path):
+def test_a_request_to_score_test_is_refused(search, tmp_path):
     with pytest.raises(ConfigError, match=r"^--score-test: a search never looks at test"):
         search(1, score_test=True)
     assert not (tmp_path / "search").exists()

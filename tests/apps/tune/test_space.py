@@ -79,7 +79,7 @@ def test_a_setting_is_either_tried_or_given(space):
         space("lr: {log: [0.1, 1]}", lr=0.1)
 
 
-def test_a_space_that_is_not_there_is_told_with_how_to_write_one(tmp_path):
+def test_a_space_that_is_not_there_is_reported_with_how_to_write_one(tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"there is no file .*absent\.yaml with settings to try; write e\.g\. lr: ",

@@ -62,7 +62,7 @@ def test_every_number_lies_in_its_range_and_fills_it():
 @pytest.mark.parametrize(
     ("name", "expected"), [("hflip", 0.5), ("vflip", 0.25), ("erase", 0.25), ("cut", 0.5)]
 )
-def test_shares_of_images_are_as_asked_for(name, expected):
+def test_shares_of_images_are_as_requested(name, expected):
     count = 10_000
     spread = math.sqrt(expected * (1 - expected) / count)
     assert (

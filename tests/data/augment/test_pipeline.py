@@ -1,4 +1,4 @@
-"""The whole augmentation: one answer for an image in any batch, however cut, and nothing done that nobody requested."""
+"""The whole augmentation: one answer for an image in any batch, however cut, and nothing done that was not requested."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_mixing_gives_the_same_in_any_slice():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_nothing_asked_for_changes_nothing(channels):
+def test_no_settings_change_nothing(channels):
     images_BHWC = batch(5, 48, channels)
     drawn = sample_params(AugmentSpec(), np.random.default_rng(0), count=5)
     assert torch.equal(

@@ -443,9 +443,9 @@ def test_two_processes_may_build_at_once_and_a_script_needs_no_guard(data, tmp_p
     )
     env = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env}
-    jobs = [subprocess.Popen([sys.executable, str(script)], **pipes) for _ in "ab"]
-    said = [job.communicate(timeout=60) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
+    processes = [subprocess.Popen([sys.executable, str(script)], **pipes) for _ in "ab"]
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
     paths = {out.decode().splitlines()[-1] for out, _ in said}
     assert len(paths) == 1
     verify_cache(open_cache(paths.pop()))

@@ -1,4 +1,4 @@
-"""Sources are told apart by looking."""
+"""Detection of the kind of a source from its files."""
 
 import sys
 

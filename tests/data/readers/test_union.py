@@ -86,8 +86,8 @@ def test_weights_scale_the_loss_of_each_set_s_faces(tiny, folder):
     def watch(session):
         @session.trainer.on(StepEvents.LOSS_READY)
         def note(engine):
-            batch, faces = engine.state.batch, session.faces
-            sets = [faces.name_of(int(place))[0] for place in batch.indices_B]
+            batch, faces = engine.state.batch, session.dataset
+            sets = [faces.image_id(int(place))[0] for place in batch.indices_B]
             seen.extend(zip(sets, batch.weights_B.tolist(), strict=True))
 
     with build_session(
