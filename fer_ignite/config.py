@@ -26,7 +26,6 @@ __all__ = [
     "check",
     "default_settings",
     "field_facts",
-    "from_layers",
     "json_schema",
     "merged",
     "nearest_setting",
@@ -1224,11 +1223,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"{path} holds no settings; write one 'name: value' per line, as --print-config does."
         )
     return {key.replace("-", "_"): value for key, value in values.items()}
-
-
-def from_layers(*layers: Mapping[str, Any]) -> Config:
-    """One configuration out of several, the later ones winning: recipe, then file, then command line; see :func:`merged`."""
-    return check(merged(*layers))
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

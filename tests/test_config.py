@@ -11,8 +11,8 @@ from fer_ignite.config import (
     check,
     default_settings,
     field_facts,
-    from_layers,
     json_schema,
+    merged,
     parse_duration,
     read_yaml,
 )
@@ -163,7 +163,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, name):
 
 
 def test_later_layers_win():
-    config = from_layers({"lr": 0.1, "epochs": 3}, {"lr": 0.2}, {})
+    config = check(merged({"lr": 0.1, "epochs": 3}, {"lr": 0.2}, {}))
     assert (config.lr, config.epochs) == (0.2, 3)
 
 
@@ -209,12 +209,12 @@ def test_rate_and_weight_decay_follow_the_optimizer_unless_given(opt, lr, weight
 
 def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():
     recipe = {"opt": "adamw", "lr": 0.003, "weight_decay": 0.1, "head_lr": 0.01, "epochs": 3}
-    config = from_layers(recipe, {"opt": "sgd"})
+    config = check(merged(recipe, {"opt": "sgd"}))
     assert (config.lr, config.weight_decay, config.head_lr, config.epochs) == (0.1, 0.0005, None, 3)
-    assert from_layers(recipe, {"opt": "sgd", "weight_decay": 0.01}).weight_decay == 0.01
-    assert from_layers(recipe, {"opt": "adamw"}).head_lr == 0.01
+    assert check(merged(recipe, {"opt": "sgd", "weight_decay": 0.01})).weight_decay == 0.01
+    assert check(merged(recipe, {"opt": "adamw"})).head_lr == 0.01
     # it was given for no optimizer
-    assert from_layers({"weight_decay": 0.02}, {"opt": "sgd"}).weight_decay == 0.02
+    assert check(merged({"weight_decay": 0.02}, {"opt": "sgd"})).weight_decay == 0.02
 
 
 def schema_errors(values):

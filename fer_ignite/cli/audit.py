@@ -5,7 +5,14 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
-from fer_ignite.cli.shared_options import device_option, model_option
+from fer_ignite.cli.shared_options import (
+    VIEWS,
+    choice_option,
+    count_option,
+    device_option,
+    json_option,
+    model_option,
+)
 from fer_ignite.cli.values import FiniteRange, loading_torch, require_checkpoints, require_data
 from fer_ignite.config import READING_SETTINGS, check
 
@@ -45,28 +52,16 @@ _DATA = (
     help="Gets audit.csv, audit.html, audit.json.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace an audit that the folder holds.")
-@click.option(
-    "--folds",
-    type=click.IntRange(2, 100),
-    default=5,
-    show_default=True,
-    help="Quick networks; each judges faces new to it.",
-)
-@click.option(
-    "--epochs", type=click.IntRange(1, 1000), default=6, show_default=True, help="Epochs of each."
-)
+@count_option("--folds", 5, least=2, most=100, text="Quick networks; each judges faces new to it.")
+@count_option("--epochs", 6, most=1000, text="Epochs of each.")
 @click.option(
     "--labels/--no-labels",
     default=True,
     show_default=True,
     help="Judge the labels; the rest takes seconds.",
 )
-@click.option(
-    "--label-method",
-    type=click.Choice(["own", "cleanlab"]),
-    default="own",
-    show_default=True,
-    help="Who scores the labels.",
+@choice_option(
+    "--label-method", choices=("own", "cleanlab"), default="own", text="Who scores the labels."
 )
 @click.option(
     "--drop-above",
@@ -75,35 +70,12 @@ _DATA = (
     show_default=True,
     help="Doubt from which a train label is marked to be dropped.",
 )
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    default="flip",
-    show_default=True,
-    help="Views averaged.",
-)
+@choice_option("--tta", choices=VIEWS, default="flip", text="Views averaged.")
 @device_option
 @model_option
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 @config_options(*_DATA)
-def command(
-    data: str,
-    checkpoint: str | None,
-    *,
-    votes: str | None,
-    out: str,
-    exist_ok: bool,
-    folds: int,
-    epochs: int,
-    labels: bool,
-    label_method: str,
-    drop_above: float,
-    tta: str,
-    device: str,
-    model: str | None,
-    as_json: bool,
-    **flags: Any,
-) -> int:
+def command(data: str, checkpoint: str | None, *, as_json: bool, **options: Any) -> int:
     """Look at every image of DATA, in all splits.
 
     Finds exact and near copies (also cut, scaled or mirrored) within and across splits, copies with different labels,
@@ -112,29 +84,14 @@ def command(
     """
     import json
 
-    config = check({**given_settings(flags), "data": data})
+    settings = given_settings({name: options.pop(name) for name in _DATA})
+    config = check({**settings, "data": data})
     require_data([data])
     require_checkpoints([checkpoint])
     with loading_torch():
         from fer_ignite.apps.audit.pipeline import AuditRequest, audit
 
-    report = audit(
-        config,
-        AuditRequest(
-            checkpoint=checkpoint,
-            votes=votes,
-            out=out,
-            exist_ok=exist_ok,
-            folds=folds,
-            epochs=epochs,
-            labels=labels,
-            label_method=label_method,
-            drop_above=drop_above,
-            tta=tta,
-            device=device,
-            model=model,
-        ),
-    )
+    report = audit(config, AuditRequest(checkpoint=checkpoint, **options))
     click.echo(
         json.dumps(report, indent=2)
         if as_json

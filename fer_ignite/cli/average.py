@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import cache_option, device_option, model_option
+from fer_ignite.cli.shared_options import (
+    cache_option,
+    choice_option,
+    device_option,
+    json_option,
+    model_option,
+)
 from fer_ignite.cli.values import loading_torch, require_checkpoints, require_writable
 
 __all__ = ["command"]
@@ -15,19 +21,18 @@ __all__ = ["command"]
 @click.command("average", short_help="Average the weights of checkpoints into one (model soup).")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT CKPT...")
 @click.option("--out", required=True, metavar="FILE.pt", help="The checkpoint to write.")
-@click.option(
+@choice_option(
     "--method",
-    type=click.Choice(["greedy", "uniform"]),
+    choices=("greedy", "uniform"),
     default="greedy",
-    show_default=True,
-    help="greedy keeps a checkpoint in the average if val's accuracy does not fall; uniform averages all.",
+    text="greedy keeps a checkpoint in the average if val's accuracy does not fall; uniform averages all.",
 )
 @device_option
 @model_option
 @cache_option
 @click.option("--exist-ok", is_flag=True, help="Replace an older file.")
 @click.option("--quiet", is_flag=True, help="No table.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@json_option
 def command(checkpoints: Sequence[str], out: str, *, as_json: bool, **options: Any) -> int:
     """Write one checkpoint whose weights are the mean of several, of one run (train --keep-best 5) or of runs from one start.
 

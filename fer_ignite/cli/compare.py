@@ -4,14 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import (
-    cache_option,
-    class_options,
-    collate_option,
-    device_option,
-    model_option,
-    tta_option,
-)
+from fer_ignite.cli.shared_options import class_options, json_option, scoring_options, split_option
 from fer_ignite.cli.values import loading_torch, require_checkpoints
 
 __all__ = ["command"]
@@ -21,20 +14,14 @@ __all__ = ["command"]
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--data", help="Other data than A's run's.  [default: A's]")
-@click.option(
-    "--split",
-    type=click.Choice(["val", "test"]),
-    default="val",
-    show_default=True,
-    help="test is scored only when requested by name; both runs' test-access logs count the look.",
+@split_option(
+    "val",
+    "test",
+    text="test is scored only when requested by name; both runs' test-access logs count the look.",
 )
 @class_options
-@tta_option
-@device_option
-@model_option
-@collate_option
-@cache_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@scoring_options
+@json_option
 def command(first: str, second: str, *, as_json: bool, **options: Any) -> int:
     """Score checkpoints A and B on the same faces: McNemar's test and a paired bootstrap interval of the difference."""
     import json

@@ -4,14 +4,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import (
-    device_option,
-    host_option,
-    model_option,
-    port_option,
-    tta_option,
-    weights_option,
-)
+from fer_ignite.cli.shared_options import checkpoint_options, server_options
 from fer_ignite.cli.values import with_weights
 
 __all__ = ["command"]
@@ -19,8 +12,7 @@ __all__ = ["command"]
 
 @click.command("demo", short_help="A local page: pictures in, expressions out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT]")
-@host_option
-@port_option(7860)
+@server_options(7860)
 @click.option(
     "--browser/--no-browser",
     default=True,
@@ -32,10 +24,7 @@ __all__ = ["command"]
     metavar="NAME|MODULE:FUNCTION",
     help="Finds the faces; none looks for none.  [default: the extra's]",
 )
-@tta_option
-@device_option
-@model_option
-@weights_option
+@checkpoint_options
 def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> int:
     """Open a page on this machine: upload or paste a picture, use the camera, or try an example.
 

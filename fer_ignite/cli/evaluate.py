@@ -1,5 +1,6 @@
 """``fer-ignite evaluate``: metrics of checkpoints on data sets as a table, JSON, csv or a plot."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,11 @@ import click
 
 from fer_ignite.cli.evaluation_tables import cross_table, metric_table, robustness_text
 from fer_ignite.cli.shared_options import (
-    cache_option,
+    choice_option,
     class_options,
-    collate_option,
-    device_option,
-    model_option,
-    tta_option,
+    count_option,
+    scoring_options,
+    split_option,
 )
 from fer_ignite.cli.values import (
     loading_torch,
@@ -38,45 +38,29 @@ __all__ = ["command"]
 )
 @click.option("--votes", help="FER+ votes for that data.")
 @class_options
-@click.option(
-    "--split",
-    type=click.Choice(["val", "test", "train", "all"]),
-    default="val",
-    show_default=True,
-    help="test is scored only when requested by name; the run's test-access log counts the looks at its own.",
+@split_option(
+    "val",
+    "test",
+    "train",
+    "all",
+    text="test is scored only when requested by name; the run's test-access log counts the looks at its own.",
 )
-@tta_option
+@scoring_options
 @click.option(
     "--weights",
     metavar="val|W,W,...",
     help="Weights of the checkpoints of an ensemble; val finds them on val.  [default: equal]",
 )
-@click.option("--nproc", type=click.IntRange(1), help="Processes on this machine.  [default: 1]")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help="Images per batch and process.  [default: the run's]",
-)
-@device_option
-@click.option(
+@count_option("--nproc", None, text="Processes on this machine.  [default: 1]")
+@count_option("--batch-size", None, text="Images per batch and process.  [default: the run's]")
+@choice_option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    help="Arithmetic.  [default: the run's]",
+    choices=("auto", "fp32", "fp16", "bf16"),
+    default=None,
+    text="Arithmetic.  [default: the run's]",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="CPU threads per process.  [default: cores over processes]",
-)
-@click.option(
-    "--start-method",
-    type=click.Choice(["spawn", "forkserver", "fork"]),
-    default="spawn",
-    show_default=True,
-)
-@model_option
-@collate_option
-@cache_option
+@count_option("--threads", None, text="CPU threads per process.  [default: cores over processes]")
+@choice_option("--start-method", choices=("spawn", "forkserver", "fork"), default="spawn")
 @click.option(
     "--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal."
 )
@@ -114,14 +98,10 @@ def command(
     """
     require_checkpoints(checkpoints)
     require_data(sources)
-    for flag, file in (
-        ("--json", json_file),
-        ("--plot", plot_file),
-        ("--predictions", predictions_file),
-    ):
+    files = {"--json": json_file, "--plot": plot_file, "--predictions": predictions_file}
+    for flag, file in files.items():
         require_writable(flag, file)
     with loading_torch():
-        from fer_ignite.checkpoint.atomic_io import write_text_durably
         from fer_ignite.distributed import is_main_process, leave
         from fer_ignite.inference.evaluate import launch_evaluation
         from fer_ignite.inference.request import EvaluateRequest
@@ -135,37 +115,41 @@ def command(
     else:
         checkpoints = [with_weights(name, weights) for name in checkpoints]
     results = []
-    for data in sources or (None,):
-        for checkpoint in checkpoints:
-            outcome = launch_evaluation(
-                EvaluateRequest(
-                    checkpoint, data=data, with_faces=bool(predictions_file), **options
-                ),
-                nproc=nproc,
-                threads=threads,
-                start_method=start_method,
-            )
-            if outcome.exit_code or outcome.result is None:
-                error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
-                error.exit_code = outcome.exit_code or 1
-                raise error
-            results.append(outcome.result)
+    for data, checkpoint in itertools.product(sources or (None,), checkpoints):
+        outcome = launch_evaluation(
+            EvaluateRequest(checkpoint, data=data, with_faces=bool(predictions_file), **options),
+            nproc=nproc,
+            threads=threads,
+            start_method=start_method,
+        )
+        if outcome.exit_code or outcome.result is None:
+            error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
+            error.exit_code = outcome.exit_code or 1
+            raise error
+        results.append(outcome.result)
     if is_main_process():
-        faces = results[0].pop("faces", None)
-        shown = {"results": results} if several else results[0]
+        outputs = results[0].pop("faces", None)
         if not options["quiet"] and json_file != "-":
             click.echo(cross_table(results) if several else metric_table(results[0]))
             for result in results if options["robustness"] else ():
                 click.echo(f"\n{robustness_text(result)}")
-        if json_file == "-":
-            click.echo(json.dumps(shown, indent=2))
-        elif json_file:
-            write_text_durably(json_file, json.dumps(shown, indent=2) + "\n")
+        if json_file:
+            _write_json({"results": results} if several else results[0], json_file)
         if predictions_file:
-            _write_predictions(results[0], faces, file=predictions_file)
+            _write_predictions(results[0], outputs, file=predictions_file)
         if plot_file:
             _draw(results[0], plot_file)
     leave(outcome)
+
+
+def _write_json(values: dict[str, Any], file: str) -> None:
+    from fer_ignite.checkpoint.atomic_io import write_text_durably
+
+    text = json.dumps(values, indent=2)
+    if file == "-":
+        click.echo(text)
+    else:
+        write_text_durably(file, text + "\n")
 
 
 def _fit_weights_on_val(name: str, options: dict[str, Any]) -> str:
@@ -181,10 +165,10 @@ def _fit_weights_on_val(name: str, options: dict[str, Any]) -> str:
     return ensemble_name(paths, [max(weight, 1e-6) for weight in found])
 
 
-def _write_predictions(result: dict[str, Any], faces: Any, *, file: str) -> None:
+def _write_predictions(result: dict[str, Any], outputs: Any, *, file: str) -> None:
     from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
 
-    rows = prediction_rows(faces, result["class_names"], temperature=result["temperature"])
+    rows = prediction_rows(outputs, result["class_names"], temperature=result["temperature"])
     write_predictions_csv(file, result["class_names"], rows=rows)
 
 

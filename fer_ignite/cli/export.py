@@ -4,7 +4,15 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import cache_option, model_option, weights_option
+from fer_ignite.cli.shared_options import (
+    VIEWS,
+    cache_option,
+    choice_option,
+    count_option,
+    json_option,
+    model_option,
+    weights_option,
+)
 from fer_ignite.cli.values import loading_torch, require_checkpoints, with_weights
 
 __all__ = ["command"]
@@ -15,48 +23,36 @@ __all__ = ["command"]
     short_help="Write a checkpoint as ONNX, torch.export, OpenVINO, safetensors or a state dict.",
 )
 @click.argument("checkpoint")
-@click.option(
+@choice_option(
     "--format",
     "form",
-    type=click.Choice(["onnx", "torch-export", "openvino", "safetensors", "state-dict"]),
+    choices=("onnx", "torch-export", "openvino", "safetensors", "state-dict"),
     default="onnx",
-    show_default=True,
-    help="onnx, torch-export and openvino hold the preprocessing and the softmax, the others weights alone.",
+    text="onnx, torch-export and openvino hold the preprocessing and the softmax, the others weights alone.",
 )
 @click.option(
     "--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]"
 )
 @click.option("--half", is_flag=True, help="Store weights as fp16; arithmetic stays fp32.")
 @click.option("--int8", is_flag=True, help="Quantise, calibrated on train faces; onnx only.")
-@click.option(
-    "--calibration-faces",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    help="Train faces for --int8.",
-)
-@click.option(
+@count_option("--calibration-faces", 512, text="Train faces for --int8.")
+@choice_option(
     "--tta",
-    type=click.Choice(["none", "flip", "shift10", "shift18"]),
-    help="Views averaged within; ten costs ten times none.  [default: the run's]",
+    choices=VIEWS,
+    default=None,
+    text="Views averaged within; ten costs ten times none.  [default: the run's]",
 )
 @click.option(
     "--data", help="Data whose validation faces the file is checked on.  [default: the run's]"
 )
 @click.option("--votes", help="FER+ votes for that data.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=5000,
-    show_default=True,
-    help="Validation faces to check on, at most.",
-)
+@count_option("--limit", 5000, text="Validation faces to check on, at most.")
 @model_option
 @weights_option
 @cache_option
 @click.option("--exist-ok", is_flag=True, help="Replace an older export and its card.")
 @click.option("--quiet", is_flag=True, help="No report.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@json_option
 def command(checkpoint: str, as_json: bool, *, weights: str | None, **options: Any) -> int:
     """Write CHECKPOINT as one file for use elsewhere; classes, preprocessing and temperature are inside.
 

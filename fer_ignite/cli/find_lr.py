@@ -4,42 +4,27 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import ConfigCommand, config_options, layer_options, layered_settings
+from fer_ignite.cli.shared_options import count_option, json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
-from fer_ignite.config import from_layers, read_yaml
+from fer_ignite.config import check
 
 __all__ = ["command"]
 
 
 @click.command("find-lr", cls=ConfigCommand, short_help="Find a learning rate by a range test.")
-@click.option(
-    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
-)
-@click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Any setting by name; repeatable.",
-)
+@layer_options
 @click.option(
     "--plot", metavar="FILE", default="find-lr.png", show_default=True, help="The curve as PNG."
 )
-@click.option(
-    "--iterations",
-    type=click.IntRange(20, 100_000),
-    default=200,
-    show_default=True,
-    help="Optimizer steps of the test.",
-)
+@count_option("--iterations", 200, least=20, most=100_000, text="Optimizer steps of the test.")
 @click.option(
     "--start-lr", type=float, default=1e-6, show_default=True, help="Rate of the first step."
 )
 @click.option(
     "--end-lr", type=float, default=10.0, show_default=True, help="Rate of the last step."
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON, the curve included.")
+@json_option
 @config_options(hidden=("resume",))
 def command(
     recipe: str | None,
@@ -59,11 +44,8 @@ def command(
     """
     import json
 
-    from fer_ignite.recipes import read_recipe
-
     require_writable("--plot", plot)
-    layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
-    config = from_layers(*layers, given_settings(flags, assignments))
+    config = check(layered_settings(recipe, config_file, assignments=assignments, flags=flags))
     require_data([config.data])
     with loading_torch():
         from fer_ignite.apps.tune.lr_finder import find_lr

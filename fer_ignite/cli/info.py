@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch
 from fer_ignite.errors import ConfigError
 
@@ -18,7 +19,7 @@ __all__ = ["command"]
 @click.option(
     "--full", is_flag=True, help="Also what torch finds: devices, precision, all networks."
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 def command(path: str | None, full: bool, *, as_json: bool) -> int:
     """Versions and machine; or, with PATH, what that checkpoint, pack or run folder holds."""
     if path is None:

@@ -7,7 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from fer_ignite.config import GROUPS, Config, field_facts, parse_yaml
+from fer_ignite.cli.shared_options import combined
+from fer_ignite.config import GROUPS, Config, field_facts, merged, parse_yaml, read_yaml
 from fer_ignite.errors import ConfigError
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "ConfigCommand",
     "config_options",
     "given_settings",
+    "layer_options",
+    "layered_settings",
     "show_all_settings",
 ]
 
@@ -133,6 +136,45 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
             )
         given[key] = value
     return given
+
+
+# Settings from elsewhere than single flags.
+layer_options = combined(
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        help="Settings of a shipped recipe.  [default: quick's, built in]",
+    ),
+    click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file."),
+    click.option(
+        "--set",
+        "assignments",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Any setting by name; repeatable.",
+    ),
+)
+
+
+def layered_settings(
+    recipe: str | None,
+    config_file: str | None,
+    *,
+    assignments: tuple[str, ...],
+    flags: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The settings that were given: by the recipe, over it the file's, over these the command line's.
+
+    Raises:
+        ConfigError: there is no such recipe or file, or one of them can't be read.
+    """
+    from fer_ignite.recipes import read_recipe
+
+    return merged(
+        read_recipe(recipe) if recipe else {},
+        read_yaml(config_file) if config_file else {},
+        given_settings(flags, assignments),
+    )
 
 
 # What --help shows of a command that takes all settings; --help-all shows the others too.

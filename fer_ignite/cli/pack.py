@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import READING_SETTINGS, check
 from fer_ignite.errors import ConfigError
@@ -53,7 +54,7 @@ _DATA = (
 @click.option(
     "--verify", is_flag=True, help="Read the whole pack and compare it with its checksums."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@json_option
 @config_options(*_DATA)
 def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **flags: Any) -> int:
     """Read DATA once into a pack in the cache, and say what is in it.

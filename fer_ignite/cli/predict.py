@@ -1,13 +1,19 @@
 """``fer-ignite predict``: expressions in image files, photographs and videos."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_ignite.cli.shared_options import device_option, model_option, tta_option, weights_option
+from fer_ignite.cli.shared_options import (
+    checkpoint_options,
+    choice_option,
+    count_option,
+    faces_option,
+)
 from fer_ignite.cli.values import FiniteRange, require_writable, with_weights
 from fer_ignite.errors import ConfigError
 from fer_ignite.terminal import progress
@@ -36,23 +42,10 @@ class _PredictCommand(click.Command):
 
 @click.command("predict", cls=_PredictCommand, short_help="Name the expressions in image files.")
 @click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "jsonl"]),
-    default="table",
-    show_default=True,
-)
-@click.option(
-    "--topk", type=click.IntRange(1), default=3, show_default=True, help="Expressions per file."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Faces per batch."
-)
-@tta_option
-@device_option
-@model_option
-@weights_option
+@choice_option("--format", "form", choices=("table", "csv", "jsonl"), default="table")
+@count_option("--topk", 3, text="Expressions per file.")
+@count_option("--batch-size", 256, text="Faces per batch.")
+@checkpoint_options
 @click.option(
     "--predictions",
     "predictions_file",
@@ -60,13 +53,9 @@ class _PredictCommand(click.Command):
     help="Also write a line per face there: id, predicted, a probability per class.",
 )
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
-@click.option(
-    "--faces",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="auto finds the faces of whole photographs, of videos (.mp4 .mov .avi .mkv .webm) and webcam:0; never takes "
-    "each picture as one face; always searches in every picture.",
+@faces_option(
+    "auto finds the faces of whole photographs, of videos (.mp4 .mov .avi .mkv .webm) and webcam:0; never takes "
+    "each picture as one face; always searches in every picture."
 )
 @click.option(
     "--detector",
@@ -108,7 +97,7 @@ def command(
     out: str | None,
     faces: str,
     weights: str | None,
-    **of_faces: Any,
+    **search: Any,
 ) -> int:
     """Name the expressions in SOURCES: image files, folders and globs of faces or photographs, videos, webcam:0.
 
@@ -117,11 +106,10 @@ def command(
     own preprocessing comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
     no file at all could be read.
     """
-    given = [name for name, value in of_faces.items() if value is not None]
-    for name in given if faces == "never" else ():
-        raise ConfigError(
-            f"--{name.replace('_', '-')} is about finding faces; leave --faces never out."
-        )
+    given = [name for name, value in search.items() if value is not None]
+    if given and faces == "never":
+        flag = "--" + given[0].replace("_", "-")
+        raise ConfigError(f"{flag} is about finding faces; leave --faces never out.")
     require_writable("--out", out)
     require_writable("--predictions", predictions_file)
     from fer_ignite.apps.faces.video_source import is_video, is_webcam
@@ -133,43 +121,35 @@ def command(
     files = list(find_files(sources, faces=faces != "never"))
     if predictions_file and faces == "always":
         raise ConfigError("--predictions is written for pictures with --faces auto or never.")
-    searched = faces == "always" or given or any(is_video(f) or is_webcam(f) for f in files)
-    if not searched:
+    sizes: dict[str, Any] = {"topk": topk, "batch_size": batch_size}
+    load = functools.partial(_load_predictor, checkpoint, device=device, model=model, tta=tta)
+    if faces == "always" or given or any(is_video(file) or is_webcam(file) for file in files):
+        from fer_ignite.cli.predict_faces import open_face_rows, write_face_rows
+
+        face_rows, topk = open_face_rows(load, files, **sizes, **search)
+        with _target(out) as write:
+            readable = write_face_rows(face_rows, write, form=form, topk=topk)
+    else:
         from fer_ignite.cli.predict_files import write_predictions
 
-        predictor = _opened(checkpoint, device=device, model=model, tta=tta)
-        # rows on the terminal show the progress by themselves
+        predictor = load()
+        # Rows on the terminal show the progress by themselves.
         quiet = not out and sys.stdout.isatty()
         with progress(len(files), "predict", quiet=quiet) as bar, _target(out) as write:
-            return (
-                0
-                if write_predictions(
-                    predictor,
-                    files,
-                    write=write,
-                    form=form,
-                    topk=topk,
-                    faces=faces,
-                    batch_size=batch_size,
-                    predictions_file=predictions_file,
-                    bar=bar,
-                )
-                else 2
+            readable = write_predictions(
+                predictor,
+                files,
+                write=write,
+                form=form,
+                faces=faces,
+                predictions_file=predictions_file,
+                bar=bar,
+                **sizes,
             )
-    from fer_ignite.cli.predict_faces import open_face_rows, write_face_rows
-
-    face_rows, topk = open_face_rows(
-        lambda: _opened(checkpoint, device=device, model=model, tta=tta),
-        files,
-        topk=topk,
-        batch_size=batch_size,
-        **of_faces,
-    )
-    with _target(out) as write:
-        return 0 if write_face_rows(face_rows, write, form=form, topk=topk) else 2
+    return 0 if readable else 2
 
 
-def _opened(checkpoint: str | None, **options: Any) -> "Predictor":
+def _load_predictor(checkpoint: str | None, **options: Any) -> "Predictor":
     from fer_ignite.inference.predictor import open_predictor
     from fer_ignite.weights import shipped_checkpoint
 

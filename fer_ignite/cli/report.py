@@ -6,14 +6,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.shared_options import (
-    cache_option,
-    class_options,
-    collate_option,
-    device_option,
-    model_option,
-    tta_option,
-)
+from fer_ignite.cli.shared_options import class_options, json_option, scoring_options, split_option
 from fer_ignite.cli.values import loading_torch, require_checkpoints, require_writable
 from fer_ignite.errors import ConfigError
 
@@ -27,29 +20,22 @@ __all__ = ["command"]
     metavar="FILE.html",
     help="Where to.  [default: report.html in the run; comparison.html here for several]",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["val", "test", "train"]),
-    default="val",
-    show_default=True,
-    help="test is scored only when requested by name; the run's test-access log counts the looks.",
+@split_option(
+    "val",
+    "test",
+    "train",
+    text="test is scored only when requested by name; the run's test-access log counts the looks.",
 )
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")
 @class_options
-@tta_option
-@device_option
-@model_option
-@collate_option
-@cache_option
+@scoring_options
 @click.option(
     "--robustness",
     is_flag=True,
     help="Also score the faces under fixed corruptions, and show the table; one run's page only.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print what was written, and its sentences, as JSON."
-)
+@json_option
 def command(runs: Sequence[str], out: str | None, *, as_json: bool, **options: Any) -> int:
     """Write one self-contained page about a run folder, a checkpoint or an ensemble (A,B,C); about several, a comparison.
 

@@ -5,12 +5,10 @@ from typing import Any
 import click
 
 from fer_ignite.cli.shared_options import (
-    device_option,
-    host_option,
-    model_option,
-    port_option,
-    tta_option,
-    weights_option,
+    checkpoint_options,
+    count_option,
+    faces_option,
+    server_options,
 )
 from fer_ignite.cli.values import with_weights
 
@@ -19,40 +17,14 @@ __all__ = ["command"]
 
 @click.command("serve", short_help="An HTTP service: pictures in, JSON out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT|MODEL.onnx]")
-@host_option
-@port_option(8000)
-@click.option(
-    "--faces",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="auto: the faces of whole photographs are found; never: each picture is one face.",
+@server_options(8000)
+@faces_option("auto: the faces of whole photographs are found; never: each picture is one face.")
+@count_option("--max-bytes", 20_000_000, least=1000, text="Bytes of a request.")
+@count_option("--max-images", 64, most=10_000, text="Pictures of a request.")
+@count_option(
+    "--per-minute", 600, least=0, text="Requests per minute of one client; 0 = any number."
 )
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(1000),
-    default=20_000_000,
-    show_default=True,
-    help="Bytes of a request.",
-)
-@click.option(
-    "--max-images",
-    type=click.IntRange(1, 10_000),
-    default=64,
-    show_default=True,
-    help="Pictures of a request.",
-)
-@click.option(
-    "--per-minute",
-    type=click.IntRange(0),
-    default=600,
-    show_default=True,
-    help="Requests per minute of one client; 0 = any number.",
-)
-@tta_option
-@device_option
-@model_option
-@weights_option
+@checkpoint_options
 def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> int:
     """Answer POST /predict with the expressions in one or several pictures.
 

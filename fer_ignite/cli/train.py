@@ -1,31 +1,25 @@
 """``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import ConfigCommand, config_options, layer_options, layered_settings
+from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
-from fer_ignite.config import check, json_schema, merged, read_yaml
+from fer_ignite.config import check, json_schema
 from fer_ignite.errors import HELP_PAGE, ConfigError, error_for_exit_code
+
+if TYPE_CHECKING:
+    from fer_ignite.distributed import Outcome
 
 __all__ = ["command"]
 
 
 @click.command("train", cls=ConfigCommand, short_help="Train a network.")
-@click.option(
-    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
-)
-@click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Any setting by name; repeatable.",
-)
+@layer_options
 @click.option(
     "--print-config", is_flag=True, help="Print the whole resolved configuration and stop."
 )
@@ -42,9 +36,7 @@ __all__ = ["command"]
     metavar="INT,INT,...",
     help="Train once per seed; mean and spread.  [default: --seed's one]",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the outcome as JSON: summary.json's names."
-)
+@json_option
 @config_options()
 def command(
     recipe: str | None,
@@ -66,10 +58,7 @@ def command(
     if print_schema:
         click.echo(json.dumps(json_schema(), indent=2))
         return 0
-    from fer_ignite.recipes import read_recipe
-
-    layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
-    given = merged(*layers, given_settings(flags, assignments))
+    given = layered_settings(recipe, config_file, assignments=assignments, flags=flags)
     config = check(given)
     if print_config:
         click.echo(
@@ -79,7 +68,7 @@ def command(
         return 0
     require_data([config.data])
     with loading_torch():
-        from fer_ignite.distributed import is_main_process, leave
+        from fer_ignite.distributed import leave
         from fer_ignite.runs import execute
 
     if plot_lr:
@@ -92,32 +81,26 @@ def command(
         outcome = execute.launch_seeds(config, given=given, seeds=parse_seeds(seeds))
     else:
         outcome = execute.launch_training(config, given=given)
+    _print_outcome(outcome, quiet=config.quiet, as_json=as_json)
+    leave(outcome)
+
+
+def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
+    from fer_ignite.distributed import is_main_process
+
+    result = outcome.result
     if outcome.message:
         click.echo(f"fer-ignite: {outcome.message}{_where_to_look(outcome.exit_code)}", err=True)
-    if (
-        config.quiet
-        and outcome.result is not None
-        and "status" in outcome.result
-        and is_main_process()
-    ):
+    # With --quiet the run's logger prints no result, so that the lines come from here.
+    if quiet and result is not None and "status" in result and is_main_process():
         from fer_ignite.runs.banner import result_lines
 
-        click.echo("\n".join(result_lines(outcome.result)), err=True)
-    if (
-        outcome.exit_code == 0
-        and outcome.result is not None
-        and {"seeds", "folds"} & set(outcome.result)
-    ):
-        click.echo(runs_table(outcome.result), err=True)
-    # of torchrun's processes one speaks for all
+        click.echo("\n".join(result_lines(result)), err=True)
+    if outcome.exit_code == 0 and result is not None and {"seeds", "folds"} & set(result):
+        click.echo(runs_table(result), err=True)
     if as_json and is_main_process():
-        ending = {
-            "exit_code": outcome.exit_code,
-            "status": outcome.status,
-            "message": outcome.message,
-        }
-        click.echo(json.dumps({**ending, **(outcome.result or {})}, default=str))
-    leave(outcome)
+        ending = {name: getattr(outcome, name) for name in ("exit_code", "status", "message")}
+        click.echo(json.dumps({**ending, **(result or {})}, default=str))
 
 
 def _where_to_look(exit_code: int) -> str:

@@ -4,9 +4,10 @@ from typing import Any
 
 import click
 
-from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
+from fer_ignite.cli.options import ConfigCommand, config_options, layer_options, layered_settings
+from fer_ignite.cli.shared_options import count_option, json_option
 from fer_ignite.cli.values import loading_torch, require_data
-from fer_ignite.config import check, merged, parse_duration, read_yaml
+from fer_ignite.config import check, parse_duration
 from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
@@ -17,13 +18,7 @@ _OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")
 
 @click.command("tune", cls=ConfigCommand, short_help="Search for the best settings.")
 @click.argument("space")
-@click.option(
-    "--trials",
-    type=click.IntRange(1, 1_000_000),
-    default=20,
-    show_default=True,
-    help="Trials in all, earlier ones included.",
-)
+@count_option("--trials", 20, most=1_000_000, text="Trials in all, earlier ones included.")
 @click.option(
     "--timeout", metavar="TIME", help="Begin no trial after this long, e.g. 90s, 15m, 1h30m."
 )
@@ -33,18 +28,8 @@ _OF_ONE_RUN = ("exist_ok", "resume", "override", "score_test")
     show_default=True,
     help="Stop trials that are below the median at their epoch.",
 )
-@click.option(
-    "--recipe", metavar="NAME", help="Settings of a shipped recipe.  [default: quick's, built in]"
-)
-@click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file.")
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Any setting by name; repeatable.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@layer_options
+@json_option
 @config_options(hidden=_OF_ONE_RUN)
 def command(
     space: str,
@@ -71,10 +56,7 @@ def command(
     """
     import json
 
-    from fer_ignite.recipes import read_recipe
-
-    layers = [read_recipe(recipe) if recipe else {}, read_yaml(config_file) if config_file else {}]
-    given = merged(*layers, given_settings(flags, assignments))
+    given = layered_settings(recipe, config_file, assignments=assignments, flags=flags)
     config, seconds = check(given), parse_timeout(timeout)
     require_data([config.data])
     with loading_torch():

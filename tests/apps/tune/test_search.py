@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fer_ignite.config import from_layers, read_yaml
+from fer_ignite.config import check, merged, read_yaml
 from fer_ignite.errors import ConfigError
 
 optuna = pytest.importorskip("optuna")
@@ -52,7 +52,7 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     assert not any("test" in summary for summary in summaries) and not list(
         folder.glob("*/test_access.jsonl")
     )
-    best = from_layers(read_yaml(folder / "best.yaml"))
+    best = check(merged(read_yaml(folder / "best.yaml")))
     assert {name: getattr(best, name) for name in ("lr", "opt")} == result["best"]["settings"]
     assert (best.data, best.epochs, best.out, best.score_test) == ("demo:140", 1, "runs", True)
     rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
