@@ -13,6 +13,7 @@ __all__ = [
     "NonFiniteError",
     "StorageError",
     "error_for_exit_code",
+    "one_line",
 ]
 
 HELP_PAGE = "docs/howto/errors.md"
@@ -35,6 +36,11 @@ def error_for_exit_code(exit_code: int) -> "type[FerError]":
     )
 
 
+def one_line(error: BaseException, *, most: int = 300) -> str:
+    """An error's text on one line, without a full stop and of at most ``most`` characters; its type where it has no text."""
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
 class FerError(Exception):
     """An error whose message is one sentence: what came, what is allowed, what to do.
 
@@ -55,7 +61,7 @@ class ConfigError(FerError):
 
 
 class DataError(FerError):
-    """Data that can't be read, or doesn't say what it must say; known before the start."""
+    """Data that can't be read, or lacks what it must hold; known before the start."""
 
     exit_code = 2
     topic = "data"
@@ -76,7 +82,7 @@ class NonFiniteError(FerError):
 
 
 class StorageError(FerError):
-    """Writing failed during a run: disk full, quota, folder gone."""
+    """Writing failed during a run: disk full, quota reached, folder removed."""
 
     exit_code = 4
     topic = "storage"

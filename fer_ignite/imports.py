@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, one_line
 
 __all__ = [
     "OBJECT",
@@ -239,7 +239,7 @@ def send_problem(thing: Any) -> str | None:
     try:
         pickler.dump(thing)
     except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-        return " ".join(str(error).split())[:200].rstrip(".")
+        return one_line(error, most=200)
     if pickler.typed_in is not None:
         return f"{pickler.typed_in} was defined in a notebook or a shell, where no other process finds it"
     return None

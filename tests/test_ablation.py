@@ -1,4 +1,4 @@
-"""The ablation runs its variants, continues where it was stopped, and never looks at test."""
+"""The ablation runs its variants, continues where it was stopped, and never scores test."""
 
 import json
 import subprocess

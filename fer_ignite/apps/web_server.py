@@ -8,17 +8,63 @@ import socket
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fer_ignite.checkpoint.paths import network_title
+from fer_ignite.data.images import printable
+from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
 from fer_ignite.errors import ConfigError
 
-__all__ = ["host_names", "is_loopback", "open_browser", "reserve_port", "serve", "server_address"]
+if TYPE_CHECKING:
+    from fer_ignite.inference.predictor import Predictor
+
+__all__ = [
+    "host_names",
+    "is_loopback",
+    "listen",
+    "open_browser",
+    "open_network",
+    "reserve_port",
+    "serve",
+    "server_address",
+]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 # The page holds a stream open as long as it is looked at: an end that waited for it would never come.
 _PATIENCE_S = 1
+
+
+def listen(host: str, port: int, serve_on: Callable[[socket.socket], int]) -> int:
+    """Reserves a port and serves on it.
+
+    Args:
+        serve_on: loads the network and serves until a signal; returns the exit code.
+    Returns:
+        That exit code; 143 where SIGTERM came while the network was loaded.
+    Raises:
+        ConfigError: see :func:`reserve_port`.
+    """
+    try:
+        with raise_on_sigterm(), reserve_port(host, port) as taken:
+            return serve_on(taken)
+    except Terminated:
+        return 128 + signal.SIGTERM
+
+
+def open_network(checkpoint: str | Path | None, **options: Any) -> "tuple[Predictor, str]":
+    """A predictor and its name for people; None opens the network that ships with the package.
+
+    Args:
+        options: see :func:`fer_ignite.inference.predictor.open_predictor`.
+    """
+    from fer_ignite.inference.predictor import open_predictor
+    from fer_ignite.weights import shipped_checkpoint
+
+    path = shipped_checkpoint() if checkpoint is None else checkpoint
+    return open_predictor(path, **options), printable(network_title(path))
 
 
 def reserve_port(host: str, port: int) -> socket.socket:

@@ -51,7 +51,7 @@ def _short_name(checkpoint: str) -> str:
 
 
 def class_lines(result: dict[str, Any]) -> list[str]:
-    """How the data's classes met the network's, where there is something to say."""
+    """How the data's classes were matched with the network's; empty where all agree."""
     lines = []
     if result["renamed"]:
         lines.append(f"classes: {result['renamed']}")
@@ -142,6 +142,6 @@ def metric_table(result: dict[str, Any]) -> str:
     if "test_evaluations" in result:
         lines += [
             "",
-            f"the test split has been looked at {result['test_evaluations']} time(s) with this run's networks",
+            f"the test split has been scored {result['test_evaluations']} time(s) with this run's networks",
         ]
     return "\n".join(lines)

@@ -14,14 +14,16 @@ from fer_ignite.errors import ConfigError
 __all__ = ["command"]
 
 
-@click.command("info", short_help="Versions and devices; what a checkpoint, pack or run holds.")
+@click.command(
+    "info", short_help="Versions and devices; what a checkpoint, dataset cache or run holds."
+)
 @click.argument("path", required=False)
 @click.option(
     "--full", is_flag=True, help="Also what torch finds: devices, precision, all networks."
 )
 @json_option
 def command(path: str | None, full: bool, *, as_json: bool) -> int:
-    """Versions and machine; or, with PATH, what that checkpoint, pack or run folder holds."""
+    """Versions and machine; or, with PATH, what that checkpoint, dataset cache or run folder holds."""
     if path is None:
         values = {**installation(), **(devices_and_networks() if full else {})}
     else:
@@ -68,7 +70,7 @@ def devices_and_networks() -> dict[str, Any]:
 
 
 def describe_path(path: Path) -> dict[str, Any]:
-    """What a checkpoint, a pack or a run folder holds.
+    """Content of a checkpoint, a dataset cache or a run folder.
 
     Raises:
         ConfigError: it is none of these.
@@ -81,7 +83,7 @@ def describe_path(path: Path) -> dict[str, Any]:
         return open_cache(path).manifest
     if (path / "config.yaml").exists():
         return _run(path)
-    raise ConfigError(f"{path} is no checkpoint, pack or run folder; name one of these.")
+    raise ConfigError(f"{path} is no checkpoint, dataset cache or run folder; name one of these.")
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -28,8 +28,8 @@ _COMMANDS = {
     "serve": "An HTTP service: pictures in, JSON out.",
     "export": "Write a checkpoint as ONNX, torch.export, OpenVINO, safetensors or a state dict.",
     "audit": "Find copies, blanks and wrong labels in a data set.",
-    "pack": "Read a data set once into a pack; look at it.",
-    "info": "Versions and devices; what a checkpoint, pack or run holds.",
+    "pack": "Read a data set once into a dataset cache.",
+    "info": "Versions and devices; what a checkpoint, dataset cache or run holds.",
     "completion": "Completion for bash, zsh or fish.",
 }
 

@@ -46,20 +46,18 @@ _DATA = (
 )
 
 
-@click.command(
-    "pack", cls=ConfigCommand, short_help="Read a data set once into a pack; look at it."
-)
+@click.command("pack", cls=ConfigCommand, short_help="Read a data set once into a dataset cache.")
 @click.argument("data")
 @click.option("--preview", metavar="FILE.png", help="Draw a sheet of 8x8 augmented train faces.")
 @click.option(
-    "--verify", is_flag=True, help="Read the whole pack and compare it with its checksums."
+    "--verify", is_flag=True, help="Read the whole cache and compare it with its checksums."
 )
 @json_option
 @config_options(*_DATA)
 def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **flags: Any) -> int:
-    """Read DATA once into a pack in the cache, and say what is in it.
+    """Read DATA once into a dataset cache, and print what it holds.
 
-    Training does the same on first use. Prints the pack's path, which every command takes as --data.
+    Training does the same on first use. Prints the cache's path, which every command takes as --data.
     """
     import json
 
@@ -70,7 +68,9 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
         from fer_ignite.data.open import find_cache, is_user_dataset
 
     if is_user_dataset(data):
-        raise ConfigError(f"{data} is a user's data set, which is read as it is and needs no pack.")
+        raise ConfigError(
+            f"{data} is a user's data set, which is read as it is and needs no dataset cache."
+        )
     path, _ = find_cache(config)
     assert path is not None
     from fer_ignite.data.cache.format import announced_source, describe, open_cache

@@ -13,7 +13,7 @@ from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.apps.faces.detection import open_detector
 from fer_ignite.apps.faces.face_reader import FaceReader
 from fer_ignite.apps.faces.opencv import load_opencv
-from fer_ignite.cli.rows import csv_line, describe_box
+from fer_ignite.cli.rows import csv_line, describe_box, top_cells, top_columns
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.predictor import Predictor
@@ -66,8 +66,7 @@ def write_face_rows(
     """
     readable = False
     if form == "csv":
-        labels = [f"{what}_{i}" for i in range(1, topk + 1) for what in ("label", "p")]
-        write(csv_line(["file", "time_s", "track", "face", *_BOX, *labels, "error"]))
+        write(csv_line(["file", "time_s", "track", "face", *_BOX, *top_columns(topk), "error"]))
     for row in face_rows:
         readable = readable or row.error is None
         write(_FORMS[form](row, topk))
@@ -111,8 +110,6 @@ def _csv(row: FaceRow, topk: int) -> str:
     box = [""] * len(_BOX)
     if row.reading is not None:
         box = [f"{getattr(row.reading.box, name):.4f}" for name in _BOX]
-    cells = [cell for name, p in _best(row, topk) for cell in (name, f"{p:.6f}")]
-    cells += [""] * (2 * topk - len(cells))
     track = "" if row.track is None else str(row.track)
     return csv_line(
         [
@@ -121,7 +118,7 @@ def _csv(row: FaceRow, topk: int) -> str:
             track,
             face,
             *box,
-            *cells,
+            *top_cells(_best(row, topk), topk),
             formula_safe(row.error or ""),
         ]
     )

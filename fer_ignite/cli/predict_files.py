@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fer_ignite.cli.rows import csv_line, describe_box
+from fer_ignite.cli.rows import csv_line, describe_box, top_cells, top_columns
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
 from fer_ignite.inference.photographs import FaceBox
@@ -38,17 +38,7 @@ def write_predictions(
     count = min(topk, len(predictor.classes))
     readable, everything = False, []
     if form == "csv":
-        write(
-            csv_line(
-                [
-                    "file",
-                    *(f"{what}_{i}" for i in range(1, count + 1) for what in ("label", "p")),
-                    "error",
-                    "face",
-                    *FaceBox._fields,
-                ]
-            )
-        )
+        write(csv_line(["file", *top_columns(count), "error", "face", *FaceBox._fields]))
     for prediction in predict(
         predictor,
         files,
@@ -110,8 +100,6 @@ def _json_line(prediction: Prediction, count: int) -> str:
 
 
 def _csv(prediction: Prediction, count: int) -> str:
-    cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
-    cells += [""] * (2 * count - len(cells))
     box = [""] * len(FaceBox._fields)
     if prediction.box is not None:
         box = [f"{value:.4f}" for value in prediction.box]
@@ -119,7 +107,7 @@ def _csv(prediction: Prediction, count: int) -> str:
     return csv_line(
         [
             formula_safe(printable(prediction.file)),
-            *cells,
+            *top_cells(prediction.top, count),
             formula_safe(prediction.error or ""),
             face,
             *box,

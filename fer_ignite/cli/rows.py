@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["csv_line", "describe_box"]
+__all__ = ["csv_line", "describe_box", "top_cells", "top_columns"]
 
 
 def csv_line(cells: Sequence[str]) -> str:
@@ -13,6 +13,17 @@ def csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
+
+
+def top_columns(count: int) -> list[str]:
+    """Names of the columns of the ``count`` most probable expressions."""
+    return [f"{what}_{place}" for place in range(1, count + 1) for what in ("label", "p")]
+
+
+def top_cells(top: Sequence[tuple[str, float]], count: int) -> list[str]:
+    """Cells of these columns, empty where there are fewer expressions."""
+    cells = [cell for name, share in top for cell in (name, f"{share:.6f}")]
+    return cells + [""] * (2 * count - len(cells))
 
 
 def describe_box(box: Any) -> str:

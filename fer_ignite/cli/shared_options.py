@@ -30,9 +30,10 @@ VIEWS = ("none", "flip", "shift10", "shift18")
 
 
 def combined(*options: Decorator) -> Decorator:
-    """One decorator of several, whose flags stand in ``--help`` in this order."""
+    """One decorator of several, whose flags are listed in ``--help`` in this order."""
 
     def decorate(function: Any) -> Any:
+        """Adds the flags to a command's function."""
         for option in reversed(options):
             function = option(function)
         return function

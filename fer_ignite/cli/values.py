@@ -23,7 +23,7 @@ __all__ = [
 
 
 class FiniteRange(click.FloatRange):
-    """A finite number in a range; click's own takes nan, of which no comparison says that it is outside."""
+    """A finite number in a range; click's own accepts nan, for which every comparison is false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

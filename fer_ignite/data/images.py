@@ -9,6 +9,7 @@ JPEG carries no checksum: a damaged one that still decodes can't be determined f
 
 # Dimensions: H W pixels, C channels (1 gray, 3 RGB).
 
+import base64
 import io
 import os
 import stat
@@ -19,15 +20,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.errors import ConfigError, DataError, one_line
 
 __all__ = [
     "FORMAT_OF_SUFFIX",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MISNAMED",
+    "as_data_uri",
     "fit_image",
     "is_colourless",
+    "open_regular",
     "plain_image",
     "printable",
     "read_file_bytes",
@@ -116,15 +119,37 @@ def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
     return _decode(data, name, expected=None)
 
 
-def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file; never blocks on a FIFO, never reads a device, never more than the size cap."""
+def as_data_uri(image: Image.Image, *, kind: str = "JPEG", **options: Any) -> str:
+    """An image as a data URI, so that a page needs no further file.
+
+    Args:
+        kind: JPEG or PNG.
+        options: of Pillow's writer, such as ``quality``.
+    """
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """A handle of a file, without blocking on a FIFO.
+
+    Raises:
+        DataError: it can't be opened.
+    """
     try:
-        handle = os.open(
+        return os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
     except (OSError, ValueError) as error:
         reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
         raise DataError(f"{printable(path)}: can't be opened ({reason}).") from None
+
+
+def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file; never blocks on a FIFO, never reads a device, never more than the size cap."""
+    handle = open_regular(path)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -258,7 +283,7 @@ def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
     except Exception as error:
         # Pillow's readers answer broken bytes with almost any kind of exception (OSError, SyntaxError, struct.error,
         # IndexError, zlib.error, MemoryError): whatever it is, the file can't be read.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(f"{printable(name)}: broken {expected or 'image'} ({reason}).") from None
 
 

@@ -73,7 +73,7 @@ class Preprocessing:
         return self.finish(images_BCHW, channels_last=channels_last)
 
     def finish(self, images_BCHW: Tensor, *, channels_last: bool = True) -> Tensor:
-        """Normalised; gray becomes as many channels as the network wants."""
+        """Normalised; gray is expanded to the network's channels."""
         images_BCHW = normalise(images_BCHW, self.mean, std=self.std, channels=self.channels)
         return (
             images_BCHW.contiguous(memory_format=torch.channels_last)
@@ -157,7 +157,7 @@ class Targets:
 
 @dataclass
 class TrainLoader:
-    """Endless batches from wherever the engine stands; ``len()`` is an epoch's.
+    """Endless batches from the engine's current iteration on; ``len()`` is an epoch's number of batches.
 
     Args:
         iteration: () -> iterations done so far, called when iteration begins.
@@ -202,17 +202,21 @@ class TrainLoader:
     def _part(self, micro: MicroBatch) -> "_Part":
         positions = micro.positions(self.rank, self.world)
         count = len(positions)
+        # A rank without images has to run forward and backward too: DistributedDataParallel waits for its gradients.
+        # Two images of weight 0, as batch normalisation refuses a single value per channel.
         if not count:
             positions = np.array([micro.start, micro.start], dtype=np.int64)
         drawn = None
         needed = positions
         if self.spec is not None:
+            # Drawn for the whole batch on each rank: an image has one augmentation, whichever rank it falls to.
             drawn = sample_params(
                 self.spec,
                 generator(self.plan.seed, "augment", micro.epoch, micro.step),
                 count=len(micro.indices_W),
             )
             if self.spec.mixes:
+                # A partner in another rank's slice is fetched and augmented here too, after the own images.
                 needed = np.concatenate(
                     [positions, np.setdiff1d(mixup_partners(drawn)[positions], positions)]
                 )
@@ -318,11 +322,13 @@ class EvalLoader:
     corrupt: Callable[[Tensor, Indices], Tensor] | None = None
 
     def __len__(self) -> int:
+        # Rounded up twice: the last batch may be short, and the last round may be empty for some ranks.
         batches = -(-len(self.indices_N) // self.batch_size)
         return -(-batches // self.world)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         mine = self._places()
+        # The fetcher gets no requests for empty batches; _batch() makes those.
         full = [indices for indices in mine if len(indices)]
         requests = (IndexBatch(indices, 0, 0, np.arange(len(indices))) for indices in full)
         images = self.fetcher.batches(requests)

@@ -98,7 +98,7 @@ def blended_targets(targets: Targets, weight: float) -> Targets:
 
 
 def resolve_exclude_list(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
-    """The configuration with the digest of its list of excluded images, and what is to be said about the list.
+    """The configuration with the digest of its list of excluded images, and notes about the list.
 
     Raises:
         ConfigError, DataError: the list can't be read, has changed, or doesn't fit the data.

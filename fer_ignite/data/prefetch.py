@@ -29,6 +29,7 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
 
     def record_stream(batch: Item) -> None:
         current = torch.cuda.current_stream(device)
+        # The step must not read the batch before the side stream has written it.
         current.wait_stream(side)
         for value in vars(batch).values():
             if isinstance(value, Tensor) and value.is_cuda:
@@ -70,6 +71,7 @@ def prefetch(
         with aside():
             return list(itertools.islice(batches, 1))
 
+    # One batch ahead is enough: its kernels are queued before the step's, and each further one costs device memory.
     next_items = fetch_next()
     while next_items:
         (item,) = next_items

@@ -37,10 +37,10 @@ def verdict(
 
     Args:
         endings: by global rank, of the processes on this node.
-        records: what the processes said themselves, by global rank.
+        records: the processes' own records, by global rank.
         signals: that the launcher received.
         timeout_s: of the collective operations.
-        start_error: why a process failed before it could say anything.
+        start_error: why a process failed before it could leave a record.
     """
     # A record counts more than a crash after it: the work and the common barrier were done.
     failures = [record for record in records.values() if not record.ok]
@@ -56,6 +56,7 @@ def verdict(
     ]
     if len(signals) > 1 and (silent or failures):
         return Outcome(128 + signals[0], "interrupted", "Stopped at once by a second signal.")
+    # A lost peer is the consequence of another process's failure, and says nothing about the cause.
     known = [record for record in failures if not record.lost_peer]
     if known:
         return _root_cause(known, failures)
@@ -66,6 +67,7 @@ def verdict(
             else None
         )
         return Outcome(128 + signals[0], "interrupted", text)
+    # All failures are lost peers: the cause is the process that had to be killed.
     if silent:
         waited = (
             f"the others waited {timeout_s:g} s for it (--dist-timeout)"
@@ -79,7 +81,7 @@ def verdict(
 
 
 def describe_exit(exitcode: int) -> str:
-    """A sentence's end for a process that said nothing itself."""
+    """End of a sentence about a process that left no record."""
     if exitcode >= 0:
         return f"it left with exit code {exitcode} without an error message"
     try:

@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EndRecord:
-    """One process's outcome with what is needed to tell cause from consequence.
+    """One process's outcome with what separates causes from consequences.
 
     Args:
         monotonic_s: the machine's clock, comparable between the processes of one node.
@@ -90,7 +90,7 @@ def as_outcome(value: object) -> Outcome:
 
 
 def read_end_record(error: BaseException, *, rank: int) -> EndRecord:
-    """What an exception that left the worker function says about the run."""
+    """The record of an exception that left the worker function."""
     if isinstance(error, FerError):
         return EndRecord(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
     if isinstance(error, KeyboardInterrupt):
@@ -132,6 +132,7 @@ def write_record(folder: Path, record: EndRecord) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write plain values so that a reader sees all of the file or none of it."""
+    # Renaming is atomic within a folder; the pid keeps two writers apart.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(value, default=str), encoding="utf-8", errors="backslashreplace")
     draft.replace(path)
@@ -148,13 +149,13 @@ def read_records(folder: Path) -> dict[int, EndRecord]:
 
 
 def root_cause(records: Sequence[EndRecord]) -> EndRecord:
-    """The first failure; one that only says that another process was lost comes after all others."""
+    """The first failure; those that report a lost peer come after all others."""
     failures = [record for record in records if not record.ok]
     return min(failures, key=lambda record: (record.lost_peer, record.monotonic_s))
 
 
 def is_lost_peer(text: str) -> bool:
-    """Whether an error's text is what torch says when another process is gone or silent."""
+    """Whether an error's text is one of torch's for a peer that is gone or silent."""
     return bool(_LOST_PEER.search(text))
 
 

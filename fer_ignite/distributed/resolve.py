@@ -92,7 +92,7 @@ class LaunchPlan:
     def environment(self) -> dict[str, str]:
         """Variables that the processes need before CUDA or a process group is touched."""
         variables: dict[str, str] = {}
-        # which takes its number
+        # A single process selects its GPU by number (select_device) and needs no variable.
         if self.device == "cuda" and self.spec.gpus is not None and self.mode != "single":
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpu_names)
         elif self.device == "cpu" and self.mode != "single":

@@ -42,7 +42,7 @@ _LOOK_S = 0.2
 def run_spawned(
     plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
 ) -> Outcome:
-    """Run ``function`` in ``plan.nproc`` children through ``ignite.distributed.Parallel`` and tell how it ended."""
+    """Run ``function`` in ``plan.nproc`` children through ``ignite.distributed.Parallel`` and return how it ended."""
     _check_start(plan, function, args=args)
     with _private_folder() as folder:
         supervisor = ProcessGroupSupervisor(limit_s=_SAVE_LIMIT_S)
@@ -87,6 +87,7 @@ class ProcessGroupSupervisor:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        # Python allows signal handlers in the main thread only.
         previous = {signum: signal.signal(signum, self._forward) for signum in stop_signals()}
         try:
             yield
@@ -99,6 +100,7 @@ class ProcessGroupSupervisor:
         """Wait until all children have ended, hurrying them where one has failed or a signal has come."""
         endings: dict[BaseProcess, Ending] = {}
         while alive := [child for child in self.children if child not in endings]:
+            # Returns when a child ends; the timeout is for the limits that _hurry() watches.
             multiprocessing.connection.wait([child.sentinel for child in alive], timeout=_LOOK_S)
             now_s = time.monotonic()
             for child in alive:
@@ -124,6 +126,7 @@ class ProcessGroupSupervisor:
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
         self.signals.append(signum)
         self.signalled_s = self.signalled_s or time.monotonic()
+        # SIGHUP, SIGUSR1 and SIGUSR2 don't count: schedulers send them together with SIGTERM.
         if sum(number in (signal.SIGINT, signal.SIGTERM) for number in self.signals) > 1:
             self._kill_rest()
         else:
@@ -147,10 +150,12 @@ def _start_children(
 
     spec = plan.spec
     setup = _child_setup(plan, folder)
+    # A rendezvous in a file needs no free port, which another program could take between choosing and binding.
     group: dict[str, Any] = {"init_method": f"file://{folder}/rendezvous"}
     if spec.nnodes > 1:
         group = {"nnodes": spec.nnodes, "node_rank": spec.node_rank}
         group |= {"master_addr": spec.master_addr, "master_port": spec.master_port}
+    # Parallel returns no handles: the children are those that were not there before.
     before = set(multiprocessing.active_children())
     with _environment(dict(setup.environment), setup.removed), quiet_parallel():
         if spec.start_method == "forkserver":
@@ -260,7 +265,7 @@ def _check_main_module() -> None:
 
 
 def _is_guarded(path: str, line: int) -> bool:
-    """Whether a line of a Python file stands in a block under a condition on ``__name__``; true where it can't be read."""
+    """Whether a line of a Python file is in a block under a condition on ``__name__``; true where it can't be read."""
     try:
         with tokenize.open(path) as file:
             tree = ast.parse(file.read())

@@ -133,6 +133,7 @@ def _run_in_group(
         return result[0]
 
     use_machine(plan.threads)
+    # Parallel(backend=None) runs in the group that exists; joined() makes it first.
     record = run_function(joined, local_rank, args, rank=rank)
     if record.ok and not found:
         # Parallel(backend=None) leaves the group alone, and an exit with a group alive aborts now and then.
@@ -216,6 +217,7 @@ def _with_rank(record: EndRecord) -> Outcome:
 def _wait_for_cause(rank: int, folder: Path) -> dict[int, int]:
     """Wait until another process of this node has failed or died, and return those {rank: pid} that do neither."""
     started_s = time.monotonic()
+    # Ranks that wait here are alive and well: they must not be reported as hanging.
     write_json(folder / f"waiting-{rank}.json", {})
     time.sleep(_CAUSE_FIRST_S)
     while not _failed_before(rank, folder):

@@ -80,6 +80,7 @@ def run_function(
     try:
         with raise_on_sigterm():
             outcome = as_outcome(function(local_rank, *args))
+            # A barrier: a rank that left early would make the others' last collective fail.
             wait_for_all()
     except BaseException as error:
         forget_loading_processes()
@@ -88,13 +89,13 @@ def run_function(
 
 
 def forget_loading_processes() -> None:
-    """Stop hearing of loading processes that end: torch raises an error for each, wherever Python happens to be."""
+    """Restore the default SIGCHLD handler: torch's raises an error for each ended worker, wherever Python happens to be."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def hard_exit(code: int) -> NoReturn:
-    """Leave without waiting for anybody, but with everything said, and with no data-loading worker left."""
+    """Exit without waiting for other processes: output is flushed, and data-loading workers are ended."""
     for child in multiprocessing.active_children():
         child.terminate()
     for stream in (sys.stdout, sys.stderr):

@@ -68,6 +68,7 @@ def average_checkpoints(
     scale = _Scale.of(networks[0], str(checkpoints[0]), cache=cache, quiet=quiet)
     states = [network.model.state_dict() for network in networks]
     alone = [scale.score(network.model) for network in networks]
+    # Greedy from the best one on, as in the paper: a bad one at the start would be kept by all later averages.
     order = sorted(range(len(states)), key=lambda place: -alone[place].metrics["accuracy"])
     used, scored, module = [order[0]], alone[order[0]], networks[order[0]].model
     if method == "uniform":
@@ -114,7 +115,7 @@ def _require_same_network(path: str | Path, first: LoadedModel, *, other: Loaded
 
 @dataclass(frozen=True)
 class _Scale:
-    """What averages are made and measured with: the first checkpoint's val, and its train images for batch statistics."""
+    """Builds and scores averages: the first checkpoint's val, and its train images for batch statistics."""
 
     network: LoadedModel
     val: EvalLoader
@@ -134,6 +135,7 @@ class _Scale:
         """A network with the mean of some weights, and batch statistics of its own."""
         module = copy.deepcopy(self.network.model)
         mean = {
+            # In float64: the sum of several float32 weights would be rounded at each addition.
             name: torch.stack([state[name].double() for state in states])
             .mean(dim=0)
             .to(tensor.dtype)

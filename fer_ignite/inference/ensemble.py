@@ -65,6 +65,7 @@ class EnsembleModule(nn.Module):
         total_BK: Tensor | None = None
         for number, member in enumerate(self.members):
             logits_BK = member(self._adapted(images_BCHW, self.inputs[number])).float()
+            # Probabilities are averaged, not logits: a member's scale would otherwise be a hidden weight.
             shares_BK = (logits_BK / self.temperatures[number]).softmax(dim=1)
             shares_BK = shares_BK[:, getattr(self, f"order_{number}")] * self.weights[number]
             total_BK = shares_BK if total_BK is None else total_BK + shares_BK
@@ -117,7 +118,7 @@ def combine(members: "Sequence[LoadedModel]", weights: Sequence[float]) -> "Load
 
 
 def _class_order(member: "LoadedModel", classes: Sequence[str]) -> Tensor:
-    """int64 [K]: where each of ``classes`` stands among the member's."""
+    """int64 [K]: the place of each of ``classes`` among the member's."""
     try:
         match = match_classes(classes, member.classes)
     except DataError as error:

@@ -20,12 +20,18 @@ from fer_ignite.data.loader import Preprocessing
 from fer_ignite.distributed import LaunchSpec
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
-from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
+from fer_ignite.errors import (
+    NONFINITE_OUTPUTS,
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    one_line,
+)
 from fer_ignite.imports import is_object_name, which_again
 from fer_ignite.inference.ensemble import combine
 from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature import usable_temperature
-from fer_ignite.models.registry import build_model
+from fer_ignite.training.components import build_model_from_config
 from fer_ignite.training.objects import model_name
 from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.trainer import tta_logits
@@ -179,17 +185,9 @@ def load_model(
             raise ConfigError(
                 f"{path}: an ensemble is made of checkpoints; export it as a whole with `fer-ignite export A,B,C`."
             )
+        options: dict[str, Any] = {"device": device, "precision": precision, "collated": collated}
         loaded = [
-            load_model(
-                member.path,
-                device=device,
-                model=model
-                and required_user_code(
-                    load_checkpoint(member.path)["config"], "model", given=model_name(model)
-                ),
-                precision=precision,
-                collated=collated,
-            )
+            load_model(member.path, model=_class_for(member.path, model), **options)
             for member in members
         ]
         return combine(loaded, [member.weight for member in members])
@@ -199,41 +197,18 @@ def load_model(
                 "model and precision are fixed inside an .onnx file; give them to `fer-ignite export` instead."
             )
         return OnnxModel(path, device=str(device))
-    model = model_name(model)
     checkpoint = load_checkpoint(path)
-    known = {
-        name: value for name, value in checkpoint["config"].items() if name in Config.model_fields
-    }
-    for name in ("handlers", "init_from", "resume"):
-        known.pop(name, None)
-    if known.get("collate_fn") and not collated:
-        logger.warning(
-            "%s: its run made batches by %s, which has no part in this; if it prepared faces in its own way, answers will be wrong.",
-            path,
-            known["collate_fn"],
-        )
-    config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
-    if is_object_name(config.model) and model is None:
-        raise CheckpointError(
-            f"{path} was trained with the user's network {config.model}; checkpoints never import user code: "
-            f"{which_again('model', config.model)}"
-        )
-    place = (
-        device
-        if isinstance(device, torch.device)
-        else torch.device(
-            make_plan(LaunchSpec(device=device), {}, machine=this_machine()).device  # type: ignore[arg-type]
-        )
-    )
+    config = _config_for_use(path, checkpoint, model=model_name(model), collated=collated)
+    place = _resolve_device(device)
     fields = checkpoint["preprocessing"]
     preprocessing = Preprocessing(
         **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
     )
-    network = (
-        _with_weights(path, checkpoint, config=config, preprocessing=preprocessing).to(place).eval()
-    )
+    network = _with_weights(path, checkpoint, config=config, preprocessing=preprocessing)
+    network = network.to(place).eval()
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A checkpoint may come from a device with native bfloat16; "auto" is bfloat16 only where this one has it.
     wanted = precision or ("auto" if config.precision == "bf16" else config.precision)
     return LoadedModel(
         network,
@@ -246,24 +221,56 @@ def load_model(
     )
 
 
+def _class_for(path: str, model: Any) -> Any:
+    """The user's class for a member of an ensemble that had one; the other members are built by name."""
+    if model is None:
+        return None
+    saved = load_checkpoint(path)["config"]
+    return required_user_code(saved, "model", given=model_name(model))
+
+
+def _config_for_use(
+    path: str | Path, checkpoint: Mapping[str, Any], *, model: str | None, collated: bool
+) -> Config:
+    """The run's configuration without what only training needs."""
+    known = {
+        name: value
+        for name, value in checkpoint["config"].items()
+        if name in Config.model_fields and name not in ("handlers", "init_from", "resume")
+    }
+    if known.get("collate_fn") and not collated:
+        logger.warning(
+            "%s: its run made batches by %s, which has no part in this; if it prepared faces in its own way, answers will be wrong.",
+            path,
+            known["collate_fn"],
+        )
+    config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
+    if is_object_name(config.model) and model is None:
+        raise CheckpointError(
+            f"{path} was trained with the user's network {config.model}; checkpoints never import user code: "
+            f"{which_again('model', config.model)}"
+        )
+    return config
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if isinstance(device, torch.device):
+        return device
+    spec = LaunchSpec(device=device)  # type: ignore[arg-type]
+    return torch.device(make_plan(spec, {}, machine=this_machine()).device)
+
+
 def _with_weights(
     path: str | Path, checkpoint: Mapping[str, Any], *, config: Config, preprocessing: Preprocessing
 ) -> nn.Module:
-    model = build_model(
-        config.model,
-        num_classes=len(checkpoint["classes"]),
-        in_channels=preprocessing.channels,
-        image_px=preprocessing.image_px,
-        model_args=config.model_args,
-        norm=config.norm,
-        dropout=config.dropout,
+    model = build_model_from_config(
+        config, num_classes=len(checkpoint["classes"]), preprocessing=preprocessing
     )
     try:
         model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{path}: the weights don't fit the network {config.model}: {reason}"
+            f"{path}: the weights don't fit the network {config.model}: {one_line(error)}."
         ) from None
     return model
 

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.data.images import printable, require_faces
-from fer_ignite.errors import NONFINITE_OUTPUTS, CheckpointError, ConfigError, NonFiniteError
+from fer_ignite.errors import (
+    NONFINITE_OUTPUTS,
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    one_line,
+)
 from fer_ignite.imports import optional_library, split_names
 from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 
@@ -96,9 +102,8 @@ def _opened(runtime: Any, path: str | Path, *, providers: list[str]) -> Any:
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # the runtime's exceptions share no base
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise CheckpointError(
-            f"{printable(path)} can't be used by onnxruntime ({reason}); export the checkpoint again."
+            f"{printable(path)} can't be used by onnxruntime ({one_line(error, most=200)}); export the checkpoint again."
         ) from None
     ends = [
         [value.name for value in values] for values in (session.get_inputs(), session.get_outputs())

@@ -30,7 +30,7 @@ logger = logging.getLogger("fer_ignite")
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What a network says about one face.
+    """A network's prediction for one face.
 
     Attributes:
         file: the file's path, or what the picture in memory is called.
@@ -73,7 +73,7 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """What prediction needs of a network, and what of torch it doesn't.
+    """Interface of a network for prediction; it needs no torch.
 
     Attributes:
         channels: 1 gray, 3 colour.
@@ -90,7 +90,7 @@ class Predictor(Protocol):
 
 
 class _CheckpointPredictor:
-    """A checkpoint's network as a recogniser; ``tta`` None = the run's."""
+    """A checkpoint's network as a predictor; ``tta`` None = the run's."""
 
     def __init__(self, network: LoadedModel, tta: str | None) -> None:
         preprocessing = network.preprocessing
@@ -161,7 +161,7 @@ def predict(
         topk: how many expressions per face, most probable first.
         faces: "never": each picture is one face; "auto": the faces of whole photographs are found and cut out; "always":
             faces are searched in every picture.
-        tta: views to average; None = the run's. Of paths and networks; a recogniser has its own.
+        tta: views to average; None = the run's. Of paths and networks; a predictor has its own.
         detector, margin: see :class:`FacePicker`.
         on_batch: called with the number of pictures of each batch that is done.
         warn: called with one sentence, once, where a picture seems to be a whole photograph.
@@ -197,6 +197,7 @@ def _predict(
     batch_size: int,
     on_batch: Callable[[int], None],
 ) -> Iterator[Prediction]:
+    # Faces, not pictures, fill a batch: a photograph may have many, or none.
     count = max(1, min(topk, len(predictor.classes)))
     waiting: list[tuple[Prediction, Any]] = []
     done = 0
@@ -230,7 +231,7 @@ def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
 def _find_faces(
     name: str, picture: Any, *, predictor: Predictor, picker: FacePicker
 ) -> list[tuple[Prediction, Any]]:
-    """The picture's faces without answers yet, and their pixels; None for what can't be read or has no face."""
+    """The picture's faces without predictions yet, and their pixels; None for what can't be read or has no face."""
     try:
         image = read_picture(name, picture)
     except DataError as error:

@@ -10,13 +10,13 @@ from typing import Any
 import ignite.distributed as idist
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.handlers.stores import EpochOutputStore
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.loader import EvalLoader
+from fer_ignite.distributed.collectives import gather_rows
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.metrics.calibration import calibration_error
 from fer_ignite.metrics.classification import SCORES, attach_metrics, per_class, scores
@@ -81,6 +81,7 @@ def score_split(
     state = evaluator.run(loader, epoch_length=len(loader))
     columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
     logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
+    # Ranks score the batches in turn; in the data's order the result does not depend on their number.
     order_N = indices_N.argsort()
     return ScoredSplit(
         dict(state.metrics),
@@ -116,6 +117,7 @@ def restrict_to_classes(scored: ScoredSplit, present_K: NDArray[np.bool_]) -> Sc
         present_K: bool, classes that can be predicted.
     """
     logits_NK = scored.logits_NK.clone()
+    # Probability 0 in the softmax; log_softmax then renormalises the others.
     logits_NK[:, torch.from_numpy(~present_K)] = -math.inf
     logits_NK = logits_NK.log_softmax(dim=1)
     classes = len(present_K)
@@ -132,15 +134,7 @@ def restrict_to_classes(scored: ScoredSplit, present_K: NDArray[np.bool_]) -> Sc
 
 def _gathered(rows: Tensor, group: Any) -> Tensor:
     """All processes' rows, the same on each; numbers of rows may differ."""
-    if group is None:
-        return rows
-    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, torch.tensor([len(rows)]), group=group)
-    most = max(int(count) for count in counts)
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded, group=group)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+    return rows if group is None else torch.cat(gather_rows(rows, group))
 
 
 def score_report(

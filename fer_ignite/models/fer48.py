@@ -28,7 +28,7 @@ STEMS = ("full", "pool")
 
 
 class Stage(nn.Module):
-    """Convolution to ``c_out`` channels, halving the side where ``pool`` says so, then residual blocks."""
+    """Convolution to ``c_out`` channels, halving the side with ``pool``, then residual blocks."""
 
     def __init__(
         self, c_in: int, c_out: int, *, blocks: int, pool: bool, norm: str, activation: str

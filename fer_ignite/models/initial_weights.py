@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fer_ignite.errors import CheckpointError
 
-__all__ = ["WeightsReport", "find_state", "initialise_from"]
+__all__ = ["WeightsReport", "initialise_from"]
 
 # Keys under which training programs keep a state dict, the preferred ones first: an average of the weights scores better.
 _PLACES = (
@@ -126,15 +126,6 @@ def initialise_from(model: nn.Module, state: Mapping[str, Any], *, strict: bool)
         )
     model.load_state_dict(fitting, strict=False)
     return report
-
-
-def find_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The preferred state dict inside ``state``, under the names that the file has.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    return _candidates(state)[0][1]
 
 
 def _candidates(state: Mapping[str, Any]) -> list[tuple[str, dict[str, Tensor]]]:

@@ -4,16 +4,18 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.imports import is_object_name, load_object
 from fer_ignite.models.emotionnet import EmotionNet
+from fer_ignite.models.evaluation_mode import evaluation_mode
 from fer_ignite.models.fer48 import Fer48
+from fer_ignite.models.spec import NetworkSpec
 from fer_ignite.models.timm_models import PREFIX, build_timm_model, check_timm_name
 from fer_ignite.models.torchvision_models import build_zoo_model, zoo_names
 
@@ -50,67 +52,74 @@ def check_name(name: str) -> None:
         )
 
 
-def build_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_px: int | None = None,
-    pretrained: bool = False,
-    dropout: float | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    norm: str = "batch",
-) -> nn.Module:
+def build_model(name: str, **options: Any) -> nn.Module:
     """A network that takes float images_BCHW and gives logits_BK, on the CPU, in training mode.
 
     Args:
-        name: ``fer48``, ``emotionnet``, a torchvision classifier, ``timm:NAME``, or ``package.module:Class``, which is called with
-            ``num_classes``, ``in_channels`` and ``model_args``.
-        num_classes: K.
-        in_channels: 1 gray or 3 colour; a torchvision network's first weights are summed over RGB for gray.
-        image_px: side of the images; where it is given, one blank image is tried.
-        pretrained: torchvision's best ImageNet weights, or timm's for the name, all but the classifier.
-        dropout: rate in [0, 1) before the classifier; None = the network's own.
-        norm: ``batch`` or ``group``; own networks only.
+        name, options: see :class:`NetworkSpec`.
     Raises:
         ConfigError: an unknown name or argument, weights that can't be had, or images that the network can't take.
     """
-    arguments = dict(model_args or {})
-    _refuse_reserved(arguments)
+    spec = NetworkSpec(name=name, **options)
+    if clash := sorted({"num_classes", "in_channels", "weights"} & spec.model_args.keys()):
+        raise ConfigError(
+            f"--model-args: {', '.join(clash)} can't stand there; the data and --pretrained decide."
+        )
     if is_object_name(name):
-        _refuse_for_user_class(name, pretrained=pretrained, dropout=dropout, norm=norm)
-        factory = load_object(name, setting="--model")
-        made = call_checked(
-            factory, name, num_classes=num_classes, in_channels=in_channels, **arguments
-        )
-        if not isinstance(made, nn.Module):
-            raise ConfigError(
-                f"--model: {name} made a {type(made).__name__}; it must make a torch.nn.Module."
-            )
-        check_output(
-            made, num_classes, in_channels=in_channels, image_px=image_px, name=name, foreign=True
-        )
-        return made
-    if name in OWN:
-        if pretrained:
-            raise ConfigError(
-                f"--pretrained: {name} has no published weights; use --init-from FILE, or a torchvision network."
-            )
-        rate = {} if dropout is None else {"dropout": dropout}
-        common = {"num_classes": num_classes, "in_channels": in_channels, "norm": norm, **rate}
-        model: nn.Module = call_checked(OWN[name], name, **{**common, **arguments})
+        model = _build_user_class(spec)
+    elif name in OWN:
+        model = _build_own(spec)
     else:
-        model = _from_zoo(
-            name,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_px=image_px,
-            pretrained=pretrained,
-            dropout=dropout,
-            arguments=arguments,
-            norm=norm,
+        check_name(name)
+        if spec.norm != "batch":
+            raise ConfigError(
+                f"--norm {spec.norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it."
+            )
+        model = (build_timm_model if name.startswith(PREFIX) else build_zoo_model)(spec)
+    check_output(
+        model,
+        spec.num_classes,
+        in_channels=spec.in_channels,
+        image_px=spec.image_px,
+        name=name,
+        foreign=is_object_name(name),
+    )
+    return model
+
+
+def _build_user_class(spec: NetworkSpec) -> nn.Module:
+    refused = {
+        "--pretrained": spec.pretrained,
+        "--dropout": spec.dropout is not None,
+        "--norm": spec.norm != "batch",
+    }
+    for flag in (flag for flag, used in refused.items() if used):
+        raise ConfigError(
+            f"{flag}: {spec.name} is your own class; pass what it needs by --model-args instead."
         )
-    check_output(model, num_classes, in_channels=in_channels, image_px=image_px, name=name)
+    factory = load_object(spec.name, setting="--model")
+    sizes = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+    made = call_checked(factory, spec.name, **sizes, **spec.model_args)
+    if not isinstance(made, nn.Module):
+        raise ConfigError(
+            f"--model: {spec.name} made a {type(made).__name__}; it must make a torch.nn.Module."
+        )
+    return made
+
+
+def _build_own(spec: NetworkSpec) -> nn.Module:
+    if spec.pretrained:
+        raise ConfigError(
+            f"--pretrained: {spec.name} has no published weights; use --init-from FILE, or a torchvision network."
+        )
+    arguments: dict[str, Any] = {
+        "num_classes": spec.num_classes,
+        "in_channels": spec.in_channels,
+        "norm": spec.norm,
+    }
+    if spec.dropout is not None:
+        arguments["dropout"] = spec.dropout
+    model: nn.Module = call_checked(OWN[spec.name], spec.name, **{**arguments, **spec.model_args})
     return model
 
 
@@ -131,20 +140,15 @@ def check_output(
     """
     if image_px is None:
         return
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             output = model(torch.zeros(1, in_channels, image_px, image_px))
     except _FORWARD_ERRORS as error:
         if foreign:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"--model: {name} can't take images of {image_px} px ({reason}); use a larger --image-size, such as 224."
+            f"--model: {name} can't take images of {image_px} px ({one_line(error)}); use a larger --image-size, such as 224."
         ) from None
-    finally:
-        model.train(was_training)
     shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != [1, num_classes]:
         raise ConfigError(
@@ -172,53 +176,3 @@ def call_checked(factory: Callable[..., Any], name: str, **arguments: Any) -> An
             f"--model-args: {name} can't be called: {error}; it takes {allowed}."
         ) from None
     return factory(**arguments)
-
-
-def _from_zoo(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_px: int | None,
-    pretrained: bool,
-    dropout: float | None,
-    arguments: dict[str, Any],
-    norm: str,
-) -> nn.Module:
-    check_name(name)
-    if norm != "batch":
-        raise ConfigError(
-            f"--norm {norm}: {name} has a normalisation of its own; use fer48 or emotionnet for it."
-        )
-    build = build_timm_model if name.startswith(PREFIX) else build_zoo_model
-    return build(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        image_px=image_px,
-        pretrained=pretrained,
-        dropout=dropout,
-        arguments=arguments,
-    )
-
-
-def _refuse_reserved(arguments: Mapping[str, Any]) -> None:
-    clash = sorted({"num_classes", "in_channels", "weights"} & arguments.keys())
-    if clash:
-        raise ConfigError(
-            f"--model-args: {', '.join(clash)} can't stand there; the data and --pretrained decide."
-        )
-
-
-def _refuse_for_user_class(
-    name: str, *, pretrained: bool, dropout: float | None, norm: str
-) -> None:
-    settings = {
-        "--pretrained": pretrained,
-        "--dropout": dropout is not None,
-        "--norm": norm != "batch",
-    }
-    for flag in (flag for flag, used in settings.items() if used):
-        raise ConfigError(
-            f"{flag}: {name} is your own class; pass what it needs by --model-args instead."
-        )

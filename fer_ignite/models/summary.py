@@ -9,12 +9,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from fer_ignite.models.evaluation_mode import evaluation_mode
+
 __all__ = ["describe_groups", "describe_layers", "flops", "parameter_count"]
 
 
-def parameter_count(model: nn.Module, *, trainable_only: bool = False) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Number of parameters, shared ones counted once."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
@@ -24,14 +26,9 @@ def flops(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
         shape: B, C, H, W.
     Source: torch.utils.flop_counter, which counts convolutions and matrix products and nothing else.
     """
-    was_training = model.training
     first = next(model.parameters())
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(shape, device=first.device, dtype=first.dtype))
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(shape, device=first.device, dtype=first.dtype))
     return int(counter.get_total_flops())
 
 

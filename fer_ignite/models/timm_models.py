@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.imports import require_library
+from fer_ignite.models.spec import NetworkSpec
 
 __all__ = ["PREFIX", "build_timm_model", "check_timm_name", "published_statistics"]
 
@@ -44,17 +45,8 @@ def check_timm_name(name: str) -> None:
     raise ConfigError(f"--model: timm has no network {short!r}; {hint}")
 
 
-def build_timm_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_px: int | None,
-    pretrained: bool,
-    dropout: float | None,
-    arguments: dict[str, Any],
-) -> nn.Module:
-    """A timm network; see :func:`fer_ignite.models.registry.build_model` for the arguments.
+def build_timm_model(spec: NetworkSpec) -> nn.Module:
+    """A timm network.
 
     timm sums a published network's first weights over RGB for gray faces. A network of one fixed input size is made for
     ``image_px``; timm resamples its position embedding.
@@ -62,35 +54,27 @@ def build_timm_model(
     Raises:
         ConfigError: timm refuses the arguments, or published weights can't be had.
     """
-    check_timm_name(name)
+    short, facts = _published(spec.name)
     import timm
 
-    short = name.removeprefix(PREFIX)
-    options: dict[str, Any] = {} if dropout is None else {"drop_rate": dropout}
-    facts = None if short.startswith(_HUB) else timm.models.get_pretrained_cfg(short)
-    if image_px is not None and facts is not None and facts.fixed_input_size:
-        options["img_size"] = image_px
+    options: dict[str, Any] = {} if spec.dropout is None else {"drop_rate": spec.dropout}
+    if spec.image_px is not None and facts is not None and facts.fixed_input_size:
+        options["img_size"] = spec.image_px
     try:
-        with _without_retries(downloads=pretrained or short.startswith(_HUB)):
+        with _without_retries(downloads=spec.pretrained or short.startswith(_HUB)):
             model: nn.Module = timm.create_model(
                 short,
-                pretrained=pretrained,
-                num_classes=num_classes,
-                in_chans=in_channels,
-                **{**options, **arguments},
+                pretrained=spec.pretrained,
+                num_classes=spec.num_classes,
+                in_chans=spec.in_channels,
+                **{**options, **spec.model_args},
             )
-    except (
-        Exception
-    ) as error:  # of timm, the hub, the network and the disk; they have no common base
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        if pretrained or short.startswith(_HUB):
-            raise ConfigError(
-                f"--model {name}: its published weights can't be had ({reason}); with a network at hand try again, or train "
-                "without --pretrained."
-            ) from None
-        raise ConfigError(
-            f"--model {name}: timm refuses the arguments ({reason}); change --model-args or --image-size."
-        ) from None
+    # The errors of timm, the hub, the network and the disk have no common base.
+    except Exception as error:
+        remedy = "timm refuses the arguments ({}); change --model-args or --image-size."
+        if spec.pretrained or short.startswith(_HUB):
+            remedy = "its published weights can't be had ({}); with a network at hand try again, or train without --pretrained."
+        raise ConfigError(f"--model {spec.name}: {remedy.format(one_line(error))}") from None
     head = getattr(model, "pretrained_cfg", {}).get("classifier")
     if head:
         model.head_prefixes = (head,) if isinstance(head, str) else tuple(head)  # type: ignore[assignment]
@@ -121,9 +105,18 @@ def _is_reachable(address: str) -> bool:
         with urllib.request.urlopen(address, timeout=_HUB_TIMEOUT_SECONDS):
             return True
     except urllib.error.HTTPError:
-        return True  # it answers; what it says is for the client of the hub
+        return True  # it answers; the error page is for the hub's client
     except OSError:
         return False
+
+
+def _published(name: str) -> tuple[str, Any]:
+    """timm's name of a network, and timm's description of its published weights; None for one of the hub."""
+    check_timm_name(name)
+    import timm
+
+    short = name.removeprefix(PREFIX)
+    return short, None if short.startswith(_HUB) else timm.models.get_pretrained_cfg(short)
 
 
 def published_statistics(name: str) -> Statistics:
@@ -132,11 +125,7 @@ def published_statistics(name: str) -> Statistics:
     Raises:
         ConfigError: a name of the hub, whose description needs a network.
     """
-    check_timm_name(name)
-    import timm
-
-    short = name.removeprefix(PREFIX)
-    facts = None if short.startswith(_HUB) else timm.models.get_pretrained_cfg(short)
+    short, facts = _published(name)
     if facts is None:
         raise ConfigError(
             f"--normalize model: timm knows no mean of {short}; choose train or imagenet."

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.models.heads import head_prefixes
+from fer_ignite.models.spec import NetworkSpec
 
 __all__ = ["DropoutLinear", "build_zoo_model", "zoo_names"]
 
@@ -35,34 +36,30 @@ def zoo_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def build_zoo_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_px: int | None,
-    pretrained: bool,
-    dropout: float | None,
-    arguments: dict[str, Any],
-) -> nn.Module:
-    """A torchvision classifier; see :func:`fer_ignite.models.registry.build_model` for the arguments."""
+def build_zoo_model(spec: NetworkSpec) -> nn.Module:
+    """A torchvision classifier.
+
+    Raises:
+        ConfigError: torchvision refuses the arguments, or published weights can't be had.
+    """
     import torchvision
 
-    builder = torchvision.models.get_model_builder(name)
-    options = {**_needed_options(builder, image_px, pretrained=pretrained), **arguments}
+    builder = torchvision.models.get_model_builder(spec.name)
+    needed = _needed_options(builder, spec.image_px, pretrained=spec.pretrained)
     try:
-        model: nn.Module = builder(weights=None, num_classes=num_classes, **options)
+        model: nn.Module = builder(
+            weights=None, num_classes=spec.num_classes, **{**needed, **spec.model_args}
+        )
     except (TypeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"--model: torchvision's {name} refuses its arguments ({reason}); change --model-args or --image-size."
+            f"--model: torchvision's {spec.name} refuses its arguments ({one_line(error)}); change --model-args or --image-size."
         ) from None
-    if pretrained:
-        _load_published(model, name, image_px=image_px)
-    if in_channels != 3:
-        _sum_first_convolution(model, in_channels)
-    if dropout is not None:
-        _set_dropout(model, dropout)
+    if spec.pretrained:
+        _load_published(model, spec.name, image_px=spec.image_px)
+    if spec.in_channels != 3:
+        _sum_first_convolution(model, spec.in_channels)
+    if spec.dropout is not None:
+        _set_dropout(model, spec.dropout)
     return model
 
 
@@ -110,7 +107,7 @@ def _load_published(model: nn.Module, name: str, *, image_px: int | None) -> Non
         gaps = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         raise ConfigError(
-            f"--pretrained: the weights don't fit {name}: {' '.join(str(error).split())}"
+            f"--pretrained: the weights don't fit {name}: {one_line(error)}."
         ) from None
     gaps = [
         key for key in gaps if not key.startswith(head) and not key.endswith("num_batches_tracked")
@@ -128,9 +125,8 @@ def _fetch(weights: Any, name: str) -> dict[str, Any]:
             progress=False, check_hash=True, weights_only=True
         )
     except Exception as error:  # network, disk, hash and zip errors have no common base
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"--pretrained: the weights of {name} can't be had from {weights.url} ({reason}); download that file "
+            f"--pretrained: the weights of {name} can't be had from {weights.url} ({one_line(error)}); download that file "
             f"elsewhere and put it into {torch.hub.get_dir()}/checkpoints, or train without --pretrained."
         ) from None
     return state

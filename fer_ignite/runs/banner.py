@@ -118,7 +118,7 @@ def _left_out(dataset: FaceDataset) -> list[str]:
 
 
 def log_run_result(session: Session, summary: Mapping[str, Any], *, run_spec: RunSpec) -> None:
-    """The outcome, the scores, and what to look at or type next; on the main process."""
+    """The outcome, the scores, files to open and commands to run next; on the main process."""
     if session.rank != 0:
         return
     path = session.folder.path

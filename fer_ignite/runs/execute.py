@@ -18,7 +18,7 @@ from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
-from fer_ignite.distributed.collectives import patient_group
+from fer_ignite.distributed.collectives import gather_json, patient_group
 from fer_ignite.distributed.machine import this_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError
@@ -34,7 +34,6 @@ from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.objects import find_objects, require_sendable
-from fer_ignite.training.running_metrics import gather_json
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
 
@@ -204,7 +203,7 @@ def _prepare_and_work(
             shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
             shared = {"error": type(error).__name__, "message": str(error)}
-    # a download or a large pack takes longer than any operation of a run
+    # a download or a large dataset cache takes longer than any operation of a run
     with patient_group() as group:
         shared = gather_json(shared, group)[0]
     if "error" in shared:

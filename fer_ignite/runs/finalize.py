@@ -18,7 +18,7 @@ from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.distributed.collectives import cpu_group, take_over
-from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError
+from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError, one_line
 from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
 from fer_ignite.inference.robustness import common_temperature, score_conditions
 from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
@@ -42,8 +42,8 @@ THRESHOLDS = (0.50, 0.55, 0.583, 0.60, 0.65, 0.70)
 def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     """Scores and summarises; writes ``summary.json`` and the test-access log on the main process.
 
-    The test split is looked at only when the run is over: one that a signal or a time limit has cut will continue. Nor is it
-    with ``score_test`` off.
+    The test split is scored only when the run is over: one that a signal or a time limit has cut will continue. With
+    ``score_test`` off it is never scored.
     """
     status = STATUS[reason]
     if status == "completed":
@@ -67,7 +67,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         if path is not None:
             _store_temperature(path, temperature)
         if "test" in summary:
-            _note_look(session, summary["test"])
+            _log_test_access(session, summary["test"])
     if session.rank == 0:
         session.folder.write_summary(summary)
         if session.trackers is not None:
@@ -220,7 +220,7 @@ def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
         CheckpointError,
         RuntimeError,
     ) as error:  # RuntimeError: a checkpoint of another network
-        return model, f"can't be used ({' '.join(str(error).split())[:300].rstrip('.')})"
+        return model, f"can't be used ({one_line(error)})"
     if (found := checkpoint["trainer"]["iteration"]) != session.best_checkpoint.best["iteration"]:
         return model, f"is of iteration {found}, which this run went back behind"
     return model, None
@@ -291,20 +291,10 @@ def _score_loader(
 
 def build_split_loader(dataset: FaceDataset, split: str, *, like: EvalLoader) -> EvalLoader:
     """The loader of another split, with the preprocessing and the ranks of ``like``."""
-    return EvalLoader(
-        like.fetcher,
-        dataset.indices[split],
-        like.targets,
-        like.preprocessing,
-        like.device,
-        like.batch_size,
-        like.rank,
-        like.world,
-        like.channels_last,
-    )
+    return replace(like, indices_N=dataset.indices[split])
 
 
-def _note_look(session: Session, test: Mapping[str, Any]) -> None:
+def _log_test_access(session: Session, test: Mapping[str, Any]) -> None:
     if session.rank == 0:
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -59,7 +59,7 @@ _OF_ONE_START = frozenset(
         if field_facts(name)["group"] == "Launch" and name != "sync_bn"
     }
 )
-# Settings that may name a user's code; a checkpoint's word for it is never enough to import it.
+# Settings that may name a user's code; code is never imported because a checkpoint names it.
 USER_CODE = (
     "data",
     "model",
@@ -77,9 +77,9 @@ class RunSpec:
 
     Attributes:
         config: the whole resolved configuration.
-        pack: the pack's path; None for a user's data set.
+        cache_path: of the dataset cache; None for a user's data set.
         resume: the checkpoint to continue from.
-        notes: sentences that the run says at its start.
+        notes: sentences that are logged at the start.
         warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
@@ -103,7 +103,7 @@ class RunSpec:
 def prepare(
     config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()
 ) -> tuple[RunSpec, RunLock]:
-    """Finds or makes the folder, locks it, reads what is to be resumed, packs the data.
+    """Finds or makes the folder, locks it, reads the resume point, builds the dataset cache.
 
     Args:
         config: the configuration of recipe, file and command line.
@@ -140,7 +140,7 @@ def prepare(
 
 @contextlib.contextmanager
 def run_guard(run_spec: RunSpec, lock: RunLock | None) -> Iterator[None]:
-    """Within the block a prepared run continues; where it turns out to be wrong, what was made for it goes again.
+    """Within the block a prepared run is executed; where it is refused, the files made for it are removed.
 
     Args:
         lock: from :func:`prepare`, given back at the end; None in a process that prepared nothing and cleans nothing up.
@@ -222,7 +222,7 @@ def _prepare_in(
 
 
 def _best_is_lost(found: Found, folder: RunDir) -> bool:
-    """Whether the best.pt that the resume point speaks of can't be used; a damaged one is set aside."""
+    """Whether the resume point's best.pt can't be used; a damaged one is set aside."""
     best = folder.checkpoints / BEST_NAME
     known = (found.mapping["best"] or {}).get("value") is not None
     if not known or (

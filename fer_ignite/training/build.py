@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine
+from ignite.handlers import HandlersTimeProfiler
 from ignite.utils import manual_seed
-from numpy.typing import NDArray
 from torch import nn
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.fetchers import CacheFetcher
-from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.loader import EvalLoader, Preprocessing, TrainLoader
 from fer_ignite.data.sampler import EpochSampler
 from fer_ignite.distributed import reset_signals
@@ -41,7 +39,7 @@ from fer_ignite.training.coordination import StopCoordinator
 from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.ema import make_ema
 from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
-from fer_ignite.training.loggers import attach_handlers_profiler
+from fer_ignite.training.loggers import attach_profiler
 from fer_ignite.training.losses import build_loss
 from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.running_metrics import RunningMetrics
@@ -68,14 +66,81 @@ def build_session_objects(
     Args:
         teacher: for distillation: normalised images -> log-probabilities, on ``device``; None where the settings name none.
     """
-    session = _bare_session(
+    _set_determinism(config)
+    if config.fast_dev_run:
+        dataset = dataset.shortened(DEV_BATCHES * config.eval_batch_size)
+    preprocessing = build_preprocessing(config, dataset)
+    precision = resolve_precision(config.precision, device)
+    model = build_network(config, dataset, preprocessing=preprocessing, device=device)
+    sampler = build_sampler(config, dataset)
+    # Class weights are counted on what the sampler trains on, without excluded images.
+    loss = build_loss_from_config(config, dataset, sampler=sampler).to(device)
+    trainer = create_trainer(
+        _distributed_model(model, config),
+        loss_terms(loss),
+        device=device,
+        precision=precision,
+        world=idist.get_world_size(),
+        distillation=_build_distillation(config, teacher, device=device, precision=precision),
+    )
+    train_loader, val_loader = _build_loaders(
         config,
         dataset,
+        sampler=sampler,
+        preprocessing=preprocessing,
+        device=device,
+        trainer=trainer,
+        model=model,
+    )
+    ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
+    swa = None
+    if config.swa_start is not None:
+        swa = WeightAverage(
+            model,
+            start=config.swa_start,
+            epochs=config.epochs,
+            images=statistics_loader(val_loader, sampler.indices_N),
+            device=device,
+            precision=precision,
+        )
+    evaluated = ema.ema_model if ema is not None else swa.model if swa is not None else model
+    # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
+    # One view while training continues; the run's view averaging is for the final figures.
+    scoring_terms = loss_terms(build_loss("ce"))
+    evaluator = create_evaluator(evaluated, scoring_terms, device=device, precision=precision)
+    group = cpu_group()
+    session = Session(
+        config=config,
+        dataset=dataset,
         folder=folder,
         device=device,
-        signal_number=signal_number,
-        time_limit_s=time_limit_s,
-        teacher=teacher,
+        precision=precision,
+        preprocessing=preprocessing,
+        model=model,
+        evaluated=evaluated,
+        optimizer=build_optimizer_from_config(config, model),
+        scaler=step.make_scaler(device, precision),
+        scoring_terms=scoring_terms,
+        trainer=trainer,
+        evaluator=evaluator,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        running_metrics=RunningMetrics(group=group, device=device),
+        coordinator=StopCoordinator(
+            trainer,
+            group=group,
+            signal_number=signal_number,
+            time_limit_s=time_limit_s,
+            save_every_s=60 * config.save_minutes,
+            save_epochs=config.save_epochs,
+            save_iterations=config.save_iterations,
+            nonfinite_patience=config.nonfinite_patience,
+        ),
+        rank=idist.get_rank(),
+        world=idist.get_world_size(),
+        metrics=attach_metrics(evaluator, num_classes=len(dataset.classes), device=device),
+        ema=ema,
+        swa=swa,
     )
     attach_step(session)
     attach_run(session)
@@ -85,7 +150,7 @@ def build_session_objects(
     for setup in handlers:
         _set_up(session, setup)
     if config.profile == "handlers" and session.rank == 0:
-        session.profiler = attach_handlers_profiler(session.trainer)
+        session.profiler = attach_profiler(session.trainer, HandlersTimeProfiler())
     return session
 
 
@@ -100,113 +165,17 @@ def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
             session.add_to_checkpoint(f"{name}#{number}", thing)
 
 
-def _bare_session(
-    config: Config,
-    dataset: FaceDataset,
-    *,
-    folder: RunDir,
-    device: torch.device,
-    signal_number: Callable[[], int],
-    time_limit_s: float | None,
-    teacher: nn.Module | None,
-) -> Session:
-    rank, world, group = idist.get_rank(), idist.get_world_size(), cpu_group()
-    _set_determinism(config)
-    if config.fast_dev_run:
-        dataset = dataset.shortened(DEV_BATCHES * config.eval_batch_size)
-    preprocessing, precision = (
-        build_preprocessing(config, dataset),
-        resolve_precision(config.precision, device),
-    )
-    model = build_network(config, dataset, preprocessing=preprocessing, device=device)
-    optimizer = build_optimizer_from_config(config, model)
-    plan = build_sampler(config, dataset)
-    terms = loss_terms(build_loss_from_config(config, dataset, plan=plan).to(device))
-    wrapped = _wrapped(model, config, world=world)
-    trainer = create_trainer(
-        wrapped,
-        terms,
+def _build_distillation(
+    config: Config, teacher: nn.Module | None, *, device: torch.device, precision: str
+) -> Distillation | None:
+    if teacher is None:
+        return None
+    return Distillation(
+        teacher,
+        weight=config.distill_weight,
+        temperature=config.distill_temperature,
         device=device,
         precision=precision,
-        world=world,
-        distillation=None
-        if teacher is None
-        else Distillation(
-            teacher,
-            weight=config.distill_weight,
-            temperature=config.distill_temperature,
-            device=device,
-            precision=precision,
-        ),
-    )
-    ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
-    # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
-    # One view while training continues; the run's view averaging is for the final figures.
-    plain = loss_terms(build_loss("ce"))
-    train_loader, val_loader = _build_loaders(
-        config,
-        dataset,
-        plan=plan,
-        preprocessing=preprocessing,
-        device=device,
-        trainer=trainer,
-        rank=rank,
-        world=world,
-        sizes=build_image_size_schedule(config, preprocessing, model=model, device=device),
-        loss_weights_N=build_loss_weights(config, dataset, plan=plan),
-    )
-    swa = None
-    if config.swa_start is not None:
-        swa = WeightAverage(
-            model,
-            start=config.swa_start,
-            epochs=config.epochs,
-            images=statistics_loader(val_loader, plan.indices_N),
-            device=device,
-            precision=precision,
-        )
-    evaluated = model
-    if ema is not None:
-        evaluated = ema.ema_model
-    elif swa is not None:
-        evaluated = swa.model
-    evaluator = create_evaluator(evaluated, plain, device=device, precision=precision)
-    metrics = attach_metrics(evaluator, num_classes=len(dataset.classes), device=device)
-    coordinator = StopCoordinator(
-        trainer,
-        group=group,
-        signal_number=signal_number,
-        time_limit_s=time_limit_s,
-        save_every_s=60 * config.save_minutes,
-        save_epochs=config.save_epochs,
-        save_iterations=config.save_iterations,
-        nonfinite_patience=config.nonfinite_patience,
-    )
-    scaler = step.make_scaler(device, precision)
-    running_metrics = RunningMetrics(group=group, device=device)
-    return Session(
-        config=config,
-        dataset=dataset,
-        folder=folder,
-        device=device,
-        precision=precision,
-        preprocessing=preprocessing,
-        model=model,
-        evaluated=evaluated,
-        optimizer=optimizer,
-        scaler=scaler,
-        scoring_terms=plain,
-        trainer=trainer,
-        evaluator=evaluator,
-        train_loader=train_loader,
-        val_loader=val_loader,
-        running_metrics=running_metrics,
-        coordinator=coordinator,
-        rank=rank,
-        world=world,
-        metrics=metrics,
-        ema=ema,
-        swa=swa,
     )
 
 
@@ -220,14 +189,15 @@ def _set_determinism(config: Config) -> None:
     torch.use_deterministic_algorithms(config.deterministic)
 
 
-def _wrapped(model: nn.Module, config: Config, *, world: int) -> nn.Module:
+def _distributed_model(model: nn.Module, config: Config) -> nn.Module:
+    """The network, compiled where the settings say so, and wrapped where there are several processes."""
     if config.compile:
         model.compile()
-    if world == 1:  # auto_model would wrap nn.DataParallel on a machine with several GPUs
+    # With one process auto_model would wrap nn.DataParallel on a machine with several GPUs.
+    if idist.get_world_size() == 1:
         return model
-    logging.getLogger(
-        "ignite.distributed.auto.auto_model"
-    ).disabled = True  # it announces what was requested
+    # Ignite's logger would print what was requested.
+    logging.getLogger("ignite.distributed.auto.auto_model").disabled = True
     return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
 
 
@@ -235,19 +205,17 @@ def _build_loaders(
     config: Config,
     dataset: FaceDataset,
     *,
-    plan: EpochSampler,
+    sampler: EpochSampler,
     preprocessing: Preprocessing,
     device: torch.device,
     trainer: Engine,
-    rank: int,
-    world: int,
-    sizes: ImageSizeSchedule | None,
-    loss_weights_N: NDArray[np.float32] | None,
+    model: nn.Module,
 ) -> tuple[TrainLoader, EvalLoader]:
     def user(name: str) -> Any:
         text = getattr(config, name)
         return None if text is None else load_object(text, setting="--" + name.replace("_", "-"))
 
+    rank, world = idist.get_rank(), idist.get_world_size()
     loading = {
         "seed": config.seed,
         "collate_fn": user("collate_fn"),
@@ -257,7 +225,7 @@ def _build_loaders(
     train_fetcher = dataset.fetcher(device, transform=user("sample_transform"), **loading)
     train_loader = TrainLoader(
         train_fetcher,
-        plan,
+        sampler,
         dataset.targets,
         preprocessing,
         device,
@@ -267,10 +235,10 @@ def _build_loaders(
         iteration=lambda: trainer.state.iteration,
         batch_transform=user("batch_transform"),
         channels_last=config.channels_last,
-        sizes=sizes,
-        loss_weights_N=loss_weights_N,
+        sizes=build_image_size_schedule(config, preprocessing, model=model, device=device),
+        loss_weights_N=build_loss_weights(config, dataset, sampler=sampler),
     )
-    # One feed for both where it may be: a pack lies on an accelerator once.
+    # One fetcher for both where it may be: a dataset cache is held on an accelerator once.
     val_fetcher = (
         train_fetcher
         if isinstance(train_fetcher, CacheFetcher)

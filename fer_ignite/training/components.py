@@ -21,8 +21,9 @@ from fer_ignite.data.loader import Preprocessing
 from fer_ignite.data.readers.find import split_sources
 from fer_ignite.data.readers.union import set_numbers
 from fer_ignite.data.sampler import EpochSampler
-from fer_ignite.errors import CheckpointError, ConfigError, DataError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, one_line
 from fer_ignite.imports import load_object
+from fer_ignite.models.evaluation_mode import evaluation_mode
 from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
@@ -37,6 +38,7 @@ __all__ = [
     "build_image_size_schedule",
     "build_loss_from_config",
     "build_loss_weights",
+    "build_model_from_config",
     "build_network",
     "build_optimizer_from_config",
     "build_preprocessing",
@@ -93,7 +95,7 @@ def build_augment_spec(config: Config) -> AugmentSpec | None:
 
 
 def build_loss_weights(
-    config: Config, dataset: FaceDataset, *, plan: EpochSampler
+    config: Config, dataset: FaceDataset, *, sampler: EpochSampler
 ) -> NDArray[np.float32] | None:
     """float32 [N]: each face's weight in the loss by its data set, with a mean of 1 over train; None where all are equal.
 
@@ -111,7 +113,7 @@ def build_loss_weights(
         return None
     numbers_N = set_numbers([dataset.pack.id_bytes(place) for place in range(len(dataset.pack))])
     weights_N = np.array(config.data_weights, dtype=np.float32)[numbers_N - 1]
-    scaled_N: NDArray[np.float32] = weights_N / weights_N[plan.indices_N].mean()
+    scaled_N: NDArray[np.float32] = weights_N / weights_N[sampler.indices_N].mean()
     return scaled_N
 
 
@@ -139,18 +141,13 @@ def build_image_size_schedule(
 def _require_side(
     model: nn.Module, shape_BCHW: tuple[int, int, int, int], *, device: torch.device
 ) -> None:
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(shape_BCHW, device=device))
+        with evaluation_mode(model), torch.no_grad():
+            model(torch.zeros(shape_BCHW, device=device))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(
-            f"--image-size-schedule: the network does not take images of {shape_BCHW[-1]} px ({reason}); leave that side out."
+            f"--image-size-schedule: the network does not take images of {shape_BCHW[-1]} px ({one_line(error)}); leave that side out."
         ) from None
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
@@ -191,19 +188,28 @@ def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Sched
     )
 
 
-def build_network(
-    config: Config, dataset: FaceDataset, *, preprocessing: Preprocessing, device: torch.device
+def build_model_from_config(
+    config: Config, *, num_classes: int, preprocessing: Preprocessing
 ) -> nn.Module:
-    """The network on its device, with start weights where they were requested."""
-    model = build_model(
+    """The configured network for images of a preprocessing, on the CPU, in training mode."""
+    return build_model(
         config.model,
-        num_classes=len(dataset.classes),
+        num_classes=num_classes,
         in_channels=preprocessing.channels,
         image_px=preprocessing.image_px,
         pretrained=config.pretrained,
         dropout=config.dropout,
-        model_args=config.model_args,
         norm=config.norm,
+        model_args=config.model_args,
+    )
+
+
+def build_network(
+    config: Config, dataset: FaceDataset, *, preprocessing: Preprocessing, device: torch.device
+) -> nn.Module:
+    """The network on its device, with start weights where they were requested."""
+    model = build_model_from_config(
+        config, num_classes=len(dataset.classes), preprocessing=preprocessing
     )
     if config.init_from is not None:
         try:
@@ -278,18 +284,12 @@ def build_optimizer_from_config(config: Config, model: nn.Module) -> Optimizer:
             group["use_muon"] = not group["name"].startswith("head")
     if config.optimizer_factory is not None:
         return _user_optimizer(config.optimizer_factory, groups)
-    settings = {
-        name: getattr(config, name)
-        for name in ("momentum", "nesterov", "betas", "amsgrad", "alpha", "lr_decay", "rho")
-    }
-    settings["eps"] = config.opt_eps
-    own = {
-        name: value
-        for name, value in settings.items()
-        if name in OPTIMIZER_SETTINGS[config.opt] and value is not None
+    settings: dict[str, Any] = {
+        name: config.opt_eps if name == "eps" else getattr(config, name)
+        for name in OPTIMIZER_SETTINGS[config.opt]
     }
     return build_optimizer(
-        config.opt, groups, lr=config.lr, weight_decay=config.weight_decay, **own
+        config.opt, groups, lr=config.lr, weight_decay=config.weight_decay, **settings
     )
 
 
@@ -317,10 +317,10 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     return made
 
 
-def build_loss_from_config(config: Config, dataset: FaceDataset, *, plan: EpochSampler) -> Loss:
+def build_loss_from_config(config: Config, dataset: FaceDataset, *, sampler: EpochSampler) -> Loss:
     """What is minimised, with class weights counted on the faces that are trained on."""
     weights_K = class_weights(
-        config.class_weights, dataset.counts(plan.indices_N).tolist(), classes=dataset.classes
+        config.class_weights, dataset.counts(sampler.indices_N).tolist(), classes=dataset.classes
     )
     return build_loss(
         config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K

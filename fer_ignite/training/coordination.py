@@ -92,7 +92,7 @@ class StopCoordinator:
 
     @property
     def status(self) -> str:
-        """What a resume point written now says of its run: ``running`` while it has further to go."""
+        """The outcome that a resume point written now would hold: ``running`` before the last iteration."""
         state = self.trainer.state
         if self.reason:
             return STATUS[self.reason]
@@ -106,6 +106,7 @@ class StopCoordinator:
         # a loss can be NaN where its gradients are finite
         taken = engine.state.step_taken & engine.state.loss.isfinite()
         if taken.device.type == "cuda":
+            # A copy is asynchronous only into pinned memory; the event says when the value has arrived.
             on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(
                 taken, non_blocking=True
             )
@@ -118,10 +119,12 @@ class StopCoordinator:
     def sync_iteration(self, engine: Engine) -> None:
         """ITERATION_COMPLETED: reads the last iteration's vote, acts on a closed window, sends this iteration's."""
         state = engine.state
+        # Read before send: one vote is under way at a time, so that no rank pairs it with another iteration's.
         self._read()
         if self.save_iterations is not None and state.iteration % self.save_iterations == 0:
             self.save_wanted = True
-        # The end of an epoch is left to settle(): the run's files and the stop belong behind the validation.
+        # The end of an epoch is left to sync_epoch(): the run's files and the stop belong behind the validation.
+        # Within an accumulation group nothing is saved: gradients of its first micro-batches are in no checkpoint.
         if (
             state.iteration % state.epoch_length != 0
             and state.batch.is_last_micro
@@ -136,6 +139,7 @@ class StopCoordinator:
         """EPOCH_COMPLETED, behind all other handlers: all processes are here, so the vote is read at once."""
         self._read()
         self._count_not_taken()
+        # A second vote, for what handlers of this event have requested: early stopping decides after the validation.
         self._send()
         self._read()
         if (
@@ -159,6 +163,7 @@ class StopCoordinator:
 
     def _own(self) -> Tensor:
         """int64 [4]: stop reason, whether a handler requested a stop, whether a resume point is due, steps not taken in a row."""
+        # One tensor for all four, so that an iteration costs one all_reduce.
         now, requested = time.monotonic(), bool(self.trainer.state.stop_requested)
         reason = StopReason.HANDLER if requested else StopReason.NONE
         if self.deadline is not None and now > self.deadline:
@@ -199,10 +204,12 @@ class StopCoordinator:
         if work is not None:
             work.wait()
         reason, requested, save, not_taken = vote.tolist()
+        # The reasons are in order of rank, so the maximum over the ranks is the one to act on.
         self.reason = max(self.reason, StopReason(reason))
         # A request that a signal outranks is kept on all ranks, so that the resume point has it.
         self.trainer.state.stop_requested = self.trainer.state.stop_requested or bool(requested)
         self.save_wanted = self.save_wanted or bool(save)
+        # The count is reduced too: all ranks raise at the same iteration.
         if not_taken >= self.nonfinite_patience:
             raise NonFiniteError(
                 f"the loss or the gradients were not finite in {not_taken} optimizer steps in a row (iteration "

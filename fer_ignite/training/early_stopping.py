@@ -20,8 +20,6 @@ __all__ = [
 
 # Ends of names by which `--monitor-mode auto` knows what is better.
 _FALLING = ("loss", "error")
-
-
 _RISING = ("accuracy", "uar", "f1", "recall", "precision", "auc", "kappa")
 
 

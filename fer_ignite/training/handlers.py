@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ignite.engine import Engine, Events
+from ignite.handlers import BasicTimeProfiler
 
 from fer_ignite.checkpoint.handler import AtomicSaver, attach_best, attach_resume_points, attach_top
 from fer_ignite.distributed.collectives import agree_on_text
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
+from fer_ignite.models.summary import parameter_count
 from fer_ignite.training import step
 from fer_ignite.training.components import build_schedule_from_config
 from fer_ignite.training.coordination import coordination_handlers
@@ -17,10 +19,10 @@ from fer_ignite.training.early_stopping import attach_early_stopping, finite_sco
 from fer_ignite.training.ema import attach_ema
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import (
-    attach_basic_profiler,
     attach_epoch_clock,
     attach_history,
     attach_plots,
+    attach_profiler,
     attach_progress_bar,
 )
 from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
@@ -70,6 +72,7 @@ def attach_step(session: Session) -> None:
     session.register_handle(
         "optimizer_step", step.attach_optimizer_step(trainer, optimizer, scaler=scaler)
     )
+    # Before ema, which averages the batch statistics too.
     session.register_handle("batchnorm_guard", step.attach_batchnorm_guard(trainer, model))
     if config.model_ema:
         session.register_handle("ema", attach_ema(trainer, session.ema))
@@ -90,7 +93,7 @@ def _attach_schedule(session: Session) -> None:
         plateau = session.plateau
         session.evaluator.add_event_handler(Events.COMPLETED, plateau)
         session.register_last("plateau", session.evaluator, event=Events.COMPLETED, handler=plateau)
-    # Schedules count optimizer steps: the rate is set when an accumulation window opens.
+    # Schedules count optimizer steps: the rate is set at the first micro-batch of an accumulation group.
     opens = Events.ITERATION_STARTED(
         event_filter=lambda engine, _: engine.state.batch.is_first_micro
     )
@@ -131,6 +134,7 @@ def attach_run(session: Session) -> None:
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
     if session.swa is not None:
         session.attach("swa", trainer, event=Events.EPOCH_COMPLETED, handler=session.swa.update)
+    # Behind swa: the validation scores the average with this epoch in it.
     session.attach("validate", trainer, event=Events.EPOCH_COMPLETED, handler=session.validate)
 
 
@@ -161,42 +165,52 @@ def attach_reports(session: Session) -> None:
         for bar in bars:
             session.at_close.callback(bar.finish)  # an error within an epoch
     if config.tensorboard:
-        session.tensorboard, handles = attach_tensorboard(
-            trainer,
-            session.evaluator,
-            optimizer=session.optimizer,
-            folder=folder.tensorboard,
-            classes=session.dataset.classes,
-            settings=config.model_dump(mode="json"),
-            picture=folder.plots / "confusion_matrix.png" if config.plots else None,
-            unnormalise=session.preprocessing.unnormalise,
-            records=session.running_metrics,
-            every=config.log_every,
-        )
-        session.handles.update(handles)
+        _attach_tensorboard(session)
     if config.track:
-        # By name: the core imports no application, and no tracker is loaded where none was named.
-        attach_trackers = load_object(
-            "fer_ignite.apps.trackers.attach:attach_trackers", setting="--track"
-        )
-        session.trackers = attach_trackers(
-            config.track,
-            trainer,
-            optimizer=session.optimizer,
-            folder=folder,
-            running_metrics=session.running_metrics,
-            line=session.history_line,
-            settings=lambda: _described(session),
-            project=config.project,
-            checkpoint=config.track_checkpoints,
-            every=config.log_every,
-        )
+        _attach_trackers(session)
     if config.profile == "basic":
-        session.profiler = attach_basic_profiler(trainer)
+        session.profiler = attach_profiler(trainer, BasicTimeProfiler())
+
+
+def _attach_tensorboard(session: Session) -> None:
+    config, folder = session.config, session.folder
+    session.tensorboard, handles = attach_tensorboard(
+        session.trainer,
+        session.evaluator,
+        optimizer=session.optimizer,
+        folder=folder.tensorboard,
+        classes=session.dataset.classes,
+        settings=config.model_dump(mode="json"),
+        picture=folder.plots / "confusion_matrix.png" if config.plots else None,
+        unnormalise=session.preprocessing.unnormalise,
+        records=session.running_metrics,
+        every=config.log_every,
+    )
+    session.handles.update(handles)
+
+
+def _attach_trackers(session: Session) -> None:
+    config = session.config
+    # By name: the core imports no application, and no tracker is loaded where none was named.
+    attach_trackers = load_object(
+        "fer_ignite.apps.trackers.attach:attach_trackers", setting="--track"
+    )
+    session.trackers = attach_trackers(
+        config.track,
+        session.trainer,
+        optimizer=session.optimizer,
+        folder=session.folder,
+        running_metrics=session.running_metrics,
+        line=session.history_line,
+        settings=lambda: _described(session),
+        project=config.project,
+        checkpoint=config.track_checkpoints,
+        every=config.log_every,
+    )
 
 
 def _described(session: Session) -> dict[str, Any]:
-    """The settings, and what else tells this run from another; no secrets are among them."""
+    """The settings, versions, data and device for the trackers; no secrets are among them."""
     return {
         **session.config.model_dump(mode="json"),
         **{f"versions.{name}": version for name, version in versions().items()},
@@ -205,7 +219,7 @@ def _described(session: Session) -> dict[str, Any]:
         "run.device": str(session.device),
         "run.precision": session.precision,
         "run.processes": session.world,
-        "run.parameters": sum(parameter.numel() for parameter in session.model.parameters()),
+        "run.parameters": parameter_count(session.model),
     }
 
 
@@ -245,6 +259,7 @@ def attach_decisions(session: Session) -> None:
     )
     session.resume_checkpoint = points
     session.register_last("resume_points", trainer, event=RunEvents.RESUME_POINT, handler=points)
+    # After best and early stopping: the line says whether this epoch is the best one.
     trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
     session.register_last("report", trainer, event=Events.EPOCH_COMPLETED, handler=session.report)
     for name, event, handler in coordination_handlers(session.coordinator):

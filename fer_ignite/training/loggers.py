@@ -32,11 +32,10 @@ from fer_ignite.training.running_metrics import RunningMetrics
 
 __all__ = [
     "LiveProgressBar",
-    "attach_basic_profiler",
     "attach_epoch_clock",
-    "attach_handlers_profiler",
     "attach_history",
     "attach_plots",
+    "attach_profiler",
     "attach_progress_bar",
     "close_run_logger",
     "pictures_may_fail",
@@ -74,7 +73,7 @@ def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
 
 
 def close_run_logger() -> None:
-    """Closes the run's log.txt; what is said afterwards goes nowhere but to the terminal."""
+    """Closes the run's log.txt; later messages are written to the terminal only."""
     logger = logging.getLogger("fer_ignite")
     for handler in [
         handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)
@@ -143,6 +142,7 @@ class LiveProgressBar(ProgressBar):
         now = time.monotonic()
         if self.tqdm_kwargs["disable"] or now < self._next_s:
             return False
+        # Ignite's bar refreshes by iterations, and each refresh waits for the device (loss.item()).
         self._next_s = now + 0.25
         return True
 
@@ -285,19 +285,10 @@ def attach_plots(
     return trainer.add_event_handler(RunEvents.REPORT, draw)
 
 
-def attach_basic_profiler(trainer: Engine) -> BasicTimeProfiler:
-    """Ignite's profiler of events and data; printed when the run ends."""
-    profiler = BasicTimeProfiler()
-    profiler.attach(trainer)
-    trainer.add_event_handler(
-        Events.COMPLETED, lambda: profiler.print_results(profiler.get_results())
-    )
-    return profiler
-
-
-def attach_handlers_profiler(trainer: Engine) -> HandlersTimeProfiler:
-    """Ignite's profiler of handlers; it must be attached behind all of them, and prints when the run ends."""
-    profiler = HandlersTimeProfiler()
+def attach_profiler(
+    trainer: Engine, profiler: BasicTimeProfiler | HandlersTimeProfiler
+) -> BasicTimeProfiler | HandlersTimeProfiler:
+    """Attaches one of Ignite's profilers, which prints when the run ends; the one of handlers behind all of them."""
     profiler.attach(trainer)
     trainer.add_event_handler(
         Events.COMPLETED, lambda: profiler.print_results(profiler.get_results())

@@ -12,6 +12,7 @@ for probabilities, and the weights are scaled so that their mean over the train 
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class CrossEntropy(nn.Module):
     def __init__(self, *, smoothing: float = 0.0, weights_K: Tensor | None = None) -> None:
         super().__init__()
         self.smoothing = smoothing
+        # Not persistent: class weights belong to the configuration, not to a checkpoint.
         self.register_buffer("weights_K", weights_K, persistent=False)
 
     def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
@@ -189,14 +191,15 @@ def build_loss(
 def _term(
     name: str, *, smoothing: float, focal_gamma: float, weights_K: Tensor | None
 ) -> nn.Module:
-    if name == "ce":
-        return CrossEntropy(smoothing=smoothing, weights_K=weights_K)
-    if name == "focal":
-        return Focal(gamma=focal_gamma, smoothing=smoothing, weights_K=weights_K)
-    if name == "soft":
-        return CrossEntropy()
-    if name == "bce":
-        return BinaryCrossEntropy(smoothing=smoothing, weights_K=weights_K)
+    common: dict[str, Any] = {"smoothing": smoothing, "weights_K": weights_K}
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "ce": lambda: CrossEntropy(**common),
+        "focal": lambda: Focal(gamma=focal_gamma, **common),
+        "soft": CrossEntropy,
+        "bce": lambda: BinaryCrossEntropy(**common),
+    }
+    if name in kinds:
+        return kinds[name]()
     if not is_object_name(name):
         raise ConfigError(
             f"--loss: there is no loss {name!r}; choose from {', '.join(NAMES)} or package.module:function."

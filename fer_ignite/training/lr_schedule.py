@@ -136,6 +136,10 @@ def attach_schedule(
     return handler, trainer.add_event_handler(event, handler)
 
 
+# Of torch's ReduceLROnPlateau, beside its best value.
+_PLATEAU_COUNTS = ("num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
 class PlateauFactor:
     """A factor that falls when a validation metric stops improving; call it with the evaluator after each evaluation.
 
@@ -188,22 +192,14 @@ class PlateauFactor:
         self._scheduler.step(metric if math.isfinite(metric) else math.nan)
 
     def state_dict(self) -> dict[str, float | int]:
-        inner = self._scheduler
-        return {
-            "value": self.value,
-            "best": float(inner.best),
-            "num_bad_epochs": int(inner.num_bad_epochs),
-            "cooldown_counter": int(inner.cooldown_counter),
-            "last_epoch": int(inner.last_epoch),
-        }
+        counts = {name: int(getattr(self._scheduler, name)) for name in _PLATEAU_COUNTS}
+        return {"value": self.value, "best": float(self._scheduler.best), **counts}
 
     def load_state_dict(self, state: Mapping[str, float | int]) -> None:
-        inner = self._scheduler
         self._optimizer.param_groups[0]["lr"] = float(state["value"])
-        inner.best = float(state["best"])
-        inner.num_bad_epochs = int(state["num_bad_epochs"])
-        inner.cooldown_counter = int(state["cooldown_counter"])
-        inner.last_epoch = int(state["last_epoch"])
+        self._scheduler.best = float(state["best"])
+        for name in _PLATEAU_COUNTS:
+            setattr(self._scheduler, name, int(state[name]))
 
 
 def _constant(step: int) -> float:
@@ -248,6 +244,7 @@ def _one_cycle(
     total: int, pct_start: float, *, div_factor: float, final_div_factor: float
 ) -> Schedule:
     low, end = 1 / div_factor, 1 / div_factor / final_div_factor
+    # Counted as torch.optim.lr_scheduler.OneCycleLR does, whose step numbers begin at 0.
     peak, last = max(0.0, pct_start * total - 1), max(1.0, total - 1.0)
 
     def slope(start: float, stop: float, *, share: float) -> float:

@@ -71,6 +71,7 @@ class Muon(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
+                # Decoupled weight decay (AdamW's), before the update and for both rules.
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 if group["use_muon"] and parameter.ndim > 1:
                     self._muon(parameter, group)
@@ -119,8 +120,10 @@ def orthogonalise(matrix: Tensor, *, steps: int) -> Tensor:
     Args:
         matrix: float [rows, columns].
     """
+    # The products below are rows x rows: the smaller side is cheaper.
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
+    # The iteration converges for singular values up to 1; the Frobenius norm bounds the largest.
     x = x / x.norm().clamp_min(_NORM_FLOOR)
     for _ in range(steps):
         gram = x @ x.T

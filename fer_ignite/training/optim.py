@@ -109,22 +109,15 @@ def build_optimizer(
     *,
     lr: float,
     weight_decay: float = 0.0,
-    momentum: float | None = None,
-    nesterov: bool | None = None,
-    betas: tuple[float, float] | None = None,
-    eps: float | None = None,
-    amsgrad: bool | None = None,
-    alpha: float | None = None,
-    lr_decay: float | None = None,
-    rho: float | None = None,
     fused: bool | None = None,
+    **settings: Any,
 ) -> Optimizer:
     """A torch optimizer over ``groups``, whose parameters already lie on their device.
 
     Args:
         lr, weight_decay: of groups that bring none.
-        momentum, ..., rho: None = torch's default; a value only where :data:`OPTIMIZER_SETTINGS` has it.
         fused: one kernel for all parameters; None = where torch has it for this optimizer and device.
+        settings: what :data:`OPTIMIZER_SETTINGS` has for the optimizer; None = torch's default.
     Raises:
         ConfigError: an unknown optimizer, a setting that it doesn't have, or settings that contradict each other.
     """
@@ -132,29 +125,17 @@ def build_optimizer(
         raise ConfigError(
             f"--opt: there is no optimizer {name!r}; choose one of {', '.join(sorted(OPTIMIZERS))}."
         )
-    offered = {
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "betas": betas,
-        "eps": eps,
-        "amsgrad": amsgrad,
-        "alpha": alpha,
-        "lr_decay": lr_decay,
-        "rho": rho,
-    }
-    given = {setting: value for setting, value in offered.items() if value is not None}
-    for setting in given:
+    allowed = OPTIMIZER_SETTINGS[name]
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    for setting, value in given.items():
         # "off" contradicts nothing: an optimizer without the switch doesn't do it either.
-        if setting not in OPTIMIZER_SETTINGS[name] and given[setting] is not False:
-            allowed = ", ".join(OPTIMIZER_SETTINGS[name])
+        if setting not in allowed and value is not False:
             raise ConfigError(
-                f"--opt {name} has no setting {setting}; leave it out, {name} takes {allowed}."
+                f"--opt {name} has no setting {setting}; leave it out, {name} takes {', '.join(allowed)}."
             )
-    if nesterov and not momentum:
+    if given.get("nesterov") and not given.get("momentum"):
         raise ConfigError("--nesterov needs a --momentum above 0; give one or leave nesterov out.")
-    options: dict[str, Any] = {
-        setting: value for setting, value in given.items() if setting in OPTIMIZER_SETTINGS[name]
-    }
+    options = {setting: value for setting, value in given.items() if setting in allowed}
     if _use_fused(name, groups, fused=fused):
         options["fused"] = True
     elif name in FUSED and fused is False:
@@ -163,7 +144,7 @@ def build_optimizer(
         optimizer = OPTIMIZERS[name](groups, lr=lr, weight_decay=weight_decay, **options)  # type: ignore[call-arg]
     except ValueError as error:
         raise ConfigError(f"--opt {name}: {error}.") from None
-    if name == "sgd" and momentum:
+    if name == "sgd" and given.get("momentum"):
         _start_momentum(optimizer)
     return optimizer
 
@@ -174,6 +155,7 @@ def skips_on_device(optimizer: Optimizer) -> bool:
     True for fused SGD, Adam, AdamW and Adagrad; RMSprop and Adadelta have no fused form and ignore the tensor; the
     plain forms of the others raise when it is set.
     """
+    # The attribute is torch's own sign for its GradScaler that the kernel reads found_inf.
     fused = all(group.get("fused") for group in optimizer.param_groups)
     return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
 

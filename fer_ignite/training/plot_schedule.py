@@ -9,7 +9,7 @@ __all__ = ["plot_schedule"]
 def plot_schedule(
     schedule: Callable[[int], float], steps: int, *, path: str | Path, lr: float = 1.0
 ) -> None:
-    """Draws ``lr x schedule(step)`` for each step into ``path``; the suffix says the format.
+    """Draws ``lr x schedule(step)`` for each step into ``path``; the suffix sets the format.
 
     matplotlib is imported here, and drawn without a display.
     """

@@ -6,7 +6,6 @@ shows in them.
 
 # Dimensions: B images of a slice, K expressions.
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,33 +15,13 @@ from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from torch import Tensor
 
+from fer_ignite.distributed.collectives import gather_json
 from fer_ignite.training.events import RunEvents
 
-__all__ = ["RunningMetrics", "attach_running_metrics", "gather_json"]
+__all__ = ["RunningMetrics", "attach_running_metrics"]
 
 Reduce = Literal["mean", "sum", "last"]
 On = Literal["step", "epoch"]
-
-
-def gather_json(value: Any, group: Any) -> list[Any]:
-    """Every process's ``value``, in rank order; all processes call it.
-
-    Tensors of bytes, not pickled objects: what arrives from another process is parsed, never executed.
-    """
-    if group is None:
-        return [value]
-    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    world = dist.get_world_size(group)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(sizes, torch.tensor([len(mine)]), group=group)
-    longest = max(int(size) for size in sizes)
-    padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])
-    texts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(texts, padded, group=group)
-    return [
-        json.loads(bytes(text[: int(size)].tolist()))
-        for text, size in zip(texts, sizes, strict=True)
-    ]
 
 
 class RunningMetrics:
@@ -56,6 +35,7 @@ class RunningMetrics:
 
     def __init__(self, *, group: Any, device: torch.device) -> None:
         self.group = group
+        # Sums are float64, which MPS does not have.
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.on_flush: list[Callable[[Mapping[str, float], int], None]] = []
         self.bar: dict[str, float] = {}
@@ -92,11 +72,13 @@ class RunningMetrics:
     ) -> None:
         """Notes a value; it is reduced over processes and handed on at the next flush or at the epoch's end."""
         if isinstance(value, Tensor):
+            # A copy: the tensor may be changed in place before the flush, as state.skipped_steps is.
             value = value.detach().clone()
         self._logged.append((name, iteration, reduce, on, bar, value))
 
     def flush(self, engine: Engine | None = None) -> None:
         """Reduces what was logged since the last flush, over processes, and hands step values to ``on_flush``."""
+        # float() waits for the device: here once per flush instead of at each log().
         mine = [[*entry[:5], float(entry[5])] for entry in self._logged]
         self._logged = []
         merged: dict[tuple[str, int], list[Any]] = {}
@@ -124,6 +106,7 @@ class RunningMetrics:
         """Brings all processes' sums together; the same on every process afterwards. A collective."""
         self.flush()
         if self._local:
+            # In one order on all ranks, as the values travel without their names.
             names = sorted(self._local)
             sums = torch.stack([self._local[name].to(self.place) for name in names]).cpu()
             if self.group is not None:

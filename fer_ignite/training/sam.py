@@ -36,11 +36,13 @@ def attach_sam(
             return
         gradients = [p.grad for p in moved if p.grad is not None]
         with torch.no_grad():
+            # Copies instead of subtracting the step again, which rounding would not undo exactly.
             weights = [p.detach().clone() for p in moved]
             buffers = [b.clone() for b in model.buffers()]
             scale = rho / nn.utils.get_total_norm(gradients).clamp_min(1e-12)
             for parameter, gradient in zip(moved, gradients, strict=True):
                 parameter.addcmul_(gradient, scale)
+        # The gradients of the first pass must not be added to those of the second.
         for parameter in moved:
             parameter.grad = None
         reseed(engine)

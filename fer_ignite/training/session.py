@@ -36,6 +36,7 @@ from fer_ignite.data.sampler import generator
 from fer_ignite.distributed.collectives import take_over
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.metrics.classification import SCORES
+from fer_ignite.models.evaluation_mode import evaluation_mode
 from fer_ignite.training.coordination import StopCoordinator, StopReason
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import EpochClock
@@ -183,7 +184,7 @@ class Session:
         )
 
     def add_to_checkpoint(self, name: str, thing: Any) -> Any:
-        """Makes ``thing`` (with ``state_dict`` and ``load_state_dict``) part of every resume point, and returns it.
+        """Adds ``thing`` (with ``state_dict`` and ``load_state_dict``) to every resume point, and returns it.
 
         The main process's state is what is kept, and what every process is given after a resume: let it hold what all
         processes have in common.
@@ -239,6 +240,7 @@ class Session:
             self.handles[name] = GuardedHandle(self.handles[name], refusal)
 
     def _move_late_handlers_back(self) -> None:
+        # Ignite calls handlers in the order in which they were attached, and users attach after the built-in ones.
         late, self._late = self._late, []
         for name, engine, event, handler in late:
             if engine.has_event_handler(handler, event):
@@ -295,6 +297,7 @@ class Session:
                 max_epochs=epochs,
                 epoch_length=length,
             )
+            # The last iteration's vote is still under way; a rank that left now would abort the others' all_reduce.
             self.coordinator.wait_pending()
         finally:
             self._settle()
@@ -341,16 +344,14 @@ class Session:
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
-        modes = [(module, module.training) for module in self.evaluated.modules()]
         # batch statistics: each process has its own slices', but one network is scored
         take_over(self.evaluated.buffers())
         failpoints.reach(
             "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
         )
-        self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
         # training does not depend on the handler train_mode to undo the evaluation's mode
-        for module, training in modes:
-            module.training = training
+        with evaluation_mode(self.evaluated):
+            self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
         return self.evaluator.state.metrics
 
     def require_finite_scores(self, engine: Engine) -> None:
@@ -377,6 +378,7 @@ class Session:
             *self.model.parameters(),
             *(self.evaluated.parameters() if self.evaluated is not self.model else ()),
         ]
+        # The maximum norm of a tensor with a NaN or an infinity is not finite: one fused reduction per device.
         norms = torch._foreach_norm(
             [tensor.detach() for tensor in tensors if tensor.is_floating_point()], torch.inf
         )
@@ -402,6 +404,7 @@ class Session:
     def report(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind the users' handlers: what they logged belongs to this epoch's line."""
         self.trainer.fire_event(RunEvents.VALIDATED)
+        # A collective: behind all handlers that log, and on every rank, although only the main process reports.
         self.running_metrics.reduce_across_ranks()
         self.trainer.fire_event(RunEvents.REPORT)
 
@@ -412,6 +415,7 @@ class Session:
 
     def reseed(self, engine: Engine) -> None:
         """ITERATION_STARTED: the network's own randomness (dropout) is a function of (seed, iteration, rank)."""
+        # By iteration, so that a resumed run needs no stored random state; by rank, so that masks differ.
         draw = generator(self.config.seed, "model", engine.state.iteration, self.rank)
         torch.manual_seed(int(draw.integers(2**63)))
 
@@ -458,6 +462,7 @@ def versions() -> dict[str, str]:
 
 def global_random_state() -> dict[str, Any]:
     """The global random states as plain values; for user code only, nothing of ours draws from them."""
+    # As lists of numbers: a checkpoint holds tensors and plain values only.
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {

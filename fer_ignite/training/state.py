@@ -67,6 +67,7 @@ def resume_state(session: Session) -> dict[str, Any]:
         "rng": PlainState(global_random_state),
         "outcome": PlainState(lambda: session.coordinator.status),
         "elapsed": PlainState(lambda: session.elapsed_s),
+        # The run may continue in another folder, which needs the lines up to here.
         "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
         **{
             name: PlainState(None) if part is None else part
@@ -118,12 +119,14 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     failpoints.reach(
         "during-resume", rank=session.rank, iteration=int(checkpoint["trainer"]["iteration"])
     )
+    # The groups' base rates come from the configuration; the schedule sets the current ones at the next step.
     _restore_optimizer(session, checkpoint)
     session.scheduler.load_state_dict(checkpoint["scheduler"])
     _restore_scaler(session, checkpoint["scaler"])
     _restore_decisions(session, {**checkpoint, "best": None} if best_lost else checkpoint)
     _restore_trainer(session, checkpoint["trainer"])
     session.running_metrics.load_state_dict(checkpoint["sums"])
+    # Users' handlers before the random state: loading a state may draw numbers.
     for name, thing in session.kept.items():
         if name in checkpoint["handlers"]:
             thing.load_state_dict(checkpoint["handlers"][name])
@@ -181,6 +184,7 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:
+    # The state of a scaler that is off is empty.
     if bool(state) == session.scaler.is_enabled():
         session.scaler.load_state_dict(dict(state))
     else:
@@ -192,6 +196,7 @@ def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:
 def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
     trainer = session.trainer
     trainer.load_state_dict(state)
+    # Ignite restores the number of epochs too; a resumed run may have another.
     trainer.state.max_epochs = session.config.epochs
     for name in ("skipped_steps", "grad_norm"):
         value = state[name]  # grad_norm is None where no handler measured it

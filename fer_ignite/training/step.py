@@ -38,6 +38,7 @@ def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableE
     """LOSS_READY: backward through ``state.loss``, scaled where the scaler is on."""
 
     def backward(engine: Engine) -> None:
+        # A scaler that is off returns the loss itself, so that all precisions share this line.
         scaler.scale(engine.state.loss).backward()
 
     return trainer.add_event_handler(StepEvents.LOSS_READY, backward)
@@ -46,7 +47,7 @@ def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableE
 def attach_unscale(
     trainer: Engine, optimizer: Optimizer, *, scaler: torch.amp.GradScaler
 ) -> RemovableEventHandle:
-    """GRADIENTS_READY: gradients in their true size, before anything looks at them.
+    """GRADIENTS_READY: gradients in their true size, before any handler reads them.
 
     Raises:
         ConfigError: in the run, if the scaler was not updated after the last optimizer step.
@@ -97,12 +98,14 @@ def attach_gradient_norm(
         if _is_scaled(optimizer, scaler):
             _unscale(optimizer, scaler)
         engine.state.grad_norm = _total_norm(model)
+        # The norm is not finite as soon as one gradient is not, so one number is tested instead of all.
         engine.state.step_taken = torch.isfinite(engine.state.grad_norm)
 
     return trainer.add_event_handler(StepEvents.GRADIENTS_READY, gradient_norm)
 
 
 def _total_norm(model: nn.Module) -> Tensor:
+    # Stays on the device; clip_grad_norm_(error_if_nonfinite=True) would wait for it.
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
@@ -148,10 +151,12 @@ def attach_optimizer_step(
     def optimizer_step(engine: Engine) -> None:
         _require_gradients(optimizer)
         if scaler.is_enabled():
+            # The scaler skips non-finite gradients by itself, and lowers its scale in update().
             scaler.step(optimizer)
             scaler.update()
         else:
             conditional_step(optimizer, engine.state.step_taken)
+        # Both are tensors on the device: counting does not wait for it.
         engine.state.skipped_steps += ~engine.state.step_taken
 
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEP, optimizer_step)
@@ -163,6 +168,7 @@ def conditional_step(optimizer: Optimizer, taken: Tensor) -> None:
     Source: torch's fused optimizers read ``found_inf`` inside the kernel; the others need the flag on the host.
     """
     if skips_on_device(optimizer):
+        # The names under which torch's GradScaler passes them; fused kernels read found_inf on the device.
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = (~taken).to(torch.float32)  # type: ignore[attr-defined]
         try:
@@ -197,6 +203,7 @@ def attach_batchnorm_guard(trainer: Engine, model: nn.Module) -> RemovableEventH
     def keep_sound(engine: Engine) -> None:
         for number, buffers in enumerate(by_type):
             now = torch.cat([buffer.flatten() for buffer in buffers])
+            # Element by element and without a branch: the host never learns whether anything was replaced.
             sound[number] = torch.where(now.isfinite(), now, sound[number])
             parts = sound[number].split([buffer.numel() for buffer in buffers])
             torch._foreach_copy_(
@@ -208,9 +215,10 @@ def attach_batchnorm_guard(trainer: Engine, model: nn.Module) -> RemovableEventH
 
 
 def attach_zero_grad(trainer: Engine, optimizer: Optimizer) -> RemovableEventHandle:
-    """OPTIMIZER_STEPPED: gradients gone before the next window's first backward."""
+    """OPTIMIZER_STEPPED: gradients are released before the next accumulation group."""
 
     def zero_grad(engine: Engine) -> None:
+        # None instead of zeros: the next backward writes instead of adding, and a missing backward is noticed.
         optimizer.zero_grad(set_to_none=True)
 
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, zero_grad)

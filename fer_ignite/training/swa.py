@@ -17,7 +17,7 @@ from fer_ignite.training.precision import autocast
 
 __all__ = ["WeightAverage", "recompute_batch_statistics", "statistics_loader"]
 
-_STATISTICS_FACES = 8192
+_STATISTICS_FACES = 8192  # FER2013's train split has 3.5 times as many
 
 
 class WeightAverage:
@@ -52,6 +52,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, before the validation."""
+        # The running mean: the k-th of the averaged epochs has the share 1 / k.
         count = engine.state.epoch - self._first + 1
         share = 1.0 if count <= 1 else 1.0 / count
         own, source = self.model.state_dict(), self._source.state_dict()
@@ -100,6 +101,7 @@ def statistics_loader(like: EvalLoader, indices_N: NDArray[np.int64]) -> EvalLoa
         like: gives the images, their preprocessing and the batch size.
         indices_N: the train split.
     """
+    # Evenly spaced over the sorted places, so that data sets in sequence all have their share.
     step = max(1, len(indices_N) // _STATISTICS_FACES)
     chosen = np.sort(indices_N)[::step][:_STATISTICS_FACES]
     return replace(like, indices_N=chosen, rank=0, world=1)

@@ -104,19 +104,23 @@ def create_trainer(
     def compute_loss(batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         with autocast(device, precision):
             logits_BK = model(batch.images_BCHW)
+        # The loss in float32: softmax over bfloat16 logits has 8 bits of precision.
         logits_BK = logits_BK.float()
         losses = terms(logits_BK, batch.targets_BK)
         if distillation is not None:
             losses = distillation(losses, logits_BK, images_BCHW=batch.images_BCHW)
+        # Divided by the images of the whole optimizer step, so that neither accumulation nor uneven slices change it.
         loss = (losses["loss"] * batch.weights_B).sum() * (world / batch.step_size)
         return loss, _output(batch, logits_BK, losses=losses)
 
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
+        # DDP reduces gradients in each backward; within an accumulation group once, in the last, is enough.
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.is_last_micro
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             engine.state.loss, output = compute_loss(batch)
             engine.state.output = output
             engine.fire_event(StepEvents.LOSS_READY)
+        # Without its graph: state.loss would otherwise keep the activations until the next step.
         engine.state.loss = engine.state.loss.detach()
         if batch.is_last_micro:
             engine.state.optimizer_steps += 1
@@ -212,6 +216,6 @@ def tta_logits(
     return (
         torch.stack([view_BK.softmax(dim=1) for view_BK in logits])
         .mean(dim=0)
-        .clamp_min(1e-12)
+        .clamp_min(1e-12)  # log(0) would make the loss infinite
         .log()
     )

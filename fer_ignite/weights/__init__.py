@@ -9,5 +9,5 @@ SHIPPED = "robust"
 
 
 def shipped_checkpoint() -> Path:
-    """The checkpoint that comes with the package; ``robust.md`` beside it says what it is and what it is not for."""
+    """The checkpoint that comes with the package; ``robust.md`` beside it describes it and its limits."""
     return Path(str(files(__name__) / f"{SHIPPED}.pt"))

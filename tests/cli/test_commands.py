@@ -180,7 +180,7 @@ def test_every_look_at_the_test_split_is_counted(cli, finished_run, tmp_path):
     shutil.copytree(finished_run, run)
     looks = len((run / "test_access.jsonl").read_text().splitlines())
     ended = cli("evaluate", run / "checkpoints" / "best.pt", "--split", "test")
-    assert ended.code == 0 and f"looked at {looks + 1} time(s)" in ended.out
+    assert ended.code == 0 and f"scored {looks + 1} time(s)" in ended.out
     line = json.loads((run / "test_access.jsonl").read_text().splitlines()[-1])
     assert line["by"] == "evaluate" and line["split"] == "test" and line["n"] == 70
     cli("evaluate", run / "checkpoints" / "best.pt")

@@ -480,7 +480,7 @@ def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatc
         sides.append(image_px)
         return build_model(name, image_px=image_px, **settings)
 
-    monkeypatch.setattr("fer_ignite.inference.loaded_model.build_model", noted)
+    monkeypatch.setattr("fer_ignite.training.components.build_model", noted)
     load_model(best)
     assert sides == [48]
 

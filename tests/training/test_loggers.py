@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from ignite.engine import Engine, Events
+from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
@@ -17,11 +18,10 @@ from fer_ignite.checkpoint.run_dir import RunDir, _records
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import (
     LiveProgressBar,
-    attach_basic_profiler,
     attach_epoch_clock,
-    attach_handlers_profiler,
     attach_history,
     attach_plots,
+    attach_profiler,
     run_logger,
 )
 
@@ -310,7 +310,7 @@ def test_the_rate_counts_the_faces_of_all_processes(steps, batches):
 
 def test_the_basic_profiler_prints_times_of_events_and_data(steps, batches, capsys):
     made = steps()
-    profiler = attach_basic_profiler(made.trainer)
+    profiler = attach_profiler(made.trainer, BasicTimeProfiler())
     made.trainer.run([batches(4)] * 3, max_epochs=2, epoch_length=3)
     printed = capsys.readouterr().out
     assert "Time profiling stats" in printed and "ITERATION_COMPLETED" in printed
@@ -324,7 +324,7 @@ def test_the_handlers_profiler_prints_a_line_per_handler(steps, batches, capsys)
     def my_own_handler(engine):
         pass
 
-    attach_handlers_profiler(made.trainer)
+    attach_profiler(made.trainer, HandlersTimeProfiler())
     made.trainer.run([batches(4)] * 3, max_epochs=2, epoch_length=3)
     printed = capsys.readouterr().out
     assert "my_own_handler" in printed and "ITERATION_COMPLETED" in printed

@@ -2,7 +2,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from fer_ignite.training.running_metrics import RunningMetrics, attach_running_metrics, gather_json
+from fer_ignite.distributed.collectives import gather_json
+from fer_ignite.training.running_metrics import RunningMetrics, attach_running_metrics
 
 CPU = torch.device("cpu")
 

@@ -38,7 +38,7 @@ class Copies:
 
 
 def find_copies(cache: DatasetCache) -> Copies:
-    """Compares all images of a pack with all others; the time grows with the square of their number."""
+    """Compares all images of a dataset cache with all others; the time grows with the square of their number."""
     small, flat = [], []
     for at in range(0, len(cache), _PIECE):
         images_BHWC = cache.read(np.arange(at, min(at + _PIECE, len(cache))))

@@ -31,13 +31,15 @@ KINDS = (
     "mirrored",
 )
 
+_YES_NO = ("no", "yes")
+
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One image with something to be said about it; the fields are the columns of audit.csv.
+    """One image with at least one finding; the fields are the columns of audit.csv.
 
     Attributes:
         kinds: of :data:`KINDS`, with ";" between.
@@ -47,7 +49,7 @@ class Finding:
         group: number of its group of copies.
         seen: yes where the network that judged it was trained on it.
         drop: yes or no; what ``train --exclude`` obeys. Never yes for val and test.
-        place: in the pack; -1 for a broken image, which is in none. No column.
+        place: in the dataset cache; -1 for a broken image, which is not in it. No column.
     """
 
     id: str
@@ -75,7 +77,7 @@ def collect(
     """
     labels_N, splits_N = np.asarray(cache.labels), np.asarray(cache.splits)
     grouped_N = np.bincount(copies.near_N, minlength=len(cache))[copies.near_N] > 1
-    grouped_N &= ~copies.flat_N  # all blanks are alike, and that is no news
+    grouped_N &= ~copies.flat_N  # all blank images are alike, which says nothing
     person_N = same_person(copies, labels_N, persons_N=cache.groups)
     # of one person's pictures, only equal ones are copies
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
@@ -104,39 +106,38 @@ def collect(
         drop_above=drop_above,
     )
     first_N = _heads(copies.near_N, splits_N)
-    found = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
-    rows = []
-    for place in sorted(
-        found.tolist(), key=lambda place: _rank(place, flags, issues=issues, copies=copies)
-    ):
+
+    def name(label: int) -> str:
+        return cache.classes[label]
+
+    def finding(place: int) -> Finding:
         suggested = int(issues.predicted_N[place]) if flags["label"][place] else -1
         if suggested < 0 and flags["contradicting"][place]:
             suggested = int(majority_N[place])
-        score = issues.score_N[place]
-        rows.append(
-            Finding(
-                id=cache.sample_id(place),
-                split=SPLITS[splits_N[place]],
-                label=cache.classes[labels_N[place]],
-                kinds=";".join(kind for kind in KINDS if kind in flags and flags[kind][place]),
-                score="" if np.isnan(score) else f"{score:.4f}",
-                suggested=cache.classes[suggested]
-                if suggested >= 0 and suggested != labels_N[place]
-                else "",
-                copy_of=cache.sample_id(int(first_N[place]))
-                if grouped_N[place] and first_N[place] != place
-                else "",
-                group=str(int(copies.near_N[place])) if grouped_N[place] else "",
-                seen="" if np.isnan(score) else "yes" if seen_N[place] else "no",
-                drop="yes" if drop_N[place] else "no",
-                place=place,
-            )
+        label, first = int(labels_N[place]), int(first_N[place])
+        score, grouped = issues.score_N[place], bool(grouped_N[place])
+        scored = not np.isnan(score)
+        return Finding(
+            id=cache.sample_id(place),
+            split=SPLITS[splits_N[place]],
+            label=name(label),
+            kinds=";".join(kind for kind in KINDS if kind in flags and flags[kind][place]),
+            score=f"{score:.4f}" if scored else "",
+            suggested=name(suggested) if suggested >= 0 and suggested != label else "",
+            copy_of=cache.sample_id(first) if grouped and first != place else "",
+            group=str(int(copies.near_N[place])) if grouped else "",
+            seen=_YES_NO[bool(seen_N[place])] if scored else "",
+            drop=_YES_NO[bool(drop_N[place])],
+            place=place,
         )
-    return [*_broken(cache), *rows]
+
+    found = np.flatnonzero(np.logical_or.reduce(list(flags.values()))).tolist()
+    found.sort(key=lambda place: _rank(place, flags, issues=issues, copies=copies))
+    return [*_broken(cache), *map(finding, found)]
 
 
 def _broken(cache: DatasetCache) -> list[Finding]:
-    """Files that can't be read: they are in no pack, so there is nothing to leave out."""
+    """Files that can't be read: they are not in the dataset cache, so there is nothing to leave out."""
     parts = [text.partition(": ") for text in cache.manifest["skipped"]]
     return [Finding(id=name, kinds="broken", note=reason) for name, _, reason in parts]
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fer_ignite.imports import optional_library
 
-__all__ = ["JUDGES", "LabelIssues", "auroc", "find_label_issues", "label_issue_score"]
+__all__ = ["LabelIssues", "auroc", "find_label_issues", "label_issue_score"]
 
-JUDGES = ("own", "cleanlab")
 SCORES = ("surprise", "self_confidence", "margin")
 _FLOOR = 1e-6  # bfloat16 networks say 0 where they mean little
 
@@ -21,7 +20,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """What is thought of each label.
+    """Score and verdict of each label.
 
     Attributes:
         score_N: float64 in [0, 1], 1 the most doubtful; NaN for images that were not judged.
@@ -41,12 +40,12 @@ def find_label_issues(
     scored_N: NDArray[np.bool_],
     label_method: str = "own",
 ) -> LabelIssues:
-    """Doubts about the labels of all images that were judged.
+    """Scores the labels of all images that were classified.
 
     Args:
         probabilities_NK: float32 probabilities; rows of images that were not judged are ignored.
-        judge: "own" lists labels that surprise the network more than it expected to be surprised; "cleanlab" leaves
-            both the list and the score to that package.
+        label_method: "own" lists labels whose surprise exceeds the expected one; "cleanlab" takes both the list and the
+            score from that package.
     Raises:
         ConfigError: cleanlab is requested and not installed.
     """
@@ -58,7 +57,7 @@ def find_label_issues(
     probabilities_JK, labels_J = probabilities_NK[scored_N], labels_N[scored_N]
     predicted_N[scored_N] = probabilities_JK.argmax(axis=1)
     if label_method == "cleanlab":
-        score_N[scored_N], listed_N[scored_N] = _ask_cleanlab(probabilities_JK, labels_J)
+        score_N[scored_N], listed_N[scored_N] = _score_with_cleanlab(probabilities_JK, labels_J)
     else:
         score_N[scored_N] = label_issue_score(probabilities_JK, labels_J)
         listed_N[scored_N] = score_N[scored_N] > 0.5
@@ -108,7 +107,7 @@ def auroc(scores_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) -> float:
     )
 
 
-def _ask_cleanlab(
+def _score_with_cleanlab(
     probabilities_JK: Probabilities, labels_J: Labels
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     filters = optional_library("cleanlab.filter", extra="audit", purpose="--label-method cleanlab")

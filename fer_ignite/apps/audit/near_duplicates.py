@@ -325,7 +325,7 @@ def _verified_in_pieces(
 def _verified(
     images_NSS: NDArray[np.uint8], query_P: Tensor, *, other_P: Tensor, view_P: Tensor
 ) -> Tensor:
-    """Float32 [P]: correlation of each aligned pair at 48 x 48 pixels; -1 where 24 x 24 pixels already tell them apart."""
+    """Float32 [P]: correlation of each aligned pair at 48 x 48 pixels; -1 where 24 x 24 pixels already differ."""
     query_PSS, other_PSS = images_NSS[query_P.numpy()], images_NSS[other_P.numpy()]
     matrix_P23, coarse_P = _aligned(
         _band(_small(query_PSS)),

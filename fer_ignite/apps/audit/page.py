@@ -1,7 +1,5 @@
 """The audit as one HTML file: figures, tables and images; it fetches nothing."""
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -11,6 +9,7 @@ from PIL import Image
 
 from fer_ignite.apps.audit.findings import Finding
 from fer_ignite.data.cache.format import DatasetCache
+from fer_ignite.data.images import as_data_uri
 
 __all__ = ["draw_page"]
 
@@ -129,10 +128,8 @@ def _picture(finding: Finding, cache: DatasetCache) -> str:
     pixels_HWC = cache.read([finding.place])[0]
     image = Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
     image.thumbnail((_LARGEST_PX, _LARGEST_PX))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    content = base64.b64encode(file.getvalue()).decode("ascii")
-    return f'<img loading="lazy" alt="face {escape(finding.id)}" src="data:image/png;base64,{content}">'
+    source = as_data_uri(image, kind="PNG")
+    return f'<img loading="lazy" alt="face {escape(finding.id)}" src="{source}">'
 
 
 def _caption(finding: Finding) -> str:

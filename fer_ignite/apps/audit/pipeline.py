@@ -55,7 +55,7 @@ class AuditRequest:
         out: folder for audit.csv, audit.html and audit.json.
         folds, epochs: of the small networks.
         labels: judge the labels at all.
-        judge: "own" or "cleanlab".
+        label_method: "own" or "cleanlab".
         drop_above: score from which a doubtful train label is advised to be left out.
         tta: views averaged when a network judges.
         model: the checkpoint's own network class again, where it had one.
@@ -77,7 +77,7 @@ class AuditRequest:
 
 @dataclass(frozen=True)
 class _LabelScores:
-    """What networks said: float32 [N, K], which images were scored, which of them had been trained on."""
+    """Probabilities float32 [N, K], which images were scored, and which of them were trained on."""
 
     probabilities_NK: NDArray[np.float32]
     scored_N: NDArray[np.bool_]
@@ -87,7 +87,7 @@ class _LabelScores:
 
 
 def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
-    """Looks at all images of a data set, and writes audit.csv, audit.html and audit.json into a folder.
+    """Checks all images of a data set, and writes audit.csv, audit.html and audit.json into a folder.
 
     Args:
         config: its data settings say what is read; broken files are skipped and listed.
@@ -110,7 +110,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     assert cache is not None
     voted_N = None if request.votes is None else voted_labels(request.votes, cache)
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
-    with status("looking for copies", quiet=config.quiet):
+    with status("searching for copies", quiet=config.quiet):
         copies = find_copies(cache)
     seconds["copies"], clock = time.monotonic() - clock, time.monotonic()
     scored = _score_labels(dataset, copies, request=request, quiet=config.quiet)
@@ -156,7 +156,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
 def _skill(
     scored: _LabelScores, labels_N: NDArray[np.int64], *, num_classes: int
 ) -> dict[str, Any] | None:
-    """Whether the networks recognise expressions well enough to say anything about labels; None without unseen images.
+    """Whether the networks are accurate enough to judge labels; None without unseen images.
 
     Returns:
         ``agreement``: share of unseen images that they give their label, with its ``interval`` (95 %), ``majority``: share
@@ -184,7 +184,7 @@ def _check(config: Config, request: AuditRequest) -> None:
     """All that is quick to know before the data is read."""
     if is_user_dataset(config.data):
         raise ConfigError(
-            f"{config.data} is a user's data set; the audit reads packed data: folders, csv files, a pack."
+            f"{config.data} is a user's data set; the audit reads folders, csv files and dataset caches."
         )
     out = Path(request.out)
     if any((out / name).exists() for name in FILES) and not request.exist_ok:

@@ -2,7 +2,6 @@
 
 # Dimensions: N images, V vote columns.
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ NO_MAJORITY = -1  # no majority, or removed by FER+'s authors
 
 
 def voted_labels(path: str, cache: DatasetCache) -> NDArray[np.int64]:
-    """What the majority of FER+'s voters says of each image: a class of the pack, `OTHER` or `NOBODY`.
+    """The majority of FER+'s voters for each image: a class of the data, `OTHER` or `NO_MAJORITY`.
 
     Raises:
         DataError: the votes are not of this data, row by row, or its classes have other names.
@@ -71,7 +70,7 @@ def validate_against_votes(
     )
     wrong_N = voted_N != labels_N
     return {
-        name: _asked(
+        name: _validate_part(
             voted_N,
             wrong_N,
             labels_N=labels_N,
@@ -84,7 +83,7 @@ def validate_against_votes(
     }
 
 
-def _asked(
+def _validate_part(
     voted_N: NDArray[np.int64],
     wrong_N: NDArray[np.bool_],
     *,
@@ -92,7 +91,6 @@ def _asked(
     issues: LabelIssues,
     probabilities_NK: NDArray[np.float32],
     part: NDArray[np.int64],
-    kinds: Sequence[str] = SCORES,
 ) -> dict[str, Any]:
     wrong_n, listed_n = wrong_N[part], issues.listed_N[part]
     found = int((wrong_n & listed_n).sum())
@@ -105,7 +103,7 @@ def _asked(
             kind: auroc(
                 label_issue_score(probabilities_NK[part], labels_N[part], kind=kind), wrong_n
             )
-            for kind in kinds
+            for kind in SCORES
         },
         "listed": int(listed_n.sum()),
         "precision": found / max(int(listed_n.sum()), 1),

@@ -46,11 +46,11 @@ class Face:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is said about one picture.
+    """The analysis of one picture.
 
     Attributes:
-        sentence: the whole answer in words, also where there is nothing else.
-        picture_HW3: uint8 RGB, what was looked at; None for a file that is no picture.
+        sentence: the result in words, also where there is nothing else.
+        picture_HW3: uint8 RGB, the analysed picture; None for a file that is no picture.
     """
 
     sentence: str
@@ -59,7 +59,7 @@ class Analysis:
 
 
 class ImageAnalyzer:
-    """Answers questions about pictures.
+    """Analyses pictures.
 
     Args:
         reader: finds and reads the faces in a photograph; None where no detector is installed.
@@ -69,7 +69,7 @@ class ImageAnalyzer:
         self.predictor, self.reader = predictor, reader
 
     def analyze(self, data: bytes, *, name: str, one_face: bool) -> Analysis:
-        """What the network says about a picture; a sentence also where it is none.
+        """The faces and expressions in a picture; a sentence also for a file that is none.
 
         Args:
             data: the file as it came.

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from PIL import Image
 
 from fer_ignite.apps.demo.analyzer import Analysis, Face
 from fer_ignite.apps.demo.examples import Example
+from fer_ignite.data.images import as_data_uri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +28,7 @@ _FACE_PX = 96
 
 
 def analysis_html(analysis: Analysis) -> str:
-    """The details of an answer; its sentence stands elsewhere, where screen readers announce changes.
+    """The details of an analysis; its sentence is in an element of its own, where screen readers announce changes.
 
     All pictures are data URIs: what people show the page is kept in no file for it.
     """
@@ -121,6 +120,4 @@ def _cut(picture_HW3: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
 def _data_uri(picture_HW3: NDArray[np.uint8], longer_px: int) -> str:
     image = Image.fromarray(picture_HW3)
     image.thumbnail((longer_px, longer_px))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return as_data_uri(image, quality=88)

@@ -110,7 +110,7 @@ def _blocks_class(gradio: Any, folder: Path) -> Any:
 
 
 class _Callbacks:
-    """What people do on the page; each first says that it looks, then what it saw, as values for the page's parts.
+    """Event callbacks of the page; each first gives a progress message, then the result, as values for the page's parts.
 
     Args:
         same: the value that leaves a part as it is.
@@ -220,7 +220,7 @@ def _application(gradio: Any, blocks: Any) -> Application:
 
 
 def _guarded(analyze: Callable[[], Analysis]) -> Analysis:
-    """An answer, whatever a strange picture or a user's detector does: the next visitor wants one too."""
+    """An analysis, whatever a picture or a user's detector raises: the page has to keep working."""
     try:
         return analyze()
     except DataError as error:

@@ -3,24 +3,23 @@
 import functools
 import os
 import shutil
-import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fer_ignite.apps.demo.request_guard import RequestGuard
 from fer_ignite.apps.web_server import (
     host_names,
     is_loopback,
+    listen,
     open_browser,
-    reserve_port,
+    open_network,
     serve,
     server_address,
 )
-from fer_ignite.checkpoint.paths import network_title, require_checkpoint
-from fer_ignite.data.images import printable
-from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
+from fer_ignite.checkpoint.paths import require_checkpoint
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import require_library
 
@@ -60,12 +59,9 @@ def run_demo(
         CheckpointError: the file can't be used.
     """
     require_library("gradio", extra="demo", purpose="fer-ignite demo")
-    try:
-        with (
-            raise_on_sigterm(),
-            reserve_port(host, port) as taken,
-            tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder,
-        ):
+
+    def serve_on(taken: socket.socket) -> int:
+        with tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder:
             if checkpoint is not None:
                 require_checkpoint(checkpoint)
             application, missing = _prepare(
@@ -80,40 +76,30 @@ def run_demo(
                     open_browser(address)
 
             guard = RequestGuard(application, hosts=host_names(taken), folder=Path(folder))
-            # the impatient leave no pictures behind either
+            # A second signal ends the process without the with block: the uploads are removed first.
             forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
             return serve(guard, taken, on_ready=on_ready, on_kill=forget)
-    except Terminated:
-        return 128 + signal.SIGTERM
+
+    return listen(host, port, serve_on)
 
 
 def _prepare(
-    checkpoint: str | Path | None,
-    folder: Path,
-    *,
-    detector: str | None,
-    device: str,
-    model: str | None,
-    tta: str | None,
+    checkpoint: str | Path | None, folder: Path, *, detector: str | None, **options: Any
 ) -> tuple["Application", str | None]:
     from fer_ignite.apps.demo.analyzer import ImageAnalyzer
     from fer_ignite.apps.demo.examples import draw_examples
     from fer_ignite.apps.faces.face_reader import FaceReader
-    from fer_ignite.inference.predictor import open_predictor
-    from fer_ignite.weights import shipped_checkpoint
 
-    path = shipped_checkpoint() if checkpoint is None else checkpoint
-    predictor = open_predictor(path, device=device, model=model, tta=tta)
+    predictor, network = open_network(checkpoint, **options)
     found, missing = _detector(detector)
     reader = None if found is None else FaceReader(predictor, found)
     _close_gradio(folder)
     from fer_ignite.apps.demo.page import build_page
 
-    network = f"{printable(network_title(path))}{' (ships with the package)' if checkpoint is None else ''}"
     return build_page(
         ImageAnalyzer(predictor, reader),
         draw_examples(),
-        network=network,
+        network=f"{network} (ships with the package)" if checkpoint is None else network,
         missing=missing,
         folder=folder,
     ), missing

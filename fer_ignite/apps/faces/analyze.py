@@ -56,14 +56,14 @@ def look_for_faces(
 
     Args:
         sources: image files, video files, ``webcam:N``.
-        every, smooth_seconds: of videos and webcams, see :func:`fer_ignite.apps.faces.video.iter_video_results`.
-        album: where annotated pictures and videos go.
+        frame_stride, smooth_seconds: of videos and webcams, see :func:`fer_ignite.apps.faces.video.iter_video_results`.
+        annotated_output: where annotated pictures and videos go.
     Yields:
         A row per face; one with ``face`` 0 for a picture, or a whole video, without any; one with ``error`` for what
         can't be read, which doesn't stop the rest.
     Raises:
         ConfigError: there is no such camera.
-        StorageError: the album can't be written.
+        StorageError: the annotated output can't be written.
     """
     waiting: list[tuple[str, Picture | DataError]] = []
     for source in sources:
@@ -165,7 +165,7 @@ def _rows(video_source: VideoSource, watched: Iterable[FrameResult]) -> Iterator
 
 
 def _cut_off(video_source: VideoSource, frames: int, *, last_s: float) -> str | None:
-    """What to say about a file that ends early; containers that guess their length are believed to a tenth."""
+    """The error of a file that ends early; a tenth is allowed, as some containers only guess their length."""
     name = printable(video_source.name)
     if frames == 0:
         return f"{name}: broken; no frame of it can be read."

@@ -68,7 +68,7 @@ def open_detector(name: str = "mtcnn") -> Detector:
 
 
 class _Checked:
-    """A user's detector whose answers are what they should be, or an error says what they are."""
+    """A user's detector with its output checked."""
 
     def __init__(self, function: Callable[[Sequence[NDArray[np.uint8]]], Any], name: str) -> None:
         self.function, self.name = function, name

@@ -21,7 +21,7 @@ __all__ = ["FaceReader", "FaceReading"]
 
 @dataclass(frozen=True)
 class FaceReading:
-    """A face and what the network says about it.
+    """A face and its predicted probabilities.
 
     Attributes:
         probabilities: of each expression, in the network's order of classes.

@@ -22,7 +22,7 @@ __all__ = ["Mtcnn"]
 
 Floats = NDArray[np.float32]
 
-_WINDOW_PX, _STRIDE_PX = 12, 2  # what the first network looks at, and how far it steps
+_WINDOW_PX, _STRIDE_PX = 12, 2  # window and stride of the first network
 _PYRAMID = 0.709  # from one size of the picture to the next: half its area
 _MOST_WINDOWS = 1000  # that leave the first network; a picture full of texture has many
 
@@ -128,7 +128,7 @@ class Mtcnn:
         side: int,
         outputs: tuple[str, ...],
     ) -> tuple[Floats, Floats, Floats]:
-        """The boxes that the second or third network accepts, moved as it says, their scores, and landmarks in px.
+        """The boxes that the second or third network accepts, moved by its regression, their scores, and landmarks in px.
 
         The second network has no landmarks: an array [B, 0].
         """

@@ -17,7 +17,7 @@ _MOST_LOOKS = 16
 
 @dataclass(frozen=True)
 class FrameResult:
-    """A frame, whether it was looked at, and its faces; between two looks those of the look before."""
+    """A frame, whether it was analysed, and its faces; between two analysed frames those of the earlier one."""
 
     frame: Frame
     looked: bool
@@ -61,7 +61,7 @@ def iter_video_results(
 
 
 def _chunk_length(video_source: VideoSource, frame_stride: int, *, all_pixels: bool) -> int:
-    """Frames that are read before the networks run: some looks, within a bound on memory."""
+    """Frames that are read before the networks run, within a bound on memory."""
     kept = max(1, _BATCH_BYTES // (3 * video_source.width * video_source.height))
     looks = min(_MOST_LOOKS, kept if not all_pixels else max(1, kept // frame_stride))
     return looks * frame_stride

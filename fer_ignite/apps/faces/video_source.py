@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.apps.faces.opencv import load_opencv
-from fer_ignite.data.images import MAX_PIXELS, printable
+from fer_ignite.data.images import MAX_PIXELS, open_regular, printable
 from fer_ignite.errors import ConfigError, DataError
 
 __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoSource", "is_video", "is_webcam", "open_video"]
@@ -42,8 +42,8 @@ class VideoSource:
     """An opened video or webcam.
 
     Attributes:
-        count: frames that the file speaks of; 0 where it doesn't say.
-        live: a camera, which has no end and should be answered at once.
+        count: frames according to the file; 0 where it is unknown.
+        live: a camera, whose frames are processed without waiting for a full batch.
     """
 
     name: str
@@ -118,7 +118,7 @@ def _open_webcam(source: str) -> VideoSource:
         raise ConfigError(
             f"{source}: there is no such camera, or another program holds it; plug it in or name another number."
         )
-    return _footage(source, capture, live=True)
+    return _describe_capture(source, capture, live=True)
 
 
 def _open_video(path: str) -> VideoSource:
@@ -135,7 +135,7 @@ def _open_video(path: str) -> VideoSource:
         raise DataError(
             f"{printable(path)}: broken or of an unknown kind; no video can be read in it."
         )
-    video_source = _footage(path, capture, live=False)
+    video_source = _describe_capture(path, capture, live=False)
     if not 0 < video_source.width * video_source.height <= MAX_PIXELS:
         capture.release()
         size = f"{video_source.width} x {video_source.height}"
@@ -145,7 +145,7 @@ def _open_video(path: str) -> VideoSource:
     return video_source
 
 
-def _footage(name: str, capture: Any, *, live: bool) -> VideoSource:
+def _describe_capture(name: str, capture: Any, *, live: bool) -> VideoSource:
     cv2 = load_opencv()
     fps, width, height, count = (
         capture.get(code)
@@ -169,14 +169,8 @@ def _footage(name: str, capture: Any, *, live: bool) -> VideoSource:
 
 
 def _refuse_foreign(path: str) -> None:
-    """Only what begins as its name says goes to the decoders: FFmpeg would follow a playlist that is named .mp4."""
-    try:
-        handle = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
-    except (OSError, ValueError) as error:
-        reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error)
-        raise DataError(f"{printable(path)}: can't be opened ({reason}).") from None
+    """Checks the file's signature before it is decoded: FFmpeg would follow a playlist that is named .mp4."""
+    handle = open_regular(path)
     try:
         head = os.read(handle, 12) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
     except OSError as error:

@@ -85,17 +85,8 @@ def line_chart(
         ET.SubElement(svg, "polyline", {"points": path, "class": f"line s{line.style % 8}"})
         if len(line.points) <= 40:
             for x, y in line.points:
-                dot = ET.SubElement(
-                    svg,
-                    "circle",
-                    {
-                        "cx": f"{across(x):.1f}",
-                        "cy": f"{up(y):.1f}",
-                        "r": "2.4",
-                        "class": f"dot s{line.style % 8}",
-                    },
-                )
-                ET.SubElement(dot, "title").text = f"{line.name}, {x:g}: {_shown(y, percent)}"
+                text = f"{line.name}, {x:g}: {_shown(y, percent)}"
+                _dot(svg, across(x), up(y), radius=2.4, style=line.style % 8, text=text)
     return _text(svg)
 
 
@@ -124,38 +115,21 @@ def reliability_chart(key: str, before: Calibration, *, after: Calibration | Non
         percent=True,
         x_percent=True,
     )
-    ends = {
-        "x1": f"{across(0):.1f}",
-        "y1": f"{up(0):.1f}",
-        "x2": f"{across(1):.1f}",
-        "y2": f"{up(1):.1f}",
-    }
-    ET.SubElement(svg, "line", {**ends, "class": "diagonal"})
+    _line(svg, (across(0), up(0)), (across(1), up(1)), kind="diagonal")
     for style, shift, side in ((1, -1.5, before), (0, 1.5, after)):
-        for point in () if side is None else side.bins:
-            x = f"{across(point.confidence) + shift:.1f}"
-            whisker = {
-                "x1": x,
-                "x2": x,
-                "y1": f"{up(point.interval[0]):.1f}",
-                "y2": f"{up(point.interval[1]):.1f}",
-            }
-            ET.SubElement(svg, "line", {**whisker, "class": f"whisker s{style}"})
-        if side is not None:
-            path = " ".join(
-                f"{across(p.confidence) + shift:.1f},{up(p.accuracy):.1f}" for p in side.bins
-            )
-            ET.SubElement(svg, "polyline", {"points": path, "class": f"line s{style}"})
-            for point in side.bins:
-                place = {
-                    "cx": f"{across(point.confidence) + shift:.1f}",
-                    "cy": f"{up(point.accuracy):.1f}",
-                    "r": "3",
-                }
-                dot = ET.SubElement(svg, "circle", {**place, "class": f"dot s{style}"})
-                ET.SubElement(
-                    dot, "title"
-                ).text = f"{point.count} faces, {100 * point.confidence:.0f} % sure, {100 * point.accuracy:.0f} % right"
+        if side is None:
+            continue
+        xs = [across(point.confidence) + shift for point in side.bins]
+        for x, point in zip(xs, side.bins, strict=True):
+            low, high = (up(bound) for bound in point.interval)
+            _line(svg, (x, low), (x, high), kind=f"whisker s{style}")
+        path = " ".join(
+            f"{x:.1f},{up(point.accuracy):.1f}" for x, point in zip(xs, side.bins, strict=True)
+        )
+        ET.SubElement(svg, "polyline", {"points": path, "class": f"line s{style}"})
+        for x, point in zip(xs, side.bins, strict=True):
+            text = f"{point.count} faces, {100 * point.confidence:.0f} % sure, {100 * point.accuracy:.0f} % right"
+            _dot(svg, x, up(point.accuracy), radius=3, style=style, text=text)
     return _text(svg)
 
 
@@ -174,16 +148,12 @@ def share_chart(
     svg = _canvas(key, title, description=f"in per cent: {description}", height=height)
     across = Scale(0, 1, left, WIDTH - RIGHT)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = f"{across(tick):.1f}"
-        ET.SubElement(
-            svg,
-            "line",
-            {"x1": x, "x2": x, "y1": str(TOP), "y2": str(height - BOTTOM), "class": "grid"},
-        )
+        x = across(tick)
+        _line(svg, (x, TOP), (x, height - BOTTOM), kind="grid")
         _write(
             svg,
             f"{100 * tick:g} %",
-            x=across(tick),
+            x=x,
             y=height - BOTTOM + 16,
             anchor="end" if tick == 1 else "middle",
         )
@@ -199,26 +169,9 @@ def share_chart(
         )
         for mark, (share, low, high) in enumerate(values):
             y = middle + (mark - (len(values) - 1) / 2) * 14
-            ends = {
-                "x1": f"{across(low):.1f}",
-                "x2": f"{across(high):.1f}",
-                "y1": f"{y:.1f}",
-                "y2": f"{y:.1f}",
-            }
-            ET.SubElement(svg, "line", {**ends, "class": f"whisker s{mark % 8}"})
-            dot = ET.SubElement(
-                svg,
-                "circle",
-                {
-                    "cx": f"{across(share):.1f}",
-                    "cy": f"{y:.1f}",
-                    "r": "4",
-                    "class": f"dot s{mark % 8}",
-                },
-            )
-            ET.SubElement(
-                dot, "title"
-            ).text = f"{name}: {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+            _line(svg, (across(low), y), (across(high), y), kind=f"whisker s{mark % 8}")
+            text = f"{name}: {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+            _dot(svg, across(share), y, radius=4, style=mark % 8, text=text)
     return _text(svg)
 
 
@@ -256,12 +209,7 @@ def _axes(
     x_percent: bool = False,
 ) -> None:
     for tick in y_ticks:
-        y = f"{up(tick):.1f}"
-        ET.SubElement(
-            svg,
-            "line",
-            {"x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": y, "y2": y, "class": "grid"},
-        )
+        _line(svg, (LEFT, up(tick)), (WIDTH - RIGHT, up(tick)), kind="grid")
         _write(svg, _shown(tick, percent, short=True), x=LEFT - 6, y=up(tick) + 4, anchor="end")
     for tick in x_ticks:
         _write(
@@ -272,6 +220,20 @@ def _axes(
             anchor="middle",
         )
     _write(svg, x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 3, anchor="middle")
+
+
+def _line(
+    svg: ET.Element, start: tuple[float, float], end: tuple[float, float], *, kind: str
+) -> None:
+    ends = {"x1": start[0], "y1": start[1], "x2": end[0], "y2": end[1]}
+    placed = {name: f"{value:.1f}" for name, value in ends.items()}
+    ET.SubElement(svg, "line", {**placed, "class": kind})
+
+
+def _dot(svg: ET.Element, x: float, y: float, *, radius: float, style: int, text: str) -> None:
+    place = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{radius:g}"}
+    dot = ET.SubElement(svg, "circle", {**place, "class": f"dot s{style}"})
+    ET.SubElement(dot, "title").text = text
 
 
 def _write(

@@ -63,7 +63,7 @@ def compare_pair(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def distinct_names(subjects: Sequence[RunReference]) -> list[str]:
-    """Names that tell the subjects apart: the run's, with the checkpoint's or a number where two share it."""
+    """Distinct names of the subjects: the run's, with the checkpoint's or a number where two share it."""
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         names = [

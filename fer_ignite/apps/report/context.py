@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fer_ignite.apps.report.charts import Series, Svg, line_chart, reliability_chart, share_chart
 from fer_ignite.apps.report.curves import history_charts
@@ -25,6 +24,7 @@ from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.metrics.calibration import build_calibration
 from fer_ignite.metrics.curves import class_curves
 from fer_ignite.metrics.intervals import f1_intervals, wilson_interval
+from fer_ignite.models.summary import parameter_count
 from fer_ignite.terminal import status
 from fer_ignite.training.session import versions
 
@@ -58,7 +58,7 @@ def _context(subject: RunReference, options: ReportOptions, *, data: ReportData)
             "ensemble": subject.is_ensemble,
         },
         "sentences": outcome_sentences(
-            result, summary, network=_network_name(data.network), looks=len(accesses)
+            result, summary, network=_network_name(data.network), test_evaluations=len(accesses)
         ),
         "result": result,
         "summary": summary,
@@ -83,7 +83,7 @@ def _context(subject: RunReference, options: ReportOptions, *, data: ReportData)
 
 
 def read_test_accesses(subject: RunReference) -> list[dict[str, Any]]:
-    """Every look at test with the run's networks."""
+    """Every evaluation of test with the run's networks."""
     return [] if subject.folder is None else subject.folder.read_test_accesses()
 
 
@@ -220,7 +220,7 @@ def calibration_facts(data: ReportData) -> dict[str, Any]:
 
 
 def find_mistakes(data: ReportData, explainer: GradCam | str) -> list[dict[str, Any]]:
-    """The most confident errors, each with what spoke for the name it got and for the one it should have got."""
+    """The most confident errors, each with Grad-CAM for the predicted and for the true class."""
     rows = confident_mistakes(
         data.logits_NK, data.labels_N, temperature=data.network.temperature, count=MISTAKES
     )
@@ -235,7 +235,7 @@ def find_mistakes(data: ReportData, explainer: GradCam | str) -> list[dict[str, 
 
 
 def attention_facts(explainer: GradCam | str) -> dict[str, Any]:
-    """Grad-CAM's pictures and the check of them, or the reason why there are none."""
+    """Grad-CAM's pictures and the deletion test, or the reason why there are none."""
     if isinstance(explainer, str):
         return {"reason": explainer}
     return {
@@ -246,7 +246,7 @@ def attention_facts(explainer: GradCam | str) -> dict[str, Any]:
 
 
 def data_facts(data: ReportData, split: str) -> dict[str, Any]:
-    """Counts by split and expression, what the pack says of itself, and duplicates in pictures."""
+    """Counts by split and expression, the dataset cache's manifest, and duplicates in pictures."""
     dataset, facts = data.dataset, dict(data.dataset.facts)
     counts = {name: dataset.counts(indices).tolist() for name, indices in dataset.indices.items()}
     return {
@@ -265,10 +265,9 @@ def network_facts(data: ReportData) -> list[tuple[str, str]]:
     """The network in a few rows."""
     network = data.network
     trained_on = network.checkpoint.get("data", {})
-    parameters: list[Tensor] = list(network.model.parameters())
     return [
         ("network", _network_name(network)),
-        ("parameters", f"{sum(tensor.numel() for tensor in parameters):,}"),
+        ("parameters", f"{parameter_count(network.model):,}"),
         (
             "input",
             f"{network.preprocessing.image_px} px, {network.preprocessing.channels} channel(s)",

@@ -2,7 +2,7 @@
 
 # Dimensions: N faces of the split, K expressions.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ __all__ = ["ReportData", "ReportOptions", "evaluate_for_report", "evaluation_res
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report reads; None means the run's own.
+    """Options of a report, a part of :class:`EvaluateRequest`'s; None means the run's own.
 
     Args:
         robustness: also score the faces under fixed corruptions, and show the table.
@@ -67,7 +67,7 @@ class ReportData:
 
 
 def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
-    """What ``evaluate`` finds, ``faces`` included; a look at test leaves its line in the run's test-access log.
+    """The result of ``evaluate`` with its entry ``faces``; an evaluation of test is written to the run's test-access log.
 
     Raises:
         FerError: as ``evaluate`` does.
@@ -77,59 +77,39 @@ def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str
 
 
 def evaluate_for_report(subject: RunReference, options: ReportOptions) -> ReportData:
-    """Scores a checkpoint on a split once; see :func:`study_result`."""
+    """Scores a checkpoint on a split once; see :func:`evaluation_result`."""
     result = evaluation_result(subject, options)
     outputs = result.pop("faces")
     request = _request(subject, options)
     network = load_model(subject.source, device=options.device, model=request.model)
     config = evaluation_config(request, network.checkpoint)
     dataset = open_dataset(config, find_cache(config)[0])
-    shown = options.votes or (config.votes if options.data is None else None)
+    places_N = np.array(outputs["places"])
+    in_train_N = None
+    if dataset.fingerprint == network.checkpoint["data"]["fingerprint"]:
+        in_train_N = dataset.in_train(
+            options.split, drop_train_duplicates=config.drop_train_duplicates
+        )
+    if in_train_N is not None:
+        # Of the split, without the images that the evaluation has dropped.
+        in_train_N = in_train_N[np.isin(dataset.indices[options.split], places_N)]
     return ReportData(
         network,
         dataset,
         result,
         torch.tensor(outputs["logits"]),
         torch.tensor(outputs["labels"]),
-        np.array(outputs["places"]),
-        _in_train(
-            dataset,
-            options,
-            places_N=np.array(outputs["places"]),
-            drop_train_duplicates=config.drop_train_duplicates,
-        )
-        if dataset.fingerprint == network.checkpoint["data"]["fingerprint"]
-        else None,
-        shown,
+        places_N,
+        in_train_N,
+        options.votes or (config.votes if options.data is None else None),
     )
-
-
-def _in_train(
-    dataset: FaceDataset,
-    options: ReportOptions,
-    *,
-    places_N: NDArray[np.int64],
-    drop_train_duplicates: bool,
-) -> NDArray[np.bool_] | None:
-    found = dataset.in_train(options.split, drop_train_duplicates=drop_train_duplicates)
-    return None if found is None else found[np.isin(dataset.indices[options.split], places_N)]
 
 
 def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
     """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
     config = subject.config
-    return EvaluateRequest(
-        subject.source,
-        data=options.data,
-        split=options.split,
-        tta=options.tta,
-        cache=options.cache,
-        layout=options.layout,
-        classes=options.classes,
-        unknown_classes=options.unknown_classes,
-        restrict_classes=options.restrict_classes,
-        robustness=options.robustness,
-        device=options.device,
+    return replace(
+        EvaluateRequest(subject.source, **vars(options)),
         votes=options.votes if config.get("votes") else None,
         model=required_user_code(config, "model", given=options.model),
         collate_fn=required_user_code(config, "collate_fn", given=options.collate_fn),

@@ -28,13 +28,13 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class GradCam:
-    """Grad-CAM for the faces of one look."""
+    """Grad-CAM for the images of one evaluation."""
 
     data: ReportData
     layer: Layer
 
     def overlays(self, rows: Sequence[int], targets: Sequence[int]) -> list[str]:
-        """A picture for each row: its face under the map of what spoke for a class."""
+        """A picture for each row: its face under the map of a class."""
         faces_BHWC = load_pixels(self.data.dataset, [int(self.data.places_N[row]) for row in rows])
         maps_BHW = self.maps(rows, targets)
         return [
@@ -117,7 +117,7 @@ class GradCam:
 
 
 def build_explainer(data: ReportData) -> GradCam | str:
-    """Grad-CAM for a look, or the sentence that says why this network can't be explained so."""
+    """Grad-CAM for an evaluation, or why this network can't be explained, as a sentence."""
     if data.network.members:
         # the gradient would reach the members through one mean, and a map belongs to one of them
         return "Grad-CAM explains one network, not an ensemble; write the report of one of its checkpoints."

@@ -26,7 +26,7 @@ def calibrated_probabilities(data: ReportData) -> Tensor:
 def confident_mistakes(
     logits_NK: Tensor, labels_N: Tensor, *, temperature: float, count: int
 ) -> list[int]:
-    """Rows of the faces that were named wrongly, surest first; the temperature changes their order only."""
+    """Rows of the wrong predictions, most confident first; the temperature changes their order only."""
     confidence_N, predicted_N = _decisions(logits_NK, temperature)
     wrong = torch.nonzero(predicted_N != labels_N)[:, 0]
     order = confidence_N[wrong].argsort(descending=True, stable=True)
@@ -55,7 +55,7 @@ def confusion_cells(
 
 
 def describe_faces(data: ReportData, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """What the page says about single faces, by row: picture, name, label, the three best guesses, votes."""
+    """Facts about single images, by row: picture, name, label, the three best guesses, votes."""
     places = [int(data.places_N[row]) for row in rows]
     probabilities_NK, classes = calibrated_probabilities(data), data.network.classes
     vote_texts = (

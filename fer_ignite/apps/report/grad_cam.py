@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.models.evaluation_mode import evaluation_mode
 
 __all__ = ["Layer", "attention_maps", "find_layer", "mask_brightest"]
 
@@ -51,7 +52,7 @@ def find_layer(model: nn.Module, images_BCHW: Tensor) -> Layer:
     """
     images_BCHW = images_BCHW[:1].expand(_PROBES, -1, -1, -1).contiguous()
     seen: list[tuple[str, int, Tensor]] = []
-    with _explaining(model), _watching(model, seen):
+    with evaluation_mode(model), torch.enable_grad(), _watching(model, seen):
         logits_BK = model(images_BCHW.requires_grad_())
         # Of all classes: the gradient of a single one may happen to be zero.
         score = logits_BK.abs().sum()
@@ -77,7 +78,7 @@ def find_layer(model: nn.Module, images_BCHW: Tensor) -> Layer:
 def attention_maps(
     model: nn.Module, images_BCHW: Tensor, *, targets_B: Tensor, layer: Layer
 ) -> Tensor:
-    """Where the network found what speaks for a class: float32 [B, H, W] in [0, 1] at the images' size, on the CPU.
+    """Regions that raise a class's score: float32 [B, H, W] in [0, 1] at the images' size, on the CPU.
 
     Each map's largest value is 1; it is all 0 where nothing spoke for the class.
 
@@ -89,7 +90,7 @@ def attention_maps(
     seen: list[tuple[str, int, Tensor]] = []
     # so that frozen networks have gradients too
     images_BCHW = images_BCHW.detach().clone().requires_grad_()
-    with _explaining(model), _watching(model, seen, only=layer):
+    with evaluation_mode(model), torch.enable_grad(), _watching(model, seen, only=layer):
         logits_BK = model(images_BCHW)
         score = logits_BK.gather(1, targets_B[:, None].to(logits_BK.device)).sum()
     out = seen[0][2]
@@ -146,17 +147,6 @@ def _reaches_places(grad: Tensor | None) -> bool:
 
 def _gradients(score: Tensor, outs: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(score, outs, allow_unused=True) if outs else ()
-
-
-@contextmanager
-def _explaining(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ def write_report(
         runs: run folders, checkpoints or ensembles ("A,B,C"); a str or a Path is one of them.
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
             a run and for an ensemble, ``comparison.html`` here for several.
-        options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Reads val unless ``split`` says otherwise; a look at test
-            leaves its line in the run's test-access log.
+        options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Scores val by default; an evaluation of test
+            is written to the run's test-access log.
     Returns:
         ``file``, ``bytes``, and ``sentences``: the outcome in words.
     Raises:
@@ -47,7 +47,7 @@ def write_report(
 
 
 def default_file(subjects: Sequence[RunReference]) -> Path:
-    """Where a page goes when none is given."""
+    """The default file of a page."""
     if len(subjects) > 1:
         return Path("comparison.html")
     (subject,) = subjects

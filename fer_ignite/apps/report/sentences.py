@@ -21,14 +21,14 @@ def percent(share: float, *, digits: int = 1) -> str:
 
 
 def outcome_sentences(
-    result: Mapping[str, Any], summary: Mapping[str, Any], *, network: str, looks: int
+    result: Mapping[str, Any], summary: Mapping[str, Any], *, network: str, test_evaluations: int
 ) -> list[str]:
-    """What was trained and how good it is, what it is best and worst at, and what is known about test.
+    """Accuracy, training, best and worst class, and the evaluations of test.
 
     Args:
         result: see :func:`fer_ignite.evaluate`.
         summary: the run's, {} where it is not known.
-        looks: how often test was scored with the run's networks.
+        test_evaluations: how often test was scored with the run's networks.
     """
     low, high = result["accuracy_interval"]
     lead = f"{network} names the expression of {percent(result['accuracy'])} of {result['n']:,} {_SPLITS[result['split']]} faces"
@@ -41,13 +41,14 @@ def outcome_sentences(
     sentences += _strengths(result)
     test = summary.get("test")
     if test and result["split"] != "test":
-        seen = f"; test has been looked at {looks} time{'s' if looks != 1 else ''}" if looks else ""
+        count = test_evaluations
+        seen = f"; test has been scored {count} time{'s' if count != 1 else ''}" if count else ""
         sentences.append(
             f"At its end the run scored {percent(test['accuracy'])} on {test['n']:,} test faces{seen}."
         )
     elif "test_evaluations" in result:
         sentences.append(
-            f"This is look number {result['test_evaluations']} at test with this run's networks."
+            f"This is evaluation number {result['test_evaluations']} of test with this run's networks."
         )
     return sentences
 

@@ -2,9 +2,8 @@
 
 # Dimensions: B faces, H W pixels, C channels.
 
-import base64
-import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from PIL import Image
 
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.fetchers import sample_pixels
+from fer_ignite.data.images import as_data_uri
 
 __all__ = ["load_pixels", "overlay_uri", "thumbnail_uri"]
 
 Pixels = NDArray[np.uint8]
 THUMBNAIL_PX = 64
 OVERLAY_PX = 96
-_QUALITY = 85
+_WRITER: dict[str, Any] = {"quality": 85, "optimize": True}
 
 
 def load_pixels(dataset: FaceDataset, places: Sequence[int]) -> Pixels:
@@ -48,7 +48,7 @@ def thumbnail_uri(face_HWC: Pixels, *, side_px: int = THUMBNAIL_PX) -> str:
     picture = _picture(face_HWC)
     if max(picture.size) > side_px:
         picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    return _uri(picture)
+    return as_data_uri(picture, **_WRITER)
 
 
 def overlay_uri(face_HWC: Pixels, map_HW: NDArray[np.float32]) -> str:
@@ -64,14 +64,9 @@ def overlay_uri(face_HWC: Pixels, map_HW: NDArray[np.float32]) -> str:
     ).clip(0, 1)
     heat = colormaps["inferno"](strength)[..., :3] * 255
     weight = 0.65 * strength[..., None]
-    return _uri(Image.fromarray(((1 - weight) * face + weight * heat).astype(np.uint8)))
+    mixed = Image.fromarray(((1 - weight) * face + weight * heat).astype(np.uint8))
+    return as_data_uri(mixed, **_WRITER)
 
 
 def _picture(face_HWC: Pixels) -> Image.Image:
     return Image.fromarray(face_HWC[:, :, 0] if face_HWC.shape[2] == 1 else face_HWC)
-
-
-def _uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

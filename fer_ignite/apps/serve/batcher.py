@@ -22,7 +22,7 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """One thread with the network; what is waiting when it is free goes through it together.
+    """One thread with the network; requests that wait while it works are predicted in one batch.
 
     Args:
         faces: "auto", "never" or "always", as :func:`fer_ignite.inference.predictor.predict` takes it.

@@ -1,12 +1,17 @@
 """``run_service``: from a checkpoint or an .onnx file to a listening service."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from fer_ignite.apps.web_server import host_names, is_loopback, reserve_port, serve, server_address
-from fer_ignite.checkpoint.paths import network_title
-from fer_ignite.data.images import printable
-from fer_ignite.distributed.signals import Terminated, raise_on_sigterm
+from fer_ignite.apps.web_server import (
+    host_names,
+    is_loopback,
+    listen,
+    open_network,
+    serve,
+    server_address,
+)
 from fer_ignite.imports import require_library
 
 __all__ = ["run_service"]
@@ -43,35 +48,31 @@ def run_service(
     """
     for name in ("fastapi", "uvicorn", "python_multipart"):
         require_library(name, extra="serve", purpose="fer-ignite serve")
-    try:
-        with raise_on_sigterm(), reserve_port(host, port) as taken:
-            from fer_ignite.apps.serve.application import ServiceLimits, build_application
-            from fer_ignite.apps.serve.batcher import Batcher
-            from fer_ignite.inference.predictor import open_predictor
-            from fer_ignite.weights import shipped_checkpoint
 
-            path = shipped_checkpoint() if checkpoint is None else checkpoint
-            batcher = Batcher(
-                open_predictor(path, device=device, model=model, tta=tta), faces=faces
-            )
-            application = build_application(
-                batcher,
-                network=printable(network_title(path)),
-                limits=ServiceLimits(max_bytes, max_images, per_minute),
-                hosts=host_names(taken),
-            )
-            address = server_address(taken)
+    def serve_on(taken: socket.socket) -> int:
+        from fer_ignite.apps.serve.application import ServiceLimits, build_application
+        from fer_ignite.apps.serve.batcher import Batcher
 
-            def on_ready() -> None:
-                echo(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
-                if not is_loopback(taken):
-                    echo(
-                        "Others can reach it, without a password: put a proxy with one in front of it."
-                    )
+        predictor, network = open_network(checkpoint, device=device, model=model, tta=tta)
+        batcher = Batcher(predictor, faces=faces)
+        application = build_application(
+            batcher,
+            network=network,
+            limits=ServiceLimits(max_bytes, max_images, per_minute),
+            hosts=host_names(taken),
+        )
+        address = server_address(taken)
 
-            try:
-                return serve(application, taken, on_ready=on_ready)
-            finally:
-                batcher.close()
-    except Terminated:
-        return 143
+        def on_ready() -> None:
+            echo(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
+            if not is_loopback(taken):
+                echo(
+                    "Others can reach it, without a password: put a proxy with one in front of it."
+                )
+
+        try:
+            return serve(application, taken, on_ready=on_ready)
+        finally:
+            batcher.close()
+
+    return listen(host, port, serve_on)

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 
 from fer_ignite.apps.trackers.registry import tracker_class
 from fer_ignite.apps.trackers.run_ids import RunIds
-from fer_ignite.apps.trackers.tracker import Tracker
+from fer_ignite.apps.trackers.tracker import RunResults, Tracker
 from fer_ignite.apps.trackers.upload_queue import Point
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.training.events import RunEvents
@@ -80,12 +80,9 @@ class Trackers:
         pictures = sorted(self._folder.plots.glob("*.png"))
         best = self._folder.checkpoints / "best.pt"
         checkpoint = best if self._checkpoint and best.exists() else None
+        results = RunResults(scores, files, pictures, checkpoint)
         for tracker in self._opened:
-            tracker.post.put(
-                functools.partial(
-                    tracker.deliver_results, scores, files, pictures=pictures, checkpoint=checkpoint
-                )
-            )
+            tracker.post.put(functools.partial(tracker.deliver_results, results))
         self.close(_ENDS.get(str(summary["status"]), "failed"))
 
     def close(self, status: str = "failed") -> None:

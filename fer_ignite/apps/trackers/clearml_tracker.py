@@ -8,7 +8,7 @@ from typing import Any
 from ignite.handlers.clearml_logger import ClearMLLogger
 
 from fer_ignite.apps.trackers.offline import clearml_reached
-from fer_ignite.apps.trackers.tracker import Tracker, no_answer
+from fer_ignite.apps.trackers.tracker import RunResults, Tracker, no_answer
 from fer_ignite.apps.trackers.upload_queue import Point
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import require_library
@@ -106,23 +106,16 @@ class ClearmlTracker(Tracker, ClearMLLogger):
                 self.sender.report_scalar(title, series or title, value, point.step)
         self.mark(points)
 
-    def deliver_results(
-        self,
-        scores: Point,
-        files: Sequence[Path],
-        *,
-        pictures: Sequence[Path],
-        checkpoint: Path | None,
-    ) -> None:
-        self.deliver([scores])
-        for path in files:
+    def deliver_results(self, results: RunResults) -> None:
+        self.deliver([results.scores])
+        for path in results.files:
             self.task.upload_artifact(path.stem, str(path))
-        for path in pictures:
+        for path in results.pictures:
             self.sender.report_image(
-                "plots", path.stem, iteration=scores.step, local_path=str(path)
+                "plots", path.stem, iteration=results.scores.step, local_path=str(path)
             )
-        if checkpoint is not None:
-            self.task.upload_artifact("best", str(checkpoint))
+        if results.checkpoint is not None:
+            self.task.upload_artifact("best", str(results.checkpoint))
 
     def close_record(self, status: str) -> None:
         if self.joined or self.away():
@@ -133,7 +126,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
 
 
 class _Noting:
-    """Stands where Ignite's handlers look for ClearML's own logger."""
+    """In the place where Ignite's handlers expect ClearML's own logger."""
 
     def __init__(self, tracker: ClearmlTracker) -> None:
         self._tracker = tracker

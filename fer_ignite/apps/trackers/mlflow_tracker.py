@@ -15,7 +15,7 @@ from ignite.handlers.mlflow_logger import MLflowLogger
 
 from fer_ignite.apps.trackers.mlflow_model import save_mlflow_model
 from fer_ignite.apps.trackers.run_ids import without_password
-from fer_ignite.apps.trackers.tracker import Tracker, no_answer
+from fer_ignite.apps.trackers.tracker import RunResults, Tracker, no_answer
 from fer_ignite.apps.trackers.upload_queue import Point
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, require_library
@@ -183,24 +183,17 @@ class MLflowTracker(Tracker, MLflowLogger):
         code = error.get_http_status_code() if isinstance(error, MlflowException) else 500
         return 400 <= code < 500 and code not in _TRANSIENT_CODES
 
-    def deliver_results(
-        self,
-        scores: Point,
-        files: Sequence[Path],
-        *,
-        pictures: Sequence[Path],
-        checkpoint: Path | None,
-    ) -> None:
-        self.deliver([scores])
-        for path in files:
+    def deliver_results(self, results: RunResults) -> None:
+        self.deliver([results.scores])
+        for path in results.files:
             self.client.log_artifact(self.id, str(path))
-        for path in pictures:
+        for path in results.pictures:
             self.client.log_artifact(self.id, str(path), "plots")
-        if checkpoint is not None:
-            self.client.log_artifact(self.id, str(checkpoint), "checkpoints")
+        if results.checkpoint is not None:
+            self.client.log_artifact(self.id, str(results.checkpoint), "checkpoints")
             if not is_object_name(str(self._model)):  # checkpoints never import user code
                 with tempfile.TemporaryDirectory() as folder:
-                    save_mlflow_model(Path(folder) / "model", checkpoint)
+                    save_mlflow_model(Path(folder) / "model", results.checkpoint)
                     self.client.log_artifacts(self.id, str(Path(folder) / "model"), "model")
 
     def close_record(self, status: str) -> None:

@@ -50,7 +50,7 @@ class RunIds:
 
 
 def without_password(uri: str) -> str:
-    """An address without user name, password and query, so that it can stand in files and messages."""
+    """An address without user name, password and query, for files and messages."""
     parts = urlsplit(uri)
     if not parts.netloc:
         return uri

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +20,22 @@ from fer_ignite.apps.trackers.run_ids import RunIds, without_password
 from fer_ignite.apps.trackers.upload_queue import Point, UploadQueue
 from fer_ignite.errors import ConfigError
 
-__all__ = ["Tracker", "no_answer", "preserve_global_state"]
+__all__ = ["RunResults", "Tracker", "no_answer", "preserve_global_state"]
 
 logger = logging.getLogger("fer_ignite")
 
 _ANSWER_S = 10.0
 _FAREWELL_S = 120.0
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a tracker gets at the end of a run: the final scores, files, pictures and the best checkpoint, None without one."""
+
+    scores: Point
+    files: Sequence[Path]
+    pictures: Sequence[Path]
+    checkpoint: Path | None
 
 
 class Tracker(ABC):
@@ -75,25 +86,18 @@ class Tracker(ABC):
 
     @abstractmethod
     def deliver(self, points: Sequence[Point]) -> None:
-        """Sends points; in the post's thread."""
+        """Sends points; in the upload queue's thread."""
 
     @abstractmethod
-    def deliver_results(
-        self,
-        scores: Point,
-        files: Sequence[Path],
-        *,
-        pictures: Sequence[Path],
-        checkpoint: Path | None,
-    ) -> None:
-        """Sends the final scores and files; in the post's thread."""
+    def deliver_results(self, results: RunResults) -> None:
+        """Sends the final scores and files; in the upload queue's thread."""
 
     @abstractmethod
     def close_record(self, status: str) -> None:
         """Ends the record: "finished", "stopped" (it may continue) or "failed"."""
 
     def away(self) -> str | None:
-        """A sentence's beginning that says why nothing arrives, or None where the server answers."""
+        """Why nothing arrives, as the beginning of a sentence, or None where the server answers."""
         return None
 
     def refused(self, error: Exception) -> bool:
@@ -143,7 +147,7 @@ class Tracker(ABC):
     def continue_offline(
         self, entry: Mapping[str, Any], read: Callable[[Path], Mapping[str, int]]
     ) -> None:
-        """Goes on after what the files of earlier starts hold; where they can't be read, after what was sent."""
+        """Continues after the last step in the files of earlier starts; where they can't be read, after what was sent."""
         reached: dict[str, int] = {}
         try:
             for place in entry.get("places", []):

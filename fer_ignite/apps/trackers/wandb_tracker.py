@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ignite.handlers.wandb_logger import WandBLogger
 
 from fer_ignite.apps.trackers.offline import wandb_reached
-from fer_ignite.apps.trackers.tracker import Tracker, no_answer
+from fer_ignite.apps.trackers.tracker import RunResults, Tracker, no_answer
 from fer_ignite.apps.trackers.upload_queue import Point
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import require_library
@@ -85,22 +85,18 @@ class WandbTracker(Tracker, WandBLogger):
             self.tracked.log(dict(point.values), step=point.step)
         self.mark(points)
 
-    def deliver_results(
-        self,
-        scores: Point,
-        files: Sequence[Path],
-        *,
-        pictures: Sequence[Path],
-        checkpoint: Path | None,
-    ) -> None:
+    def deliver_results(self, results: RunResults) -> None:
         import wandb
 
-        shown = {f"plots/{path.stem}": wandb.Image(str(path)) for path in pictures}
-        self.tracked.log({**scores.values, **shown}, step=scores.step)
-        self.tracked.summary.update(dict(scores.values))
-        self.mark([scores])
+        shown = {f"plots/{path.stem}": wandb.Image(str(path)) for path in results.pictures}
+        self.tracked.log({**results.scores.values, **shown}, step=results.scores.step)
+        self.tracked.summary.update(dict(results.scores.values))
+        self.mark([results.scores])
         # Artifacts, which are copied: run.save would make links to files that a resume replaces.
-        for kind, paths in (("files", files), ("best", [checkpoint] if checkpoint else [])):
+        for kind, paths in (
+            ("files", results.files),
+            ("best", [results.checkpoint] if results.checkpoint else []),
+        ):
             artifact = wandb.Artifact(
                 _artifact_name(f"{self.run_name}-{kind}"), type="model" if kind == "best" else "run"
             )

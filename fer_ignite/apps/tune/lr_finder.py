@@ -27,7 +27,7 @@ from fer_ignite.training.session import Session
 
 __all__ = ["draw_rates", "find_lr"]
 
-# What would set the rate itself, stop the run, judge it or write files. The average of the weights is of no use here.
+# Settings that would set the rate, stop the run, score it or write files; an average of the weights is not needed.
 _BARE = {
     "sched": "constant",
     "warmup_epochs": 0.0,
@@ -57,7 +57,7 @@ def find_lr(
     start_lr: float = 1e-6,
     end_lr: float = 10.0,
 ) -> dict[str, Any]:
-    """Trains for some iterations at a rate that rises from ``start_lr`` to ``end_lr``, and looks where the loss falls fastest.
+    """Trains for some iterations at a rate that rises from ``start_lr`` to ``end_lr``, and finds where the loss falls fastest.
 
     Only train is read. Nothing of the run is kept. Groups with a rate of their own (``backbone_lr``, ``head_lr``) rise in
     the same proportion to ``lr``.
@@ -83,7 +83,7 @@ def find_lr(
         raise ConfigError(f"--nproc {config.nproc}: find-lr works in one process; leave it out.")
     if config.folds is not None and config.fold is None:
         raise ConfigError(
-            "--folds makes several runs; find-lr looks at one: say which with --fold, or leave both out."
+            "--folds makes several runs; find-lr makes one: choose it with --fold, or leave both out."
         )
     check_names(config)
     cache_path = find_cache(config)[0]
@@ -139,7 +139,7 @@ def _find(
             handlers=handlers,
             teacher=load_teacher(config, dataset, device=device),
         )
-        _leave_the_step_alone(session)
+        _remove_other_handlers(session)
         if not given.quiet:
             _attach_bar(session, iterations)
         finder, diverged = _rise(
@@ -158,8 +158,8 @@ def _find(
     }
 
 
-def _leave_the_step_alone(session: Session) -> None:
-    """Takes off what judges and writes, and the schedule, which would set the rate again before each step."""
+def _remove_other_handlers(session: Session) -> None:
+    """Removes handlers that score or write, and the schedule, which would set the rate again before each step."""
     for name in (*_FILING, "scheduler"):
         if name in session.handles:
             session.handles[name].remove()

@@ -23,7 +23,7 @@ _UNFIT_IN_A_ROW = 3
 # Of the search itself, not of its trials; the folder is named by --out and --name.
 _OF_THE_SEARCH = ("out", "name", "resume", "exist_ok", "override", "score_test")
 
-Tell = Callable[[str], object]
+Echo = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,16 @@ def tune(
     request: TuneRequest,
     *,
     given: Mapping[str, Any],
-    echo: Tell = lambda text: None,
+    echo: Echo = lambda text: None,
 ) -> Outcome:
-    """Searches for the settings with the best validation figure (``monitor``); test is never looked at.
+    """Searches for the settings with the best validation figure (``monitor``); test is never scored.
 
     The folder ``<out>/<name>`` (by default ``tune-<the space's file name>``) gets the study, a run's folder per trial,
     best.yaml, trials.csv and importance.png. The same call again continues; at the same time, it works beside the first.
 
     Args:
         config, given: settings of all trials, and those among them that were really given.
-        tell: is called with a line about each trial.
+        echo: called with a line about each trial.
     Returns:
         An outcome whose result is :func:`fer_ignite.apps.tune.results.study_result`'s.
     Raises:
@@ -69,7 +69,7 @@ def tune(
     kept = {name: plain[name] for name in given if name not in _OF_THE_SEARCH}
     if given.get("score_test"):
         raise ConfigError(
-            "--score-test: a search never looks at test; leave it out, and score the winner by training it."
+            "--score-test: a search never scores test; leave it out, and score the winner by training it."
         )
     fingerprint = _check(config, kept)
     folder = Path(config.out) / (config.name or f"tune-{Path(request.space).stem}")
@@ -104,7 +104,7 @@ def tune(
                     timeout=request.timeout_s,
                     catch=(UnfitTrial,),
                     callbacks=[
-                        _teller(echo),
+                        _reporter(echo),
                         _stopper(request.trials),
                         lambda study, trial: write_results(study, folder, given=kept),
                     ],
@@ -121,11 +121,11 @@ def _check(config: Config, kept: Mapping[str, Any]) -> str | None:
     _refuse_starts(config)
     if config.folds is not None and config.fold is None:
         raise ConfigError(
-            "--folds makes several runs of one setting; tune judges by one: say which with --fold, or leave both out."
+            "--folds makes several runs of one setting; tune compares by one: choose it with --fold, or leave both out."
         )
     if config.fast_dev_run:
         raise ConfigError(
-            "--fast-dev-run judges on three batches; leave it out, and try the search with --max-train-samples and --epochs."
+            "--fast-dev-run scores on three batches; leave it out, and try the search with --max-train-samples and --epochs."
         )
     check_names(config)
     check_monitor(config)
@@ -179,7 +179,7 @@ def _stopper(trials: int) -> Callable[[Any, Any], None]:
     return stop_when_enough
 
 
-def _teller(echo: Tell) -> Callable[[Any, Any], None]:
+def _reporter(echo: Echo) -> Callable[[Any, Any], None]:
     def report_trial(study: Any, trial: Any) -> None:
         settings = "  ".join(
             f"{name} {_short(value)}"

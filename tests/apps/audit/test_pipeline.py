@@ -112,7 +112,7 @@ def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_pat
     assert all(seen[split] == ("yes" if split == "train" else "no") for split in seen)
     assert (finished_run / "test_access.jsonl").read_text().count(
         "\n"
-    ) == looks + 1  # test was looked at
+    ) == looks + 1  # test was scored
     other = audit(
         tiny(data="demo:140"), AuditRequest(checkpoint=best, out=str(tmp_path / "b"), tta="none")
     )

@@ -73,7 +73,7 @@ def test_the_page_shows_the_run_s_figures(finished_run, facts, page):
     # other tests look at this run too
     looks = len((finished_run / "test_access.jsonl").read_text().splitlines())
     scored = f"the run scored {100 * summary['test']['accuracy']:.1f} % on 70 test faces"
-    assert f"{scored}; test has been looked at {looks} time" in read.text
+    assert f"{scored}; test has been scored {looks} time" in read.text
     assert facts["result"]["accuracy"] == pytest.approx(summary["val"]["accuracy"], abs=1e-7)
     matrix = facts["result"]["confusion_matrix"]
     assert {key: len(faces) for key, faces in facts["cells"].items()} == {
@@ -203,7 +203,8 @@ def test_val_is_read_unless_test_is_requested_which_leaves_its_line(finished_run
         70,
     )
     assert (
-        f"This is look number {looks + 1} at test with this run's networks." in written["sentences"]
+        f"This is evaluation number {looks + 1} of test with this run's networks."
+        in written["sentences"]
     )
 
 

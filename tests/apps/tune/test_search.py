@@ -165,6 +165,6 @@ def test_a_trial_below_the_median_is_stopped_early(search, tmp_path):
 
 
 def test_a_request_to_score_test_is_refused(search, tmp_path):
-    with pytest.raises(ConfigError, match=r"^--score-test: a search never looks at test"):
+    with pytest.raises(ConfigError, match=r"^--score-test: a search never scores test"):
         search(1, score_test=True)
     assert not (tmp_path / "search").exists()
