@@ -29,11 +29,23 @@ def calibration_error(
         temperature: changes the confidence only; the predicted label comes from the logits.
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    hits_N = (logits_NK.argmax(dim=1) == labels_N).double()
-    confidence_N = (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1)
-    bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_N, confidence_N - hits_N)
+    confidence_N, hits_N, bin_N = _binned(logits_NK, labels_N, temperature=temperature, bins=bins)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
+        0, bin_N, confidence_N - hits_N.double()
+    )
     return float(gaps.abs().sum() / max(len(labels_N), 1))
+
+
+def _binned(
+    logits_NK: Tensor, labels_N: Tensor, *, temperature: float, bins: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence float64 [N], hits bool [N], and the bin of each face, int64 [N] from 0."""
+    # The label comes from the logits: rounding in the softmax could make two probabilities equal.
+    hits_N = logits_NK.argmax(dim=1) == labels_N
+    confidence_N = (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1)
+    # Bins are open below and closed above, as in the paper; a confidence of 0 belongs to the first.
+    bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
+    return confidence_N, hits_N, bin_N
 
 
 def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
@@ -52,6 +64,7 @@ def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
         return nn.functional.cross_entropy(logits_NK / temperature, labels_N, reduction="none")
 
     low, high = (math.log(bound) for bound in TEMPERATURES)
+    # Over log T, so that T and 1 / T are alike; 60 thirds leave 3e-11 of the interval.
     for _ in range(60):
         third = (high - low) / 3
         if float(losses_N(math.exp(low + third)).mean()) < float(
@@ -61,6 +74,7 @@ def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
         else:
             low += third
     temperature = min(max(math.exp((low + high) / 2), TEMPERATURES[0]), TEMPERATURES[1])
+    # A temperature fitted to few faces follows their noise: it has to gain more than one standard error.
     gain_N = losses_N(1.0) - losses_N(temperature)
     if len(gain_N) < 2 or not float(gain_N.mean()) > float(gain_N.std()) / math.sqrt(len(gain_N)):
         return None
@@ -95,9 +109,7 @@ def build_calibration(
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    confidence_N = (logits_NK.double() / temperature).softmax(dim=1).amax(dim=1)
-    hits_N = logits_NK.argmax(dim=1) == labels_N
-    bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
+    confidence_N, hits_N, bin_N = _binned(logits_NK, labels_N, temperature=temperature, bins=bins)
     found = []
     for place in range(bins):
         inside_N = bin_N == place

@@ -46,7 +46,7 @@ class MeanLoss(Metric):
 
 
 class Confusion(ConfusionMatrix):
-    """Ignite's confusion matrix, given int64 counts and taught that a process may have no sample."""
+    """Ignite's confusion matrix in int64, for processes that may have no sample."""
 
     def update(self, output: Sequence[Tensor]) -> None:
         if len(output[0]):
@@ -101,6 +101,7 @@ def scores(confusion_KK: Tensor) -> dict[str, float]:
     support_K = table["support"].to(torch.float64)
     occurs_K = support_K > 0
     total = support_K.sum().clamp_min(1)
+    # At least 1, so that an empty split gives 0 and not NaN.
     known = occurs_K.sum().clamp_min(1)
     return {
         "accuracy": (confusion_KK.diagonal().sum() / total).item(),
@@ -125,6 +126,7 @@ def attach_metrics(
         "loss": MeanLoss(lambda out: out["losses"]["loss"], device=device)
     }
     for name in SCORES:
+        # A function per score: a lambda in this loop would see the last name only.
         attached[name] = MetricsLambda(_score(name), confusion)
     attached["confusion_matrix"] = confusion
     for name, metric in attached.items():

@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
 }
 NORMS = ("batch", "group")
+_LEAST_TOKENS, _HEAD_CHANNELS = 32, 32
 
 
 def check_choice(setting: str, value: object, *, allowed: tuple[str, ...]) -> None:
@@ -140,9 +141,9 @@ class CspStage(nn.Module):
         return out
 
 
-def number_of_areas(tokens: int, wanted: int, *, least: int = 32) -> int:
-    """Largest number of equal areas, not above ``wanted``, that leaves each at least ``least`` tokens."""
-    fitting = (n for n in range(wanted, 1, -1) if tokens % n == 0 and tokens // n >= least)
+def number_of_areas(tokens: int, wanted: int) -> int:
+    """Largest number of equal areas, not above ``wanted``, that leaves each at least 32 tokens."""
+    fitting = (n for n in range(wanted, 1, -1) if tokens % n == 0 and tokens // n >= _LEAST_TOKENS)
     return next(fitting, 1)
 
 
@@ -193,11 +194,9 @@ class AreaAttention(nn.Module):
 class AttentionBlock(nn.Module):
     """Area attention, then a two-layer perceptron on each pixel, each added to what came in."""
 
-    def __init__(
-        self, channels: int, *, heads: int, areas: int, mlp_ratio: float, norm: str
-    ) -> None:
+    def __init__(self, channels: int, *, heads: int, areas: int, norm: str) -> None:
         super().__init__()
-        hidden = int(channels * mlp_ratio)
+        hidden = 2 * channels
         self.attention = AreaAttention(channels, heads=heads, areas=areas, norm=norm)
         self.mlp = nn.Sequential(
             ConvUnit(channels, hidden, norm=norm),
@@ -218,25 +217,14 @@ class AttentionStage(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        hidden: int,
-        depth: int,
-        areas: int,
-        head_channels: int = 32,
-        mlp_ratio: float = 2.0,
-        norm: str = "batch",
+        self, channels: int, *, hidden: int, depth: int, areas: int, norm: str = "batch"
     ) -> None:
         super().__init__()
-        heads = max(1, hidden // head_channels)
+        heads = max(1, hidden // _HEAD_CHANNELS)
         self.reduce = ConvUnit(channels, hidden, norm=norm)
         self.pairs = nn.ModuleList(
             nn.Sequential(
-                *(
-                    AttentionBlock(hidden, heads=heads, areas=areas, mlp_ratio=mlp_ratio, norm=norm)
-                    for _ in range(2)
-                )
+                *(AttentionBlock(hidden, heads=heads, areas=areas, norm=norm) for _ in range(2))
             )
             for _ in range(depth)
         )

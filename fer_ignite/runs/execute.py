@@ -61,7 +61,7 @@ def launch_training(
     if plan.mode == "spawn":
         check_sendable(handlers)
         require_sendable(find_objects(config))
-    # several launchers: one process prepares, in its group, for all
+    # Several launchers: only the processes themselves can agree on a folder, so that rank 0 prepares in the group.
     if plan.mode == "joined" or spec.nnodes > 1:
         return launch(
             _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
@@ -74,6 +74,7 @@ def launch_training(
             if run_spec.finished is not None
             else launch(_work, run_spec, spec=spec)
         )
+        # Raised inside the guard, which then removes the folder that was made for the run.
         if outcome.exit_code == ConfigError.exit_code:
             raise ConfigError(outcome.message or outcome.status)
     return outcome
@@ -200,6 +201,7 @@ def _prepare_and_work(
         try:
             check_monitor(config, handlers)
             run_spec, lock = prepare(config, given, handlers=handlers)
+            # As JSON to the other ranks, so without what only pickles; each rank has the handlers itself.
             shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
             shared = {"error": type(error).__name__, "message": str(error)}

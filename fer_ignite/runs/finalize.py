@@ -80,6 +80,7 @@ def _fitted_temperature(session: Session, model: nn.Module, *, scored: ScoredSpl
     if session.config.calibrate == "val":
         return fit_temperature(scored.logits_NK, scored.labels_N)
     loader = build_split_loader(session.dataset, "val", like=session.val_loader)
+    # Evenly spaced over the split; each condition scores all of them.
     step = -(-len(loader.indices_N) // _CALIBRATION_FACES)
     fewer = replace(loader, indices_N=loader.indices_N[::step])
 
@@ -108,6 +109,7 @@ def _write_predictions(
 def _store_temperature(path: Path, temperature: float | None) -> None:
     """Writes the temperature into a checkpoint; None removes one that an earlier end of the run has written."""
     content = load_checkpoint(path)
+    # An unchanged file is not written again: its digest stays.
     if content.pop("temperature", None) != temperature:
         added = {} if temperature is None else {"temperature": temperature}
         write_durably(path, lambda file: write_checkpoint({**content, **added}, file))

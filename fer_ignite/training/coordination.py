@@ -117,7 +117,7 @@ class StopCoordinator:
             self._flag = (taken.cpu(), None)
 
     def sync_iteration(self, engine: Engine) -> None:
-        """ITERATION_COMPLETED: reads the last iteration's vote, acts on a closed window, sends this iteration's."""
+        """ITERATION_COMPLETED: reads the last iteration's vote, acts after an accumulation group, sends this iteration's."""
         state = engine.state
         # Read before send: one vote is under way at a time, so that no rank pairs it with another iteration's.
         self._read()

@@ -43,21 +43,21 @@ EVENT_TABLE = (
     EventFacts(
         StepEvents.LOSS_READY,
         "after each micro-batch's forward pass",
-        "state.loss (scalar with its graph, weighted by the window's count), state.output (y_pred: logits, y: labels, targets, "
+        "state.loss (scalar with its graph, weighted by the accumulation group's count), state.output (y_pred: logits, y: labels, targets, "
         "losses), state.batch",
         "iteration",
         ("backward",),
     ),
     EventFacts(
         StepEvents.GRADIENTS_READY,
-        "when an accumulation window closes, the short last one too; gradients are summed over processes",
+        "after the last micro-batch of an accumulation group, the short last group too; gradients are summed over processes",
         "parameters' .grad; listeners leave state.grad_norm (None before) and state.step_taken (true before) on the device",
         "optimizer_steps",
         ("sam", "unscale", "gradient_norm", "clip"),
     ),
     EventFacts(
         StepEvents.OPTIMIZER_STEP,
-        "then, also for a window whose gradients are not finite",
+        "then, also for a group whose gradients are not finite",
         "state.step_taken (device flag, 0 or 1)",
         "optimizer_steps",
         ("optimizer_step",),
@@ -93,7 +93,7 @@ EVENT_TABLE = (
     EventFacts(
         RunEvents.RESUME_POINT,
         "every save_epochs epochs, save_minutes minutes or save_iterations iterations, and before a run stops; always "
-        "on a closed window",
+        "after an accumulation group",
         "none",
         "iteration",
         ("reduce_metrics", "tensorboard_flush", "resume_points"),

@@ -94,7 +94,7 @@ def create_trainer(
         ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32, "losses": {name: [B]},
         "loss": mean over this process's slice, "count": B, "criterion_kwargs": {}}``, detached; the last is for Ignite's
         ``Loss``. A mixed image has the label of its larger part.
-        ``state.optimizer_steps`` counts closed windows, ``state.skipped_steps`` those not taken. From GRADIENTS_READY on,
+        ``state.optimizer_steps`` counts accumulation groups, ``state.skipped_steps`` those not taken. From GRADIENTS_READY on,
         ``state.grad_norm`` is None until a handler has measured it, and ``state.step_taken`` is true until one has found
         gradients that are not finite.
     """

@@ -362,7 +362,7 @@ def test_pack_reads_once_and_says_where_and_what(cli):
     assert facts["path"] == path and facts["count"] == 70 and facts["classes"] == list(DEMO_CLASSES)
 
 
-def test_a_pack_s_path_is_data_too(cli, tiny_flags):
+def test_a_dataset_cache_s_path_is_data_too(cli, tiny_flags):
     path = cli("pack", "demo:140").out.splitlines()[-1]
     ended = cli("train", "--data", path, *tiny_flags[2:], "--quiet")
     assert ended.code == 0, ended.err
@@ -384,7 +384,7 @@ def test_info_tells_versions_and_devices(cli):
     assert "\n  quick\n" in cli("info").out  # one name a line
 
 
-def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, best):
+def test_info_prints_what_a_checkpoint_a_run_and_a_dataset_cache_hold(cli, finished_run, best):
     checkpoint = json.loads(cli("info", best, "--json").out)
     assert checkpoint["network"] == "fer48" and checkpoint["classes"] == list(DEMO_CLASSES)
     run = json.loads(cli("info", finished_run, "--json").out)
@@ -399,7 +399,7 @@ def test_info_tells_what_a_checkpoint_a_run_and_a_pack_hold(cli, finished_run, b
         assert cli("info", place).code == 0
 
 
-def test_pack_verifies_a_pack_in_full(cli):
+def test_pack_verifies_a_dataset_cache_in_full(cli):
     assert "has its checksum" in cli("pack", "demo:140", "--verify").out
 
 

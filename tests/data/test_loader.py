@@ -74,7 +74,7 @@ def test_the_last_batch_of_an_epoch_is_short_and_the_next_epoch_follows():
 
 
 @pytest.mark.parametrize("spec", [None, RICH], ids=["plain", "augmented and mixed"])
-def test_a_stream_that_begins_at_any_iteration_gives_the_same_batches(spec):
+def test_a_loader_that_begins_at_any_iteration_gives_the_same_batches(spec):
     walked = take(make_loader(spec=spec), 7)
     for at in (1, 3, 5):
         begun = take(make_loader(spec=spec, at=at), 7 - at)

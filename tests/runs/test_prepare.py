@@ -29,7 +29,7 @@ def ready(tiny):
         lock.release()
 
 
-def test_a_job_names_folder_pack_and_the_whole_configuration(ready, tmp_path):
+def test_a_run_spec_names_folder_cache_and_the_whole_configuration(ready, tmp_path):
     run_spec = ready(lr=0.3)
     assert (
         run_spec.folder == str(tmp_path / "run")

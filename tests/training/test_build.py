@@ -69,7 +69,7 @@ def rates(session):
     return seen
 
 
-def test_the_rate_changes_when_a_window_opens(wired):
+def test_the_rate_changes_at_the_first_micro_batch_of_a_group(wired):
     # 2 windows of 2
     seen = rates(wired(sched="cosine", epochs=1, batch_size=64, grad_accum_steps=2, lr=0.1))
     assert seen[0] == seen[1] == pytest.approx(0.1) and seen[2] == seen[3] == pytest.approx(0.05)

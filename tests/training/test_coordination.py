@@ -95,7 +95,7 @@ def test_a_stop_request_is_executed_an_iteration_later_with_a_resume_point(steps
     assert coordinator.reason is StopReason.HANDLER and coordinator.status == "early_stopped"
 
 
-def test_a_stop_waits_for_the_window_to_close(steps, batches):
+def test_a_stop_waits_for_the_end_of_the_accumulation_group(steps, batches):
     made = steps()
     window = [
         batches(4, window=12, is_last_micro=False),

@@ -36,7 +36,7 @@ def test_one_step_is_the_step_that_torch_makes(steps, batches):
     assert state.loss.grad_fn is None  # the graph is gone after the step
 
 
-def test_an_accumulated_window_is_weighted_by_its_samples_the_short_one_too(steps, batches):
+def test_an_accumulation_group_is_weighted_by_its_samples_the_short_one_too(steps, batches):
     whole = batches(7)
     parts = [copy.copy(whole) for _ in range(3)]
     for part, (start, stop) in zip(parts, ((0, 3), (3, 6), (6, 7)), strict=True):
@@ -58,7 +58,7 @@ def test_an_accumulated_window_is_weighted_by_its_samples_the_short_one_too(step
     assert state[1].iteration == 3
 
 
-def test_the_events_of_a_step_come_in_order_and_a_window_steps_once(steps, batches):
+def test_the_events_of_a_step_come_in_order_and_a_group_steps_once(steps, batches):
     made, seen = steps(), []
     for event in StepEvents:
         made.trainer.add_event_handler(

@@ -76,19 +76,19 @@ class NearPairs(NamedTuple):
 
 
 @torch.inference_mode()
-def near_pairs(images_NSS: NDArray[np.uint8], *, least: float | None = None) -> NearPairs:
+def near_pairs(images_NSS: NDArray[np.uint8]) -> NearPairs:
     """Finds near copies among images that are all different and not blank.
+
+    The correlation from which a pair counts is chosen by how alike different images are in this set.
 
     Args:
         images_NSS: uint8 [N, 48, 48], gray.
-        least: correlation from which a pair counts; None: chosen by how alike strangers are in this set.
     """
     if len(images_NSS) < 2:
         return NearPairs(np.zeros((0, 2), np.int64), np.zeros(0, np.bool_), np.zeros(0, np.float32))
     images_NSS = np.ascontiguousarray(images_NSS)
     search = _NeighbourSearch(images_NSS)
-    if least is None:
-        least = search.threshold()
+    least = search.threshold()
     query_C, other_C, view_C = search.candidates(
         least=_ALIGNED_FROM if len(images_NSS) > _SMALL_SET else -1.0
     )

@@ -31,6 +31,7 @@ from fer_ignite.training.session import versions
 __all__ = ["build_context", "read_test_accesses"]
 
 MISTAKES = 24
+_CURVE_POINTS = 120  # a curve is 300 px wide
 
 
 def build_context(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
@@ -170,11 +171,9 @@ def ranking_facts(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _thinned(
-    x_T: NDArray[np.float64], y_T: NDArray[np.float64], *, most: int = 120
-) -> list[tuple[float, float]]:
-    """At most ``most`` points of a curve, the last one among them."""
-    kept = np.unique(np.linspace(0, len(x_T) - 1, min(most, len(x_T))).round().astype(int))
+def _thinned(x_T: NDArray[np.float64], y_T: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """At most 120 points of a curve, the last one among them."""
+    kept = np.unique(np.linspace(0, len(x_T) - 1, min(_CURVE_POINTS, len(x_T))).round().astype(int))
     return list(zip(x_T[kept].tolist(), y_T[kept].tolist(), strict=True))
 
 

@@ -1,6 +1,6 @@
 """Duplicates with different labels or in different splits."""
 
-# Dimensions: N images in the pack, H W pixels, C channels.
+# Dimensions: N images in the dataset cache, H W pixels, C channels.
 
 from typing import Any
 

@@ -23,6 +23,7 @@ __all__ = ["GradCam", "build_explainer"]
 FACES_PER_CLASS = 64
 EXAMPLES_PER_CLASS = 4
 HIDDEN_SHARE = 0.2
+_TESTED_FACES = 256
 _BATCH = 32
 
 
@@ -89,7 +90,7 @@ class GradCam:
             )
         return found
 
-    def deletion_test(self, *, count: int = 256) -> dict[str, Any]:
+    def deletion_test(self) -> dict[str, Any]:
         """How much confidence falls when the brightest fifth is hidden, and when another face's fifth is.
 
         The other face's map is the control: it hides as much, in shapes as smooth, and mostly inside of the face.
@@ -97,7 +98,7 @@ class GradCam:
         Returns:
             ``count, share, own, other``: the two mean falls in probability, over faces drawn from the split.
         """
-        drawn = generator(0, "limit").permutation(len(self.data.labels_N))[:count]
+        drawn = generator(0, "limit").permutation(len(self.data.labels_N))[:_TESTED_FACES]
         own: list[Tensor] = []
         other: list[Tensor] = []
         model = self.data.network.model

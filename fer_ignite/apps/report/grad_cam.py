@@ -24,9 +24,7 @@ from fer_ignite.models.evaluation_mode import evaluation_mode
 __all__ = ["Layer", "attention_maps", "find_layer", "mask_brightest"]
 
 LEAST_SIDE = 4  # a map of fewer places than 4 x 4 says little about where
-_PROBES = (
-    3  # images in the trial: a number that window partitions rarely leave as the first dimension
-)
+_PROBES = 3  # images in the trial: rarely the first dimension of a window partition
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ def find_layer(model: nn.Module, images_BCHW: Tensor) -> Layer:
     Raises:
         ConfigError: no module's output is a map.
     """
+    # Several copies: the first dimension of a map is then 3, which separates images from windows.
     images_BCHW = images_BCHW[:1].expand(_PROBES, -1, -1, -1).contiguous()
     seen: list[tuple[str, int, Tensor]] = []
     with evaluation_mode(model), torch.enable_grad(), _watching(model, seen):
@@ -80,7 +79,7 @@ def attention_maps(
 ) -> Tensor:
     """Regions that raise a class's score: float32 [B, H, W] in [0, 1] at the images' size, on the CPU.
 
-    Each map's largest value is 1; it is all 0 where nothing spoke for the class.
+    Each map's largest value is 1; it is all 0 where no place raises the class's score.
 
     Args:
         images_BCHW: normalised.
@@ -101,7 +100,7 @@ def attention_maps(
     maps_BHW = (
         (grads_BCHW.mean(dim=(2, 3), keepdim=True) * values_BCHW)
         .sum(dim=1)
-        .clamp_min(0)
+        .clamp_min(0)  # what lowers the score is cut, as in the paper
         .float()
         .detach()
     )

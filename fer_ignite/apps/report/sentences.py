@@ -15,9 +15,9 @@ _ENDED = {
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
 
-def percent(share: float, *, digits: int = 1) -> str:
+def percent(share: float) -> str:
     """A share as people read it; a dash for what was not measured."""
-    return "-" if share != share else f"{100 * share:.{digits}f} %"
+    return "-" if share != share else f"{100 * share:.1f} %"
 
 
 def outcome_sentences(

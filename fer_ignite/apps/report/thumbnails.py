@@ -43,11 +43,10 @@ def _pixels(sample: object, dataset: FaceDataset) -> Pixels:
     return np.asarray(sample_pixels(image, dataset.side_px or 48, channels=dataset.channels))
 
 
-def thumbnail_uri(face_HWC: Pixels, *, side_px: int = THUMBNAIL_PX) -> str:
-    """A face as a JPEG data URI, made smaller where it is larger than ``side_px``, never larger."""
+def thumbnail_uri(face_HWC: Pixels) -> str:
+    """A face as a JPEG data URI, scaled down to 64 px where it is larger."""
     picture = _picture(face_HWC)
-    if max(picture.size) > side_px:
-        picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     return as_data_uri(picture, **_WRITER)
 
 

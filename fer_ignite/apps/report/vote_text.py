@@ -21,7 +21,7 @@ def describe_votes(
     """The votes of the faces at ``places``, most first, such as "fear 5, surprise 4, neutral 1".
 
     Args:
-        votes: path of fer2013new.csv, whose rows are those of the csv that the pack was made from.
+        votes: path of fer2013new.csv, whose rows are those of the csv that the dataset cache was made from.
     Raises:
         DataError: the faces don't come from fer2013.csv's rows, or the votes file has fewer rows.
     """

@@ -14,7 +14,7 @@ __all__ = ["Point", "UploadQueue"]
 logger = logging.getLogger("fer_ignite")
 
 _MOST_WAITING = 100_000
-_VALUES_PER_LETTER = 500  # MLflow takes 1000 in a request
+_VALUES_PER_REQUEST = 500  # MLflow takes 1000 in a request
 _RETRY_S = 2.0
 _BUSY_TRIALS = 10  # of a delivery that fails while the server answers, before it is left out
 _GRACE_S = 5.0  # at the end, for a trial that is under way while the server is away
@@ -35,9 +35,9 @@ class Point:
 
 
 class UploadQueue:
-    """Delivers in order, one letter after the other, in a thread of its own.
+    """Delivers items in order in a thread of its own.
 
-    A delivery that fails is tried again until the server answers; one that a server refuses is left out. Either is said
+    A delivery that fails is tried again until the server answers; one that a server refuses is left out. Either is logged
     once in a run.
 
     Args:
@@ -124,10 +124,11 @@ class UploadQueue:
                 points.append(item)
                 if (
                     self._items.empty()
-                    or sum(len(point.values) for point in points) >= _VALUES_PER_LETTER
+                    or sum(len(point.values) for point in points) >= _VALUES_PER_REQUEST
                 ):
                     break
                 item = self._items.get()
+            # A function behind points is sent next: the order of items is kept.
             held = item if points and not isinstance(item, Point) else None
             send = (
                 item
@@ -149,9 +150,7 @@ class UploadQueue:
             ) as error:  # whatever a tracker's package raises: the training continues
                 reason = self._away()
                 if reason is None and not failed:
-                    failed = (
-                        1  # it may have come back between the trial and the question: once more
-                    )
+                    failed = 1  # it may have come back since the attempt: once more
                     continue
                 if reason is None and failed < _BUSY_TRIALS and not self._refused(error):
                     failed += 1

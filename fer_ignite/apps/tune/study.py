@@ -54,7 +54,8 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
     """
     optuna = require_optuna()
     url = f"sqlite:///{(folder / STORAGE).absolute()}"
-    with _alone(folder):  # two workers that make the tables at once would trip over each other
+    # One worker at a time: two that make the tables at once fail.
+    with _alone(folder):
         storage = optuna.storages.RDBStorage(
             url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
         )
@@ -94,7 +95,7 @@ def try_again(study: Any, trial: Any) -> None:
 
 @contextlib.contextmanager
 def at_work(folder: Path) -> Iterator[str]:
-    """A worker's name, by which the others know that it lives: the kernel drops the lock on it when the process dies."""
+    """A worker's name with a lock, which the kernel releases when the process dies: a sign of life for the others."""
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     place = folder / _WORKERS / name
     place.mkdir(parents=True)
@@ -146,6 +147,7 @@ def _take_back_dead(study: Any, folder: Path) -> None:
     optuna = require_optuna()
     for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if _is_dead(frozen, folder):
+            # Queued before it is closed: a worker that dies between the two must not lose the settings.
             try_again(study, optuna.trial.Trial(study, frozen._trial_id))
             study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
 

@@ -40,7 +40,7 @@ class InterruptedTrial(Exception):
 
 
 class ReportToStudy:
-    """A handler's setup that reports each validation to a trial, and stops the run when the study has seen enough of it.
+    """A handler's setup that reports each validation to a trial, and stops the run when the pruner decides so.
 
     Args:
         trial: Optuna's.
@@ -58,7 +58,8 @@ class ReportToStudy:
         trainer = session.trainer
 
         @trainer.on(Events.STARTED)
-        def report_what_was(engine: Engine) -> None:
+        def report_earlier_epochs(engine: Engine) -> None:
+            # A trial that is tried again is another one for Optuna, without the first one's reports.
             for line in session.folder.read_history():
                 self.report(line.get(f"val_{self.monitor}"), line["epoch"])
 
@@ -71,7 +72,7 @@ class ReportToStudy:
                 session.stop()
 
     def report(self, value: Any, epoch: int) -> None:
-        """Tells the study; what isn't finite is left out, and the study gets the end instead."""
+        """Reports a value to the study; one that is not finite is left out, as a diverged run is reported when it ends."""
         if isinstance(value, (int, float)) and math.isfinite(value):
             self.trial.report(float(value), epoch)
 
@@ -98,6 +99,7 @@ def run_trial(
     trial.set_user_attr("worker", worker)
     name = trial.user_attrs.get("folder") or f"trial-{trial.number:04d}"
     trial.set_user_attr("folder", name)
+    # Per trial, so that the drawn settings do not depend on which worker draws them.
     trial.study.sampler = build_optuna_sampler(seed, trial.number)
     drawn = {dimension.name: dimension.suggest(trial) for dimension in space}
     trial.set_user_attr("settings", drawn)
@@ -126,6 +128,7 @@ def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
     if code in SIGNAL_CODES:
         try_again(trial.study, trial)
         raise InterruptedTrial(code)
+    # Diverged: pruned instead of failed, so that the sampler learns that these settings are bad.
     if code == 3:
         raise optuna.TrialPruned(message)
     if code == FerError.exit_code:

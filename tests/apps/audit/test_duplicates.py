@@ -67,7 +67,7 @@ def test_a_small_version_keeps_the_mean_whatever_the_side(side):
     assert small_versions(np.ones((1, side, side), np.float32), 8) == pytest.approx(1)
 
 
-def test_a_pack_of_one_face_has_no_copies(cache_from_images, blob):
+def test_a_dataset_of_one_image_has_no_copies(cache_from_images, blob):
     cache = cache_from_images({"train/a/x": blob(0), "train/b/y": blob(1)})
     copies = find_copies(cache)
     assert copies.near_N.tolist() == [0, 1] and not copies.mirrored_N.any()
