@@ -12,7 +12,7 @@ TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.20", "scikit-image>=0.
 
 
 def quick_tests(session: nox.Session, versions: list[str]) -> None:
-    session.install("--editable", ".[report,audit,tune,export,faces,serve]", *TOOLS, *versions)
+    session.install("--editable", ".[report,audit,tune,export,faces,serve,jpeg]", *TOOLS, *versions)
     session.run("python", "-m", "fer_ignite", "info")
     session.run(
         *("python", "-m", "pytest", "-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_ignite.data.cache.decode import measure
 from fer_ignite.data.cache.format import DatasetCache
+from fer_ignite.data.cache.pixel_facts import measure
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.data.splits import joined_units

@@ -28,6 +28,8 @@ __all__ = [
     "MAX_PIXELS",
     "MISNAMED",
     "as_data_uri",
+    "decode_image",
+    "expected_format",
     "fit_image",
     "is_colourless",
     "open_regular",
@@ -104,19 +106,29 @@ def read_image(
     Raises:
         DataError: the file is refused; the sentence names it and says why.
     """
+    expected = expected_format(path)
+    if root is not None:
+        _refuse_outside(path, root)
+    return decode_image(read_file_bytes(path), path, expected=expected)
+
+
+def expected_format(path: str | os.PathLike[str]) -> str:
+    """The format that a file's suffix says, as Pillow calls it.
+
+    Raises:
+        DataError: it is no suffix of an image.
+    """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMAT_OF_SUFFIX:
         raise DataError(
             f"{printable(path)}: no image suffix; allowed are {', '.join(sorted(FORMAT_OF_SUFFIX))}."
         )
-    if root is not None:
-        _refuse_outside(path, root)
-    return _decode(read_file_bytes(path), path, expected=FORMAT_OF_SUFFIX[suffix])
+    return FORMAT_OF_SUFFIX[suffix]
 
 
 def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
     """An encoded image in memory, of any allowed format, turned upright; mode "L" or "RGB". `name` is for the error."""
-    return _decode(data, name, expected=None)
+    return decode_image(data, name, expected=None)
 
 
 def as_data_uri(image: Image.Image, *, kind: str = "JPEG", **options: Any) -> str:
@@ -260,7 +272,15 @@ def _scaled(image: Image.Image, factor: float) -> Image.Image:
 _FIT = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 
 
-def _decode(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
+def decode_image(data: bytes, name: Name, *, expected: str | None) -> Image.Image:
+    """An encoded image in memory, turned upright; mode "L" or "RGB".
+
+    Args:
+        name: for the error's sentence.
+        expected: the format that the file's name says; None: any.
+    Raises:
+        DataError: the image is refused; the sentence says why.
+    """
     try:
         with Image.open(
             io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)

@@ -15,16 +15,19 @@ import numpy.typing as npt
 
 from fer_ignite.data.cache.decode import (
     Decoded,
-    FaceFile,
     Fit,
     Misfit,
     choose_fit,
     decode_all,
-    measure,
     refit,
+    seconds_per_file,
+    start_pool,
 )
+from fer_ignite.data.cache.face_files import FaceFile
 from fer_ignite.data.cache.format import number_equal_digests
 from fer_ignite.data.cache.manifest import ImageFacts, write_facts
+from fer_ignite.data.cache.pixel_facts import measure
+from fer_ignite.data.cache.slots import PixelSlots
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
 from fer_ignite.data.samples import (
@@ -43,6 +46,7 @@ __all__ = ["build_cache"]
 _NPY_HEADER_BYTES = (
     128  # room for the header of pixels.npy, which is written last: skipped images change its shape
 )
+_PIXELS = "pixels.npy"
 _SHOWN = 20
 _PIECE = 1024
 
@@ -149,31 +153,40 @@ def _write_images(
             )
             return fit, True, facts
         files = _files_of(samples)
-        for every in (False, True):
-            fit, seconds_each = choose_fit(
-                files,
-                side_px=spec.side_px,
-                mode=spec.resize_mode,
-                channels=spec.channels,
-                crop_faces=spec.crop_faces,
-                every=every,
-            )
-            raw = len(files) * fit.side_px**2 * fit.depth <= spec.raw_limit_bytes
-            pieces = decode_all(
-                files,
-                fit,
-                any_colour=spec.channels != "auto",
-                keep_bytes=not raw,
-                seconds_each=seconds_each,
-                done=bar.update,
-            )
-            try:
-                (_write_raw if raw else _write_encoded)(folder, fit, pieces=pieces, facts=facts)
-                return fit, raw, facts
-            except Misfit:
-                # the sample didn't show it all; with every file looked at this can't come again
-                facts = _Facts()
-                bar.reset()
+        seconds_each = seconds_per_file(files, crop_faces=spec.crop_faces)
+        # The processes start while the sample is looked at.
+        with start_pool(seconds_each * len(files)) as pool:
+            for every in (False, True):
+                fit = choose_fit(
+                    files,
+                    side_px=spec.side_px,
+                    mode=spec.resize_mode,
+                    channels=spec.channels,
+                    pool=pool,
+                    crop_faces=spec.crop_faces,
+                    every=every,
+                )
+                raw = len(files) * fit.side_px**2 * fit.depth <= spec.raw_limit_bytes
+                slots = _slots(folder, fit) if raw else None
+                pieces = decode_all(
+                    files,
+                    fit,
+                    any_colour=spec.channels != "auto",
+                    slots=slots,
+                    seconds_each=seconds_each,
+                    pool=pool,
+                    done=bar.update,
+                )
+                try:
+                    if slots is None:
+                        _write_encoded(folder, pieces=pieces, facts=facts)
+                    else:
+                        _write_slots(slots, fit, pieces=pieces, facts=facts)
+                    return fit, raw, facts
+                except Misfit:
+                    # the sample didn't show it all; with every file looked at this can't come again
+                    facts = _Facts()
+                    bar.reset()
     raise DataError("the image files changed while they were read; try again.")
 
 
@@ -208,24 +221,44 @@ def _pieces_of_pixels(
 
 
 def _write_raw(folder: Path, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
-    with (folder / "pixels.npy").open("wb") as file:
+    with (folder / _PIXELS).open("wb") as file:
         file.seek(_NPY_HEADER_BYTES)
         count = 0
         for decoded in pieces:
             file.write(np.ascontiguousarray(decoded.images_BHWC).data)
             count += len(decoded.images_BHWC)
             facts.add(decoded)
-        header = io.BytesIO()
-        shape = (count, fit.side_px, fit.side_px, fit.depth)
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
-        assert len(header.getvalue()) == _NPY_HEADER_BYTES
-        file.seek(0)
-        file.write(header.getvalue())
+    _write_header(folder / _PIXELS, fit, count=count)
 
 
-def _write_encoded(folder: Path, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
+def _slots(folder: Path, fit: Fit) -> PixelSlots:
+    (folder / _PIXELS).touch()
+    return PixelSlots(str(folder / _PIXELS), _NPY_HEADER_BYTES, fit.side_px**2 * fit.depth)
+
+
+def _write_slots(slots: PixelSlots, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
+    """The pixels are written by those who decode; images that can't be read leave gaps, which are closed at the end."""
+    runs, at = [], 0
+    for decoded in pieces:
+        runs.append((at, int(decoded.good_B.sum())))
+        at += len(decoded.good_B)
+        facts.add(decoded)
+    slots.close_gaps(runs)
+    _write_header(Path(slots.path), fit, count=sum(count for _, count in runs))
+
+
+def _write_header(file: Path, fit: Fit, *, count: int) -> None:
+    header = io.BytesIO()
+    shape = (count, fit.side_px, fit.side_px, fit.depth)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    assert len(header.getvalue()) == _NPY_HEADER_BYTES
+    with file.open("r+b") as handle:
+        handle.write(header.getvalue())
+
+
+def _write_encoded(folder: Path, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
     ends: list[int] = []
     with (folder / "images.bin").open("wb") as file:
         for decoded in pieces:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.cache.decode import measure
 from fer_ignite.data.cache.format import (
     PACK_FORMAT,
     PACK_VERSION,
@@ -19,6 +18,7 @@ from fer_ignite.data.cache.format import (
     number_equal_digests,
 )
 from fer_ignite.data.cache.integrity import compute_checksums, manifest_checksum, verify_files
+from fer_ignite.data.cache.pixel_facts import measure
 from fer_ignite.data.samples import SPLITS, Samples
 from fer_ignite.data.splits import report_duplicates
 from fer_ignite.errors import DataError

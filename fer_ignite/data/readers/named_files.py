@@ -65,7 +65,12 @@ def read_named_files(root: Path, kind: str) -> Listing:
 def find_persons(names: list[str]) -> list[str] | None:
     """The person of each image by its file's name, where all names are those of one data set; else None."""
     for pattern in PERSON_PATTERNS.values():
-        matches = [pattern.match(os.path.basename(name)) for name in names]
-        if matches and None not in matches:
-            return [match["person"].upper() for match in matches if match is not None]
+        persons = []
+        for name in names:
+            match = pattern.match(os.path.basename(name))
+            if match is None:
+                break
+            persons.append(match["person"].upper())
+        if names and len(persons) == len(names):
+            return persons
     return None

@@ -1,11 +1,14 @@
 """A pack is built once, found again, survives what happens to files, and says what is in it."""
 
+import errno
 import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from PIL import Image
 import fer_ignite
 from fer_ignite.data.cache.format import DatasetCache, describe, open_cache
 from fer_ignite.data.cache.lookup import CacheSpec, cache_folder, open_or_build, verify_cache
-from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.errors import ConfigError, DataError, StorageError
 
 RNG = np.random.default_rng(0)
 
@@ -458,6 +461,80 @@ def test_many_processes_give_the_same_pack_as_one(data, tmp_path, monkeypatch):
     monkeypatch.setattr("fer_ignite.data.cache.decode._SERIAL_S", -1.0)
     together = open_cache(open_or_build(CacheSpec(data=str(data)), cache=tmp_path / "other"))
     assert together.fingerprint == alone.fingerprint and together.path.name == alone.path.name
+
+
+def test_a_pack_is_the_same_without_the_jpeg_library(tmp_path, monkeypatch):
+    data = class_folders(tmp_path / "data", size=(40, 30), mode="RGB")
+    for path in data.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    with_library = build(data, tmp_path)
+    monkeypatch.setattr("fer_ignite.data.cache.plain_files._jpeg_decoder", lambda: None)
+    without = open_cache(open_or_build(CacheSpec(data=str(data)), cache=tmp_path / "other"))
+    assert without.path.name == with_library.path.name
+    assert (without.pixels == with_library.pixels).all()
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1000])
+def test_bad_images_leave_no_gap_between_the_pieces(data, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("fer_ignite.data.cache.decode._PIECE_S", 1e-9)  # pieces of one file
+    spoil(data)
+    pack = build(data, tmp_path, bad_images="skip", raw_limit_bytes=limit)
+    assert len(pack) == 35
+    for index in range(35):
+        pixels = np.asarray(Image.open(data / pack.sample_id(index)))
+        assert np.array_equal(pack.read([index])[0, :, :, 0], pixels)
+    verify_cache(pack)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(data, tmp_path, monkeypatch):
+    def full(self, images, *, at):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fer_ignite.data.cache.slots.PixelSlots.write", full)
+    with pytest.raises(StorageError, match=r"No space left.*make room"):
+        build(data, tmp_path)
+    assert os.listdir(tmp_path / "cache" / "packs") == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_build_with_its_processes_and_leaves_nothing_behind(data, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "import fer_ignite.data.cache.decode as decoding\n"
+        "from fer_ignite.data.cache.lookup import CacheSpec, open_or_build\n"
+        "decoding._SERIAL_S, decoding._PIECE_S = -1.0, 1e-9\n"
+        "decoding.usable_cores = lambda: 3\n"
+        "read = decoding.read_face\n"
+        "def slow_read(*args, **more):\n"
+        "    time.sleep(0.1)\n"
+        "    return read(*args, **more)\n"
+        "decoding.read_face = slow_read\n"  # in the started processes too, which import this file
+        "if __name__ == '__main__':\n"
+        "    print('packing', flush=True)\n"
+        f"    open_or_build(CacheSpec(data={str(data)!r}), cache=Path({str(tmp_path / 'cache')!r}))\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(fer_ignite.__file__).parent.parent)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    job = subprocess.Popen(
+        [sys.executable, str(script)], env=env, start_new_session=True, text=True, **pipes
+    )
+    assert job.stdout.readline() == "packing\n"
+    packs = tmp_path / "cache" / "packs"
+    wait_until(lambda: packs.exists() and any(packs.glob(".building-*/pixels.npy")))
+    os.killpg(job.pid, signal.SIGINT)
+    # It returns when nobody holds the pipe any more: the started processes have ended too.
+    _, said = job.communicate(timeout=60)
+    assert said.rstrip().endswith("KeyboardInterrupt") and os.listdir(packs) == []
+
+
+def wait_until(condition, *, limit_s=60):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.real
