@@ -57,3 +57,20 @@ def test_what_the_scripts_install_is_ignored_by_git():
         assert subprocess.run(["git", "check-ignore", "-q", folder], cwd=root).returncode == 0, (
             folder
         )
+
+
+@pytest.mark.slow
+def test_packing_is_raced_against_the_decoders_alone(tmp_path):
+    found = tmp_path / "found.json"
+    said = measure("--data", "demo:140", "--parts", "pack", "--rounds", "1", "--json", str(found))
+    assert said.returncode == 0, said.stderr
+    races = json.loads(found.read_text())["found"]
+    assert set(races) == {"pack 126 small PNGs", "pack 630 small PNGs", "pack 126 224 px JPEGs"}
+    for race in races.values():
+        assert {"pack", "Pillow"} <= set(race)
+        for other in set(race) - {"pack"}:
+            for unit, name in (("clock", f"x {other}"), ("cpu", f"x {other} (CPU time)")):
+                ratio = race[other]["rounds"][unit][0] / race["pack"]["rounds"][unit][0]
+                assert race["pack"][name]["median"] == pytest.approx(ratio, rel=1e-3)
+    assert "torchvision" in races["pack 126 224 px JPEGs"]
+    assert "of torchvision's decoder alone on all cores, by CPU time |" in said.stdout

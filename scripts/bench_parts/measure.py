@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 import growth  # noqa: E402
-import numpy as np  # noqa: E402
+import packing as packing_files  # noqa: E402
 import torch  # noqa: E402
 from pacing import Contender, interleave, spread  # noqa: E402
 
@@ -223,35 +223,33 @@ def pairs(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 
 def packing(bench: Bench) -> None:
-    """Class folders into a pack, against what Pillow alone takes to make arrays of the files, on as many cores."""
-    from PIL import Image
-
-    from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import CacheSpec
-
-    files = sorted((bench.folder / "images" / "train").rglob("*.png"))
-    spec = CacheSpec(data=str(bench.folder / "images"))
-
-    def decode() -> None:
-        for file in files:
-            with Image.open(file) as image:
-                np.asarray(image)
-
-    def pack() -> None:
-        with tempfile.TemporaryDirectory(dir=bench.folder) as cache:
-            open_or_build(spec, cache=Path(cache))
-
-    everything = len(list((bench.folder / "images").rglob("*.png")))
-    seconds = in_turn(bench.rounds, {"decode": decode, "pack": pack})
-    alone = [len(files) / s * bench.threads for s in seconds["decode"]]
-    packed = [everything / s for s in seconds["pack"]]
-    found = spread([a / b for a, b in zip(packed, alone, strict=True)])
-    bench.found["pack"] = {
-        "images_per_s": spread(packed),
-        "decoder alone x cores": spread(alone),
-        "of the decoder": found,
-    }
-    bench.row("packing small PNGs, of Pillow's own speed (file to array) times cores", found, 0.8)
+    """Class folders into a pack, against decoders alone on as many cores."""
+    images, many, photographs = (bench.folder / name for name in ("images", "many", "photographs"))
+    packing_files.write_copies(images, many, times=5)
+    packing_files.write_photographs(images, photographs, most=3000)
+    for what, folder, kinds in (
+        ("small PNGs", images, ("pack", "Pillow")),
+        ("small PNGs", many, ("pack", "Pillow")),
+        ("224 px JPEGs", photographs, ("pack", "Pillow", "torchvision")),
+    ):
+        raced = packing_files.race(folder, kinds, rounds=bench.rounds)
+        count = sum(path.is_file() for path in folder.rglob("*.*"))
+        found: dict[str, Any] = {
+            kind: {
+                "images_per_s": spread([count / s for s in took["clock"]]),
+                "cpu_us_per_image": spread([1e6 * s / count for s in took["cpu"]]),
+                "rounds": took,
+            }
+            for kind, took in raced.items()
+        }
+        for other in kinds[1:]:
+            ratios = {unit: pairs(raced[other][unit], raced["pack"][unit]) for unit in raced[other]}
+            found["pack"][f"x {other}"] = ratios["clock"]
+            found["pack"][f"x {other} (CPU time)"] = ratios["cpu"]
+            label = f"packing {count:,} {what}, of {other}'s decoder alone on all cores"
+            bench.row(label, ratios["clock"], 0.8)
+            bench.row(f"{label}, by CPU time", ratios["cpu"], 0.8)
+        bench.found[f"pack {count:,} {what}"] = found
 
 
 def predicting(bench: Bench) -> None:
