@@ -126,8 +126,8 @@ def main(kind: str, folder: str) -> None:
         started, cpu = time.perf_counter(), _cpu_seconds()
         elsewhere = contender.work()
         took = time.perf_counter() - started, _cpu_seconds() - cpu + elsewhere
-        print(*took, flush=True)
         contender.tidy()
+        print(*took, flush=True)
 
 
 # -- the conductor
