@@ -187,6 +187,8 @@ def _write_images(
                     # the sample didn't show it all; with every file looked at this can't come again
                     facts = _Facts()
                     bar.reset()
+                    for file in folder.iterdir():
+                        file.unlink()
     raise DataError("the image files changed while they were read; try again.")
 
 
@@ -237,7 +239,7 @@ def _slots(folder: Path, fit: Fit) -> PixelSlots:
 
 
 def _write_slots(slots: PixelSlots, fit: Fit, *, pieces: Iterator[Decoded], facts: _Facts) -> None:
-    """The pixels are written by those who decode; images that can't be read leave gaps, which are closed at the end."""
+    """Collects the facts while the decoding processes write the pixels, then closes the gaps of images that can't be read."""
     runs, at = [], 0
     for decoded in pieces:
         runs.append((at, int(decoded.good_B.sum())))

@@ -209,6 +209,15 @@ def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeyp
     assert (pack.pixels[odd] == [255, 0, 0]).all()
 
 
+def test_a_second_pass_that_keeps_the_files_leaves_no_pixels_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("fer_ignite.data.cache.decode._SAMPLE", 2)
+    data = class_folders(tmp_path / "data")
+    Image.new("RGB", (12, 12), (255, 0, 0)).save(data / "train" / "happy" / "1x.png")
+    pack = build(data, tmp_path, raw_limit_bytes=37 * 12 * 12 + 1)  # enough for gray, not for RGB
+    assert pack.channels == 3 and not pack.is_memmap and not (pack.path / "pixels.npy").exists()
+    verify_cache(pack)
+
+
 def test_a_pack_over_the_limit_keeps_the_files_and_reads_the_same(data, tmp_path):
     raw, kept = build(data, tmp_path), build(data, tmp_path, raw_limit_bytes=1000)
     assert not kept.is_memmap and (kept.path / "images.bin").exists()
