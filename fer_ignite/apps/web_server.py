@@ -48,8 +48,8 @@ def listen(host: str, port: int, serve_on: Callable[[socket.socket], int]) -> in
         ConfigError: see :func:`reserve_port`.
     """
     try:
-        with raise_on_sigterm(), reserve_port(host, port) as taken:
-            return serve_on(taken)
+        with raise_on_sigterm(), reserve_port(host, port) as listener:
+            return serve_on(listener)
     except Terminated:
         return 128 + signal.SIGTERM
 
@@ -79,49 +79,49 @@ def reserve_port(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        taken = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError):
         raise ConfigError(
             f"--host {host} is no address of this machine; leave it out for 127.0.0.1."
         ) from None
     try:
         if os.name == "posix":  # elsewhere this would let two programs share the port
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(place)
-        taken.listen(128)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(128)
     except OSError as error:
-        taken.close()
+        listener.close()
         reason = (error.strerror or "can't be taken").lower()
         raise ConfigError(
             f"port {port} of {host}: {reason}; name another with --port, 0 for any free one."
         ) from None
-    return taken
+    return listener
 
 
-def server_address(taken: socket.socket) -> str:
+def server_address(listener: socket.socket) -> str:
     """Where a browser on this machine finds the page."""
-    host, port = taken.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def is_loopback(taken: socket.socket) -> bool:
+def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine reaches the socket."""
-    return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def host_names(taken: socket.socket) -> frozenset[str]:
+def host_names(listener: socket.socket) -> frozenset[str]:
     """The names by which a loopback page is called; empty, any name, for one that others reach."""
     return (
-        frozenset({"localhost", "127.0.0.1", "::1", taken.getsockname()[0]})
-        if is_loopback(taken)
+        frozenset({"localhost", "127.0.0.1", "::1", listener.getsockname()[0]})
+        if is_loopback(listener)
         else frozenset()
     )
 
 
 def serve(
     application: Any,
-    taken: socket.socket,
+    listener: socket.socket,
     *,
     on_ready: Callable[[], None],
     on_kill: Callable[[], None] = lambda: None,
@@ -172,7 +172,7 @@ def serve(
         server_header=False,
     )
     server = Server(config)
-    server.run(sockets=[taken])
+    server.run(sockets=[listener])
     return 128 + server.ended_by
 
 

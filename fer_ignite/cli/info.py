@@ -56,11 +56,11 @@ def devices_and_networks() -> dict[str, Any]:
     with loading_torch():
         import torch
 
-        from fer_ignite.distributed.machine import this_machine
+        from fer_ignite.distributed.machine import detect_machine
         from fer_ignite.models.registry import available_models
         from fer_ignite.training.precision import resolve_precision
 
-    machine = this_machine()
+    machine = detect_machine()
     return {
         "gpus": [torch.cuda.get_device_name(index) for index in range(machine.cuda_devices)],
         "cpu": torch.backends.cpu.get_cpu_capability(),

@@ -108,15 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
     except click.NoSuchOption as error:
-        code = _complain(_no_such_flag(error), 2)
+        code = _print_error(_no_such_flag(error), 2)
     except click.UsageError as error:
-        code = _complain(error.format_message(), 2)
+        code = _print_error(error.format_message(), 2)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = _complain("interrupted.", 130)
+        code = _print_error("interrupted.", 130)
     except click.ClickException as error:
-        code = _complain(error.format_message(), 2)
+        code = _print_error(error.format_message(), 2)
     except FerError as error:
-        code = _complain(f"{error} (see {HELP_PAGE}#{error.topic})", error.exit_code)
+        code = _print_error(f"{error} (see {HELP_PAGE}#{error.topic})", error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, also not by the interpreter at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -131,7 +131,7 @@ def _leave_if_final() -> None:
 
         outcome = previous_final_outcome()
         if outcome is not None:
-            _complain(outcome.message or outcome.status, outcome.exit_code)
+            _print_error(outcome.message or outcome.status, outcome.exit_code)
             leave(outcome)
 
 
@@ -152,7 +152,7 @@ def _no_such_flag(error: click.NoSuchOption) -> str:
     return f"there is no flag {error.option_name}; {hint}"
 
 
-def _complain(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     text = " ".join(message.split())
     click.echo(f"{styled('fer-ignite:', 'error', stream=sys.stderr)} {text}", err=True)
     return code

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fer_ignite.apps.faces.analyze import FaceRow, look_for_faces
+from fer_ignite.apps.faces.analyze import FaceRow, iter_face_rows
 from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.apps.faces.detection import open_detector
 from fer_ignite.apps.faces.face_reader import FaceReader
@@ -46,7 +46,7 @@ def open_face_rows(
         None if save_annotated is None else AnnotatedOutput(save_annotated),
     )
     reader = FaceReader(predictor(), found, margin=margin, batch_size=batch_size)
-    rows = look_for_faces(
+    rows = iter_face_rows(
         files,
         reader,
         frame_stride=frame_stride or 1,

@@ -90,7 +90,7 @@ def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
 
     result = outcome.result
     if outcome.message:
-        click.echo(f"fer-ignite: {outcome.message}{_where_to_look(outcome.exit_code)}", err=True)
+        click.echo(f"fer-ignite: {outcome.message}{_help_link(outcome.exit_code)}", err=True)
     # With --quiet the run's logger prints no result, so that the lines come from here.
     if quiet and result is not None and "status" in result and is_main_process():
         from fer_ignite.runs.banner import result_lines
@@ -103,7 +103,7 @@ def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
         click.echo(json.dumps({**ending, **(result or {})}, default=str))
 
 
-def _where_to_look(exit_code: int) -> str:
+def _help_link(exit_code: int) -> str:
     return (
         f" (see {HELP_PAGE}#{error_for_exit_code(exit_code).topic})" if 0 < exit_code < 128 else ""
     )

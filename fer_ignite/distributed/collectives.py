@@ -16,12 +16,12 @@ from torch.distributed import ProcessGroup
 
 __all__ = [
     "agree_on_text",
+    "barrier",
+    "broadcast_tensors",
     "cpu_group",
     "gather_json",
     "gather_rows",
-    "patient_group",
-    "take_over",
-    "wait_for_all",
+    "long_timeout_group",
 ]
 
 # The group made for the current default group: {default group: CPU group}.
@@ -54,7 +54,7 @@ def cpu_group(*, timeout_s: float | None = None) -> ProcessGroup | None:
 
 
 @contextmanager
-def patient_group() -> Iterator[ProcessGroup | None]:
+def long_timeout_group() -> Iterator[ProcessGroup | None]:
     """A gloo group over all processes whose operations wait for a day; None for a single process.
 
     A process that dies is noticed at once all the same: its connections end.
@@ -71,14 +71,14 @@ def patient_group() -> Iterator[ProcessGroup | None]:
         dist.destroy_process_group(group)
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when all processes have called this."""
     group = cpu_group()
     if group is not None:
         dist.all_reduce(torch.zeros(1), group=group)
 
 
-def take_over(tensors: Iterable[Tensor]) -> None:
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     """Give every process the values of the first one's tensors, in place; nothing for a single process.
 
     Args:

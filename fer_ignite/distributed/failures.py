@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fer_ignite.distributed.outcome import EndRecord, Outcome, is_lost_peer, root_cause
 
-__all__ = ["Ending", "describe_exit", "verdict"]
+__all__ = ["Ending", "describe_exit", "overall_outcome"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Ending:
     killed: bool
 
 
-def verdict(
+def overall_outcome(
     endings: Mapping[int, Ending],
     records: Mapping[int, EndRecord],
     *,

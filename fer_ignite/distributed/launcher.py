@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from fer_ignite.distributed.machine import this_machine, use_machine
+from fer_ignite.distributed.machine import configure_process, detect_machine
 from fer_ignite.distributed.outcome import EndRecord, Outcome
 from fer_ignite.distributed.resolve import LaunchPlan, LaunchSpec, make_plan
 from fer_ignite.distributed.torchrun import mark_final, run_joined
@@ -31,7 +31,7 @@ def launch(function: Callable[..., object], *args: Any, spec: LaunchSpec) -> Out
     Raises:
         ConfigError: before any process is started.
     """
-    plan = make_plan(spec, os.environ, machine=this_machine())
+    plan = make_plan(spec, os.environ, machine=detect_machine())
     if plan.warning and is_main_process():
         print(f"warning: {plan.warning}", file=sys.stderr, flush=True)
     if plan.mode == "joined":
@@ -66,7 +66,7 @@ def _run_single(
     from fer_ignite.distributed.spawn import quiet_parallel
 
     os.environ.update(plan.environment)
-    use_machine(plan.threads)
+    configure_process(plan.threads)
     records: list[EndRecord] = []
     with quiet_parallel(), Parallel(backend=None) as parallel:
         parallel.run(_note, function, args, records)

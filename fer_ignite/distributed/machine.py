@@ -10,11 +10,11 @@ from typing import Any
 from fer_ignite.distributed.resolve import Machine
 
 __all__ = [
+    "configure_process",
     "describe_device",
     "describe_processor",
+    "detect_machine",
     "keep_freed_memory",
-    "this_machine",
-    "use_machine",
 ]
 
 # Parameters of mallopt(3), from glibc's malloc.h.
@@ -22,7 +22,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NEVER, _PAD_BYTES = 2**31 - 1, 64 * 2**20
 
 
-def this_machine() -> Machine:
+def detect_machine() -> Machine:
     """The cores that this process may use and the devices that it can see; starts no CUDA context."""
     import torch
 
@@ -79,7 +79,7 @@ def _memory() -> list[str]:
     return [f"{min(sizes) / 2**30:.0f} GiB memory"]
 
 
-def use_machine(threads: int) -> None:
+def configure_process(threads: int) -> None:
     """Set up this process for computing with ``threads`` threads."""
     import torch
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fer_ignite.distributed.failures import Ending, verdict
+from fer_ignite.distributed.failures import Ending, overall_outcome
 from fer_ignite.distributed.outcome import Outcome, read_records
 from fer_ignite.distributed.resolve import LaunchPlan, foreign_variables
 from fer_ignite.distributed.signals import stop_signals
@@ -52,7 +52,7 @@ def run_spawned(
             )
             endings = supervisor.watch()
         first_rank = plan.spec.node_rank * plan.nproc
-        return verdict(
+        return overall_outcome(
             {first_rank + place: ending for place, ending in enumerate(endings)},
             read_records(folder),
             signals=supervisor.signals,

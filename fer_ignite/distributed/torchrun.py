@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.distributed.machine import use_machine
+from fer_ignite.distributed.machine import configure_process
 from fer_ignite.distributed.outcome import (
     FINAL_CODES,
     EndRecord,
@@ -132,7 +132,7 @@ def _run_in_group(
             parallel.run(_keep, function, args, result)
         return result[0]
 
-    use_machine(plan.threads)
+    configure_process(plan.threads)
     # Parallel(backend=None) runs in the group that exists; joined() makes it first.
     record = run_function(joined, local_rank, args, rank=rank)
     if record.ok and not found:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fer_ignite.distributed.machine import use_machine
+from fer_ignite.distributed.machine import configure_process
 from fer_ignite.distributed.outcome import EndRecord, as_outcome, read_end_record, write_record
 from fer_ignite.distributed.signals import die_with_parent, raise_on_sigterm
 
@@ -62,7 +62,7 @@ def child_main(
     from fer_ignite.distributed.collectives import cpu_group
 
     setup.apply()  # once more: torch has set SIGINT for the launcher's death meanwhile (multiprocessing/spawn.py)
-    use_machine(setup.threads)
+    configure_process(setup.threads)
     cpu_group(timeout_s=setup.timeout_s)
     record = run_function(function, local_rank, args, rank=idist.get_rank())
     write_record(Path(setup.folder), record)
@@ -75,13 +75,13 @@ def run_function(
     function: Callable[..., object], local_rank: int, args: tuple[Any, ...], *, rank: int
 ) -> EndRecord:
     """Call ``function(local_rank, *args)`` and wait for the other processes; whatever happens becomes a record."""
-    from fer_ignite.distributed.collectives import wait_for_all
+    from fer_ignite.distributed.collectives import barrier
 
     try:
         with raise_on_sigterm():
             outcome = as_outcome(function(local_rank, *args))
             # A barrier: a rank that left early would make the others' last collective fail.
-            wait_for_all()
+            barrier()
     except BaseException as error:
         forget_loading_processes()
         return read_end_record(error, rank=rank)

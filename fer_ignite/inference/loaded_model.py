@@ -18,7 +18,7 @@ from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
 from fer_ignite.data.loader import Preprocessing
 from fer_ignite.distributed import LaunchSpec
-from fer_ignite.distributed.machine import this_machine
+from fer_ignite.distributed.machine import detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import (
     NONFINITE_OUTPUTS,
@@ -257,7 +257,7 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     if isinstance(device, torch.device):
         return device
     spec = LaunchSpec(device=device)  # type: ignore[arg-type]
-    return torch.device(make_plan(spec, {}, machine=this_machine()).device)
+    return torch.device(make_plan(spec, {}, machine=detect_machine()).device)
 
 
 def _with_weights(

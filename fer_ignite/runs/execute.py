@@ -18,8 +18,8 @@ from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
-from fer_ignite.distributed.collectives import gather_json, patient_group
-from fer_ignite.distributed.machine import this_machine
+from fer_ignite.distributed.collectives import gather_json, long_timeout_group
+from fer_ignite.distributed.machine import detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError
 from fer_ignite.imports import is_object_name, load_object, restore_objects
@@ -57,7 +57,7 @@ def launch_training(
     if config.folds is not None and config.fold is None:
         return launch_folds(config, given=given, handlers=handlers)
     spec = launch_spec(config)
-    plan = make_plan(spec, os.environ, machine=this_machine())
+    plan = make_plan(spec, os.environ, machine=detect_machine())
     if plan.mode == "spawn":
         check_sendable(handlers)
         require_sendable(find_objects(config))
@@ -70,7 +70,7 @@ def launch_training(
     run_spec, lock = prepare(config, given, handlers=handlers)
     with run_guard(run_spec, lock):
         outcome = (
-            _nothing_to_do(run_spec)
+            _finished_outcome(run_spec)
             if run_spec.finished is not None
             else launch(_work, run_spec, spec=spec)
         )
@@ -185,7 +185,7 @@ def launch_spec(config: Config) -> LaunchSpec:
     )
 
 
-def _nothing_to_do(run_spec: RunSpec) -> Outcome:
+def _finished_outcome(run_spec: RunSpec) -> Outcome:
     for line in run_spec.warnings if idist.get_rank() == 0 else ():
         logger.warning(line)
     summary = RunDir(run_spec.folder).read_summary()
@@ -206,7 +206,7 @@ def _prepare_and_work(
         except FerError as error:
             shared = {"error": type(error).__name__, "message": str(error)}
     # a download or a large dataset cache takes longer than any operation of a run
-    with patient_group() as group:
+    with long_timeout_group() as group:
         shared = gather_json(shared, group)[0]
     if "error" in shared:
         raise getattr(errors, shared["error"])(shared["message"])
@@ -221,7 +221,9 @@ def _prepare_and_work(
     )
     with run_guard(run_spec, lock):
         return (
-            _work(local_rank, run_spec) if run_spec.finished is None else _nothing_to_do(run_spec)
+            _work(local_rank, run_spec)
+            if run_spec.finished is None
+            else _finished_outcome(run_spec)
         )
 
 
@@ -229,7 +231,7 @@ def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
     restore_objects(run_spec.objects)
     config = check(run_spec.config)
-    with _explained(config), SignalFlag() as received:
+    with _explain_machine_errors(config), SignalFlag() as received:
         rank, folder = idist.get_rank(), RunDir(run_spec.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
@@ -246,7 +248,7 @@ def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
 
 
 @contextlib.contextmanager
-def _explained(config: Config) -> Iterator[None]:
+def _explain_machine_errors(config: Config) -> Iterator[None]:
     """Turns what the machine refused into a sentence with a remedy."""
     try:
         yield
@@ -311,7 +313,7 @@ def select_device(config: Config) -> torch.device:
     """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
-    device = make_plan(launch_spec(config), {}, machine=this_machine()).device
+    device = make_plan(launch_spec(config), {}, machine=detect_machine()).device
     return (
         torch.device(device, config.gpus[0])
         if device == "cuda" and config.gpus

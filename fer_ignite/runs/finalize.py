@@ -17,7 +17,7 @@ from fer_ignite.checkpoint.format import load_checkpoint, state_digest, write_ch
 from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import EvalLoader
-from fer_ignite.distributed.collectives import cpu_group, take_over
+from fer_ignite.distributed.collectives import broadcast_tensors, cpu_group
 from fer_ignite.errors import NONFINITE_REMEDY, CheckpointError, NonFiniteError, one_line
 from fer_ignite.inference.predictions import prediction_rows, write_predictions_csv
 from fer_ignite.inference.robustness import common_temperature, score_conditions
@@ -25,7 +25,7 @@ from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
 from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.coordination import STATUS, StopReason
 from fer_ignite.training.early_stopping import lower_is_better
-from fer_ignite.training.loggers import pictures_may_fail
+from fer_ignite.training.loggers import warn_on_plot_errors
 from fer_ignite.training.plots import draw_confusion
 from fer_ignite.training.session import Session, versions
 
@@ -47,7 +47,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     """
     status = STATUS[reason]
     if status == "completed":
-        session.require_a_step_taken()
+        session.require_taken_step()
     summary = _facts(session, status)
     if status in ("completed", "early_stopped"):
         model, path = best_network(session)
@@ -206,7 +206,7 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
             )
         else:
             model, used = best, Path(path)
-    take_over(model.state_dict().values())  # the other processes may not see this disk
+    broadcast_tensors(model.state_dict().values())  # the other processes may not see this disk
     return model, used
 
 
@@ -246,7 +246,7 @@ def _report(
         report["single_view"] = _without(("per_class",), single)
     if split == "test" and session.rank == 0 and config.plots:
         matrix = scored.metrics["confusion_matrix"].tolist()
-        with pictures_may_fail("of test"):
+        with warn_on_plot_errors("of test"):
             draw_confusion(
                 matrix,
                 classes,

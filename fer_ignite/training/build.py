@@ -8,7 +8,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
-from ignite.handlers import HandlersTimeProfiler
+from ignite.handlers import EMAHandler, HandlersTimeProfiler
 from ignite.utils import manual_seed
 from torch import nn
 
@@ -45,7 +45,7 @@ from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.running_metrics import RunningMetrics
 from fer_ignite.training.session import Session
 from fer_ignite.training.swa import WeightAverage, statistics_loader
-from fer_ignite.training.trainer import create_evaluator, create_trainer
+from fer_ignite.training.trainer import Trainer, create_evaluator, create_trainer
 
 __all__ = ["build_session_objects"]
 
@@ -72,6 +72,8 @@ def build_session_objects(
     preprocessing = build_preprocessing(config, dataset)
     precision = resolve_precision(config.precision, device)
     model = build_network(config, dataset, preprocessing=preprocessing, device=device)
+    # Before DistributedDataParallel and the averages: it freezes parameters, for which DDP must expect no gradients.
+    optimizer = build_optimizer_from_config(config, model)
     sampler = build_sampler(config, dataset)
     # Class weights are counted on what the sampler trains on, without excluded images.
     loss = build_loss_from_config(config, dataset, sampler=sampler).to(device)
@@ -92,23 +94,13 @@ def build_session_objects(
         trainer=trainer,
         model=model,
     )
-    ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
-    swa = None
-    if config.swa_start is not None:
-        swa = WeightAverage(
-            model,
-            start=config.swa_start,
-            epochs=config.epochs,
-            images=statistics_loader(val_loader, sampler.indices_N),
-            device=device,
-            precision=precision,
-        )
+    images = statistics_loader(val_loader, sampler.indices_N)
+    ema, swa = _build_averages(config, model, images=images, device=device, precision=precision)
     evaluated = ema.ema_model if ema is not None else swa.model if swa is not None else model
     # Scored by plain cross-entropy, as is custom: val losses of runs with other smoothing or weights can be compared.
     # One view while training continues; the run's view averaging is for the final figures.
     scoring_terms = loss_terms(build_loss("ce"))
     evaluator = create_evaluator(evaluated, scoring_terms, device=device, precision=precision)
-    group = cpu_group()
     session = Session(
         config=config,
         dataset=dataset,
@@ -118,23 +110,16 @@ def build_session_objects(
         preprocessing=preprocessing,
         model=model,
         evaluated=evaluated,
-        optimizer=build_optimizer_from_config(config, model),
+        optimizer=optimizer,
         scaler=step.make_scaler(device, precision),
         scoring_terms=scoring_terms,
         trainer=trainer,
         evaluator=evaluator,
         train_loader=train_loader,
         val_loader=val_loader,
-        running_metrics=RunningMetrics(group=group, device=device),
-        coordinator=StopCoordinator(
-            trainer,
-            group=group,
-            signal_number=signal_number,
-            time_limit_s=time_limit_s,
-            save_every_s=60 * config.save_minutes,
-            save_epochs=config.save_epochs,
-            save_iterations=config.save_iterations,
-            nonfinite_patience=config.nonfinite_patience,
+        running_metrics=RunningMetrics(group=cpu_group(), device=device),
+        coordinator=_build_coordinator(
+            config, trainer, signal_number=signal_number, time_limit_s=time_limit_s
         ),
         rank=idist.get_rank(),
         world=idist.get_world_size(),
@@ -176,6 +161,42 @@ def _build_distillation(
         temperature=config.distill_temperature,
         device=device,
         precision=precision,
+    )
+
+
+def _build_averages(
+    config: Config, model: nn.Module, *, images: EvalLoader, device: torch.device, precision: str
+) -> tuple[EMAHandler | None, WeightAverage | None]:
+    """EMA and SWA, each None where the settings have none; images: for SWA's batch statistics."""
+    ema = make_ema(model, decay=config.model_ema_decay) if config.model_ema else None
+    if config.swa_start is None:
+        return ema, None
+    return ema, WeightAverage(
+        model,
+        start=config.swa_start,
+        epochs=config.epochs,
+        images=images,
+        device=device,
+        precision=precision,
+    )
+
+
+def _build_coordinator(
+    config: Config,
+    trainer: Trainer,
+    *,
+    signal_number: Callable[[], int],
+    time_limit_s: float | None,
+) -> StopCoordinator:
+    return StopCoordinator(
+        trainer,
+        group=cpu_group(),
+        signal_number=signal_number,
+        time_limit_s=time_limit_s,
+        save_every_s=60 * config.save_minutes,
+        save_epochs=config.save_epochs,
+        save_iterations=config.save_iterations,
+        nonfinite_patience=config.nonfinite_patience,
     )
 
 

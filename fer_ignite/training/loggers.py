@@ -38,8 +38,8 @@ __all__ = [
     "attach_profiler",
     "attach_progress_bar",
     "close_run_logger",
-    "pictures_may_fail",
     "run_logger",
+    "warn_on_plot_errors",
 ]
 
 
@@ -256,7 +256,7 @@ class _EpochRows:
 
 
 @contextlib.contextmanager
-def pictures_may_fail(which: str) -> Iterator[None]:
+def warn_on_plot_errors(which: str) -> Iterator[None]:
     """A picture that can't be drawn is warned about; it is no reason to end a run."""
     try:
         yield
@@ -272,7 +272,7 @@ def attach_plots(
     """REPORT: curves.png and confusion_matrix.png as of now."""
 
     def draw(engine: Engine) -> None:
-        with pictures_may_fail(f"of epoch {engine.state.epoch}"):
+        with warn_on_plot_errors(f"of epoch {engine.state.epoch}"):
             draw_curves(list(folder.read_history()), folder.plots / "curves.png")
             matrix = evaluator.state.metrics["confusion_matrix"].tolist()
             draw_confusion(

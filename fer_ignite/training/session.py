@@ -33,7 +33,7 @@ from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.loader import EvalLoader, Preprocessing, TrainLoader
 from fer_ignite.data.prefetch import prefetch_on_stream
 from fer_ignite.data.sampler import generator
-from fer_ignite.distributed.collectives import take_over
+from fer_ignite.distributed.collectives import broadcast_tensors
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.evaluation_mode import evaluation_mode
@@ -345,7 +345,7 @@ class Session:
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
         """Runs the evaluator over val; returns its metrics."""
         # batch statistics: each process has its own slices', but one network is scored
-        take_over(self.evaluated.buffers())
+        broadcast_tensors(self.evaluated.buffers())
         failpoints.reach(
             "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
         )
@@ -387,7 +387,7 @@ class Session:
                 f"weights are not finite at iteration {self.trainer.state.iteration}; no resume point was written. {NONFINITE_REMEDY}"
             )
 
-    def require_a_step_taken(self) -> None:
+    def require_taken_step(self) -> None:
         """At the end of a run: a last epoch without one step of finite loss and gradients is a failure, however few its steps were.
 
         Raises:

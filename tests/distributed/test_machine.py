@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[2]
 BLOCK_BYTES, ROUNDS, PAGE_BYTES = 48 * 2**20, 8, 4096
 PAGES = BLOCK_BYTES // PAGE_BYTES
 
-# Asks for a block, writes to each of its pages and frees it, as a training step does; prints what it did to the pages.
+# Allocates a block, writes to each of its pages and frees it, as a training step does; prints what it did to the pages.
 CODE = f"""
 import ctypes, resource, sys
-from fer_ignite.distributed.machine import keep_freed_memory, use_machine
-told = {{"keep": keep_freed_memory, "use": lambda: use_machine(1), "leave": lambda: None}}[sys.argv[1]]()
+from fer_ignite.distributed.machine import keep_freed_memory, configure_process
+kept = {{"keep": keep_freed_memory, "use": lambda: configure_process(1), "leave": lambda: None}}[sys.argv[1]]()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def faults():
@@ -29,7 +29,7 @@ use()
 before = faults()
 for _ in range({ROUNDS}):
     use()
-print(told, faults() - before)
+print(kept, faults() - before)
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")

@@ -1,6 +1,6 @@
 import pytest
 
-from fer_ignite.distributed.failures import Ending, describe_exit, verdict
+from fer_ignite.distributed.failures import Ending, describe_exit, overall_outcome
 from fer_ignite.distributed.outcome import (
     EndRecord,
     Outcome,
@@ -20,7 +20,7 @@ FAILED = Ending(1, 10.0, killed=False)
 
 def judge(endings, records, *, signals=()):
     by_rank = {record.rank: record for record in records}
-    return verdict(dict(enumerate(endings)), by_rank, signals=signals, timeout_s=7)
+    return overall_outcome(dict(enumerate(endings)), by_rank, signals=signals, timeout_s=7)
 
 
 def test_a_record_survives_its_file_with_bytes_that_are_no_text(tmp_path):

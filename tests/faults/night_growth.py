@@ -20,7 +20,7 @@ from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.dataset import CachedImages
 from fer_ignite.data.fetchers import DataLoaderFetcher, IndexBatch
 from fer_ignite.data.open import find_cache
-from fer_ignite.distributed.machine import use_machine
+from fer_ignite.distributed.machine import configure_process
 
 __all__ = ["log_volume", "long_runs", "many_faces", "many_starts"]
 
@@ -131,7 +131,7 @@ def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
     """G4: a pack of 10 000 faces per trial, read at random places by two loader processes."""
     count = 10_000 * trials
     pack = _large_pack(bench, count)
-    use_machine(1)
+    configure_process(1)
     feed = DataLoaderFetcher(
         CachedImages(open_cache(pack)),
         seed=0,

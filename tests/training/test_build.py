@@ -200,3 +200,18 @@ def test_a_monitor_that_is_no_metric_is_refused_with_those_that_are(wired):
         ConfigError, match=r"--monitor 'top5_accuracy' is no metric.*there are.*uar"
     ):
         session.run()
+
+
+def test_parameters_are_frozen_before_the_network_is_wrapped_for_several_processes(
+    wired, monkeypatch
+):
+    """DistributedDataParallel would wait for the gradients of parameters that are frozen later."""
+    trained = []
+
+    def note(model, config):
+        trained.extend(name for name, p in model.named_parameters() if p.requires_grad)
+        return model
+
+    monkeypatch.setattr("fer_ignite.training.build._distributed_model", note)
+    wired(freeze="head", weight_decay=0.1)
+    assert trained and not any(name.startswith("head") for name in trained)

@@ -76,13 +76,12 @@ def collect(
         drop_above: score in [0, 1] from which a doubtful train label is advised to be left out.
     """
     labels_N, splits_N = np.asarray(cache.labels), np.asarray(cache.splits)
-    grouped_N = np.bincount(copies.near_N, minlength=len(cache))[copies.near_N] > 1
+    grouped_N = _has_copies(copies.near_N)
     grouped_N &= ~copies.flat_N  # all blank images are alike, which says nothing
     person_N = same_person(copies, labels_N, persons_N=cache.groups)
     # of one person's pictures, only equal ones are copies
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
-    several_N = np.bincount(alike_N, minlength=len(cache))[alike_N] > 1
-    copied_N = grouped_N & several_N
+    copied_N = grouped_N & _has_copies(alike_N)
     majority_N = group_majority(alike_N, labels_N, num_classes=len(cache.classes))
     flags = {
         "blank": copies.flat_N,
@@ -90,8 +89,7 @@ def collect(
         "contradicting": copied_N & differs_in(alike_N, labels_N),
         "across_splits": copied_N & differs_in(alike_N, splits_N),
         "same_person": grouped_N & person_N,
-        "exact_copy": grouped_N
-        & (np.bincount(copies.exact_N, minlength=len(cache))[copies.exact_N] > 1),
+        "exact_copy": grouped_N & _has_copies(copies.exact_N),
         "mirrored": grouped_N & ~person_N & copies.mirrored_N,
     }
     flags["near_copy"] = grouped_N & ~person_N & ~flags["exact_copy"] & ~flags["mirrored"]
@@ -134,6 +132,12 @@ def collect(
     found = np.flatnonzero(np.logical_or.reduce(list(flags.values()))).tolist()
     found.sort(key=lambda place: _rank(place, flags, issues=issues, copies=copies))
     return [*_broken(cache), *map(finding, found)]
+
+
+def _has_copies(groups_N: Numbers) -> Flags:
+    """bool [N]: whether an image's group has several members."""
+    several_N: Flags = np.bincount(groups_N, minlength=len(groups_N))[groups_N] > 1
+    return several_N
 
 
 def _broken(cache: DatasetCache) -> list[Finding]:

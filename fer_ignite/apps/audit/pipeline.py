@@ -29,7 +29,7 @@ from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.splits import joined_units
 from fer_ignite.distributed import LaunchSpec
-from fer_ignite.distributed.machine import this_machine
+from fer_ignite.distributed.machine import detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
@@ -211,7 +211,7 @@ def _score_labels(
     if request.checkpoint is not None:
         return _score_with_checkpoint(dataset, request, checkpoint=request.checkpoint)
     spec = LaunchSpec(device=request.device)  # type: ignore[arg-type]
-    device = torch.device(make_plan(spec, {}, machine=this_machine()).device)
+    device = torch.device(make_plan(spec, {}, machine=detect_machine()).device)
     train, units_N = dataset.indices["train"], _units(copies, dataset)
     if not len(train):
         raise DataError(

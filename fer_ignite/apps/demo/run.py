@@ -60,25 +60,25 @@ def run_demo(
     """
     require_library("gradio", extra="demo", purpose="fer-ignite demo")
 
-    def serve_on(taken: socket.socket) -> int:
+    def serve_on(listener: socket.socket) -> int:
         with tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder:
             if checkpoint is not None:
                 require_checkpoint(checkpoint)
             application, missing = _prepare(
                 checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
             )
-            address = server_address(taken)
+            address = server_address(listener)
 
             def on_ready() -> None:
-                for sentence in _opening(address, missing, alone=is_loopback(taken)):
+                for sentence in _opening(address, missing, alone=is_loopback(listener)):
                     echo(sentence)
                 if browser:
                     open_browser(address)
 
-            guard = RequestGuard(application, hosts=host_names(taken), folder=Path(folder))
+            guard = RequestGuard(application, hosts=host_names(listener), folder=Path(folder))
             # A second signal ends the process without the with block: the uploads are removed first.
             forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
-            return serve(guard, taken, on_ready=on_ready, on_kill=forget)
+            return serve(guard, listener, on_ready=on_ready, on_kill=forget)
 
     return listen(host, port, serve_on)
 
@@ -93,7 +93,7 @@ def _prepare(
     predictor, network = open_network(checkpoint, **options)
     found, missing = _detector(detector)
     reader = None if found is None else FaceReader(predictor, found)
-    _close_gradio(folder)
+    _configure_gradio(folder)
     from fer_ignite.apps.demo.page import build_page
 
     return build_page(
@@ -119,7 +119,7 @@ def _detector(name: str | None) -> tuple["Detector | None", str | None]:
         return None, str(error)
 
 
-def _close_gradio(folder: Path) -> None:
+def _configure_gradio(folder: Path) -> None:
     """Sets what Gradio reads at import: no telemetry, no requests to its hub, and uploads in a folder that is deleted."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",

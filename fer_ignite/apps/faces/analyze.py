@@ -18,7 +18,7 @@ from fer_ignite.apps.faces.video_source import VideoSource, is_video, is_webcam,
 from fer_ignite.data.images import fit_image, printable, read_image
 from fer_ignite.errors import DataError
 
-__all__ = ["FaceRow", "look_for_faces"]
+__all__ = ["FaceRow", "iter_face_rows"]
 
 Picture = NDArray[np.uint8]
 
@@ -44,7 +44,7 @@ class FaceRow:
     error: str | None = None
 
 
-def look_for_faces(
+def iter_face_rows(
     sources: Iterable[str],
     reader: FaceReader,
     *,

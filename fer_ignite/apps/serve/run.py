@@ -49,7 +49,7 @@ def run_service(
     for name in ("fastapi", "uvicorn", "python_multipart"):
         require_library(name, extra="serve", purpose="fer-ignite serve")
 
-    def serve_on(taken: socket.socket) -> int:
+    def serve_on(listener: socket.socket) -> int:
         from fer_ignite.apps.serve.application import ServiceLimits, build_application
         from fer_ignite.apps.serve.batcher import Batcher
 
@@ -59,19 +59,19 @@ def run_service(
             batcher,
             network=network,
             limits=ServiceLimits(max_bytes, max_images, per_minute),
-            hosts=host_names(taken),
+            hosts=host_names(listener),
         )
-        address = server_address(taken)
+        address = server_address(listener)
 
         def on_ready() -> None:
             echo(f"The service is at {address}predict (also health, metrics); Ctrl-C ends it.")
-            if not is_loopback(taken):
+            if not is_loopback(listener):
                 echo(
                     "Others can reach it, without a password: put a proxy with one in front of it."
                 )
 
         try:
-            return serve(application, taken, on_ready=on_ready)
+            return serve(application, listener, on_ready=on_ready)
         finally:
             batcher.close()
 

@@ -82,7 +82,7 @@ class Trackers:
         checkpoint = best if self._checkpoint and best.exists() else None
         results = RunResults(scores, files, pictures, checkpoint)
         for tracker in self._opened:
-            tracker.post.put(functools.partial(tracker.deliver_results, results))
+            tracker.uploads.put(functools.partial(tracker.deliver_results, results))
         self.close(_ENDS.get(str(summary["status"]), "failed"))
 
     def close(self, status: str = "failed") -> None:

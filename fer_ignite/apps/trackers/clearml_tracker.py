@@ -51,7 +51,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
                 f"--track clearml: {reason}; set CLEARML_OFFLINE_MODE=1, and import the session later."
             )
 
-    def away(self) -> str | None:
+    def unreachable_reason(self) -> str | None:
         reason = None if _offline() else _silent()
         return reason and f"ClearML does not answer any more ({reason})"
 
@@ -78,7 +78,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
         )
         self.task = self.get_task()
         self.sender = self.task.get_logger()
-        self.clearml_logger: Any = _Noting(self)
+        self.clearml_logger: Any = _LoggerProxy(self)
         self.task.set_parameters(
             {f"General/{name}": str(value) for name, value in settings.items()}
         )
@@ -118,14 +118,14 @@ class ClearmlTracker(Tracker, ClearMLLogger):
             self.task.upload_artifact("best", str(results.checkpoint))
 
     def close_record(self, status: str) -> None:
-        if self.joined or self.away():
+        if self.joined or self.unreachable_reason():
             return
         if status == "failed" and not _offline():
             self.task.mark_failed(force=True)
         self.task.close()
 
 
-class _Noting:
+class _LoggerProxy:
     """In the place where Ignite's handlers expect ClearML's own logger."""
 
     def __init__(self, tracker: ClearmlTracker) -> None:

@@ -52,7 +52,7 @@ class MLflowTracker(Tracker, MLflowLogger):
         if urlsplit(place).scheme in ("", "file") and place:
             _check_file_store(place)
 
-    def away(self) -> str | None:
+    def unreachable_reason(self) -> str | None:
         reason = _silent(self.uri)
         return reason and f"MLflow does not answer any more ({reason})"
 

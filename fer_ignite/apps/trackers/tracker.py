@@ -58,10 +58,10 @@ class Tracker(ABC):
         self.run_name, self.project, self.register, self.folder = run, project, register, folder
         self.known: dict[str, int] = {}
         self.reached: dict[str, int] = {}
-        self.post = UploadQueue(
+        self.uploads = UploadQueue(
             self.title,
             self.deliver,
-            away=self.away,
+            unreachable_reason=self.unreachable_reason,
             settled=self._keep_reached,
             refused=self.refused,
         )
@@ -96,7 +96,7 @@ class Tracker(ABC):
     def close_record(self, status: str) -> None:
         """Ends the record: "finished", "stopped" (it may continue) or "failed"."""
 
-    def away(self) -> str | None:
+    def unreachable_reason(self) -> str | None:
         """Why nothing arrives, as the beginning of a sentence, or None where the server answers."""
         return None
 
@@ -131,7 +131,7 @@ class Tracker(ABC):
             name: float(value) for name, value in values.items() if step > self.known.get(name, -1)
         }
         if fresh and self.opened:
-            self.post.put(Point(fresh, step))
+            self.uploads.put(Point(fresh, step))
 
     def mark(self, points: Sequence[Point]) -> None:
         """Remembers what was sent, for a resume."""
@@ -163,14 +163,14 @@ class Tracker(ABC):
 
     def settle(self) -> None:
         """Waits, not for long, until what was noted has been sent."""
-        self.post.drain(within_s=_FAREWELL_S)
+        self.uploads.drain(within_s=_FAREWELL_S)
 
     def end(self, status: str) -> None:
         """Sends what waits and ends the record; called twice, it does nothing."""
         if self.ended:
             return
         self.ended = True
-        self.post.close(within_s=_FAREWELL_S)
+        self.uploads.close(within_s=_FAREWELL_S)
         with preserve_global_state():
             try:
                 self.close_record(status)

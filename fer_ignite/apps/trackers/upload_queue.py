@@ -43,7 +43,7 @@ class UploadQueue:
     Args:
         title: the tracker's name for people.
         deliver: sends points.
-        away: why the tracker's server does not answer, or None where it does.
+        unreachable_reason: why the tracker's server does not answer, or None where it does.
         refused: whether an error is final; otherwise it may be a time limit or an overload, and is tried again. A delivery
             that failed may have arrived all the same: ``deliver`` is called again with the same points.
         settled: called when nothing waits any more.
@@ -54,32 +54,37 @@ class UploadQueue:
         title: str,
         deliver: Callable[[Sequence[Point]], Any],
         *,
-        away: Callable[[], str | None],
+        unreachable_reason: Callable[[], str | None],
         settled: Callable[[], Any] = lambda: None,
         refused: Callable[[Exception], bool] = lambda error: True,
     ) -> None:
         self.title = title
-        self._deliver, self._away, self._settled, self._refused = deliver, away, settled, refused
+        self._deliver, self._unreachable_reason, self._settled, self._refused = (
+            deliver,
+            unreachable_reason,
+            settled,
+            refused,
+        )
         self._items: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
-        self._said: set[str] = set()
-        self._leaving = threading.Event()
-        self._hurry = threading.Event()  # somebody waits: the next trial is due at once
+        self._warned: set[str] = set()
+        self._closing = threading.Event()
+        self._retry_now = threading.Event()  # somebody waits: the next trial is due at once
         self._failing, self._failures = False, 0
         self._thread: threading.Thread | None = None
 
     def put(self, item: Point | Callable[[], Any]) -> None:
         """Takes a point, or a function that sends something else; never waits."""
-        if self._leaving.is_set():
+        if self._closing.is_set():
             return
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._carry, name=f"fer-ignite-{self.title}", daemon=True
+                target=self._run, name=f"fer-ignite-{self.title}", daemon=True
             )
             self._thread.start()
         try:
             self._items.put_nowait(item)
         except queue.Full:
-            self._say(
+            self._warn_once(
                 "full",
                 "more than %d points wait for %s; later ones are left out",
                 _MOST_WAITING,
@@ -88,11 +93,11 @@ class UploadQueue:
 
     def drain(self, *, within_s: float) -> bool:
         """Waits until all is delivered; gives up after ``within_s``, or as soon as the server is seen to be away still."""
-        if self._thread is None or self._leaving.is_set():
+        if self._thread is None or self._closing.is_set():
             return True  # nothing was put, or nothing will be sent any more
         arrived, begun, failures = threading.Event(), time.monotonic(), self._failures
         self.put(arrived.set)
-        self._hurry.set()
+        self._retry_now.set()
         try:
             while not arrived.wait(0.02):
                 waited = time.monotonic() - begun
@@ -102,20 +107,20 @@ class UploadQueue:
                     return False
             return True
         finally:
-            self._hurry.clear()
+            self._retry_now.clear()
 
     def close(self, *, within_s: float) -> bool:
         """Delivers what waits, as :meth:`drain`; what comes later is dropped."""
         done = self.drain(within_s=within_s)
-        self._leaving.set()
-        self._hurry.set()  # who waits for the next trial leaves
+        self._closing.set()
+        self._retry_now.set()  # who waits for the next trial leaves
         if not done:
-            self._say(
+            self._warn_once(
                 "lost", "%s did not get all of this run; the run's own files have it", self.title
             )
         return done
 
-    def _carry(self) -> None:
+    def _run(self) -> None:
         held: Callable[[], Any] | None = None
         while True:
             points: list[Point] = []
@@ -135,12 +140,12 @@ class UploadQueue:
                 if not isinstance(item, Point) and not points
                 else partial(self._deliver, points)
             )
-            if not self._insist(send):
+            if not self._deliver_with_retries(send):
                 return
             if held is None and self._items.empty():
                 self._settled()
 
-    def _insist(self, send: Callable[[], Any]) -> bool:
+    def _deliver_with_retries(self, send: Callable[[], Any]) -> bool:
         failed = 0  # trials in a row that failed while the server answered
         while True:
             try:
@@ -148,17 +153,17 @@ class UploadQueue:
             except (
                 Exception
             ) as error:  # whatever a tracker's package raises: the training continues
-                reason = self._away()
+                reason = self._unreachable_reason()
                 if reason is None and not failed:
                     failed = 1  # it may have come back since the attempt: once more
                     continue
                 if reason is None and failed < _BUSY_TRIALS and not self._refused(error):
                     failed += 1
-                    if self._leaving.wait(_RETRY_S):
+                    if self._closing.wait(_RETRY_S):
                         return False
                     continue
                 if reason is None:
-                    self._say(
+                    self._warn_once(
                         "refused",
                         "%s refused a part of the record (%s); the training continues",
                         self.title,
@@ -167,22 +172,22 @@ class UploadQueue:
                     break
                 failed = 0
                 self._failing, self._failures = True, self._failures + 1
-                self._say(
+                self._warn_once(
                     "away",
                     "%s; the training continues, and what is missing is sent when it answers again",
                     reason,
                 )
-                self._hurry.wait(_RETRY_S)
-                if self._leaving.is_set():
+                self._retry_now.wait(_RETRY_S)
+                if self._closing.is_set():
                     return False
             else:
                 break
         self._failing = False
         return True
 
-    def _say(self, kind: str, text: str, *values: Any) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
+    def _warn_once(self, kind: str, text: str, *values: Any) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning(text, *values)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from fer_ignite.apps.tune.results import study_result, write_results
 from fer_ignite.apps.tune.space import Dimension, read_space
-from fer_ignite.apps.tune.study import at_work, counted, open_study, require_optuna
-from fer_ignite.apps.tune.trials import InterruptedTrial, UnfitTrial, run_trial
+from fer_ignite.apps.tune.study import count_trials, open_study, require_optuna, worker_lock
+from fer_ignite.apps.tune.trials import InterruptedTrial, InvalidTrial, run_trial
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.config import Config, check, field_facts
 from fer_ignite.data.open import find_cache
@@ -19,7 +19,7 @@ from fer_ignite.training.early_stopping import lower_is_better
 
 __all__ = ["TuneRequest", "tune"]
 
-_UNFIT_IN_A_ROW = 3
+_INVALID_IN_A_ROW = 3
 # Of the search itself, not of its trials; the folder is named by --out and --name.
 _OF_THE_SEARCH = ("out", "name", "resume", "exist_ok", "override", "score_test")
 
@@ -83,7 +83,7 @@ def tune(
         folder, minimize=minimize, pruner=pruner, what=_what(config, space, fingerprint=fingerprint)
     )
     code = 0
-    with at_work(folder) as worker:
+    with worker_lock(folder) as worker:
 
         def objective(trial: Any) -> float:
             return run_trial(
@@ -98,11 +98,11 @@ def tune(
             )
 
         try:
-            if counted(study) < request.trials or _waiting(study):
+            if count_trials(study) < request.trials or _waiting(study):
                 study.optimize(
                     objective,
                     timeout=request.timeout_s,
-                    catch=(UnfitTrial,),
+                    catch=(InvalidTrial,),
                     callbacks=[
                         _reporter(echo),
                         _stopper(request.trials),
@@ -166,14 +166,14 @@ def _waiting(study: Any) -> bool:
 
 def _stopper(trials: int) -> Callable[[Any, Any], None]:
     def stop_when_enough(study: Any, trial: Any) -> None:
-        last = study.get_trials(deepcopy=False)[-_UNFIT_IN_A_ROW:]
-        if len(last) == _UNFIT_IN_A_ROW and all(
+        last = study.get_trials(deepcopy=False)[-_INVALID_IN_A_ROW:]
+        if len(last) == _INVALID_IN_A_ROW and all(
             one.state.name == "FAIL" and "again" not in one.user_attrs for one in last
         ):
             raise ConfigError(
-                f"the last {_UNFIT_IN_A_ROW} trials could not be run, the last one because {_reason(trial)}"
+                f"the last {_INVALID_IN_A_ROW} trials could not be run, the last one because {_reason(trial)}"
             )
-        if counted(study) >= trials and not _waiting(study):
+        if count_trials(study) >= trials and not _waiting(study):
             study.stop()
 
     return stop_when_enough

@@ -16,12 +16,12 @@ from fer_ignite.errors import ConfigError, FerError, FolderInUseError
 from fer_ignite.imports import optional_library
 
 __all__ = [
-    "at_work",
     "build_optuna_sampler",
-    "counted",
+    "count_trials",
     "open_study",
+    "requeue_trial",
     "require_optuna",
-    "try_again",
+    "worker_lock",
 ]
 
 STORAGE = "study.db"
@@ -55,7 +55,7 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
     optuna = require_optuna()
     url = f"sqlite:///{(folder / STORAGE).absolute()}"
     # One worker at a time: two that make the tables at once fail.
-    with _alone(folder):
+    with _exclusive(folder):
         storage = optuna.storages.RDBStorage(
             url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
         )
@@ -67,7 +67,7 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
             direction="minimize" if minimize else "maximize",
         )
         _require_same(study, folder, what=what)
-        _take_back_dead(study, folder)
+        _requeue_dead_trials(study, folder)
     return study
 
 
@@ -78,7 +78,7 @@ def build_optuna_sampler(seed: int, number: int) -> Any:
     )
 
 
-def counted(study: Any) -> int:
+def count_trials(study: Any) -> int:
     """Trials that are over or being run; those that were cut short and wait for their second try don't count."""
     return sum(
         trial.state.name != "WAITING" and "again" not in trial.user_attrs
@@ -86,7 +86,7 @@ def counted(study: Any) -> int:
     )
 
 
-def try_again(study: Any, trial: Any) -> None:
+def requeue_trial(study: Any, trial: Any) -> None:
     """Has the trial's settings run once more, in the same folder, where its run continues."""
     trial.set_user_attr("again", True)
     folder = trial.user_attrs.get("folder")
@@ -94,7 +94,7 @@ def try_again(study: Any, trial: Any) -> None:
 
 
 @contextlib.contextmanager
-def at_work(folder: Path) -> Iterator[str]:
+def worker_lock(folder: Path) -> Iterator[str]:
     """A worker's name with a lock, which the kernel releases when the process dies: a sign of life for the others."""
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     place = folder / _WORKERS / name
@@ -114,7 +114,7 @@ def _sweep(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -143,12 +143,12 @@ def _require_same(study: Any, folder: Path, *, what: Mapping[str, Any]) -> None:
         )
 
 
-def _take_back_dead(study: Any, folder: Path) -> None:
+def _requeue_dead_trials(study: Any, folder: Path) -> None:
     optuna = require_optuna()
     for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if _is_dead(frozen, folder):
             # Queued before it is closed: a worker that dies between the two must not lose the settings.
-            try_again(study, optuna.trial.Trial(study, frozen._trial_id))
+            requeue_trial(study, optuna.trial.Trial(study, frozen._trial_id))
             study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from fer_ignite.apps.tune.space import Dimension
-from fer_ignite.apps.tune.study import build_optuna_sampler, require_optuna, try_again
+from fer_ignite.apps.tune.study import build_optuna_sampler, requeue_trial, require_optuna
 from fer_ignite.config import check, merged
 from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.signals import SIGNAL_CODES
@@ -17,13 +17,13 @@ from fer_ignite.runs.execute import launch_training
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.session import Session
 
-__all__ = ["InterruptedTrial", "ReportToStudy", "UnfitTrial", "run_trial"]
+__all__ = ["InterruptedTrial", "InvalidTrial", "ReportToStudy", "run_trial"]
 
 # A trial's final figures are of val only, from one view: what is compared is the validation that chose its best epoch.
 _OF_TRIALS = {"tta": "none", "tensorboard": False, "plots": False, "quiet": True}
 
 
-class UnfitTrial(Exception):
+class InvalidTrial(Exception):
     """These settings can't be run together, or not here; the search continues without them."""
 
 
@@ -92,7 +92,7 @@ def run_trial(
 
     Raises:
         optuna.TrialPruned: cut by the pruner, or its gradients stayed non-finite.
-        UnfitTrial, InterruptedTrial: see there.
+        InvalidTrial, InterruptedTrial: see there.
         FerError: what would meet every other trial too.
     """
     optuna = require_optuna()
@@ -116,9 +116,9 @@ def run_trial(
         report = ReportToStudy(trial, monitor=monitor, prune=prune)
         outcome = launch_training(config, given=chosen, handlers=[report])
     except ConfigError as error:
-        raise _unfit(trial, str(error)) from None
+        raise _invalid_trial(trial, str(error)) from None
     except KeyboardInterrupt:
-        try_again(trial.study, trial)
+        requeue_trial(trial.study, trial)
         raise
     return _figure(optuna, trial, outcome=outcome)
 
@@ -126,13 +126,13 @@ def run_trial(
 def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
     code, message = outcome.exit_code, outcome.message or outcome.status
     if code in SIGNAL_CODES:
-        try_again(trial.study, trial)
+        requeue_trial(trial.study, trial)
         raise InterruptedTrial(code)
     # Diverged: pruned instead of failed, so that the sampler learns that these settings are bad.
     if code == 3:
         raise optuna.TrialPruned(message)
     if code == FerError.exit_code:
-        raise _unfit(trial, message)
+        raise _invalid_trial(trial, message)
     if code:
         raise error_for_exit_code(code)(message)
     # The run may have been in another process: the storage knows what its handler noted.
@@ -144,6 +144,6 @@ def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
     return float(best["value"])
 
 
-def _unfit(trial: Any, reason: str) -> UnfitTrial:
+def _invalid_trial(trial: Any, reason: str) -> InvalidTrial:
     trial.set_user_attr("reason", reason)
-    return UnfitTrial(reason)
+    return InvalidTrial(reason)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scenes import write_video
 
-from fer_ignite.apps.faces.analyze import look_for_faces
+from fer_ignite.apps.faces.analyze import iter_face_rows
 from fer_ignite.apps.faces.annotated_output import AnnotatedOutput
 from fer_ignite.apps.faces.video import iter_video_results
 from fer_ignite.apps.faces.video_source import is_video, is_webcam, open_video
@@ -63,7 +63,7 @@ def test_each_kind_of_file_is_read(tmp_path, coffee, name, code):
 
 
 def test_faces_of_a_video_keep_their_tracks_and_their_rows_have_times(clip, reader):
-    rows = list(look_for_faces([str(clip)], reader, frame_stride=3))
+    rows = list(iter_face_rows([str(clip)], reader, frame_stride=3))
     assert {row.track for row in rows} == {1, 2} and all(
         row.reading.top[0] == "happy" for row in rows
     )
@@ -82,7 +82,7 @@ def test_between_two_looks_the_faces_of_the_last_one_are_shown(clip, reader):
 
 def test_the_annotated_video_has_every_frame_and_boxes(clip, reader, tmp_path):
     rows = list(
-        look_for_faces(
+        iter_face_rows(
             [str(clip)], reader, frame_stride=2, annotated_output=AnnotatedOutput(tmp_path / "new")
         )
     )
@@ -117,7 +117,7 @@ def test_hostile_videos_are_reported_in_a_sentence_each_and_do_not_stop_the_rest
     clip, reader, tmp_path
 ):
     sources = [*hostile(tmp_path, clip), str(tmp_path / "absent.mp4"), str(clip)]
-    rows = list(look_for_faces(sources, reader, frame_stride=10))
+    rows = list(iter_face_rows(sources, reader, frame_stride=10))
     assert [row.file for row in rows[:-2]] == sources[:-1] and all(row.error for row in rows[:-2])
     assert all(row.error.startswith(row.file) and "\n" not in row.error for row in rows[:-2])
     assert [row.track for row in rows[-2:]] == [1, 2]
@@ -127,7 +127,7 @@ def test_a_video_that_ends_early_is_read_to_there_and_reported(tmp_path, coffee,
     path = tmp_path / "cut.avi"
     write_video(path, coffee, [[np.zeros((2, 2), np.uint8)]], seconds=1, side=2, code="MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    (row,) = look_for_faces([str(path)], reader, frame_stride=5)
+    (row,) = iter_face_rows([str(path)], reader, frame_stride=5)
     assert row.reading is None and "broken" in row.error and "of 25 frames" in row.error
 
 

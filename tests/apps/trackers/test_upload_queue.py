@@ -21,26 +21,28 @@ def test_points_arrive_in_order_and_those_that_wait_go_together():
         gate.wait()
         items.append([point.step for point in points])
 
-    post = UploadQueue("T", deliver, away=lambda: None)
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: None)
     for step in range(5):
-        post.put(Point({"a": 1.0}, step))
+        uploads.put(Point({"a": 1.0}, step))
     gate.set()
-    assert post.close(within_s=5)
+    assert uploads.close(within_s=5)
     assert [step for item in items for step in item] == [0, 1, 2, 3, 4] and len(items) <= 3
 
 
 def test_a_file_goes_behind_the_points_that_came_before_it():
     sent = []
-    post = UploadQueue(
-        "T", lambda points: sent.extend(point.step for point in points), away=lambda: None
+    uploads = UploadQueue(
+        "T",
+        lambda points: sent.extend(point.step for point in points),
+        unreachable_reason=lambda: None,
     )
-    post.put(Point({"a": 1.0}, 1))
-    post.put(lambda: sent.append("file"))
-    post.put(Point({"a": 1.0}, 2))
-    assert post.close(within_s=5) and sent == [1, "file", 2]
+    uploads.put(Point({"a": 1.0}, 1))
+    uploads.put(lambda: sent.append("file"))
+    uploads.put(Point({"a": 1.0}, 2))
+    assert uploads.close(within_s=5) and sent == [1, "file", 2]
     begun = time.monotonic()
     # closed already: nothing to wait for
-    assert post.drain(within_s=60) and post.close(within_s=60)
+    assert uploads.drain(within_s=60) and uploads.close(within_s=60)
     assert time.monotonic() - begun < 25
 
 
@@ -52,10 +54,10 @@ def test_what_a_server_refuses_is_left_out_and_said_once(warned):
             raise ValueError("no such name")
         sent.append(points[0].step)
 
-    post = UploadQueue("T", deliver, away=lambda: None)
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: None)
     for step in range(3):
-        post.put(Point({"a": 1.0}, step))
-        assert post.drain(within_s=5)
+        uploads.put(Point({"a": 1.0}, step))
+        assert uploads.drain(within_s=5)
     assert sent == [2]
     assert warned.messages == [
         "T refused a part of the record (no such name); the training continues"
@@ -66,12 +68,12 @@ def test_a_server_that_is_away_never_delays_the_run(warned):
     def deliver(points):
         raise ConnectionError
 
-    post = UploadQueue("T", deliver, away=lambda: "T is away")
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: "T is away")
     begun = time.monotonic()
     for step in range(1000):
-        post.put(Point({"a": 1.0}, step))
+        uploads.put(Point({"a": 1.0}, step))
     assert time.monotonic() - begun < 25
-    assert not post.close(within_s=60)
+    assert not uploads.close(within_s=60)
     assert time.monotonic() - begun < 25
     assert len([message for message in warned.messages if "T is away" in message]) == 1
     assert len([message for message in warned.messages if "did not get all" in message]) == 1
@@ -86,12 +88,12 @@ def test_a_server_that_comes_back_gets_everything(monkeypatch):
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = UploadQueue("T", deliver, away=lambda: None if up.is_set() else "away")
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: None if up.is_set() else "away")
     for step in range(10):
-        post.put(Point({"a": 1.0}, step))
+        uploads.put(Point({"a": 1.0}, step))
     time.sleep(0.2)
     up.set()
-    assert post.close(within_s=5) and sent == list(range(10))
+    assert uploads.close(within_s=5) and sent == list(range(10))
 
 
 def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
@@ -104,12 +106,12 @@ def test_the_end_does_not_wait_for_the_next_trial_but_makes_it(monkeypatch):
             raise ConnectionError
         sent.extend(point.step for point in points)
 
-    post = UploadQueue("T", deliver, away=lambda: None if up.is_set() else "away")
-    post.put(Point({"a": 1.0}, 1))
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: None if up.is_set() else "away")
+    uploads.put(Point({"a": 1.0}, 1))
     assert tried.wait(5)
-    assert not post.drain(within_s=60)  # away still
+    assert not uploads.drain(within_s=60)  # away still
     up.set()
-    assert post.close(within_s=5) and sent == [1]
+    assert uploads.close(within_s=5) and sent == [1]
 
 
 def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
@@ -122,14 +124,14 @@ def test_what_failed_while_a_server_came_back_is_not_taken_for_refused():
         sent.extend(point.step for point in points)
 
     # it answers again before the next request
-    post = UploadQueue("T", deliver, away=lambda: None)
-    post.put(Point({"a": 1.0}, 1))
-    assert post.close(within_s=5) and sent == [1]
+    uploads = UploadQueue("T", deliver, unreachable_reason=lambda: None)
+    uploads.put(Point({"a": 1.0}, 1))
+    assert uploads.close(within_s=5) and sent == [1]
 
 
 def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
-    post = UploadQueue("T", lambda points: time.sleep(60), away=lambda: None)
-    post.put(Point({"a": 1.0}, 1))
+    uploads = UploadQueue("T", lambda points: time.sleep(60), unreachable_reason=lambda: None)
+    uploads.put(Point({"a": 1.0}, 1))
     begun = time.monotonic()
-    assert not post.close(within_s=0.2)
+    assert not uploads.close(within_s=0.2)
     assert time.monotonic() - begun < 25
