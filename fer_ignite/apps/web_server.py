@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-# The page holds a stream open as long as it is looked at: an end that waited for it would never come.
+# An open page holds a stream: a shutdown that waited for it would never end.
 _PATIENCE_S = 1
 
 

@@ -39,10 +39,10 @@ _DATA = (
 @click.option(
     "--checkpoint",
     metavar="CKPT",
-    help="Let this network judge the labels.  [default: small networks, out of fold]",
+    help="Network that scores the labels.  [default: small networks, out of fold]",
 )
 @click.option(
-    "--votes", metavar="CSV", help="FER+ votes to check the doubts against; they change no label."
+    "--votes", metavar="CSV", help="FER+ votes to validate the label scores; they change no label."
 )
 @click.option(
     "--out",
@@ -52,13 +52,19 @@ _DATA = (
     help="Gets audit.csv, audit.html, audit.json.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace an audit that the folder holds.")
-@count_option("--folds", 5, least=2, most=100, text="Quick networks; each judges faces new to it.")
+@count_option(
+    "--folds",
+    5,
+    least=2,
+    most=100,
+    text="Small networks; each scores images that it was not trained on.",
+)
 @count_option("--epochs", 6, most=1000, text="Epochs of each.")
 @click.option(
     "--labels/--no-labels",
     default=True,
     show_default=True,
-    help="Judge the labels; the rest takes seconds.",
+    help="Score the labels; the rest takes seconds.",
 )
 @choice_option(
     "--label-method", choices=("own", "cleanlab"), default="own", text="Who scores the labels."

@@ -17,7 +17,7 @@ __all__ = ["command"]
 @split_option(
     "val",
     "test",
-    text="test is scored only when requested by name; both runs' test-access logs count the look.",
+    text="test is scored only when requested by name; both runs' test-access logs count the evaluation.",
 )
 @class_options
 @scoring_options

@@ -22,7 +22,7 @@ __all__ = ["command"]
 @click.option(
     "--detector",
     metavar="NAME|MODULE:FUNCTION",
-    help="Finds the faces; none looks for none.  [default: the extra's]",
+    help="Face detector; none switches the detection off.  [default: the extra's]",
 )
 @checkpoint_options
 def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> int:

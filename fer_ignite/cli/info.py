@@ -121,7 +121,7 @@ def _run(path: Path) -> dict[str, Any]:
         "epochs written": len(history),
         "last epoch": history[-1] if history else None,
         "checkpoints": sorted(file.name for file in folder.checkpoints.glob("*.pt")),
-        "looks at test": folder.test_evaluations(),
+        "test evaluations": folder.test_evaluations(),
         "summary": summary,
     }
 

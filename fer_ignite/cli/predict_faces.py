@@ -62,7 +62,7 @@ def write_face_rows(
     """Prints rows as they come; whether any source could be read.
 
     Args:
-        topk: expressions per face, at most as many as the network knows.
+        topk: expressions per face, at most as many as the network has.
     """
     readable = False
     if form == "csv":

@@ -31,7 +31,7 @@ def write_predictions(
     """Prints rows as they come; whether any file could be read.
 
     Args:
-        topk: expressions per file, at most as many as the network knows.
+        topk: expressions per file, at most as many as the network has.
         bar: a progress bar that counts the files.
         predictions_file: a csv with the probabilities of all classes is written there too.
     """

@@ -24,7 +24,7 @@ __all__ = ["command"]
     "val",
     "test",
     "train",
-    text="test is scored only when requested by name; the run's test-access log counts the looks.",
+    text="test is scored only when requested by name; the run's test-access log counts the evaluations.",
 )
 @click.option("--data", help="Other data than the run's.  [default: the run's]")
 @click.option("--votes", help="FER+ votes to show beside faces.  [default: the run's, if any]")

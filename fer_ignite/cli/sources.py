@@ -21,7 +21,7 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
     Args:
         faces: videos and webcams are sources too.
     Raises:
-        ConfigError: a checkpoint and nothing to look at, or a run without a checkpoint.
+        ConfigError: a checkpoint without sources, or a run without a checkpoint.
     """
     first, *rest = words
     if not _is_network(first):
@@ -29,7 +29,7 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
             return None, words
         if not faces and _is_source(first, True):
             raise ConfigError(
-                f"{printable(first)}: videos and webcams are looked at with --faces auto or always."
+                f"{printable(first)}: videos and webcams are read with --faces auto or always."
             )
     if not rest:
         raise ConfigError(

@@ -56,7 +56,7 @@ def overall_outcome(
     ]
     if len(signals) > 1 and (silent or failures):
         return Outcome(128 + signals[0], "interrupted", "Stopped at once by a second signal.")
-    # A lost peer is the consequence of another process's failure, and says nothing about the cause.
+    # A lost peer is the consequence of another process's failure, not the cause.
     known = [record for record in failures if not record.lost_peer]
     if known:
         return _root_cause(known, failures)

@@ -61,7 +61,7 @@ class EndRecord:
 
     Args:
         monotonic_s: the machine's clock, comparable between the processes of one node.
-        lost_peer: the error says only that another process stopped answering.
+        lost_peer: the error is only about another process that stopped answering.
     """
 
     rank: int

@@ -67,7 +67,7 @@ def child_main(
     record = run_function(function, local_rank, args, rank=idist.get_rank())
     write_record(Path(setup.folder), record)
     if not record.ok:
-        # Not by returning: leaving the group in order can wait for ever for processes that are gone.
+        # Not by returning: leaving the group in order can wait endlessly for processes that are gone.
         hard_exit(record.outcome.exit_code)
 
 

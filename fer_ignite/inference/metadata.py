@@ -11,7 +11,7 @@ from fer_ignite.metrics.temperature import TEMPERATURES, usable_temperature
 __all__ = ["FORMAT", "INPUT", "KEY", "OUTPUT", "ExportMetadata"]
 
 FORMAT = 1
-KEY = "fer_ignite"  # under which the record stands, as JSON, in every format's own metadata
+KEY = "fer_ignite"  # of the metadata, as JSON, in every format's own metadata
 INPUT, OUTPUT = "faces", "probabilities"
 
 _TYPES: Mapping[str, Any] = {
@@ -41,7 +41,7 @@ class ExportMetadata:
         classes: names in the order of the outputs.
         preprocessing: fields of :class:`fer_ignite.data.loader.Preprocessing`.
         temperature: by which logits are divided before the softmax.
-        tta: views that are averaged: none, flip, ten, many.
+        tta: views that are averaged: none, flip, shift10, shift18.
         weights: fp32, fp16 or int8.
         network: name and arguments, for formats that hold no graph.
         origin: the checkpoint's kind, digest, iteration, data and versions.

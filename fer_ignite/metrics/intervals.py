@@ -96,7 +96,7 @@ def mcnemar(hits_a_N: NDArray[np.bool_], hits_b_N: NDArray[np.bool_]) -> float:
     """
     a_only, b_only = int((hits_a_N & ~hits_b_N).sum()), int((~hits_a_N & hits_b_N).sum())
     n, k = a_only + b_only, min(a_only, b_only)
-    # Without discordant faces nothing speaks against equal rates.
+    # Without discordant faces there is no evidence against equal rates.
     if n == 0:
         return 1.0
     # Logarithms: from about 1,030 discordant faces on the binomial coefficients overflow a float64.

@@ -100,7 +100,7 @@ def _data_lines(session: Session) -> list[str]:
 _MOST_COLUMNS = 10  # classes that fit a terminal beside each other
 
 
-# Kinds of sources that every user knows by what was named; a recognised data set is said.
+# Kinds of sources that the name of the data shows already; a recognised data set is printed.
 _PLAIN_SOURCES = ("demo", "folders", "csv manifest", "fer2013 csv", "pack")
 
 

@@ -33,7 +33,7 @@ def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) 
         return None
     if config.folds is not None:
         raise ConfigError(
-            "--teacher with --folds: a teacher has learned from the faces that each fold holds out; leave one of the two out."
+            "--teacher with --folds: a teacher was trained on the faces that each fold holds out; leave one of the two out."
         )
     try:
         members: list[LoadedModel] = [load_model(path, device=device) for path in config.teacher]
@@ -59,7 +59,7 @@ def _warn_about_leaks(config: Config, members: list[LoadedModel], dataset: FaceD
         ]
         if same and differing:
             logger.warning(
-                "--teacher: %s was trained on another split of this data (%s), so it may have learned from faces that val or "
+                "--teacher: %s was trained on another split of this data (%s), so it may have been trained on faces that val or "
                 "test hold here; their figures may be too good.",
                 ensemble_name(config.teacher),
                 ", ".join(differing),

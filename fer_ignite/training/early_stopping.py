@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 
-# Ends of names by which `--monitor-mode auto` knows what is better.
+# Ends of names by which `--monitor-mode auto` decides what is better.
 _FALLING = ("loss", "error")
 _RISING = ("accuracy", "uar", "f1", "recall", "precision", "auc", "kappa")
 

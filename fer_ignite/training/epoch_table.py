@@ -17,7 +17,7 @@ class _Column(NamedTuple):
     width: int
     rank: int
     text: Callable[[Mapping[str, Any]], str]
-    group: str = ""  # stands above the title
+    group: str = ""  # above the title
 
 
 def format_duration(seconds: float) -> str:

@@ -110,7 +110,7 @@ class LiveProgressBar(ProgressBar):
         """Attaches the bar.
 
         Args:
-            shown: ``output -> {name: value}``, what stands behind the bar; called only when it is refreshed, as it may wait
+            shown: ``output -> {name: value}``, the text behind the bar; called only when it is refreshed, as it may wait
                 for the device.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self._open)

@@ -122,7 +122,7 @@ def attach_schedule(
     Args:
         event: fires once before each optimizer step: Events.ITERATION_STARTED, filtered where a step accumulates
             several micro-batches.
-        plateau: multiplied on, as it stands at that step.
+        plateau: its current value is multiplied on.
     Source: Ignite 0.5.5's LRScheduler agrees with torch for LambdaLR, and not for the cosine and exponential ones.
     """
 

@@ -117,7 +117,7 @@ def with_objects(
     """The configuration and the given settings with the names of Python objects in them.
 
     Args:
-        objects: ``model``, ``data``, ``loss``, ``optimizer``; None: as the configuration says.
+        objects: ``model``, ``data``, ``loss``, ``optimizer``; None: as in the configuration.
     Raises:
         ConfigError: an object of another kind.
     """

@@ -22,7 +22,7 @@ __all__ = ["evaluation_state", "restore", "resume_state"]
 
 logger = logging.getLogger("fer_ignite")
 
-# Of a parameter group, what no setting says: its parameters, and the rates, which belong to the schedule.
+# Entries of a parameter group that are no settings: its parameters, and the rates, which belong to the schedule.
 _NO_SETTINGS = ("params", "lr", "initial_lr")
 
 

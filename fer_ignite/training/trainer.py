@@ -176,7 +176,7 @@ def create_evaluator(
 
     Args:
         model: not wrapped: a wrapped model's forward pass broadcasts buffers, and slices may be of unequal length.
-        tta: views whose probabilities are averaged: none, flip, ten.
+        tta: views whose probabilities are averaged: none, flip, shift10, shift18.
     Returns:
         An engine with the output ``{"y_pred": logits [B, K] float32, "y": labels [B] int64, "targets": [B, K] float32,
         "losses": {name: [B]}, "indices": [B] int64, "criterion_kwargs": {}}``; B is 0 where this process has no share of

@@ -18,7 +18,7 @@ from fer_ignite.data.samples import SPLITS
 
 __all__ = ["KINDS", "Finding", "as_csv", "collect", "group_majority"]
 
-# In the order in which the rows stand: what is surest first.
+# In the order of the rows: the surest findings first.
 KINDS = (
     "broken",
     "blank",
@@ -77,7 +77,7 @@ def collect(
     """
     labels_N, splits_N = np.asarray(cache.labels), np.asarray(cache.splits)
     grouped_N = _has_copies(copies.near_N)
-    grouped_N &= ~copies.flat_N  # all blank images are alike, which says nothing
+    grouped_N &= ~copies.flat_N  # all blank images are alike
     person_N = same_person(copies, labels_N, persons_N=cache.groups)
     # of one person's pictures, only equal ones are copies
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)

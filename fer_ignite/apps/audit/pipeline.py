@@ -215,7 +215,7 @@ def _score_labels(
     train, units_N = dataset.indices["train"], _units(copies, dataset)
     if not len(train):
         raise DataError(
-            f"{dataset.source} has no train images to make judges of; name a --checkpoint, or pass --no-labels."
+            f"{dataset.source} has no train images to train networks on; name a --checkpoint, or pass --no-labels."
         )
     fold_N = np.full(count, NO_FOLD)
     fold_N[train] = deal(
@@ -260,8 +260,8 @@ def _score_with_checkpoint(
         _trained_on(network.checkpoint["config"], dataset) if known else dataset.indices["train"]
     ] = True
     warning = (
-        "the checkpoint was trained on the train images, and may have learned their wrong labels: its doubts about train "
-        "are fewer than they should be; leave --checkpoint out for networks that have not seen what they judge."
+        "the checkpoint was trained on the train images, and may have fitted their wrong labels: its scores for train "
+        "are too low; leave --checkpoint out for networks that were not trained on what they score."
         if known
         else "the checkpoint was trained on other data or with other data settings: it can't be determined which of these images it "
         "has seen, so all of train count as seen."

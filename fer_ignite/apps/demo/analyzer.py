@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGER_SIDE_PX", "Analysis", "Face", "ImageAnalyzer"]
 
-# Photographs are scaled down to this before faces are looked for: a phone's 12 MP cost seconds and show no more faces.
+# Photographs are scaled down to this before faces are detected: a phone's 12 MP cost seconds and show no more faces.
 LONGER_SIDE_PX = 1600
 _NAMED_IN_SENTENCE = 4
 
@@ -92,7 +92,7 @@ class ImageAnalyzer:
         )
         probabilities_K = predictor.probabilities(np.stack([face_HWC]))[0]
         face = Face(_sorted(dict(zip(predictor.classes, probabilities_K.tolist(), strict=True))))
-        advice = "." if self.reader is None else "; switch that off to have faces looked for."
+        advice = "." if self.reader is None else "; switch that off to detect faces."
         sentence = f"{_said(*face.top)}. The whole picture was taken as one face{advice}"
         return Analysis(sentence[0].upper() + sentence[1:], _bounded(image), (face,))
 
@@ -103,7 +103,7 @@ class ImageAnalyzer:
         )
         if not faces:
             return Analysis(
-                "No face was found. If the picture is one tightly cut face, say so with the switch.",
+                "No face was found. If the picture is one tightly cut face, set the switch.",
                 picture_HW3,
             )
         return Analysis(_counted(faces), picture_HW3, faces)

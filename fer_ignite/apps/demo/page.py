@@ -20,13 +20,13 @@ __all__ = ["build_page"]
 
 _TITLE = "What does this face show?"
 _WELCOME = "Choose a picture, paste one, take one with the camera, or try an example."
-_LOOKING = "Looking at the picture ..."
+_ANALYSING = "Analysing the picture ..."
 _LIMITS = (
-    "A guess about how a face looks, made by a program that errs often; it says nothing certain about what a person feels. "
+    "A guess about how a face looks, made by a program that errs often; it is no evidence of what a person feels. "
     "Pictures stay on the machine that runs this page, and are deleted when it ends."
 )
 _SWITCH = "The picture is one face"
-# Screen readers announce when what stands in it changes.
+# Screen readers announce changes of its content.
 _ANNOUNCE = "element.setAttribute('role', 'status')"
 _CHOOSE = """element.addEventListener('click', event => {
   const button = event.target.closest('button');
@@ -35,8 +35,8 @@ _CHOOSE = """element.addEventListener('click', event => {
 _KEPT_S = (
     600  # an uploaded file that was not opened for so long is deleted while the page continues
 )
-# preprocess: Gradio would decode the pictures itself, without this package's limits. show_progress: what it tells screen
-# readers at the end of each event is no sentence; the page's own status says it.
+# preprocess: Gradio would decode the pictures itself, without this package's limits. show_progress: its text for screen
+# readers is no sentence; the page's own status is one.
 _PLAINLY: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "hidden",
@@ -57,7 +57,7 @@ def build_page(
     Args:
         examples: shown as buttons.
         network: its name, to be shown.
-        missing: why no faces can be looked for, in a sentence; None where they can.
+        missing: why no faces can be detected, in a sentence; None where they can.
         folder: where Gradio keeps uploads; events may name files there and nowhere else.
     """
     import gradio
@@ -159,7 +159,7 @@ class _Callbacks:
     def _analyze(
         self, read: Callable[[], bytes], name: str, *, one_face: bool
     ) -> Iterator[tuple[Any, str, str]]:
-        yield self.same, _sentence(_LOOKING), ""
+        yield self.same, _sentence(_ANALYSING), ""
         analysis = _guarded(lambda: self.analyzer.analyze(read(), name=name, one_face=one_face))
         # What can't be read is taken off the page: a browser would only try to draw it too.
         kept = self.same if analysis.picture_HW3 is not None else None
@@ -180,7 +180,7 @@ def _picture(gradio: Any) -> Any:
 
 
 def _switch(gradio: Any, missing: str | None) -> Any:
-    info = "Cut tightly, as in FER2013. Off: faces are looked for."
+    info = "Cut tightly, as in FER2013. Off: faces are detected."
     if missing is not None:
         info = f"Only such pictures can be read here: {missing}"
     return gradio.Checkbox(
@@ -228,7 +228,7 @@ def _guarded(analyze: Callable[[], Analysis]) -> Analysis:
     except Exception:
         traceback.print_exc()
         return Analysis(
-            "This picture could not be looked at; the terminal that runs the page shows the error."
+            "This picture could not be analysed; the terminal that runs the page shows the error."
         )
 
 

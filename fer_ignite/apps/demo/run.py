@@ -110,7 +110,7 @@ def _detector(name: str | None) -> tuple["Detector | None", str | None]:
     from fer_ignite.apps.faces.detection import open_detector
 
     if name == "none":
-        return None, "no faces are looked for (--detector none)."
+        return None, "faces are not detected (--detector none)."
     if name is not None:
         return open_detector(name), None
     try:

@@ -53,7 +53,7 @@ class AnnotatedOutput:
         jpeg = os.path.splitext(source)[1].lower() in _JPEG
         path = self._place(source, ".jpg" if jpeg else ".png")
         with storage_errors(path):
-            # PNG knows no quality and takes no notice
+            # PNG has no quality and ignores it
             Image.fromarray(image_HW3).save(path, quality=92)
         return path
 

@@ -35,9 +35,9 @@ def iter_video_results(
     """Every frame of a video or camera, in order.
 
     Args:
-        every: 1 = each frame is looked at, 2 = every second one.
+        frame_stride: 1 = each frame is analysed, 2 = every second one.
         smooth_seconds: see :class:`FaceTracker`.
-        all_pixels: whether the frames between two looks are needed too.
+        all_pixels: whether the frames between two analysed ones are needed too.
     """
     tracker = FaceTracker(smooth_seconds=smooth_seconds)
     frames = video_source.frames(lambda number: all_pixels or number % frame_stride == 0)

@@ -92,17 +92,13 @@ def line_chart(
 
 def reliability_chart(key: str, before: Calibration, *, after: Calibration | None) -> Svg:
     """Accuracy over confidence, with 95 % intervals, before and after the temperature; the diagonal is perfect."""
-    title = "How often it is right, by how sure it says it is"
+    title = "Accuracy by confidence"
     description = f"calibration error {100 * before.error:.1f} per cent"
     if after is not None:
         description += (
             f" as trained, {100 * after.error:.1f} per cent at temperature {after.temperature:.2f}"
         )
-    svg = _canvas(
-        key,
-        title,
-        description=description + "; the diagonal is what a perfectly honest network would show",
-    )
+    svg = _canvas(key, title, description=description + "; the diagonal is perfect calibration")
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     across, up = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
     _axes(
@@ -190,10 +186,10 @@ def nice_ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -
 
 
 def _canvas(key: str, title: str, *, description: str, height: float = HEIGHT) -> ET.Element:
-    named = {"role": "img", "aria-labelledby": f"{key}-title {key}-said", "class": "chart"}
+    named = {"role": "img", "aria-labelledby": f"{key}-title {key}-description", "class": "chart"}
     svg = ET.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", **named})
     ET.SubElement(svg, "title", {"id": f"{key}-title"}).text = title
-    ET.SubElement(svg, "desc", {"id": f"{key}-said"}).text = description
+    ET.SubElement(svg, "desc", {"id": f"{key}-description"}).text = description
     return svg
 
 

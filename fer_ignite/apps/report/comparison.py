@@ -93,7 +93,7 @@ def _run(name: str, subject: RunReference, *, options: ReportOptions) -> dict[st
         "hits_N": correct_predictions(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),
-        "looks": len(read_test_accesses(subject)),
+        "test_evaluations": len(read_test_accesses(subject)),
         "config": dict(subject.config),
     }
 

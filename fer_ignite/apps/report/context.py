@@ -240,7 +240,7 @@ def attention_facts(explainer: GradCam | str) -> dict[str, Any]:
     return {
         "layer": explainer.layer,
         "expressions": explainer.expressions(),
-        "belief": explainer.deletion_test(),
+        "deletion_test": explainer.deletion_test(),
     }
 
 

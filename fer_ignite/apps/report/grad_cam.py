@@ -23,7 +23,7 @@ from fer_ignite.models.evaluation_mode import evaluation_mode
 
 __all__ = ["Layer", "attention_maps", "find_layer", "mask_brightest"]
 
-LEAST_SIDE = 4  # a map of fewer places than 4 x 4 says little about where
+LEAST_SIDE = 4  # a map of fewer places than 4 x 4 is too coarse
 _PROBES = 3  # images in the trial: rarely the first dimension of a window partition
 
 

@@ -55,7 +55,7 @@ class Batcher:
             Busy: too many are waiting.
         """
         with self._lock:
-            # A request larger than the limit is taken when nothing else waits; it would be refused for ever otherwise.
+            # A request larger than the limit is taken when nothing else waits; it would always be refused otherwise.
             if self._waiting + len(pictures) > max(self.most_waiting, len(pictures)):
                 raise Busy
             self._waiting += len(pictures)

@@ -13,7 +13,7 @@ from fer_ignite.checkpoint.atomic_io import write_durably, write_text_durably
 
 __all__ = ["draw_importance", "study_result", "write_results"]
 
-# How and where the trials were run, which is nothing to tell a later run.
+# How and where the trials were run, which is not part of a later run's settings.
 _OF_ONE_START = frozenset(
     {
         "quiet",

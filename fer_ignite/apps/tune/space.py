@@ -123,7 +123,7 @@ def _require_tunable(path: str, name: str, *, given: Mapping[str, Any]) -> None:
     if name in _FIXED or field_facts(name)["group"] in ("Output", "Launch"):
         flag = "--" + name.replace("_", "-")
         raise ConfigError(
-            f"{path}: {name} says what is judged or how it is run, so it is the same in all trials; set it with {flag}."
+            f"{path}: {name} sets what is compared or how it is run, so it is the same in all trials; set it with {flag}."
         )
     if name in given:
         raise ConfigError(

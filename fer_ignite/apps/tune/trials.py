@@ -135,7 +135,7 @@ def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
         raise _invalid_trial(trial, message)
     if code:
         raise error_for_exit_code(code)(message)
-    # The run may have been in another process: the storage knows what its handler noted.
+    # The run may have been in another process: the storage has what its handler noted.
     noted = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
     best = (outcome.result or {}).get("best", {})
     trial.set_user_attr("best_epoch", best.get("epoch"))

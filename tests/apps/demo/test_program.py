@@ -69,7 +69,7 @@ def test_ctrl_c_ends_it_at_once_though_the_page_is_being_looked_at(start, presse
     assert list(program.temporary.iterdir()) == []
     assert re.fullmatch(
         r"The page is at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\.\n"
-        r"It reads pictures of one face each: no faces are looked for \(--detector none\)\.\n",
+        r"It reads pictures of one face each: faces are not detected \(--detector none\)\.\n",
         said,
     )
 

@@ -31,12 +31,12 @@
   }
 
   function show(button) {
-    var places = button.dataset.cell.split("-"), truth = data.classes[places[0]], said = data.classes[places[1]];
+    var places = button.dataset.cell.split("-"), truth = data.classes[places[0]], predicted = data.classes[places[1]];
     var faces = data.cells[button.dataset.cell] || [], total = data.counts[places[0]][places[1]];
     buttons.forEach(function (other) { other.setAttribute("aria-pressed", String(other === button)); });
     enter(button);
     var right = places[0] === places[1];
-    document.getElementById("cell-title").textContent = right ? truth + ", recognised" : truth + ", taken for " + said;
+    document.getElementById("cell-title").textContent = right ? truth + ", recognised" : truth + ", predicted as " + predicted;
     document.getElementById("cell-note").textContent = total + (total === 1 ? " face" : " faces") +
       (faces.length < total ? ", the surest " + faces.length + " shown" : "") + ", surest first.";
     list.replaceChildren.apply(list, faces.map(card));
