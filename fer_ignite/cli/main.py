@@ -67,6 +67,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        # On demand: importing all commands would take as long as the slowest of them.
         module = importlib.import_module(f"fer_ignite.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         if _NO_COLOR not in command.params:

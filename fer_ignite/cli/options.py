@@ -30,6 +30,7 @@ def config_options(*names: str, hidden: Sequence[str] = ()) -> Callable[[Any], A
     """
 
     def decorate(function: Any) -> Any:
+        # Decorators are applied from the last to the first; reversed, the help has the fields' order.
         for name in reversed(names or tuple(Config.model_fields)):
             function = click.option(
                 *_flags(name), **_attributes(name), hidden=name in hidden, cls=_Setting
@@ -262,6 +263,7 @@ class ConfigCommand(click.Command):
                     formatter.write_dl(records, col_max=34)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click takes the last of two equal flags without a word, which hides mistakes in long commands.
         repeatable = {
             flag for p in self.get_params(ctx) if getattr(p, "multiple", False) for flag in p.opts
         }

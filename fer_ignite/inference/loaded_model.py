@@ -233,6 +233,7 @@ def _config_for_use(
     path: str | Path, checkpoint: Mapping[str, Any], *, model: str | None, collated: bool
 ) -> Config:
     """The run's configuration without what only training needs."""
+    # Checkpoints of older versions may hold settings that are gone.
     known = {
         name: value
         for name, value in checkpoint["config"].items()
@@ -244,6 +245,7 @@ def _config_for_use(
             path,
             known["collate_fn"],
         )
+    # The checkpoint has all weights: published ones would be downloaded for nothing.
     config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
     if is_object_name(config.model) and model is None:
         raise CheckpointError(

@@ -258,6 +258,7 @@ def _predict_batch(
     tops: Iterator[Any] = iter(())
     if read:
         probabilities_BK = predictor.probabilities(np.stack(read))
+        # Stable: of equal probabilities the first class comes first, as in argmax.
         places_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")[:, :count]
         tops = zip(
             np.take_along_axis(probabilities_BK, places_BK, axis=1).tolist(),

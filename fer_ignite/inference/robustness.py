@@ -98,6 +98,7 @@ def _mean(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, floa
     for (kind, severity), row in rows.items():
         if severity:
             kinds.setdefault(kind, []).append(row)
+    # First within a kind: kinds with more severities would weigh more otherwise.
     means = [
         {name: sum(row[name] for row in part) / len(part) for name in _FIGURES}
         for part in kinds.values()

@@ -83,7 +83,7 @@ class RunSpec:
         warnings: likewise, and shown under ``quiet`` too.
         finished: why there is nothing left to do, where that is so.
         made: folders that did not exist before, the innermost first.
-        objects: Python objects that settings name, see :func:`fer_ignite.runs.objects.with_objects`.
+        objects: Python objects that settings name, see :func:`fer_ignite.training.objects.with_objects`.
         best_lost: best.pt of the run that continues can't be used; the best epoch is chosen among those that follow.
     """
 
@@ -112,6 +112,7 @@ def prepare(
         ConfigError, DataError, CheckpointError, FolderInUseError: one sentence; nothing was started.
     """
     check_handlers(config.handlers)
+    # Noted before anything is made: a refused run removes what it has made, and nothing else.
     above = [path for path in (Path(config.out), *Path(config.out).parents) if not path.exists()]
     try:
         folder, existed = choose_folder(config)
@@ -126,6 +127,7 @@ def prepare(
         raise ConfigError(
             f"the run's folder in {config.out} can't be made: {reason}; choose another with --out."
         ) from None
+    # From here on no other run writes here; a second one gets FolderInUseError.
     lock = lock_folder(folder.path)
     try:
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
@@ -191,6 +193,7 @@ def _prepare_in(
     elif folder.holds_a_run:
         _refuse_or_clear(folder, config)
     check_names(config)
+    # A run that is over opens no tracker, so that its server need not answer.
     if found is None or _finished(found.mapping, config, folder=folder) is None:
         check_trackers = load_object(
             "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
@@ -265,6 +268,7 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     while True:
         try:
             _numbered(out, base, number=number).mkdir(parents=True)
+        # mkdir is atomic: of two runs that start together one gets the name.
         except FileExistsError:
             number += 1
         else:

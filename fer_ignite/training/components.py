@@ -59,6 +59,7 @@ def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
     mean, std = (dataset.mean, dataset.std) if config.normalize == "train" else IMAGENET
     if config.normalize == "model" and config.model.startswith(PREFIX):
         mean, std = published_statistics(config.model)
+    # ImageNet's statistics for gray images: the mean over RGB.
     if dataset.channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Preprocessing(
@@ -300,6 +301,7 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
         ConfigError: the factory makes something else.
     """
     factory = load_object(name, setting="--optimizer-factory")
+    # The user's factory brings its own rates; only "no decay" for norms and biases is kept.
     own = [
         {
             key: value

@@ -128,9 +128,9 @@ def ours(settings: Settings) -> None:
 def ours_evaluating(settings: Settings) -> None:
     """The evaluator that validates during training, over the whole val split."""
     from fer_ignite import build_session
-    from fer_ignite.distributed.machine import use_machine
+    from fer_ignite.distributed.machine import configure_process
 
-    use_machine(settings["threads"])
+    configure_process(settings["threads"])
     session = build_session(config_of(settings))
     pacer = Pacer()
     while True:

@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 import numpy as np  # noqa: E402
 from scenes import backgrounds, scene, write_video  # noqa: E402
 
-from fer_ignite.apps.faces.analyze import look_for_faces  # noqa: E402
+from fer_ignite.apps.faces.analyze import iter_face_rows  # noqa: E402
 from fer_ignite.apps.faces.annotated_output import AnnotatedOutput  # noqa: E402
 from fer_ignite.apps.faces.detection import Box, open_detector  # noqa: E402
 from fer_ignite.apps.faces.face_reader import FaceReader  # noqa: E402
@@ -201,7 +201,7 @@ def watching(val: Val, wanted: Any) -> dict[str, Any]:
         ):
             start, cpu = time.perf_counter(), _cpu_s()
             rows = list(
-                look_for_faces(
+                iter_face_rows(
                     [str(path)],
                     reader,
                     frame_stride=frame_stride,

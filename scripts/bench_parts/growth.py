@@ -93,9 +93,9 @@ def train_watched(pack: str, out: str, threads: int) -> None:
     import torch  # noqa: F401  what every program with torch waits for is not this one's start
 
     from fer_ignite import Config, Events, build_session
-    from fer_ignite.distributed.machine import use_machine
+    from fer_ignite.distributed.machine import configure_process
 
-    use_machine(threads)
+    configure_process(threads)
     started = time.perf_counter()
     session = build_session(
         Config(data=pack, epochs=1, out=out, quiet=True, threads=threads, save_minutes=1000)

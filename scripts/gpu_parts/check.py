@@ -21,7 +21,7 @@ import torch  # noqa: E402
 import training  # noqa: E402
 from common import ROOT, Check, Part, Row, postponed  # noqa: E402
 
-from fer_ignite.distributed.machine import this_machine  # noqa: E402
+from fer_ignite.distributed.machine import detect_machine  # noqa: E402
 from fer_ignite.training.session import versions  # noqa: E402
 
 PARTS: dict[str, Part] = {
@@ -161,7 +161,7 @@ def about(device: torch.device, data: str) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "memory_gib": round(memory / 2**30, 1),
-        "cpus": this_machine().cores,
+        "cpus": detect_machine().cores,
         "cuda": torch.version.cuda,
         **versions(),
         "data": "FER2013" if not data.startswith("demo:") else data,

@@ -119,6 +119,7 @@ def _find(
     end_lr: float,
 ) -> dict[str, Any]:
     given = check(values)
+    # Groups with a rate of their own start in the same proportion to lr as in the run.
     factor = start_lr / given.lr
     own = {
         name: getattr(given, name) * factor

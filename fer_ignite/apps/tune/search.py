@@ -75,6 +75,7 @@ def tune(
     folder = Path(config.out) / (config.name or f"tune-{Path(request.space).stem}")
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    # Four complete trials first, and a quarter of the epochs: early curves cross often.
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=4, n_warmup_steps=1 + max(1, config.epochs // 4)
     )
