@@ -193,8 +193,8 @@ class Config(BaseModel):
     # --- Data
     data: Annotated[str, BeforeValidator(_joined)] = _setting(
         "demo",
-        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, module:Dataset, demo or demo:N; "
-        "repeated (or comma separated): the union.",
+        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, shards:URL, module:Dataset, demo or "
+        "demo:N; repeated (or comma separated): the union.",
         group="Data",
         structural=True,
         repeat=True,
@@ -353,6 +353,29 @@ class Config(BaseModel):
     )
     workers: int = _setting(
         0, "Loader processes; only for data that can't be packed.", group="Data", ge=0, le=256
+    )
+    shard_window: int = _setting(
+        16,
+        "Data in shards: how many are shuffled together at any time.",
+        group="Data",
+        unit="shards",
+        structural=True,
+        ge=1,
+    )
+    shard_streams: int = _setting(
+        1,
+        "Data in shards: equal parts of each batch with shards of their own; with as many as machines, each machine reads only its "
+        "part of the data.",
+        group="Data",
+        structural=True,
+        ge=1,
+    )
+    shard_cache_gb: float = _setting(
+        20.0,
+        "Data in shards: size of a machine's copies of downloaded shards; the ones used longest ago are removed.",
+        group="Data",
+        unit="GB",
+        gt=0,
     )
     drop_last: bool = _setting(
         False, "Drop the last, smaller batch of an epoch.", group="Data", structural=True

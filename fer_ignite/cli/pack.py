@@ -1,12 +1,13 @@
 """``fer-ignite pack``: builds the dataset cache, prints its facts, draws augmented images."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.shared_options import json_option
-from fer_ignite.cli.values import loading_torch, require_data, require_writable
+from fer_ignite.cli.values import FiniteRange, loading_torch, require_data, require_writable
 from fer_ignite.config import READING_SETTINGS, check
 from fer_ignite.errors import ConfigError
 
@@ -52,9 +53,31 @@ _DATA = (
 @click.option(
     "--verify", is_flag=True, help="Read the whole cache and compare it with its checksums."
 )
+@click.option(
+    "--shards",
+    metavar="FOLDER",
+    help="Also write the data into a new folder as shards, which --data shards:URL reads.",
+)
+@click.option(
+    "--shard-mb",
+    type=FiniteRange(min=0.001, max=100_000),
+    default=64.0,
+    show_default=True,
+    metavar="MB",
+    help="Size at which a shard is closed.",
+)
 @json_option
 @config_options(*_DATA)
-def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **flags: Any) -> int:
+def command(
+    data: str,
+    preview: str | None,
+    *,
+    shards: str | None,
+    shard_mb: float,
+    verify: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Read DATA once into a dataset cache, and print what it holds.
 
     Training does the same on first use. Prints the cache's path, which every command takes as --data.
@@ -71,7 +94,11 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
         raise ConfigError(
             f"{data} is a user's data set, which is read as it is and needs no dataset cache."
         )
-    path, _ = find_cache(config)
+    if shards is not None:
+        from fer_ignite.data.shards.shard_writer import require_new_folder
+
+        require_new_folder(Path(shards))
+    path, _ = find_cache(config, keep_files=shards is not None)
     assert path is not None
     from fer_ignite.data.cache.format import announced_source, describe, open_cache
     from fer_ignite.data.cache.manifest import verify_cache
@@ -85,6 +112,17 @@ def command(data: str, preview: str | None, *, verify: bool, as_json: bool, **fl
     click.echo(
         json.dumps(shown, indent=2) if as_json else f"{describe(cache, source=source)}\n{path}"
     )
+    if shards is not None:
+        from fer_ignite.data.shards.shard_writer import write_shards
+
+        write_shards(
+            cache,
+            Path(shards),
+            shard_bytes=round(shard_mb * 1e6),
+            source=source,
+            progress=not config.quiet,
+        )
+        click.echo(f"shards: {shards}; train with --data shards:{shards}", err=as_json)
     if preview:
         from fer_ignite.runs.previews import draw_preview
 

@@ -22,6 +22,7 @@ from fer_ignite.data.fetchers import (
 )
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.sampler import generator
+from fer_ignite.data.shards.read_ahead import ShardFetcher
 from fer_ignite.errors import DataError
 
 __all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
@@ -70,7 +71,11 @@ class FaceDataset:
             indices = indices[~self.leaks[indices]]
         if self.exclude is not None and self.pack is not None:
             indices = np.setdiff1d(indices, read_exclude_list(self.exclude).positions(self.pack))
-        if limit is not None and limit < len(indices):
+        if limit is not None and self.pack is not None and self.pack.shards is not None:
+            indices = indices[
+                :limit
+            ]  # written in a random order; a sample of all would touch every shard
+        elif limit is not None and limit < len(indices):
             indices = np.sort(generator(seed, "limit").permutation(indices)[:limit])
         return indices
 
@@ -126,6 +131,8 @@ class FaceDataset:
     ) -> Fetcher:
         """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
         if self.pack is not None and transform is None and collate_fn is None:
+            if self.pack.shards is not None:
+                return ShardFetcher(self.pack, device, channels=self.channels)
             return CacheFetcher(self.pack, device, channels=self.channels)
         fetch = self.fetch if self.fetch is not None else CachedImages(self.pack)
         return DataLoaderFetcher(

@@ -34,6 +34,7 @@ __all__ = [
     "is_colourless",
     "open_regular",
     "plain_image",
+    "png_bytes",
     "printable",
     "read_file_bytes",
     "read_image",
@@ -129,6 +130,14 @@ def expected_format(path: str | os.PathLike[str]) -> str:
 def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
     """An encoded image in memory, of any allowed format, turned upright; mode "L" or "RGB". `name` is for the error."""
     return decode_image(data, name, expected=None)
+
+
+def png_bytes(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 pixels [H, W, C] as a PNG file."""
+    file = io.BytesIO()
+    flat = pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
+    Image.fromarray(flat).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
 
 
 def as_data_uri(image: Image.Image, *, kind: str = "JPEG", **options: Any) -> str:

@@ -4,15 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fer_ignite.config import Config
-from fer_ignite.data.cache.format import announced_source, open_cache
+from fer_ignite.data.cache.format import DatasetCache, announced_source, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_from_user_class
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.folds import build_fold_dataset
 from fer_ignite.data.loader import Targets
+from fer_ignite.data.sampler import ShardOrder
+from fer_ignite.data.shards.remote import PREFIX
+from fer_ignite.data.shards.shard_cache import SHARDS_UNDER_WAY, ShardCache
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 
@@ -21,15 +25,17 @@ __all__ = [
     "find_cache",
     "is_user_dataset",
     "open_dataset",
+    "require_shard_settings",
     "resolve_exclude_list",
+    "shard_order",
 ]
 
 
 def is_user_dataset(data: str) -> bool:
-    """Whether ``--data`` names a user's class; ``demo:100`` and ``kaggle:a/b`` don't."""
+    """Whether ``--data`` names a user's class; ``demo:100``, ``kaggle:a/b`` and ``shards:folder`` don't."""
     return (
         is_object_name(data)
-        and not data.startswith(("demo:", "kaggle:"))
+        and not data.startswith(("demo:", "kaggle:", PREFIX))
         and not Path(data).exists()
     )
 
@@ -57,13 +63,20 @@ def build_cache_spec(config: Config) -> CacheSpec:
     )
 
 
-def find_cache(config: Config) -> tuple[Path | None, str | None]:
-    """Path and fingerprint of the dataset cache for the data settings, built on first use; (None, None) for data without one."""
+def find_cache(config: Config, *, keep_files: bool = False) -> tuple[Path | None, str | None]:
+    """Path and fingerprint of the dataset cache for the data settings, built on first use; (None, None) for data without one.
+
+    Args:
+        keep_files: store the bytes of image files whatever their number, not their pixels.
+    """
     if is_user_dataset(config.data):
         load_object(config.data, setting="--data")
         return None, None
     cache = None if config.cache is None else Path(config.cache)
-    path = open_or_build(build_cache_spec(config), cache=cache, progress=not config.quiet)
+    spec = build_cache_spec(config)
+    if keep_files:
+        spec = replace(spec, raw_limit_bytes=0)
+    path = open_or_build(spec, cache=cache, progress=not config.quiet)
     return path, open_cache(path).fingerprint
 
 
@@ -71,6 +84,8 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
     """The faces of a pack, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
     if pack is not None:
         faces = dataset_from_cache(pack)
+        if faces.pack is not None and faces.pack.shards is not None:
+            faces.pack.shards.cache.limit_bytes = int(config.shard_cache_gb * 1e9)
         faces = replace(
             faces, exclude=config.exclude, source=announced_source(open_cache(pack), config.data)
         )
@@ -88,6 +103,54 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
             f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
         )
     return build_fold_dataset(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
+
+
+def shard_order(
+    config: Config, pack: DatasetCache | None, indices_N: NDArray[np.int64]
+) -> ShardOrder | None:
+    """The order of ``indices_N`` by shards; None for data that does not lie in shards."""
+    if pack is None or pack.shards is None:
+        return None
+    shards_N = pack.shards.shard_numbers(indices_N)
+    streams = min(config.shard_streams, len(np.unique(shards_N)))
+    return ShardOrder(shards_N, config.shard_window, streams)
+
+
+def require_shard_settings(config: Config, pack: DatasetCache | None) -> None:
+    """Refuses what a training from shards can't do, before it starts.
+
+    Raises:
+        ConfigError: an order over all faces is requested, the streams don't divide the batch or are more than the shards,
+            or the local copies have no room for the shards that are needed at a time.
+    """
+    if pack is None or pack.shards is None:
+        return
+    for setting, asked in (
+        ("--sampler balanced", config.sampler == "balanced"),
+        ("--folds", config.folds),
+    ):
+        if asked:
+            raise ConfigError(
+                f"{setting} needs every face at any time, and faces in shards come shard by shard; leave it out, or train from a pack."
+            )
+    micro_size = config.batch_size // config.grad_accum_steps
+    found = int((pack.shards.splits == "train").sum())
+    if micro_size % config.shard_streams or config.shard_streams > found:
+        raise ConfigError(
+            f"--shard-streams {config.shard_streams} must divide the {micro_size} faces of a micro-batch, and be no more than the "
+            f"{found} shards of train; give another number."
+        )
+    _require_room(config, pack.shards.cache)
+
+
+def _require_room(config: Config, cache: ShardCache) -> None:
+    order = ShardOrder(np.arange(0), config.shard_window, config.shard_streams)
+    needed = min(order.most_open + SHARDS_UNDER_WAY, len(cache.shards)) * cache.largest_bytes
+    if cache.url is not None and needed > config.shard_cache_gb * 1e9:
+        raise ConfigError(
+            f"--shard-cache-gb {config.shard_cache_gb:g} has no room for the shards of --shard-window {config.shard_window} and "
+            f"--shard-streams {config.shard_streams}, which take {needed / 1e9:.3g} GB; give that much, or a smaller window."
+        )
 
 
 def blended_targets(targets: Targets, weight: float) -> Targets:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EpochSampler", "MicroBatch", "generator", "rank_slice"]
+__all__ = ["EpochSampler", "MicroBatch", "ShardOrder", "generator", "rank_slice"]
 
 Indices = NDArray[np.int64]
 
@@ -73,11 +73,33 @@ class MicroBatch:
         return np.arange(self.start + first, self.start + last)
 
 
+@dataclass(frozen=True, eq=False)
+class ShardOrder:
+    """How an epoch's order stays within few shards at a time.
+
+    Args:
+        shards_N: the shard of each of the split's faces.
+        window: shards that are mixed with each other at any time, over all streams.
+        streams: contiguous parts of every micro-batch, each of which has shards of its own; a process reads the shards of
+            its part only.
+    """
+
+    shards_N: Indices
+    window: int
+    streams: int = 1
+
+    @property
+    def most_open(self) -> int:
+        """The largest number of shards that are needed again later, at any time of an epoch."""
+        return self.streams * (max(1, self.window // self.streams) + 1)
+
+
 @dataclass(frozen=True)
 class EpochSampler:
     """The order of one split's faces over a whole run.
 
     Args:
+        shard_order: for faces in shards; None: any order.
         indices_N: the split's faces, as places in the pack.
         labels_N: their labels; read by the balanced sampler only.
         batch_size: faces per window.
@@ -91,6 +113,7 @@ class EpochSampler:
     grad_accum_steps: int = 1
     drop_last: bool = False
     sampler: Literal["shuffle", "balanced"] = "shuffle"
+    shard_order: ShardOrder | None = None
 
     def __hash__(self) -> int:
         return id(self)
@@ -143,6 +166,8 @@ class EpochSampler:
 @lru_cache(maxsize=4)
 def _order(plan: EpochSampler, epoch: int) -> Indices:
     draw = generator(plan.seed, "order", epoch)
+    if plan.shard_order is not None:
+        return _order_by_shards(plan, plan.shard_order, draw)[: plan.faces_per_epoch]
     if plan.sampler == "shuffle":
         return draw.permutation(plan.indices_N)[: plan.faces_per_epoch]
     # Every class equally often: a class drawn per place, then its members in shuffled rounds, so that none is
@@ -155,3 +180,47 @@ def _order(plan: EpochSampler, epoch: int) -> Indices:
         rounds = [draw.permutation(members) for _ in range(-(-len(places) // len(members)))]
         order[places] = np.concatenate(rounds)[: len(places)] if rounds else []
     return order
+
+
+def _order_by_shards(plan: EpochSampler, by: ShardOrder, draw: np.random.Generator) -> Indices:
+    """Shards are dealt to streams in a random order; each micro-batch has an equal part of each stream."""
+    shards = draw.permutation(np.unique(by.shards_N))
+    rank_of = np.zeros(int(shards.max()) + 1, dtype=np.int64)
+    rank_of[shards] = np.arange(len(shards))
+    ranks_N = rank_of[by.shards_N]
+    parts = []
+    for stream in range(by.streams):
+        members = np.flatnonzero(ranks_N % by.streams == stream)
+        shuffled = _shuffle_in_window(
+            ranks_N[members] // by.streams, draw, window=max(1, by.window // by.streams)
+        )
+        parts.append(plan.indices_N[members[shuffled]])
+    return _interleave(parts, share=plan.micro_size // by.streams)
+
+
+def _shuffle_in_window(ranks_N: Indices, draw: np.random.Generator, *, window: int) -> Indices:
+    """int64 [N]: places in an order that moves through the shards, of which ``window`` are mixed at any time.
+
+    Each face gets a time that is uniform within ``window`` shards around its own; times before the begin or after the end are
+    reflected, so that the first and the last faces come from several shards too.
+
+    Args:
+        ranks_N: position of each face's shard in the epoch, from 0.
+    """
+    count = int(ranks_N.max(initial=0)) + 1
+    times_N = draw.random(len(ranks_N))
+    if window < count:
+        times_N = np.abs(ranks_N + 0.5 + window * (times_N - 0.5))
+        times_N = np.where(times_N > count, 2 * count - times_N, times_N)
+    return np.argsort(times_N, kind="stable")
+
+
+def _interleave(parts: list[Indices], *, share: int) -> Indices:
+    """Rounds of ``share`` faces of each part; what is left over when the shortest has no more comes at the end, in proportion."""
+    rounds = min(len(part) for part in parts) // share
+    body = np.stack([part[: rounds * share].reshape(rounds, share) for part in parts], axis=1)
+    rest = [part[rounds * share :] for part in parts]
+    shares = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in rest])
+    return np.concatenate(
+        [body.reshape(-1), np.concatenate(rest)[np.argsort(shares, kind="stable")]]
+    )

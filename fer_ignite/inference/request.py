@@ -94,7 +94,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     }
     source = str(saved.get("data", ""))
     if request.data is None:
-        if is_object_name(source) and not source.startswith(("demo:", "kaggle:")):
+        if is_object_name(source) and not source.startswith(("demo:", "kaggle:", "shards:")):
             raise _missing_user_code("data came from the user's class", "data", saved)
     elif not is_same_source(request.data, source):
         changes |= _other_source(checkpoint["preprocessing"]["channels"])

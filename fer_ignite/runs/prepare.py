@@ -19,7 +19,7 @@ from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check,
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.classes import number_warning
 from fer_ignite.data.exclude_list import is_same_list
-from fer_ignite.data.open import find_cache, resolve_exclude_list
+from fer_ignite.data.open import find_cache, require_shard_settings, resolve_exclude_list
 from fer_ignite.distributed import restart_count
 from fer_ignite.errors import (
     CheckpointError,
@@ -200,6 +200,7 @@ def _prepare_in(
         )
         check_trackers(config.track, folder.trackers)
     cache_path, fingerprint = find_cache(config)
+    require_shard_settings(config, None if cache_path is None else open_cache(cache_path))
     config, said = resolve_exclude_list(config, cache_path)
     notes += said
     if cache_path is not None and (warning := number_warning(open_cache(cache_path).classes)):

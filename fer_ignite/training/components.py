@@ -18,6 +18,7 @@ from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.image_size_schedule import ImageSizeSchedule
 from fer_ignite.data.loader import Preprocessing
+from fer_ignite.data.open import shard_order
 from fer_ignite.data.readers.find import split_sources
 from fer_ignite.data.readers.union import set_numbers
 from fer_ignite.data.sampler import EpochSampler
@@ -168,6 +169,7 @@ def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
         config.grad_accum_steps,
         config.drop_last,
         config.sampler,
+        shard_order(config, faces.pack, indices),
     )
 
 

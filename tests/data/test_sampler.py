@@ -3,7 +3,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from fer_ignite.data.sampler import EpochSampler, generator, rank_slice
+from fer_ignite.data.sampler import EpochSampler, ShardOrder, generator, rank_slice
 
 
 def build_sampler(count, **changes):
@@ -114,3 +114,54 @@ def test_the_balanced_sampler_shows_every_class_equally_often_and_repeats_none_e
     assert counts[labels == 0].max() == 1  # 34 of 90: none twice
     assert set(counts[labels == 1]) == {3, 4}  # 34 = 3 x 9 + 7
     assert set(counts[labels == 2]) == {11, 12}
+
+
+def sharded(count=1000, shards=20, **changed):
+    """Faces 100 to 100 + count in shards of unequal sizes."""
+    by = {"window": 5, "streams": 1}
+    by |= {name: changed.pop(name) for name in list(changed) if name in by}
+    shards_N = np.sort(np.random.default_rng(0).integers(0, shards, count))
+    return build_sampler(count, shard_order=ShardOrder(shards_N, **by), **changed)
+
+
+def most_open(order, shards_N):
+    """The largest number of shards that were begun and will be needed again."""
+    seen = shards_N[order - 100]
+    spans = [np.flatnonzero(seen == shard)[[0, -1]] for shard in np.unique(seen)]
+    return max(sum(first <= at <= last for first, last in spans) for at in range(len(seen)))
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 19, 20, 50])
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_an_order_by_shards_has_every_face_once_and_keeps_few_shards_open(window, streams):
+    plan = sharded(window=window, streams=streams)
+    for epoch in (0, 1):
+        order = plan.order(epoch)
+        assert sorted(order.tolist()) == list(range(100, 1100))
+        assert most_open(order, plan.shard_order.shards_N) <= plan.shard_order.most_open
+    assert plan.order(0).tolist() != plan.order(1).tolist()
+    assert plan.order(0).tolist() == sharded(window=window, streams=streams).order(0).tolist()
+
+
+def test_an_order_by_shards_mixes_several_shards_into_every_batch_also_the_first_and_the_last():
+    plan = sharded(count=2000, batch_size=64)
+    found = [
+        len(np.unique(plan.shard_order.shards_N[plan.micro_batch(i).indices_W - 100]))
+        for i in range(plan.iterations_per_epoch)
+    ]
+    assert min(found) >= 2 and np.median(found) >= 5, found
+
+
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_a_process_reads_the_shards_of_its_own_streams_until_the_shortest_is_used_up(
+    grad_accum_steps,
+):
+    plan = sharded(count=2000, streams=4, window=8, grad_accum_steps=grad_accum_steps)
+    read = [set(), set()]
+    rounds = 400 // plan.micro_size * 4  # of 500 faces a stream on average
+    for iteration in range(rounds):
+        micro = plan.micro_batch(iteration)
+        for rank in (0, 1):
+            faces = micro.indices_W[micro.positions(rank, 2)]
+            read[rank] |= set(plan.shard_order.shards_N[faces - 100].tolist())
+    assert not read[0] & read[1] and len(read[0]) >= 8 and len(read[1]) >= 8

@@ -27,6 +27,7 @@ from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.folds import build_fold_dataset, deal
 from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
 from fer_ignite.data.samples import SPLITS
+from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.data.splits import joined_units
 from fer_ignite.distributed import LaunchSpec
 from fer_ignite.distributed.machine import detect_machine
@@ -185,6 +186,10 @@ def _check(config: Config, request: AuditRequest) -> None:
     if is_user_dataset(config.data):
         raise ConfigError(
             f"{config.data} is a user's data set; the audit reads folders, csv files and dataset caches."
+        )
+    if is_shards(config.data):
+        raise ConfigError(
+            f"{config.data}: the audit compares all images with each other; audit the data that the shards were written from."
         )
     out = Path(request.out)
     if any((out / name).exists() for name in FILES) and not request.exist_ok:

@@ -3,7 +3,6 @@
 # Dimensions: N images in all, B images of one piece of work, H W pixels, C channels.
 
 import contextlib
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from fer_ignite.data.cache.pixel_facts import measure
 from fer_ignite.data.cache.plain_files import warm_decoders
 from fer_ignite.data.cache.pool import WorkerPool, usable_cores
 from fer_ignite.data.cache.slots import PixelSlots
-from fer_ignite.data.images import fit_image
+from fer_ignite.data.images import fit_image, png_bytes
 from fer_ignite.errors import DataError
 
 __all__ = [
@@ -235,7 +234,7 @@ def _decode_piece(piece: _Piece) -> Decoded:
         if face.pixels is not out_HWC:
             out_HWC[:] = _fitted(face, fit)
         whole = file.box is None and not fit.crop_faces
-        batches.add(b"" if piece.slots else face.data if whole else _png_bytes(out_HWC))
+        batches.add(b"" if piece.slots else face.data if whole else png_bytes(out_HWC))
         if face.misnamed:
             misnamed.append(file.path)
         good_B[place] = True
@@ -299,9 +298,3 @@ def _fitted(face: Face, fit: Fit) -> Images:
     if not isinstance(face.pixels, Image.Image) and face.pixels.shape == stored:
         return face.pixels
     return fit_image(face.image, fit.side_px, mode=fit.mode, channels=fit.channels)
-
-
-def _png_bytes(face_HWC: Images) -> bytes:
-    file = io.BytesIO()
-    as_image(face_HWC).save(file, format="PNG", compress_level=1)
-    return file.getvalue()

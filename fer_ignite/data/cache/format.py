@@ -2,7 +2,8 @@
 
     manifest.json   what it is: classes, size, counts, statistics, fingerprint, duplicates, splits, what was left out
     pixels.npy      uint8 [N, H, W, C]; or, where that would be too large,
-    images.bin      the files' own bytes, with image_ends.npy int64 [N]
+    images.bin      the files' own bytes, with image_ends.npy int64 [N]; or
+    shards/         the same in tar files, see fer_ignite.data.shards.shard_images
     digests.npy uint8 [N, 16], a hash of each image's pixels
     labels.npy int64, splits.npy uint8, leaks.npy bool; soft.npy float32 [N, K], groups.npy int64 where there are any
     ids.bin         the images' names one after another, with id_ends.npy int64 [N]
@@ -15,6 +16,7 @@ A pack is complete or isn't there: it is built in a folder of another name and r
 import errno
 import json
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.images import fit_image, printable, read_image_bytes
+from fer_ignite.data.images import fit_image, png_bytes, printable, read_image_bytes
 from fer_ignite.data.samples import SPLITS
+from fer_ignite.data.shards.remote import PREFIX, is_shards, shown
+from fer_ignite.data.shards.shard_images import ShardImages
 from fer_ignite.errors import DataError
 
 __all__ = [
@@ -91,7 +95,10 @@ class DatasetCache:
         self._pixels_NHWC: npt.NDArray[np.uint8] | None = (
             self._map("pixels") if self.is_memmap else None
         )
-        self._images = None if self.is_memmap else _Blobs(path, "images.bin", ends="image_ends.npy")
+        self.shards: ShardImages | None = (
+            ShardImages(path, manifest["shards"]) if manifest["storage"] == "shards" else None
+        )
+        self._images = None if self.is_memmap else self.shards or _encoded_images(path)
         self._ids = _Blobs(path, "ids.bin", ends="id_ends.npy")
 
     @classmethod
@@ -102,8 +109,9 @@ class DatasetCache:
     def __len__(self) -> int:
         return int(self.manifest["count"])
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return open_cache, (self.path,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, int | None]]:
+        limit_bytes = None if self.shards is None else self.shards.cache.limit_bytes
+        return _opened, (self.path, limit_bytes)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -139,14 +147,28 @@ class DatasetCache:
         images_BHWC = np.empty(
             (len(indices_B), self.height, self.width, self.channels), dtype=np.uint8
         )
-        for place, index in enumerate(indices_B.tolist()):
-            images_BHWC[place] = self._decode(index)
+        for place, data in enumerate(self._encoded(indices_B)):
+            images_BHWC[place] = self._decode(data, index=int(indices_B[place]))
         return images_BHWC
 
-    def _decode(self, index: int) -> npt.NDArray[np.uint8]:
+    def encoded(self, index: int) -> bytes:
+        """An image as a file: its own bytes, or a PNG of its stored pixels where that is smaller or all that there is."""
+        pixels_HWC = self.read(np.array([index]))[0]
+        png = png_bytes(pixels_HWC)
+        if self._images is None:
+            return png
+        own = self._images[index]
+        return png if len(png) < len(own) else own
+
+    def _encoded(self, indices_B: npt.NDArray[np.int64]) -> Iterable[bytes]:
         assert self._images is not None
+        if self.shards is not None:
+            return self.shards.read(indices_B)
+        return (self._images[index] for index in indices_B.tolist())
+
+    def _decode(self, data: bytes, *, index: int) -> npt.NDArray[np.uint8]:
         fit = self.manifest["fit"]
-        image = read_image_bytes(self._images[index], name=self.sample_id(index))
+        image = read_image_bytes(data, name=self.sample_id(index))
         return fit_image(image, fit["side_px"], mode=fit["mode"], channels=fit["channels"])
 
     def _map(self, name: str) -> Any:
@@ -181,6 +203,10 @@ class _Blobs:
         index = range(len(self._ends_N))[index]
         start = int(self._ends_N[index - 1]) if index else 0
         return self._data[start : int(self._ends_N[index])].tobytes()
+
+
+def _encoded_images(folder: Path) -> _Blobs:
+    return _Blobs(folder, "images.bin", ends="image_ends.npy")
 
 
 def is_cache(path: Path) -> bool:
@@ -229,8 +255,15 @@ def open_cache(path: Path | str) -> DatasetCache:
             )
     try:
         return DatasetCache(path.resolve(), manifest)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{printable(path)}: damaged ({error}); build the pack again.") from None
+
+
+def _opened(path: Path, limit_bytes: int | None) -> DatasetCache:
+    pack = open_cache(path)
+    if pack.shards is not None and limit_bytes is not None:
+        pack.shards.cache.limit_bytes = limit_bytes
+    return pack
 
 
 def announced_source(pack: DatasetCache, data: str) -> str:
@@ -239,6 +272,8 @@ def announced_source(pack: DatasetCache, data: str) -> str:
     Args:
         data: the setting; names that are no path (demo, kaggle:...) and packs keep the manifest's source.
     """
+    if is_shards(data):
+        return PREFIX + shown(data.removeprefix(PREFIX))
     path = Path(data)
     return (
         os.path.abspath(path)

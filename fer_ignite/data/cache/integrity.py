@@ -26,8 +26,8 @@ CHECKED_BYTES = 1 << 30
 
 
 def compute_checksums(folder: Path) -> dict[str, list[str]]:
-    """SHA-256 of each block of `BLOCK_BYTES` of each file in a folder, hexadecimal."""
-    files = sorted(folder.iterdir())
+    """SHA-256 of each block of `BLOCK_BYTES` of each file in a folder (not below it), hexadecimal."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     with _threads() as threads:
         return {
             file.name: list(threads.map(partial(_hash, file), range(_blocks(file))))

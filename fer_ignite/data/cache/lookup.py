@@ -29,6 +29,8 @@ from fer_ignite.data.images import printable
 from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source, split_sources
 from fer_ignite.data.readers.union import UnionSource
 from fer_ignite.data.samples import Source
+from fer_ignite.data.shards.remote import is_shards
+from fer_ignite.data.shards.shard_index import open_shard_index
 from fer_ignite.errors import ConfigError, DataError, StorageError
 from fer_ignite.imports import is_object_name
 
@@ -76,6 +78,8 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         follow_links=spec.follow_links,
     )
     parts = split_sources(spec.data)
+    if is_shards(spec.data) and len(parts) == 1:
+        return _shards(spec, cache=cache_folder() if cache is None else cache)
     if len(parts) > 1:
         source: Source = _union(spec, parts, cache=cache, progress=progress)
     else:
@@ -87,15 +91,34 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
     return _known(cache, stamp) or _build(spec, source, cache=cache, stamp=stamp, progress=progress)
 
 
+def _shards(spec: CacheSpec, *, cache: Path) -> Path:
+    """The index of shards; settings that would make another data set of it are refused.
+
+    Raises:
+        DataError: the index can't be read, or a setting can't be applied to it.
+    """
+    if spec.votes is not None or spec.classes is not None or spec.split is not None:
+        raise DataError(
+            f"data {printable(spec.data)}: faces in shards are read as they are; leave --votes, --classes and --split out, and give "
+            "them when the shards are written: fer-ignite pack DATA --shards FOLDER."
+        )
+    return open_shard_index(spec.data, cache=cache)
+
+
 def _union(
     spec: CacheSpec, parts: Sequence[str], *, cache: Path | None, progress: bool
 ) -> UnionSource:
     """The packs of several data sets, each read by its own splits, brought to one side and one number of channels.
 
     Raises:
-        ConfigError: a user's data set among them.
+        ConfigError: a user's data set or shards among them.
     """
     for part in parts:
+        if is_shards(part):
+            raise ConfigError(
+                f"--data {printable(part)}: shards can't be joined with other data; join the data sets when the shards are written: "
+                "fer-ignite pack A,B --shards FOLDER."
+            )
         if is_object_name(part) and not part.startswith(("demo:", "kaggle:")):
             raise ConfigError(
                 f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or packs."

@@ -26,6 +26,7 @@ from fer_ignite.data.readers.listing import ListingSource, Survey
 from fer_ignite.data.readers.named_files import find_named_files, read_named_files
 from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
+from fer_ignite.data.shards.remote import is_shards, require_url
 from fer_ignite.errors import DataError
 from fer_ignite.imports import is_object_name, optional_library, split_names
 
@@ -83,10 +84,12 @@ def require_source(data: str) -> None:
     """Refuses a path under which nothing lies; called before torch is imported.
 
     Raises:
-        DataError: it is neither a path that exists, nor demo, demo:N, kaggle:owner/name or a user's class.
+        DataError: it is neither a path that exists, nor demo, demo:N, kaggle:owner/name, shards:URL or a user's class.
     """
     for part in split_sources(data):
-        if not (_DEMO.match(part) or _KAGGLE.match(part) or is_object_name(part)):
+        if is_shards(part):
+            require_url(part)
+        elif not (_DEMO.match(part) or _KAGGLE.match(part) or is_object_name(part)):
             _require_path(part)
 
 
@@ -292,6 +295,11 @@ class CacheSource:
 
     def samples(self) -> Samples:
         pack = open_cache(self.path)
+        if pack.shards is not None:
+            raise DataError(
+                f"{printable(self.where)}: faces in shards are read as they are; join data sets and choose --classes and --split when "
+                "the shards are written: fer-ignite pack DATA --shards FOLDER."
+            )
         everything = np.arange(len(pack))
         return Samples(
             classes=pack.classes,

@@ -1,0 +1,179 @@
+"""Where shards lie: ``shards:URL``, and the download of one file with retries."""
+
+import errno
+import logging
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from fer_ignite.data.images import printable
+from fer_ignite.errors import DataError, StorageError
+from fer_ignite.imports import optional_library
+
+__all__ = [
+    "PREFIX",
+    "Missing",
+    "download",
+    "fetch",
+    "file_url",
+    "is_shards",
+    "local_folder",
+    "require_url",
+    "shown",
+]
+
+PREFIX = "shards:"
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+_TIMEOUT_S = 60.0
+# Answers that another try does not change; 408 and 429 ask for one.
+_FINAL_ANSWERS = (400, 401, 403, 404, 405, 410)
+_LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+logger = logging.getLogger("fer_ignite")
+
+
+class Missing(Exception):
+    """There is no such file, or it may not be read: another try would not help."""
+
+
+def is_shards(data: str) -> bool:
+    """Whether ``--data`` names shards."""
+    return data.startswith(PREFIX)
+
+
+def require_url(data: str) -> str:
+    """The URL or path behind ``shards:``.
+
+    Raises:
+        DataError: there is none, or the local folder does not exist.
+    """
+    url = data.removeprefix(PREFIX)
+    folder = local_folder(url)
+    if not url or (folder is not None and not folder.is_dir()):
+        raise DataError(
+            f"data {printable(data)}: there is no such folder; give shards:FOLDER, shards:https://HOST/PATH or another URL; "
+            "fer-ignite pack DATA --shards FOLDER writes shards."
+        )
+    return url
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder that a path or a ``file://`` URL names; None for other URLs."""
+    if "://" not in url:
+        return Path(url)
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def file_url(url: str, name: str) -> str:
+    """The URL of a file in the folder ``url``; a query (a signature) stays at the end."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def shown(url: str) -> str:
+    """A URL for messages: without user, password, query and fragment."""
+    if "://" not in url:
+        return printable(url)
+    parts = urlsplit(url)
+    return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def download(url: str, target: Path) -> None:
+    """Copies one file, once; the only place that reads from a server.
+
+    Raises:
+        Missing: the file is not there, or may not be read.
+        OSError: everything that another try may change.
+    """
+    if urlsplit(url).scheme in ("http", "https"):
+        _download_http(url, target)
+        return
+    scheme = urlsplit(url).scheme
+    fsspec = optional_library("fsspec", extra="shards", purpose=f"--data shards:{scheme}://")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem.get_file(path, str(target))
+    except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+        raise Missing(_reason(error)) from None
+    except OSError:
+        raise
+    except Exception as error:  # each store's client has errors of its own
+        raise OSError(_reason(error)) from None
+
+
+def _download_http(url: str, target: Path) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+            wanted = answer.headers.get("Content-Length")
+            if wanted is not None and file.tell() != int(wanted):
+                raise OSError(f"{file.tell()} of {wanted} bytes came")
+    except urllib.error.HTTPError as error:
+        error.close()
+        reason = f"HTTP {error.code} {error.reason}"
+        raise (Missing if error.code in _FINAL_ANSWERS else OSError)(reason) from None
+    except urllib.error.URLError as error:
+        raise OSError(_reason(error.reason)) from None
+    except ValueError as error:  # no URL that urllib knows, a broken length
+        raise Missing(_reason(error)) from None
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    check: Callable[[Path], str | None] = lambda file: None,
+    temporary: Path | None = None,
+) -> None:
+    """Downloads a file beside its place, checks it, and renames it; failures are repeated after 1, 2, 4, 8 and 16 s.
+
+    Args:
+        check: (downloaded file) -> what is wrong with it; None: nothing.
+        temporary: where it is written first.
+    Raises:
+        StorageError: it is missing, the server stays away, or what comes stays wrong.
+        OSError: the local disk is full or can't be written.
+    """
+    temporary = temporary or target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        for wait_s in (*RETRY_WAITS_S, None):
+            reason = _attempt(url, temporary, check=check)
+            if reason is None:
+                os.replace(temporary, target)
+                return
+            if wait_s is None:
+                tries = len(RETRY_WAITS_S) + 1
+                raise StorageError(
+                    f"{shown(url)} can't be read after {tries} tries ({reason}); when the server is back, continue with --resume auto."
+                )
+            logger.warning(
+                "%s can't be read (%s); the next try is in %g s.", shown(url), reason, wait_s
+            )
+            time.sleep(wait_s)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _attempt(url: str, temporary: Path, *, check: Callable[[Path], str | None]) -> str | None:
+    """Why one try failed; None: it did not."""
+    try:
+        download(url, temporary)
+        return check(temporary)
+    except Missing as error:
+        raise StorageError(
+            f"{shown(url)} can't be read ({error}); check the URL, the rights, and that all shards were copied there."
+        ) from None
+    except OSError as error:
+        if error.errno in _LOCAL_DISK:
+            raise
+        return _reason(error)
+
+
+def _reason(error: object) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

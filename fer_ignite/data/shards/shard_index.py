@@ -1,0 +1,114 @@
+"""The index of shards: of a local folder as it is, else a local copy that is compared with the server's at each start."""
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.cache.integrity import verify_files
+from fer_ignite.data.images import printable
+from fer_ignite.data.shards.remote import PREFIX, fetch, file_url, local_folder, require_url, shown
+from fer_ignite.data.shards.shard_images import ORIGIN, SHARD_FOLDER
+from fer_ignite.errors import ConfigError, DataError, StorageError
+
+__all__ = ["open_shard_index"]
+
+_MANIFEST = "manifest.json"
+
+
+def open_shard_index(data: str, *, cache: Path) -> Path:
+    """The folder of the index that ``shards:URL`` names; it opens as a dataset cache.
+
+    Args:
+        cache: where copies are kept: ``cache/shards/<checksum of the manifest>``.
+    Raises:
+        DataError: there is none, it can't be read, or it is damaged.
+        ConfigError: the cache can't be written.
+    """
+    url = require_url(data)
+    folder = local_folder(url)
+    if folder is None:
+        folder = _copy_of_index(url, cache / "shards")
+    pack = open_cache(folder)
+    if pack.manifest["storage"] != "shards":
+        raise DataError(
+            f"data {PREFIX}{shown(url)}: a pack, which is not cut into shards; name it without {PREFIX!r}."
+        )
+    verify_files(pack.path, pack.manifest)
+    return pack.path
+
+
+def _copy_of_index(url: str, cache: Path) -> Path:
+    fresh = cache / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
+        ) from None
+    try:
+        _fetch_before_start(url, _MANIFEST, folder=fresh)
+        manifest = _read_manifest(fresh / _MANIFEST, url)
+        target = cache / str(manifest["checksum"])[:32]
+        if not (target / _MANIFEST).exists():
+            for name in manifest["files"]:
+                _fetch_before_start(url, name, folder=fresh)
+            (fresh / SHARD_FOLDER).mkdir()
+            _write_origin(fresh, url)
+            verify_files(open_cache(fresh).path, manifest)
+            _publish(fresh, target)
+        _write_origin(target, url)
+        return target
+    except OSError as error:
+        raise StorageError(
+            f"the index of {shown(url)} can't be stored in {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
+        ) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fetch_before_start(url: str, name: str, *, folder: Path) -> None:
+    try:
+        fetch(file_url(url, name), folder / name)
+    except StorageError as error:
+        # Nothing has started: a wrong --data, exit code 2.
+        raise DataError(f"data {PREFIX}{shown(url)}: {error}") from None
+
+
+def _read_manifest(file: Path, url: str) -> dict[str, Any]:
+    """The manifest; of its names only plain ones pass, for they become files.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        names = [*manifest["files"], *(shard["name"] for shard in manifest["shards"])]
+        if not str(manifest["checksum"]).isalnum() or any(
+            Path(name).name != name for name in names
+        ):
+            raise ValueError("names that are no plain file names")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"data {PREFIX}{shown(url)}: its manifest.json is no index of shards ({type(error).__name__}: {error}); "
+            "name the folder that fer-ignite pack DATA --shards FOLDER wrote."
+        ) from None
+    return dict(manifest)
+
+
+def _publish(fresh: Path, target: Path) -> None:
+    try:
+        os.rename(fresh, target)
+    except OSError:
+        if not (target / _MANIFEST).exists():  # else another process was faster
+            raise
+
+
+def _write_origin(folder: Path, url: str) -> None:
+    temporary = folder / f".{ORIGIN}-{os.getpid()}"
+    temporary.write_text(json.dumps({"url": url}), encoding="utf-8")
+    os.chmod(temporary, 0o600)  # the URL may hold a signature
+    os.replace(temporary, folder / ORIGIN)

@@ -1,0 +1,207 @@
+"""Writes a data set as shards: tar files of encoded images and the index beside them."""
+
+# Dimensions: N images in all, K classes.
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fer_ignite.data.cache.format import DatasetCache
+from fer_ignite.data.cache.integrity import compute_checksums, manifest_checksum
+from fer_ignite.data.cache.manifest import compute_fingerprint
+from fer_ignite.data.images import printable
+from fer_ignite.data.sampler import generator
+from fer_ignite.data.samples import SPLITS
+from fer_ignite.data.shards.shard_cache import file_sha256
+from fer_ignite.data.shards.shard_images import SHARD_FOLDER
+from fer_ignite.errors import ConfigError, StorageError
+from fer_ignite.terminal import progress as progress_bar
+
+__all__ = ["require_new_folder", "write_shards"]
+
+_BLOCK = tarfile.BLOCKSIZE
+
+Indices = npt.NDArray[np.int64]
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuses a folder in which something lies, before a data set is read for it.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"--shards {printable(folder)}: it exists and is not empty; name a new folder."
+        )
+    if not folder.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--shards {printable(folder)}: there is no folder {printable(folder.absolute().parent)}; make it first."
+        )
+
+
+def write_shards(
+    pack: DatasetCache, folder: Path, *, shard_bytes: int, source: str, progress: bool = False
+) -> None:
+    """Writes a data set into a new folder, which is complete or isn't there.
+
+    The images of train lie in a seeded random order, so that neighbours are no more alike than any two; those of val and
+    test in the data set's order. Equal data sets give equal bytes.
+
+    Args:
+        shard_bytes: a shard is closed when it has reached this size.
+        source: what the data set is called in the index.
+    Raises:
+        ConfigError: the folder holds something.
+        StorageError: the disk is full or can't be written.
+    """
+    require_new_folder(folder)
+    building = folder.absolute().with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        (building / SHARD_FOLDER).mkdir(parents=True)
+        with progress_bar(len(pack), "writing shards", quiet=not progress) as bar:
+            _write_all(pack, building, shard_bytes=shard_bytes, source=source, bar=bar)
+        os.rename(building, folder.absolute())
+    except OSError as error:
+        raise StorageError(
+            f"the shards can't be written to {printable(folder)} ({error.strerror or error}); make room, or name another folder."
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_all(
+    pack: DatasetCache, folder: Path, *, shard_bytes: int, source: str, bar: Any
+) -> None:
+    shards: list[dict[str, Any]] = []
+    places: list[_Place] = []
+    orders = {split: _order(pack, split) for split in SPLITS}
+    order_N = np.concatenate(list(orders.values()))
+    for split, order in orders.items():
+        waiting = iter(order.tolist())
+        while True:
+            number = sum(shard["split"] == split for shard in shards)
+            name = f"{split}-{number:05}.tar"
+            writer = _ShardWriter(pack, split, first=len(places))
+            written = writer.write(
+                folder / SHARD_FOLDER / name, waiting, limit=shard_bytes, bar=bar
+            )
+            if not written:
+                break
+            shards.append(
+                {"name": name, "split": split, "first": len(places), "count": len(written)}
+                | _file_facts(folder / SHARD_FOLDER / name)
+            )
+            places += written
+    _write_index(pack, folder, order_N=order_N, places=places)
+    _write_manifest(pack, folder, order_N=order_N, shards=shards, source=source)
+
+
+_Place = tuple[int, int, int]  # offset, size, CRC-32
+
+
+def _order(pack: DatasetCache, split: str) -> Indices:
+    indices = pack.indices(split)
+    return generator(0, "order").permutation(indices) if split == "train" else indices
+
+
+class _ShardWriter:
+    """One tar file with the next images of a split, the first of which gets the position ``first``."""
+
+    def __init__(self, pack: DatasetCache, split: str, *, first: int) -> None:
+        self.pack, self.split, self.first = pack, split, first
+
+    def write(self, path: Path, waiting: Iterator[int], *, limit: int, bar: Any) -> list[_Place]:
+        """Takes images from ``waiting`` until the shard has ``limit`` bytes; where none is left, no file is made."""
+        places: list[_Place] = []
+        with path.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                while not places or tar.offset < limit:
+                    index = next(waiting, None)
+                    if index is None:
+                        break
+                    data = self.pack.encoded(index)
+                    tar.addfile(self._member(index, data, len(places)), io.BytesIO(data))
+                    start = tar.offset - -(-len(data) // _BLOCK) * _BLOCK
+                    places.append((start, len(data), zlib.crc32(data)))
+                    bar.update(1)
+            file.flush()
+            os.fsync(file.fileno())
+        if not places:
+            path.unlink()
+        return places
+
+    def _member(self, index: int, data: bytes, place: int) -> tarfile.TarInfo:
+        label = self.pack.classes[int(self.pack.labels[index])].replace("/", "_")
+        info = tarfile.TarInfo(f"{self.split}/{label}/{self.first + place:09}.{_suffix(data)}")
+        info.size, info.mode = len(data), 0o644
+        return info
+
+
+def _suffix(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        found = str(image.format).lower()
+    return {"jpeg": "jpg", "mpo": "jpg"}.get(found, found)
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _write_index(
+    pack: DatasetCache, folder: Path, *, order_N: Indices, places: list[_Place]
+) -> None:
+    table_N3 = np.array(places, dtype=np.int64).reshape(-1, 3)
+    arrays: dict[str, Any] = {
+        "labels": pack.labels[order_N],
+        "splits": pack.splits[order_N],
+        "leaks": pack.leaks[order_N],
+        "digests": pack.digests[order_N],
+        "image_offsets": table_N3[:, 0],
+        "image_sizes": table_N3[:, 1].astype(np.uint32),
+        "image_crcs": table_N3[:, 2].astype(np.uint32),
+    }
+    if pack.soft is not None:
+        arrays["soft"] = pack.soft[order_N]
+    if pack.groups is not None:
+        arrays["groups"] = pack.groups[order_N]
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    ids = [pack.id_bytes(index) for index in order_N.tolist()]
+    (folder / "ids.bin").write_bytes(b"".join(ids))
+    np.save(folder / "id_ends.npy", np.cumsum([len(name) for name in ids], dtype=np.int64))
+
+
+def _write_manifest(
+    pack: DatasetCache, folder: Path, *, order_N: Indices, shards: list[dict[str, Any]], source: str
+) -> None:
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    manifest = {
+        **pack.manifest,
+        "storage": "shards",
+        "source": source,
+        "fingerprint": compute_fingerprint(
+            pack.classes,
+            (pack.height, pack.width, pack.channels),
+            labels_N=pack.labels[order_N],
+            splits_N=pack.splits[order_N],
+            soft_NK=None if pack.soft is None else pack.soft[order_N],
+            digests_N16=pack.digests[order_N],
+        ),
+        "files": {file.name: file.stat().st_size for file in files},
+        "shards": shards,
+        "checksums": compute_checksums(folder),
+    }
+    manifest["checksum"] = manifest_checksum(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
