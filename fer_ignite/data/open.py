@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from fer_ignite.config import Config
 from fer_ignite.data.cache.format import DatasetCache, announced_source, open_cache
-from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.lookup import cache_folder, open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_from_user_class
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.folds import build_fold_dataset
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.sampler import ShardOrder
-from fer_ignite.data.shards.remote import PREFIX
+from fer_ignite.data.shards.remote import PREFIX, is_shards
 from fer_ignite.data.shards.shard_cache import SHARDS_UNDER_WAY, ShardCache
+from fer_ignite.data.shards.shard_index import own_index
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, load_object
 
@@ -83,6 +84,9 @@ def find_cache(config: Config, *, keep_files: bool = False) -> tuple[Path | None
 def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
     """The faces of a pack, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
     if pack is not None:
+        if is_shards(config.data):
+            cache = cache_folder() if config.cache is None else Path(config.cache)
+            pack = own_index(config.data, Path(pack), cache=cache)
         faces = dataset_from_cache(pack)
         if faces.pack is not None and faces.pack.shards is not None:
             faces.pack.shards.cache.limit_bytes = int(config.shard_cache_gb * 1e9)

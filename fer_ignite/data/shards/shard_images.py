@@ -23,7 +23,7 @@ from fer_ignite.data.images import printable
 from fer_ignite.data.shards.shard_cache import ShardCache
 from fer_ignite.errors import DataError
 
-__all__ = ["ORIGIN", "SHARD_FOLDER", "ShardImages"]
+__all__ = ["ORIGIN", "SHARD_FOLDER", "ShardImages", "shards_origin"]
 
 ORIGIN = "origin.json"
 SHARD_FOLDER = "shards"
@@ -41,7 +41,7 @@ class ShardImages:
         self.shards = shards
         self.splits = np.array([shard["split"] for shard in shards], dtype=np.str_)
         self.first_S = np.array([shard["first"] for shard in shards], dtype=np.int64)
-        self.cache = ShardCache(folder / SHARD_FOLDER, url=_origin(folder), shards=shards)
+        self.cache = ShardCache(folder / SHARD_FOLDER, url=shards_origin(folder), shards=shards)
         self._offsets_N, self._sizes_N, self._crcs_N = (
             np.load(folder / f"image_{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("offsets", "sizes", "crcs")
@@ -79,7 +79,8 @@ class ShardImages:
         return data
 
 
-def _origin(folder: Path) -> str | None:
+def shards_origin(folder: Path) -> str | None:
+    """Where the shards of an index are downloaded from; None: they lie beside it, or there is no copy."""
     try:
         return str(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["url"])
     except FileNotFoundError:

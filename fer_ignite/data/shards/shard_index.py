@@ -11,10 +11,10 @@ from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.integrity import verify_files
 from fer_ignite.data.images import printable
 from fer_ignite.data.shards.remote import PREFIX, fetch, file_url, local_folder, require_url, shown
-from fer_ignite.data.shards.shard_images import ORIGIN, SHARD_FOLDER
+from fer_ignite.data.shards.shard_images import ORIGIN, SHARD_FOLDER, shards_origin
 from fer_ignite.errors import ConfigError, DataError, StorageError
 
-__all__ = ["open_shard_index"]
+__all__ = ["open_shard_index", "own_index"]
 
 _MANIFEST = "manifest.json"
 
@@ -39,6 +39,26 @@ def open_shard_index(data: str, *, cache: Path) -> Path:
         )
     verify_files(pack.path, pack.manifest)
     return pack.path
+
+
+def own_index(data: str, folder: Path, *, cache: Path) -> Path:
+    """This machine's copy of an index whose copy on another machine lies in ``folder``; caches may be shared or not.
+
+    Args:
+        data: ``shards:URL``.
+        cache: this machine's.
+    Raises:
+        DataError: what lies under the URL has changed meanwhile.
+    """
+    url = require_url(data)
+    if local_folder(url) is not None or shards_origin(folder) == url:
+        return folder
+    own = open_shard_index(data, cache=cache)
+    if own.name != folder.name:
+        raise DataError(
+            f"data {PREFIX}{shown(url)}: the index changed while the processes started; start again when all of it is there."
+        )
+    return own
 
 
 def _copy_of_index(url: str, cache: Path) -> Path:

@@ -12,6 +12,7 @@ from fer_ignite import Events, build_session, train
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.dataset import dataset_from_cache
 from fer_ignite.data.fetchers import IndexBatch
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.shards import remote
 from fer_ignite.data.shards.read_ahead import ShardFetcher
 from fer_ignite.errors import ConfigError, FerError, StorageError
@@ -75,6 +76,19 @@ def test_the_first_images_are_taken_of_a_limited_train_split(folder):
     faces = dataset_from_cache(folder)
     taken = faces.train_indices(drop_train_duplicates=False, limit=25, seed=0)
     assert taken.tolist() == list(range(25))
+
+
+def test_a_machine_without_the_first_ones_cache_makes_a_copy_of_its_own(tiny, server, tmp_path):
+    config = tiny(data=f"shards:{server.url}", cache=str(tmp_path / "first"))
+    first, fingerprint = find_cache(config)
+    other = config.model_copy(update={"cache": str(tmp_path / "other")})
+    assert open_dataset(config, first).pack.path == first
+    first.rename(tmp_path / "away")
+    faces = open_dataset(other, first)
+    assert faces.pack.path.parent == tmp_path / "other" / "shards"
+    assert faces.fingerprint == fingerprint
+    with pytest.raises(FerError, match="the index changed while the processes started"):
+        open_dataset(other, first.with_name("0123"))
 
 
 @pytest.mark.slow
