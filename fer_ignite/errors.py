@@ -82,7 +82,7 @@ class NonFiniteError(FerError):
 
 
 class StorageError(FerError):
-    """Writing failed during a run: disk full, quota reached, folder removed."""
+    """Storage failed during a run: disk full, quota reached, folder removed, shards out of reach."""
 
     exit_code = 4
     topic = "storage"

@@ -169,7 +169,7 @@ def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
         config.grad_accum_steps,
         config.drop_last,
         config.sampler,
-        shard_order(config, faces.pack, indices),
+        shard_order(config, dataset.pack, indices),
     )
 
 

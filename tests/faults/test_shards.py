@@ -66,10 +66,7 @@ def test_two_processes_train_from_a_server_as_one_does_from_a_folder(
         folder = tmp_path / str(nproc)
         folder.mkdir()
         changed = {**SMOOTH, "handlers": "handlers:note_losses", "shard_streams": streams}
-        environment = {
-            "FER_TEST_FOLDER": str(folder),
-            "FER_IGNITE_CACHE": str(tmp_path / "cache"),
-        }
+        environment = {"FER_TEST_FOLDER": str(folder), "FER_IGNITE_CACHE": str(tmp_path / "cache")}
         settings = launched(data, folder, nproc, epochs=8, **changed)
         assert server.run(settings, folder / "log", **environment) == 0, (
             folder / "log"

@@ -1,7 +1,9 @@
 """Where shards lie: ``shards:URL``, and the download of one file with retries."""
 
 import errno
+import http.client
 import logging
+import math
 import os
 import shutil
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fer_ignite.data.images import printable
-from fer_ignite.errors import DataError, StorageError
+from fer_ignite.errors import DataError, StorageError, one_line
 from fer_ignite.imports import optional_library
 
 __all__ = [
@@ -33,6 +35,8 @@ _TIMEOUT_S = 60.0
 # Answers that another try does not change; 408 and 429 ask for one.
 _FINAL_ANSWERS = (400, 401, 403, 404, 405, 410)
 _LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_QUIET_S = 10.0
+_warned: dict[tuple[str, str, float], float] = {}
 
 logger = logging.getLogger("fer_ignite")
 
@@ -100,11 +104,11 @@ def download(url: str, target: Path) -> None:
         filesystem, path = fsspec.core.url_to_fs(url)
         filesystem.get_file(path, str(target))
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
-        raise Missing(_reason(error)) from None
+        raise Missing(one_line(error)) from None
     except OSError:
         raise
     except Exception as error:  # each store's client has errors of its own
-        raise OSError(_reason(error)) from None
+        raise OSError(one_line(error)) from None
 
 
 def _download_http(url: str, target: Path) -> None:
@@ -119,9 +123,11 @@ def _download_http(url: str, target: Path) -> None:
         reason = f"HTTP {error.code} {error.reason}"
         raise (Missing if error.code in _FINAL_ANSWERS else OSError)(reason) from None
     except urllib.error.URLError as error:
-        raise OSError(_reason(error.reason)) from None
+        raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from None
+    except http.client.HTTPException as error:
+        raise OSError(one_line(error)) from None
     except ValueError as error:  # no URL that urllib knows, a broken length
-        raise Missing(_reason(error)) from None
+        raise Missing(one_line(error)) from None
 
 
 def fetch(
@@ -152,12 +158,20 @@ def fetch(
                 raise StorageError(
                     f"{shown(url)} can't be read after {tries} tries ({reason}); when the server is back, continue with --resume auto."
                 )
-            logger.warning(
-                "%s can't be read (%s); the next try is in %g s.", shown(url), reason, wait_s
-            )
+            _warn_of_retry(url, reason, wait_s=wait_s)
             time.sleep(wait_s)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _warn_of_retry(url: str, reason: str, *, wait_s: float) -> None:
+    """One line for all files that a server refuses for the same reason at about the same time."""
+    said = (urlsplit(url).netloc, reason, wait_s)
+    if time.monotonic() - _warned.get(said, -math.inf) > _QUIET_S:
+        _warned[said] = time.monotonic()
+        logger.warning(
+            "%s can't be read (%s); the next try is in %g s.", shown(url), reason, wait_s
+        )
 
 
 def _attempt(url: str, temporary: Path, *, check: Callable[[Path], str | None]) -> str | None:
@@ -172,8 +186,4 @@ def _attempt(url: str, temporary: Path, *, check: Callable[[Path], str | None]) 
     except OSError as error:
         if error.errno in _LOCAL_DISK:
             raise
-        return _reason(error)
-
-
-def _reason(error: object) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return one_line(error)

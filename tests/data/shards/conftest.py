@@ -69,4 +69,4 @@ def server(folder):
 @pytest.fixture
 def no_waiting(monkeypatch):
     """Retries follow each other at once."""
-    monkeypatch.setattr(remote, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "RETRY_WAITS_S", (0.0, 0.001, 0.002))

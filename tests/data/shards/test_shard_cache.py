@@ -107,7 +107,18 @@ def test_a_server_that_comes_back_is_waited_for(server, tmp_path, no_waiting, ca
     server.answers["train-00000.tar"] = lambda: next(answers)
     pack.read([0])
     assert caplog.text.count("train-00000.tar can't be read (HTTP 503") == 2
-    assert "the next try is in 0 s" in caplog.text
+    assert "the next try is in 0 s" in caplog.text and "is in 0.001 s" in caplog.text
+
+
+def test_one_line_is_said_for_all_shards_of_a_server_that_is_away(
+    server, tmp_path, no_waiting, caplog
+):
+    pack = opened(server.url, tmp_path)
+    server.answers |= {f"train-0000{number}.tar": 503 for number in range(3)}
+    for number in range(3):
+        with pytest.raises(StorageError), pack.shards.cache.open(number):
+            pass
+    assert caplog.text.count("the next try is in") == 3  # after 0, 1 and 2 ms
 
 
 def test_a_download_that_is_damaged_or_cut_off_is_repeated(server, tmp_path, no_waiting, caplog):

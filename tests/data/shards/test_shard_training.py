@@ -65,7 +65,7 @@ def test_an_error_of_a_shard_reaches_the_training_in_its_place(folder):
 def test_the_order_of_a_run_stays_within_its_window_of_shards(tiny, folder):
     session = build_session(tiny(data=f"shards:{folder}", **WINDOW), handlers=[])
     session.close()
-    plan = session.train_stream.plan
+    plan = session.train_loader.plan
     numbers = open_cache(folder).shards.shard_numbers(plan.order(0))
     spans = [np.flatnonzero(numbers == number)[[0, -1]] for number in np.unique(numbers)]
     open_at = [sum(first <= at <= last for first, last in spans) for at in range(112)]
