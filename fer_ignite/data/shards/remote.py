@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fer_ignite.data.images import printable
-from fer_ignite.errors import DataError, StorageError, one_line
+from fer_ignite.errors import ConfigError, DataError, StorageError, one_line
 from fer_ignite.imports import optional_library
 
 __all__ = [
@@ -94,6 +94,7 @@ def download(url: str, target: Path) -> None:
     Raises:
         Missing: the file is not there, or may not be read.
         OSError: everything that another try may change.
+        ConfigError: the library for this kind of URL is not installed.
     """
     if urlsplit(url).scheme in ("http", "https"):
         _download_http(url, target)
@@ -103,7 +104,11 @@ def download(url: str, target: Path) -> None:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         filesystem.get_file(path, str(target))
-    except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f'--data shards:{scheme}:// needs another library ({one_line(error)}); S3: pip install ".[shards]".'
+        ) from None
+    except (FileNotFoundError, PermissionError, ValueError) as error:
         raise Missing(one_line(error)) from None
     except OSError:
         raise

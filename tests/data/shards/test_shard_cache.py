@@ -246,6 +246,17 @@ def test_an_object_store_is_read_through_fsspec(folder, tmp_path, no_waiting):
         opened("nowhere://bucket/faces", tmp_path)
 
 
+def test_the_library_of_a_store_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+
+    def missing(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(ConfigError, match=r"needs another library .Install s3fs to access S3."):
+        opened("s3://bucket/faces", tmp_path)
+
+
 @pytest.mark.parametrize("changed", [{"classes": "happy,sad"}, {"split": (0.8, 0.1, 0.1)}])
 def test_settings_that_would_make_other_data_are_refused(folder, changed):
     with pytest.raises(DataError, match="give them when the shards are written"):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,20 @@ import torch
 
 from fer_ignite import Events, build_session, train
 from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import dataset_from_cache
 from fer_ignite.data.fetchers import IndexBatch
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.shards import remote
 from fer_ignite.data.shards.read_ahead import ShardFetcher
+from fer_ignite.data.shards.shard_writer import write_shards
 from fer_ignite.errors import ConfigError, FerError, StorageError
+from fer_ignite.imports import load_object
+from fer_ignite.inference.evaluate import launch_evaluation
+from fer_ignite.inference.request import EvaluateRequest
 
+FAULTS = Path(__file__).parents[2] / "faults"
 WINDOW = {"shard_window": 4}
 
 
@@ -39,9 +47,6 @@ def test_the_fetcher_gives_the_images_of_each_request_in_order(folder):
 
 
 def test_nothing_of_the_next_epoch_is_downloaded_before_it_is_requested(server, tmp_path):
-    from fer_ignite.data.cache.lookup import open_or_build
-    from fer_ignite.data.cache.spec import CacheSpec
-
     spec = CacheSpec(data=f"shards:{server.url}")
     pack = open_cache(open_or_build(spec, cache=tmp_path / "cache"))
     fetcher = ShardFetcher(pack, torch.device("cpu"), channels=1)
@@ -155,6 +160,48 @@ def test_a_server_that_goes_away_ends_the_run_and_a_resume_continues_it(
     server.answers.clear()
     again = train(settings.model_copy(update={"resume": "auto"}))
     assert again["weights_sha256"] == whole["weights_sha256"]
+
+
+def turned(image):
+    return image.rotate(90)
+
+
+@pytest.mark.slow
+def test_transforms_per_image_votes_and_lists_of_images_work_as_with_a_pack(tiny, tmp_path):
+    support = load_object(f"{FAULTS / 'support.py'}:write_faces", setting="the test")
+    data = support(tmp_path / "fer2013.csv", train=60, val=20, test=20)
+    votes = np.random.default_rng(0).integers(1, 6, (100, 7))
+    usages = ["Training"] * 60 + ["PublicTest"] * 20 + ["PrivateTest"] * 20
+    rows = [
+        f"{usage},fer{number}.png,{','.join(map(str, row))},0,0,0"
+        for number, (usage, row) in enumerate(zip(usages, votes, strict=True))
+    ]
+    heading = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt"
+    text = "\n".join([f"{heading},unknown,NF", *rows]) + "\n"
+    (tmp_path / "fer2013new.csv").write_text(text)
+    spec = CacheSpec(
+        data=str(data), votes=str(tmp_path / "fer2013new.csv"), vote_mode="distribution"
+    )
+    pack = open_cache(open_or_build(spec))
+    write_shards(pack, tmp_path / "faces", shard_bytes=20_000, source="fer2013")
+    shards = open_cache(tmp_path / "faces")
+    assert shards.soft is not None and shards.soft.shape == (len(pack), len(pack.classes))
+    (tmp_path / "audit.csv").write_text(f"id\n{shards.sample_id(0)}\n{shards.sample_id(1)}\n")
+    changed = {
+        "sample_transform": f"{__file__}:turned",
+        "exclude": str(tmp_path / "audit.csv"),
+        "drop_train_duplicates": True,
+        "shard_window": 2,
+    }
+    config = tiny(data=f"shards:{tmp_path / 'faces'}", epochs=1, **changed)
+    summary = train(config)
+    session = build_session(config.model_copy(update={"name": "looked-at"}), handlers=[])
+    session.close()
+    taken = session.train_loader.plan.indices_N
+    assert not {0, 1} & set(taken.tolist()) and len(taken) == len(shards.indices("train")) - 2
+    request = EvaluateRequest(str(tmp_path / "run"), quiet=True, device="cpu")
+    outcome = launch_evaluation(request)
+    assert outcome.result["accuracy"] == summary["val"]["accuracy"]
 
 
 @pytest.mark.parametrize(
