@@ -120,14 +120,15 @@ def shard_order(
     return ShardOrder(shards_N, config.shard_window, streams)
 
 
-def require_shard_settings(config: Config, pack: DatasetCache | None) -> None:
+def require_shard_settings(config: Config, cache_path: Path | None) -> None:
     """Refuses what a training from shards can't do, before it starts.
 
     Raises:
         ConfigError: an order over all faces is requested, the streams don't divide the batch or are more than the shards,
             or the local copies have no room for the shards that are needed at a time.
     """
-    if pack is None or pack.shards is None:
+    shards = None if cache_path is None else open_cache(cache_path).shards
+    if shards is None:
         return
     for setting, asked in (
         ("--sampler balanced", config.sampler == "balanced"),
@@ -135,16 +136,16 @@ def require_shard_settings(config: Config, pack: DatasetCache | None) -> None:
     ):
         if asked:
             raise ConfigError(
-                f"{setting} needs every face at any time, and faces in shards come shard by shard; leave it out, or train from a pack."
+                f"{setting} needs every face at any time, and faces in shards come shard by shard; leave it out, or train from a dataset cache."
             )
     micro_size = config.batch_size // config.grad_accum_steps
-    found = int((pack.shards.splits == "train").sum())
+    found = int((shards.splits == "train").sum())
     if micro_size % config.shard_streams or config.shard_streams > found:
         raise ConfigError(
             f"--shard-streams {config.shard_streams} must divide the {micro_size} faces of a micro-batch, and be no more than the "
             f"{found} shards of train; give another number."
         )
-    _require_room(config, pack.shards.cache)
+    _require_room(config, shards.cache)
 
 
 def _require_room(config: Config, cache: ShardCache) -> None:

@@ -200,7 +200,7 @@ def _prepare_in(
         )
         check_trackers(config.track, folder.trackers)
     cache_path, fingerprint = find_cache(config)
-    require_shard_settings(config, None if cache_path is None else open_cache(cache_path))
+    require_shard_settings(config, cache_path)
     config, said = resolve_exclude_list(config, cache_path)
     notes += said
     if cache_path is not None and (warning := number_warning(open_cache(cache_path).classes)):

@@ -13,7 +13,7 @@ from ignite.handlers import FastaiLRFinder
 from fer_ignite.checkpoint.atomic_io import write_durably
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.data.open import find_cache, open_dataset, require_shard_settings
 from fer_ignite.distributed import LaunchSpec, launch
 from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
 from fer_ignite.imports import load_object
@@ -87,6 +87,7 @@ def find_lr(
         )
     check_names(config)
     cache_path = find_cache(config)[0]
+    require_shard_settings(config, cache_path)
     spec = LaunchSpec(nproc=None, device=config.device, gpus=config.gpus, threads=config.threads)
     outcome = launch(
         _find,

@@ -35,7 +35,7 @@ def open_shard_index(data: str, *, cache: Path) -> Path:
     pack = open_cache(folder)
     if pack.manifest["storage"] != "shards":
         raise DataError(
-            f"data {PREFIX}{shown(url)}: a pack, which is not cut into shards; name it without {PREFIX!r}."
+            f"data {PREFIX}{shown(url)}: a dataset cache, which is not cut into shards; name it without {PREFIX!r}."
         )
     verify_files(pack.path, pack.manifest)
     return pack.path

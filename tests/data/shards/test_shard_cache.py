@@ -200,7 +200,7 @@ def test_a_damaged_index_is_refused(folder, server, tmp_path):
 
 
 def test_a_pack_is_not_taken_for_shards(pack, tmp_path):
-    with pytest.raises(DataError, match="a pack, which is not cut into shards"):
+    with pytest.raises(DataError, match="a dataset cache, which is not cut into shards"):
         opened(pack.path, tmp_path)
 
 
