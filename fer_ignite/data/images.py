@@ -28,6 +28,7 @@ __all__ = [
     "MAX_PIXELS",
     "MISNAMED",
     "as_data_uri",
+    "as_image",
     "decode_image",
     "expected_format",
     "fit_image",
@@ -132,11 +133,15 @@ def read_image_bytes(data: bytes, *, name: str = "image") -> Image.Image:
     return decode_image(data, name, expected=None)
 
 
+def as_image(pixels_HWC: npt.NDArray[np.uint8]) -> Image.Image:
+    """Pixels uint8 [H, W, C] as an image of mode "L" or "RGB"."""
+    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+
+
 def png_bytes(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
     """uint8 pixels [H, W, C] as a PNG file."""
     file = io.BytesIO()
-    flat = pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
-    Image.fromarray(flat).save(file, format="PNG", compress_level=1)
+    as_image(pixels_HWC).save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fer_ignite.data.cache.face_files import Face, FaceFile, as_image, read_face
+from fer_ignite.data.cache.face_files import Face, FaceFile, read_face
 from fer_ignite.data.cache.pixel_facts import measure
 from fer_ignite.data.cache.plain_files import warm_decoders
 from fer_ignite.data.cache.pool import WorkerPool, usable_cores

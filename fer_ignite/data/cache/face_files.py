@@ -12,6 +12,7 @@ from PIL import Image
 
 from fer_ignite.data.cache.plain_files import decode_plain
 from fer_ignite.data.images import (
+    as_image,
     MISNAMED,
     decode_image,
     expected_format,
@@ -22,7 +23,7 @@ from fer_ignite.data.images import (
 from fer_ignite.errors import DataError
 from fer_ignite.imports import load_object
 
-__all__ = ["Face", "FaceFile", "as_image", "read_face"]
+__all__ = ["Face", "FaceFile", "read_face"]
 
 Images = npt.NDArray[np.uint8]
 
@@ -59,11 +60,6 @@ class Face(NamedTuple):
             return is_colourless(self.pixels)
         channels = np.moveaxis(self.pixels, 2, 0)
         return all(np.array_equal(channels[0], other_HW) for other_HW in channels[1:])
-
-
-def as_image(pixels_HWC: Images) -> Image.Image:
-    """Pixels uint8 [H, W, C] as an image of mode "L" or "RGB"."""
-    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
 
 
 def read_face(file: FaceFile, *, crop_faces: bool, out: Images | None = None) -> Face:

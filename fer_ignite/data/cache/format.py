@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fer_ignite.data.cache.plain_files import decode_plain
 from fer_ignite.data.images import fit_image, png_bytes, printable, read_image_bytes
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.remote import PREFIX, is_shards, shown
@@ -168,6 +169,9 @@ class DatasetCache:
 
     def _decode(self, data: bytes, *, index: int) -> npt.NDArray[np.uint8]:
         fit = self.manifest["fit"]
+        plain_HWC = decode_plain(data, expected="PNG" if data[:1] == b"\x89" else "JPEG")
+        if plain_HWC is not None and plain_HWC.shape == (self.height, self.width, self.channels):
+            return plain_HWC
         image = read_image_bytes(data, name=self.sample_id(index))
         return fit_image(image, fit["side_px"], mode=fit["mode"], channels=fit["channels"])
 
