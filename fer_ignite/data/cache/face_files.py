@@ -12,8 +12,8 @@ from PIL import Image
 
 from fer_ignite.data.cache.plain_files import decode_plain
 from fer_ignite.data.images import (
-    as_image,
     MISNAMED,
+    as_image,
     decode_image,
     expected_format,
     is_colourless,
