@@ -64,7 +64,9 @@ def own(
 
 def numbers_of(faces: Any) -> list[int]:
     """The number of the drawn face at each place, the same in all forms of the data."""
-    return [int(faces.pack.sample_id(place).split()[1]) for place in range(len(faces.targets.labels_N))]
+    return [
+        int(faces.pack.sample_id(place).split()[1]) for place in range(len(faces.targets.labels_N))
+    ]
 
 
 def streaming_set(folder: Path, world: int) -> Any:
