@@ -1,13 +1,20 @@
 """Precision-recall and ROC curves of one class against the others."""
 
-# Dimensions: N faces, T thresholds (different scores).
+# Dimensions: N faces, B of a batch, K expressions, T thresholds (of ClassCurves: the different scores).
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["ClassCurves", "class_curves"]
+__all__ = ["THRESHOLDS", "ClassCurves", "ThresholdCounts", "class_curves"]
+
+THRESHOLDS = 101  # 0, 0.01 ... 1
 
 
 @dataclass(frozen=True)
@@ -53,3 +60,35 @@ def class_curves(
     return ClassCurves(
         recall_T, precision_T, false_T, float((rise_T * precision_T).sum()), float(area)
     )
+
+
+class ThresholdCounts(Metric):
+    """Faces of each class, and of the others, that each threshold of the class's probability lets through.
+
+    ``update`` takes (logits [B, K], labels [B]), B >= 0; ``compute`` gives int64 [2, K, T]: true positives and false
+    positives at the thresholds t / (T - 1). Counts add up over processes, so any number of them gives the same.
+    """
+
+    _state_dict_all_req_keys = ("_counts",)
+
+    def __init__(self, num_classes: int, *, device: torch.device) -> None:
+        self._shape = (2, num_classes, THRESHOLDS)
+        super().__init__(lambda out: (out["y_pred"], out["y"]), device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        self._counts = torch.zeros(self._shape, dtype=torch.int64, device=self._device)
+
+    @reinit__is_reduced
+    def update(self, output: Sequence[Tensor]) -> None:
+        logits_BK, labels_B = output
+        buckets_BK = (logits_BK.softmax(dim=1) * (THRESHOLDS - 1)).long().clamp(0, THRESHOLDS - 1)
+        classes_K = torch.arange(self._shape[1], device=labels_B.device)
+        other_BK = (labels_B[:, None] != classes_K).long()
+        places_BK = (other_BK * self._shape[1] + classes_K) * THRESHOLDS + buckets_BK
+        counts = torch.bincount(places_BK.flatten(), minlength=self._counts.numel())
+        self._counts += counts.view(self._shape).to(self._counts.device)
+
+    @sync_all_reduce("_counts")
+    def compute(self) -> Tensor:
+        return self._counts.flip(2).cumsum(2).flip(2).cpu()

@@ -9,6 +9,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from ignite.handlers import EMAHandler, HandlersTimeProfiler
+from ignite.metrics import Metric
 from ignite.utils import manual_seed
 from torch import nn
 
@@ -22,6 +23,7 @@ from fer_ignite.distributed import reset_signals
 from fer_ignite.distributed.collectives import cpu_group
 from fer_ignite.imports import load_object
 from fer_ignite.metrics.classification import attach_metrics
+from fer_ignite.metrics.curves import ThresholdCounts
 from fer_ignite.training import step
 from fer_ignite.training.components import (
     DEV_BATCHES,
@@ -123,7 +125,7 @@ def build_session_objects(
         ),
         rank=idist.get_rank(),
         world=idist.get_world_size(),
-        metrics=attach_metrics(evaluator, num_classes=len(dataset.classes), device=device),
+        metrics=_build_metrics(config, evaluator, num_classes=len(dataset.classes), device=device),
         ema=ema,
         swa=swa,
     )
@@ -198,6 +200,16 @@ def _build_coordinator(
         save_iterations=config.save_iterations,
         nonfinite_patience=config.nonfinite_patience,
     )
+
+
+def _build_metrics(
+    config: Config, evaluator: Engine, *, num_classes: int, device: torch.device
+) -> dict[str, Metric]:
+    metrics = attach_metrics(evaluator, num_classes=num_classes, device=device)
+    if config.tensorboard:  # on every process: the counts are reduced over them
+        metrics["threshold_counts"] = ThresholdCounts(num_classes, device=device)
+        metrics["threshold_counts"].attach(evaluator, "threshold_counts")
+    return metrics
 
 
 def _set_determinism(config: Config) -> None:

@@ -87,7 +87,9 @@ EVENT_TABLE = (
             "tensorboard_val",
             "tensorboard_train",
             "tensorboard_recall",
+            "tensorboard_curves",
             "tensorboard_confusion",
+            "tensorboard_lr",
         ),
     ),
     EventFacts(
@@ -129,6 +131,7 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "tensorboard_val": "No scalars under `val/`.",
     "tensorboard_train": "No scalars under `train/`.",
     "tensorboard_recall": "No scalars under `recall/`.",
+    "tensorboard_curves": "No precision-recall curves in TensorBoard.",
     "tensorboard_confusion": "No confusion matrices in TensorBoard.",
     "tensorboard_lr": "No scalars under `lr/`.",
     "tensorboard_flush": "Scalars may be lost when the process is killed.",

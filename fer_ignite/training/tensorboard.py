@@ -1,24 +1,28 @@
-"""TensorBoard: scalars, learning rates, recall per class, confusion matrix, first batch, configuration and hparams."""
+"""TensorBoard: scalars, learning rates, recall and curves per class, confusion matrix, first batch, settings, hparams."""
 
-# Dimensions: B images, C channels, H W pixels, K expressions.
+# Dimensions: B images, C channels, H W pixels, K expressions, T thresholds.
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from ignite.handlers.tensorboard_logger import TensorboardLogger
+from tensorboardX.proto.api_pb2 import DataType, Experiment, HParamInfo, MetricInfo, MetricName
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
+from fer_ignite.config import Config, field_facts
+from fer_ignite.metrics.curves import THRESHOLDS
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.running_metrics import RunningMetrics
 
@@ -26,6 +30,16 @@ __all__ = ["attach_tensorboard"]
 
 _SHOWN_FACES = 32  # of the first batch
 _PICTURES = 50  # confusion matrices of a run at most: one takes about 50 kB
+# The columns of HPARAMS that come first; the page shows five until others are chosen.
+_HPARAMS = ("batch_size", "data", "epochs", "lr", "model", "opt", "sched", "seed", "weight_decay")
+_CHARTS = {  # of the page CUSTOM SCALARS, by regular expressions
+    "train and val": {
+        "loss": ["Multiline", ["(train|val)/loss$"]],
+        "accuracy": ["Multiline", ["(train|val)/accuracy$"]],
+    },
+    "val, each class": {"recall": ["Multiline", ["recall/.*"]]},
+    "optimizer": {"learning rates": ["Multiline", ["lr/.*"]]},
+}
 
 
 def attach_tensorboard(
@@ -45,14 +59,14 @@ def attach_tensorboard(
 
     Scalars: ``val/`` and ``train/`` (an epoch's), ``recall/`` of each class on val, ``step/`` (logged in between) and
     ``lr/`` by the parameter groups' names. At the start: the settings as text and as hparams, and the first augmented batch.
-    Per epoch, of at most 50: the confusion matrix of val.
+    Per epoch: the precision-recall curve of each class on val; of at most 50 epochs: the confusion matrix.
 
     Args:
         folder: of the event files.
         settings: the run's configuration.
         picture: the confusion matrix as a PNG file that another handler draws before REPORT's handlers end; None = none.
         unnormalise: float [B, C, H, W] as the network gets it -> 0..1.
-        every: iterations between two points of ``lr/``.
+        every: iterations between two points of ``lr/``, which has one at the end of each epoch too.
     Source: Ignite's logger has no guard for ranks. tensorboardX names its files by the second, so that a quick resume would
         overwrite one, its flush leaves out what its thread hasn't taken yet, and its add_hparams opens a run of its own.
     """
@@ -81,14 +95,9 @@ def attach_tensorboard(
             return  # a resumed run: its files have it
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
         writer.add_text("configuration", f"```yaml\n{text}\n```", 0)
-        plain = {
-            name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in settings.items()
-            if value is not None
-        }
-        scored = dict.fromkeys(("val/accuracy", "val/uar", "val/loss"), 0.0)
-        for summary in hparams(plain, scored):
+        for summary in hparams_summaries(settings):
             writer.file_writer.add_summary(summary, 0)
+        writer.add_custom_scalars(_CHARTS)
 
     def show_batch(engine: Engine) -> None:
         faces_BCHW = unnormalise(engine.state.batch.images_BCHW[:_SHOWN_FACES].float()).cpu()
@@ -101,6 +110,19 @@ def attach_tensorboard(
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
         write("recall", dict(zip(classes, recall_K.tolist(), strict=True)), iteration())
 
+    def write_curves(engine: Engine) -> None:
+        counts_2KT = evaluator.state.metrics.get("threshold_counts")
+        if counts_2KT is None:
+            return  # the user took the validation off
+        for name, counts_2T in zip(classes, counts_2KT.double().unbind(1), strict=True):
+            if counts_2T[0, 0] > 0:  # recall is undefined without a face of the class
+                writer.add_pr_curve_raw(
+                    f"pr_curve/{name}",
+                    *precision_recall_rows(counts_2T).numpy(),
+                    global_step=iteration(),
+                    num_thresholds=THRESHOLDS,
+                )
+
     def show_confusion(engine: Engine) -> None:
         apart = math.ceil(engine.state.max_epochs / _PICTURES)
         last = engine.state.epoch == engine.state.max_epochs
@@ -110,6 +132,8 @@ def attach_tensorboard(
             writer.file_writer.add_summary(Summary(value=[value]), iteration())
 
     def write_rates(engine: Engine) -> None:
+        if engine.last_event_name == RunEvents.REPORT and iteration() % every == 0:
+            return  # written at the iteration's end
         groups = enumerate(optimizer.param_groups)
         rates = {group.get("name", f"group_{place}"): group["lr"] for place, group in groups}
         write("lr", rates, iteration())
@@ -133,10 +157,71 @@ def attach_tensorboard(
             RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration)
         ),
         "tensorboard_recall": trainer.add_event_handler(RunEvents.REPORT, write_recall),
+        "tensorboard_curves": trainer.add_event_handler(RunEvents.REPORT, write_curves),
         "tensorboard_confusion": trainer.add_event_handler(RunEvents.REPORT, show_confusion),
         "tensorboard_lr": trainer.add_event_handler(
-            Events.ITERATION_COMPLETED(every=every), write_rates
+            Events.ITERATION_COMPLETED(every=every) | RunEvents.REPORT, write_rates
         ),
         # What a resume point has seen must be in the file before the point is.
         "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, flush),
     }
+
+
+def hparams_summaries(settings: Mapping[str, Any]) -> list[Summary]:
+    """The settings that can change the result, for HPARAMS: its columns, this run's values, and its end.
+
+    Source: TensorBoard shows the first five columns and takes the columns of all runs from one run's file, so every setting
+        is named, whether it is set or not, with the type of its field. tensorboardX would name those that are set.
+    """
+    names = [name for name in settings if field_facts(name)["group"] not in ("Output", "Launch")]
+    kinds = {name: _hparam_type(name) for name in names}
+    values = {
+        name: value if kinds[name] != "STRING" else str(value)
+        for name, value in settings.items()
+        if name in kinds and value is not None
+    }
+    columns = [
+        HParamInfo(name=name, type=DataType.Value(f"DATA_TYPE_{kinds[name]}")) for name in names
+    ]
+    for column in columns:
+        if column.name in _HPARAMS:
+            # "differs" (field 7), which tensorboardX 2.6 doesn't know: TensorBoard sorts by it, then by name
+            column.MergeFromString(b"\x38\x01")
+    scored = [
+        MetricInfo(name=MetricName(tag=f"val/{name}")) for name in ("accuracy", "uar", "loss")
+    ]
+    experiment, *others = hparams(values, {})
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    content.experiment.CopyFrom(Experiment(hparam_infos=columns, metric_infos=scored))
+    plugin.content = content.SerializeToString()
+    return [experiment, *others]
+
+
+def _hparam_type(name: str) -> str:
+    annotation = Config.model_fields[name].annotation
+    kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
+    if kinds == {bool}:
+        return "BOOL"
+    return "FLOAT64" if kinds and kinds <= {int, float} else "STRING"
+
+
+def precision_recall_rows(counts_2T: Tensor) -> Tensor:
+    """float64 [6, T] of a class: true and false positives, true and false negatives, precision and recall per threshold.
+
+    Args:
+        counts_2T: float64 true and false positives; the first threshold lets all faces through.
+    Source: the rows of TensorBoard's pr_curves plugin, which leaves out thresholds without a positive.
+    """
+    hits_T, false_T = counts_2T
+    passed_T = (hits_T + false_T).clamp_min(1)
+    return torch.stack(
+        [
+            hits_T,
+            false_T,
+            false_T[0] - false_T,
+            hits_T[0] - hits_T,
+            hits_T / passed_T,
+            hits_T / hits_T[0].clamp_min(1),
+        ]
+    )

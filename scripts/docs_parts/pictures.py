@@ -1,6 +1,6 @@
-"""Makes docs/pictures: a demo run's curves and report, the demo page, and a picture with annotated faces.
+"""Makes docs/pictures: a demo run's curves, report and TensorBoard pages, the demo page, and a picture with annotated faces.
 
-All faces in them are drawn by the program. Needs Chromium (`apt-get install chromium`) for the two pages. Called by
+All faces in them are drawn by the program. Needs Chromium (`apt-get install chromium`) for the pages. Called by
 `scripts/docs pictures`.
 """
 
@@ -45,11 +45,11 @@ def save(image: Image.Image, name: str, *, colours: int = 128) -> None:
 
 
 def screenshot(
-    browser: Browser, address: str, *, folder: Path, size: tuple[int, int]
+    browser: Browser, address: str, *, folder: Path, size: tuple[int, int], wait_ms: int = 1500
 ) -> Image.Image:
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.goto(address)
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(wait_ms)
     page.screenshot(path=folder / "page.png")
     page.close()
     return Image.open(folder / "page.png")
@@ -78,6 +78,27 @@ def demo_page(browser: Browser, group: Path, *, folder: Path) -> Image.Image:
         server.wait(timeout=60)
 
 
+def tensorboard_pages(browser: Browser, runs: Path, *, folder: Path) -> None:
+    """TensorBoard's charts of train and val, and its precision-recall curves."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", runs.name, "--port", "0"]
+    server = subprocess.Popen(
+        command, cwd=runs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )  # the pages show the folder's name
+    try:
+        assert server.stderr is not None
+        address = next(
+            found[1] for line in server.stderr if (found := re.search(r" at (http\S+/) ", line))
+        )
+        for page in ("custom_scalars", "pr_curves"):
+            shown = screenshot(
+                browser, f"{address}#{page}", folder=folder, size=(1120, 760), wait_ms=6000
+            )
+            save(shown, f"tensorboard-{page.replace('_', '-')}.png", colours=64)
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
 def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -100,6 +121,9 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         report = (folder / "report.html").as_uri()
         save(screenshot(browser, report, folder=folder, size=(1100, 1150)), "report.png")
+        mixed = ["--lr", "0.001", "--mixup", "0.2", "--seed", "1", "--name", "demo-mixup"]
+        program(*["train", "--data", "demo:1400", "--epochs", "10", *mixed], folder=folder)
+        tensorboard_pages(browser, folder / "runs", folder=folder)
         save(demo_page(browser, folder / "group.png", folder=folder), "demo.png")
         browser.close()
 

@@ -145,7 +145,7 @@ def results(run: Path) -> list[list[str]]:
 
 
 def scalars(run: Path) -> Iterator[tuple[str, int, str]]:
-    """(tag, step, value) of every TensorBoard scalar, clocks aside."""
+    """(tag, step, value) of every TensorBoard scalar and curve, clocks aside."""
     from tensorboardX.proto.event_pb2 import Event
 
     for file in (run / "tensorboard").glob("events.*"):
@@ -156,7 +156,8 @@ def scalars(run: Path) -> Iterator[tuple[str, int, str]]:
             place += 16 + size
             for value in event.summary.value:
                 if value.tag.rpartition("/")[2] not in TIMES:
-                    yield value.tag, event.step, float(value.simple_value).hex()
+                    points = value.tensor.float_val or [value.simple_value]
+                    yield value.tag, event.step, " ".join(float(point).hex() for point in points)
 
 
 def build_loss_from_config(path: Path) -> dict[int, tuple[float, float]]:

@@ -190,7 +190,7 @@ def test_tensorboard_has_every_scalar_at_the_trainer_s_iteration(ran):
             lambda engine: session.log("twice", 2.0 * engine.state.iteration),
         )
 
-    session = ran([watch], tensorboard=True, log_every=2)  # 4 iterations per epoch
+    session = ran([watch], tensorboard=True, log_every=3)  # 4 iterations per epoch
     found = scalars(session.folder)
     history = list(session.folder.read_history())
     assert [step for step, _ in found["val/loss"]] == [4, 8]
@@ -206,16 +206,21 @@ def test_tensorboard_has_every_scalar_at_the_trainer_s_iteration(ran):
         [line["train_loss"] for line in history], abs=1e-6
     )
     names = [group["name"] for group in session.optimizer.param_groups]
-    assert names and all(
-        {step for step, _ in found[f"lr/{name}"]} == {2, 4, 6, 8} for name in names
-    )
+    for name in names:  # every third iteration, and at each epoch's end
+        assert [step for step, _ in found[f"lr/{name}"]] == [3, 4, 6, 8]
     confusion = session.evaluator.state.metrics["confusion_matrix"]
     recall = (confusion.diagonal() / confusion.sum(1)).tolist()
     for name, value in zip(session.dataset.classes, recall, strict=True):
         assert found[f"recall/{name}"][-1] == (8, pytest.approx(value, abs=1e-6))
     assert found["step/twice"] == [(step, 2.0 * step) for step in range(1, 9)]
     assert found["train/twice"] == [(4, 5.0), (8, 13.0)]  # the epochs' means
-    assert [step for step, _ in found["step/step_loss"]] == [2, 4, 6, 8]
+    assert [step for step, _ in found["step/step_loss"]] == [3, 6]
+
+
+def test_a_rate_at_the_end_of_an_epoch_is_written_once(ran):
+    session = ran(tensorboard=True, log_every=2)
+    name = session.optimizer.param_groups[0]["name"]
+    assert [step for step, _ in scalars(session.folder)[f"lr/{name}"]] == [2, 4, 6, 8]
 
 
 def events(folder):
@@ -236,6 +241,9 @@ def test_tensorboard_has_settings_hparams_the_first_batch_and_confusion_matrices
     ).session_start_info
     assert start.hparams["lr"].number_value == session.config.lr
     assert start.hparams["opt"].string_value == session.config.opt
+    assert "log_every" not in start.hparams  # it changes no result
+    assert dict(start.hparams).keys() >= {"batch_size", "model", "model_args", "seed"}
+    assert "custom_scalars__config__" in values
     for tag in ("first_batch", "val/confusion_matrix"):
         with Image.open(io.BytesIO(values[tag].image.encoded_image_string)) as image:
             assert min(image.size) > 48 and np.asarray(image.convert("L")).std() > 5
@@ -246,6 +254,28 @@ def test_tensorboard_has_settings_hparams_the_first_batch_and_confusion_matrices
         if value.tag == "val/confusion_matrix"
     ]
     assert steps == [4, 8]
+
+
+def test_tensorboard_has_each_class_s_precision_recall_curve_of_each_validation(ran):
+    session = ran(tensorboard=True)
+    found = {}
+    for event in events(session.folder):
+        for value in event.summary.value:
+            if value.tag.startswith("pr_curve/"):
+                found.setdefault(value.tag.removeprefix("pr_curve/"), []).append(
+                    (event.step, np.array(value.tensor.float_val).reshape(6, -1))
+                )
+                assert value.metadata.plugin_data.plugin_name == "pr_curves"
+    assert list(found) == list(session.faces.classes)
+    confusion_KK = session.evaluator.state.metrics["confusion_matrix"]
+    for k, curves in enumerate(found.values()):
+        assert [step for step, _ in curves] == [4, 8]
+        hits_T, false_T, rejected_T, missed_T, precision_T, recall_T = curves[-1][1]
+        own, total = float(confusion_KK[k].sum()), float(confusion_KK.sum())
+        assert (hits_T[0], false_T[0]) == (own, total - own)
+        assert set(hits_T + missed_T) == {own} and set(false_T + rejected_T) == {total - own}
+        assert recall_T[0] == 1 and precision_T[0] == pytest.approx(own / total)
+        assert (np.diff(recall_T) <= 0).all()
 
 
 def test_the_metric_of_a_user_s_is_in_tensorboard_and_in_history(ran):

@@ -320,6 +320,7 @@ REMOVED = {
     "tensorboard_val": set(),
     "tensorboard_train": set(),
     "tensorboard_recall": set(),
+    "tensorboard_curves": set(),
     "tensorboard_confusion": set(),
     "tensorboard_lr": set(),
     "tensorboard_flush": set(),
