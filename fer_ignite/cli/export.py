@@ -20,20 +20,22 @@ __all__ = ["command"]
 
 @click.command(
     "export",
-    short_help="Write a checkpoint as ONNX, torch.export, OpenVINO, safetensors or a state dict.",
+    short_help="Write a checkpoint as ONNX, torch.export, OpenVINO, LiteRT, safetensors or a state dict.",
 )
 @click.argument("checkpoint")
 @choice_option(
     "--format",
     "form",
-    choices=("onnx", "torch-export", "openvino", "safetensors", "state-dict"),
+    choices=("onnx", "torch-export", "openvino", "litert", "safetensors", "state-dict"),
     default="onnx",
-    text="onnx, torch-export and openvino hold the preprocessing and the softmax, the others weights alone.",
+    text="onnx, torch-export, openvino and litert hold the preprocessing and the softmax, the others weights alone.",
 )
 @click.option(
     "--out", metavar="FILE", help="The file.  [default: beside the checkpoint, under its name]"
 )
-@click.option("--half", is_flag=True, help="Store weights as fp16; arithmetic stays fp32.")
+@click.option(
+    "--half", is_flag=True, help="Store weights as fp16; arithmetic stays fp32; not for litert."
+)
 @click.option("--int8", is_flag=True, help="Quantise, calibrated on train faces; onnx only.")
 @count_option("--calibration-faces", 512, text="Train faces for --int8.")
 @choice_option(

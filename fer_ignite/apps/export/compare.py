@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fer_ignite.apps.export.graph_formats import open_program
+from fer_ignite.apps.export.litert_format import open_litert
 from fer_ignite.apps.export.openvino_format import open_openvino
 from fer_ignite.apps.export.reference_images import Reference
 from fer_ignite.apps.export.weight_formats import open_safetensors, open_state_dict
@@ -45,6 +46,9 @@ def predict_with_export(
         return _answers_of_module(module), ExportMetadata.from_json(text, name=path.name)
     if form == "openvino":
         answers, text = open_openvino(path)
+        return answers, ExportMetadata.from_json(text, name=path.name)
+    if form == "litert":
+        answers, text = open_litert(path)
         return answers, ExportMetadata.from_json(text, name=path.name)
     state, text = (open_safetensors if form == "safetensors" else open_state_dict)(path)
     record = ExportMetadata.from_json(text, name=path.name)

@@ -10,6 +10,7 @@ from typing import Any
 from fer_ignite.apps.export.compare import compare_outputs, predict_with_export, refuse_disagreement
 from fer_ignite.apps.export.graph_formats import onnx_bytes, program_bytes
 from fer_ignite.apps.export.inference_module import InferenceModule
+from fer_ignite.apps.export.litert_format import litert_bytes
 from fer_ignite.apps.export.model_card import render_model_card
 from fer_ignite.apps.export.openvino_format import openvino_bytes
 from fer_ignite.apps.export.quantize import quantize_static
@@ -35,6 +36,7 @@ FORMATS: Mapping[str, str] = {
     "onnx": ".onnx",
     "torch-export": ".pt2",
     "openvino": ".xml",
+    "litert": ".tflite",
     "safetensors": ".safetensors",
     "state-dict": ".weights.pt",
 }
@@ -46,7 +48,7 @@ class ExportRequest:
     """Options of ``export``; None means the checkpoint's own.
 
     Args:
-        form: onnx, torch-export, openvino, safetensors or state-dict.
+        form: onnx, torch-export, openvino, litert, safetensors or state-dict.
         out: the file; None: beside the checkpoint, under its name.
         half: kernels and matrices stored as fp16.
         int8: ONNX only: quantised, calibrated on ``calibration_faces`` of the train split.
@@ -190,7 +192,7 @@ def _check_request(request: ExportRequest) -> None:
     ):
         raise ConfigError(
             f"--format {request.form} holds the weights of one network, and {request.checkpoint} is an ensemble; choose onnx, "
-            "torch-export or openvino, or export each checkpoint by itself."
+            "torch-export, openvino or litert, or export each checkpoint by itself."
         )
     if request.form not in FORMATS:
         raise ConfigError(
@@ -198,8 +200,10 @@ def _check_request(request: ExportRequest) -> None:
         )
     if request.int8 and request.form != "onnx":
         raise ConfigError(
-            f"--int8 is for --format onnx, not {request.form}; --half makes every format half as large."
+            f"--int8 is for --format onnx, not {request.form}; --half makes every format but litert half as large."
         )
+    if request.half and request.form == "litert":
+        raise ConfigError("--half is not for --format litert, which is written in fp32 only.")
     if request.int8 and request.half:
         raise ConfigError("--int8 and --half contradict each other; keep one of them.")
 
@@ -223,6 +227,8 @@ def _target(request: ExportRequest) -> Path:
         raise ConfigError(f"--out: {shown(target)} must end in .pt2, as torch.export asks.")
     if request.form == "openvino" and target.suffix != ".xml":
         raise ConfigError(f"--out: {shown(target)} must end in .xml, as OpenVINO asks.")
+    if request.form == "litert" and target.suffix != ".tflite":
+        raise ConfigError(f"--out: {shown(target)} must end in .tflite, as LiteRT asks.")
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"--out: {shown(target)} is the checkpoint itself; name another file.")
     files = [target, card_path(target)]
@@ -243,6 +249,8 @@ def _content(
     if request.form in ("safetensors", "state-dict"):
         to_bytes = safetensors_bytes if request.form == "safetensors" else state_dict_bytes
         return {main: to_bytes(network.model.state_dict(), record, half=request.half)}
+    if request.form == "litert":
+        return {main: litert_bytes(network.model, record)}
     module = InferenceModule(network.model, record).eval()
     if request.form == "torch-export":
         return {main: program_bytes(module, record, half=request.half)}

@@ -48,12 +48,15 @@ class InferenceModule(nn.Module):
 
     def prepare(self, faces_BHWC: Tensor) -> Tensor:
         """Normalised images_BCHW: resized, the middle cut out, scaled."""
-        images_BCHW = faces_BHWC.permute(0, 3, 1, 2).float()
-        images_BCHW = F.interpolate(
-            images_BCHW, size=(self.resize_px,) * 2, mode="bilinear", antialias=True
-        )
+        images_BCHW = self.resize(faces_BHWC.permute(0, 3, 1, 2).float())
         # halves go to the even pixel, as in data.warp.prepare
         start = round((self.resize_px - self.image_px) / 2)
         end = start + self.image_px
         images_BCHW = images_BCHW[:, :, start:end, start:end] / 255.0
         return images_BCHW * self.scale_C11 + self.offset_C11
+
+    def resize(self, images_BCHW: Tensor) -> Tensor:
+        """To ``resize_px``, bilinear and antialiased."""
+        return F.interpolate(
+            images_BCHW, size=(self.resize_px,) * 2, mode="bilinear", antialias=True
+        )

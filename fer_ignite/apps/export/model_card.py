@@ -11,6 +11,7 @@ _NAMES = {
     "onnx": "ONNX",
     "torch-export": "torch.export",
     "openvino": "OpenVINO IR",
+    "litert": "LiteRT (TFLite)",
     "safetensors": "safetensors",
     "state-dict": "a PyTorch state dict",
 }
@@ -42,6 +43,18 @@ faces = np.zeros((1, {side}, {side}, {channels}), np.uint8)          # [batch, {
 probabilities = core.compile_model(model, "CPU")({{"faces": faces}})["probabilities"]
 print(record["classes"][probabilities[0].argmax()])"""
 
+_LITERT = """\
+import json, zipfile, numpy as np
+from ai_edge_litert.interpreter import Interpreter
+record = json.loads(zipfile.ZipFile("{file}").read("fer_ignite.json"))   # behind the graph, as a zip archive
+interpreter = Interpreter("{file}")
+interpreter.allocate_tensors()
+face = np.zeros((1, {side}, {side}, {channels}), np.uint8)           # [1, {side}, {side}, {channels}], 0..255
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], face)
+interpreter.invoke()
+probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+print(record["classes"][probabilities[0].argmax()])"""
+
 _SAFETENSORS = """\
 import json
 from safetensors import safe_open
@@ -60,6 +73,7 @@ _SNIPPETS = {
     "onnx": _ONNX,
     "torch-export": _PROGRAM,
     "openvino": _OPENVINO,
+    "litert": _LITERT,
     "safetensors": _SAFETENSORS,
     "state-dict": _STATE_DICT,
 }
@@ -142,12 +156,16 @@ def _interface(record: ExportMetadata, form: str) -> Iterator[str]:
         f"resized to {fields['resize_px']} px (bilinear, antialiased), {cut}divided by 255, less the mean {mean}, over the "
         f"deviation {std}"
     )
-    if form in ("onnx", "torch-export", "openvino"):
-        sides = "height, width" if form != "openvino" else f"{record.side_px}, {record.side_px}"
-        faces = "square faces of any side" if form != "openvino" else "faces of this size"
-        yield f"- in: `{INPUT}`, uint8 [batch, {sides}, {record.channels}], 0..255, {faces}; within, they are"
+    if form in ("onnx", "torch-export", "openvino", "litert"):
+        is_fixed = form in ("openvino", "litert")
+        sides = f"{record.side_px}, {record.side_px}" if is_fixed else "height, width"
+        faces = "faces of this size" if is_fixed else "square faces of any side"
+        batch = "1" if form == "litert" else "batch"
+        # litert-torch names the ends args_0 and output_0; there is one of each
+        taken, given = ("", "") if form == "litert" else (f"`{INPUT}`, ", f"`{OUTPUT}`, ")
+        yield f"- in: {taken}uint8 [{batch}, {sides}, {record.channels}], 0..255, {faces}; within, they are"
         yield f"  {steps}"
-        yield f"- out: `{OUTPUT}`, float32 [batch, {len(record.classes)}], softmax of the logits over the temperature"
+        yield f"- out: {given}float32 [{batch}, {len(record.classes)}], softmax of the logits over the temperature"
         yield f"  {_temperature(record)}"
         yield f"- views averaged within: {record.tta}"
     else:

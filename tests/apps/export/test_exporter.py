@@ -2,11 +2,14 @@
 
 # Dimensions: B images of a batch, H W pixels, C channels, K expressions.
 
+import importlib.util
 import json
 import os
 import resource
 import shutil
 import signal
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from fer_ignite.apps.export.compare import compare_outputs, refuse_disagreement
 from fer_ignite.apps.export.exporter import FORMATS, build_metadata, export_checkpoint
 from fer_ignite.apps.export.half_precision import halve_module, halve_state, widen_state
 from fer_ignite.apps.export.inference_module import InferenceModule
+from fer_ignite.apps.export.litert_format import FixedSideModule
 from fer_ignite.apps.export.reference_images import Reference
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
@@ -73,6 +77,8 @@ def faces(count, side, seed=0):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_answers_as_the_checkpoint_on_its_validation_faces(exported, form):
+    if form == "litert":
+        pytest.importorskip("litert_torch")
     report = exported(form)
     check = report["check"]
     assert check["n"] == 70 and check["source"] == "demo:700" and not check["drawn"]
@@ -110,6 +116,54 @@ def test_an_openvino_file_takes_faces_of_the_stored_size_and_is_replaced_with_it
     )
     with pytest.raises(ConfigError, match=r"\.xml"):
         export_checkpoint(best, **{**options, "out": str(tmp_path / "m.onnx")})
+
+
+@pytest.mark.slow
+def test_a_litert_file_takes_one_face_of_the_stored_size_and_has_the_record_behind_it(
+    best, tmp_path
+):
+    pytest.importorskip("litert_torch")
+    from ai_edge_litert.interpreter import Interpreter
+
+    target = tmp_path / "m.tflite"
+    report = export_checkpoint(best, form="litert", out=str(target), tta="flip", quiet=True)
+    assert report["check"]["largest_difference"] < 1e-5
+    assert "LiteRT" in target.with_name("m.tflite.md").read_text()
+    [taken] = Interpreter(str(target)).get_input_details()
+    assert taken["shape"].tolist() == [1, 48, 48, 1] and taken["dtype"] is np.uint8
+    with zipfile.ZipFile(target) as archive:
+        assert json.loads(archive.read("fer_ignite.json"))["classes"] == list(DEMO_CLASSES)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("litert_torch") is not None, reason="litert-torch is installed"
+)
+def test_litert_without_its_library_is_one_sentence_with_the_extra(best, tmp_path):
+    with pytest.raises(ConfigError, match=r"litert_torch.*\.\[litert\]"):
+        export_checkpoint(best, form="litert", out=str(tmp_path / "m.tflite"), quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_litert_refuses_half_and_another_ending(best, tmp_path):
+    for options, said in (
+        ({"half": True, "out": str(tmp_path / "m.tflite")}, "--half"),
+        ({"out": str(tmp_path / "m.onnx")}, r"\.tflite"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            export_checkpoint(best, form="litert", quiet=True, **options)
+
+
+@pytest.mark.parametrize("side_px", [48, 64, 40])
+def test_two_matrix_products_resize_as_the_antialiased_resize_does(network, side_px):
+    record = build_metadata(network)
+    record = replace(record, preprocessing={**record.preprocessing, "stored_px": side_px})
+    assert record.side_px == side_px
+    faces_BHWC = torch.from_numpy(faces(5, side_px))
+    with torch.inference_mode():
+        expected = InferenceModule(network.model, record).prepare(faces_BHWC)
+        found = FixedSideModule(network.model, record).prepare(faces_BHWC)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_the_accuracy_that_is_reported_is_the_evaluation_s(exported, best):
