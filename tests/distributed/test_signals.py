@@ -98,9 +98,23 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+@pytest.fixture
+def default_action():
+    """(signal) -> its action is the default for this test, also where the tests were started by nohup."""
+    previous = {}
+
+    def restore(number):
+        previous[number] = signal.signal(number, signal.SIG_DFL)
+
+    yield restore
+    for number, action in previous.items():
+        signal.signal(number, action)
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
-def test_a_notice_signal_stops_softly_and_never_ends_the_process_at_once(name):
+def test_a_notice_signal_stops_softly_and_never_ends_the_process_at_once(name, default_action):
     number = getattr(signal, name)
+    default_action(number)
     with SignalFlag() as flag:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
@@ -120,8 +134,9 @@ def test_sighup_stays_ignored_where_nohup_ignores_it():
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
-def test_a_stop_signal_before_the_first_step_raises_with_its_number(name):
+def test_a_stop_signal_before_the_first_step_raises_with_its_number(name, default_action):
     number = getattr(signal, name)
+    default_action(number)
     with pytest.raises(Terminated) as ended, raise_on_sigterm():
         os.kill(os.getpid(), number)
         time.sleep(5)

@@ -80,40 +80,39 @@ def tune(
         n_startup_trials=4, n_warmup_steps=1 + max(1, config.epochs // 4)
     )
     minimize = lower_is_better(config.monitor, config.monitor_mode)
-    study = open_study(
-        folder, minimize=minimize, pruner=pruner, what=_what(config, space, fingerprint=fingerprint)
-    )
+    what = _what(config, space, fingerprint=fingerprint)
     code = 0
-    with worker_lock(folder) as worker:
+    with open_study(folder, minimize=minimize, pruner=pruner, what=what) as study:
+        with worker_lock(folder) as worker:
 
-        def objective(trial: Any) -> float:
-            return run_trial(
-                trial,
-                space=space,
-                given=kept,
-                folder=folder,
-                worker=worker,
-                seed=config.seed,
-                monitor=config.monitor,
-                prune=request.prune,
-            )
-
-        try:
-            if count_trials(study) < request.trials or _waiting(study):
-                study.optimize(
-                    objective,
-                    timeout=request.timeout_s,
-                    catch=(InvalidTrial,),
-                    callbacks=[
-                        _reporter(echo),
-                        _stopper(request.trials),
-                        lambda study, trial: write_results(study, folder, given=kept),
-                    ],
+            def objective(trial: Any) -> float:
+                return run_trial(
+                    trial,
+                    space=space,
+                    given=kept,
+                    folder=folder,
+                    worker=worker,
+                    seed=config.seed,
+                    monitor=config.monitor,
+                    prune=request.prune,
                 )
-        except InterruptedTrial as interrupted:
-            code = interrupted.exit_code
-    write_results(study, folder, given=kept, importance=True)
-    result = study_result(study, folder)
+
+            try:
+                if count_trials(study) < request.trials or _waiting(study):
+                    study.optimize(
+                        objective,
+                        timeout=request.timeout_s,
+                        catch=(InvalidTrial,),
+                        callbacks=[
+                            _reporter(echo),
+                            _stopper(request.trials),
+                            lambda study, trial: write_results(study, folder, given=kept),
+                        ],
+                    )
+            except InterruptedTrial as interrupted:
+                code = interrupted.exit_code
+        write_results(study, folder, given=kept, importance=True)
+        result = study_result(study, folder)
     return Outcome(code, "interrupted" if code else "completed", None, result)
 
 

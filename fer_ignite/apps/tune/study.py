@@ -44,8 +44,11 @@ def require_optuna() -> Any:
     return optuna
 
 
-def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, Any]) -> Any:
-    """The study in a folder, made where there is none; trials whose worker has died are waiting to be run again.
+@contextlib.contextmanager
+def open_study(
+    folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, Any]
+) -> Iterator[Any]:
+    """The study in a folder, made where there is none, its database closed at the end; trials whose worker has died are waiting to be run again.
 
     Args:
         what: plain values that say what is searched; a study of something else is refused.
@@ -54,21 +57,24 @@ def open_study(folder: Path, *, minimize: bool, pruner: Any, what: Mapping[str, 
     """
     optuna = require_optuna()
     url = f"sqlite:///{(folder / STORAGE).absolute()}"
-    # One worker at a time: two that make the tables at once fail.
-    with _exclusive(folder):
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
-        )
-        study = optuna.create_study(
-            storage=storage,
-            study_name=NAME,
-            load_if_exists=True,
-            pruner=pruner,
-            direction="minimize" if minimize else "maximize",
-        )
-        _require_same(study, folder, what=what)
-        _requeue_dead_trials(study, folder)
-    return study
+    with contextlib.ExitStack() as at_end:
+        # One worker at a time: two that make the tables at once fail.
+        with _exclusive(folder):
+            storage = optuna.storages.RDBStorage(
+                url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
+            )
+            at_end.callback(storage.engine.dispose)
+            at_end.callback(storage.remove_session)
+            study = optuna.create_study(
+                storage=storage,
+                study_name=NAME,
+                load_if_exists=True,
+                pruner=pruner,
+                direction="minimize" if minimize else "maximize",
+            )
+            _require_same(study, folder, what=what)
+            _requeue_dead_trials(study, folder)
+        yield study
 
 
 def build_optuna_sampler(seed: int, number: int) -> Any:

@@ -13,6 +13,7 @@ from fer_ignite.errors import ConfigError
 
 
 def test_a_port_in_use_ends_it_with_code_2_before_anything_is_loaded(cli):
+    pytest.importorskip("gradio")
     with reserve_port("127.0.0.1", 0) as taken:
         ended = cli("demo", "absent.pt", "--port", str(taken.getsockname()[1]))
     assert ended.code == 2 and "in use" in ended.err and ended.err.count("\n") == 1
@@ -29,6 +30,7 @@ def test_a_port_in_use_ends_it_with_code_2_before_anything_is_loaded(cli):
     ],
 )
 def test_what_can_t_be_done_is_said_in_one_line(cli, arguments, said):
+    pytest.importorskip("gradio")
     ended = cli("demo", *arguments)
     assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1
 

@@ -32,14 +32,23 @@ def search(tiny, tmp_path):
     return run
 
 
-def study_in(tmp_path):
-    return optuna.load_study(
-        study_name=NAME, storage=f"sqlite:///{tmp_path / 'search' / 'study.db'}"
-    )
+@pytest.fixture
+def study_in():
+    """(folder, name) -> the study of a search there; its database is closed at the end."""
+    storages = []
+
+    def load(folder, name="search"):
+        storages.append(optuna.storages.RDBStorage(f"sqlite:///{folder / name / 'study.db'}"))
+        return optuna.load_study(study_name=NAME, storage=storages[-1])
+
+    yield load
+    for storage in storages:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @pytest.mark.slow
-def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, tmp_path):
+def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, tmp_path, study_in):
     outcome, lines = search(4)
     folder, result = tmp_path / "search", outcome.result
     assert outcome.exit_code == 0 and len(lines) == 4
@@ -67,9 +76,7 @@ def test_a_search_leaves_a_study_a_run_per_trial_and_the_best_settings(search, t
     with pytest.raises(ConfigError, match="holds another search, which differs in smoothing"):
         search(6, smoothing=0.2)
     _, lines = search(5, name="afresh")
-    fresh = optuna.load_study(
-        study_name=NAME, storage=f"sqlite:///{tmp_path / 'afresh' / 'study.db'}"
-    )
+    fresh = study_in(tmp_path, "afresh")
     assert [trial.params for trial in fresh.trials] == drawn
 
 
@@ -99,7 +106,7 @@ def test_resume_auto_is_what_a_search_does(search):
     )
 
 
-def test_a_trial_whose_worker_was_killed_is_run_again_in_its_folder(search, tmp_path):
+def test_a_trial_whose_worker_was_killed_is_run_again_in_its_folder(search, tmp_path, study_in):
     search(1)
     study = study_in(tmp_path)
     for worker in ("1-dead", "2-alive"):
@@ -138,7 +145,7 @@ def test_settings_that_don_t_fit_together_cost_a_trial_and_three_in_a_row_end_th
 
 
 @pytest.mark.slow
-def test_a_trial_below_the_median_is_stopped_early(search, tmp_path):
+def test_a_trial_below_the_median_is_stopped_early(search, tmp_path, study_in):
     search(1, epochs=4)
     study = study_in(tmp_path)
     for lr in (0.01, 0.02, 0.03, 0.001):
