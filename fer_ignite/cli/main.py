@@ -26,7 +26,7 @@ _COMMANDS = {
     "predict": "Name the expressions in image files.",
     "demo": "A local page: pictures in, expressions out.",
     "serve": "An HTTP service: pictures in, JSON out.",
-    "export": "Write a checkpoint as ONNX, torch.export, OpenVINO, safetensors or a state dict.",
+    "export": "Write a checkpoint as ONNX, torch.export, OpenVINO, LiteRT, safetensors or a state dict.",
     "audit": "Find copies, blanks and wrong labels in a data set.",
     "pack": "Read a data set once into a dataset cache.",
     "info": "Versions and devices; what a checkpoint, dataset cache or run holds.",
