@@ -16,7 +16,7 @@ from fer_ignite.cli.shared_options import (
 )
 from fer_ignite.cli.values import FiniteRange, require_writable, with_weights
 from fer_ignite.errors import ConfigError
-from fer_ignite.terminal import progress
+from fer_ignite.terminal import progress, status
 
 if TYPE_CHECKING:
     from fer_ignite.inference.predictor import Predictor
@@ -150,10 +150,12 @@ def command(
 
 
 def _load_predictor(checkpoint: str | None, **options: Any) -> "Predictor":
-    from fer_ignite.inference.predictor import open_predictor
     from fer_ignite.weights import shipped_checkpoint
 
-    predictor = open_predictor(checkpoint or shipped_checkpoint(), **options)
+    with status("loading the network"):
+        from fer_ignite.inference.predictor import open_predictor
+
+        predictor = open_predictor(checkpoint or shipped_checkpoint(), **options)
     if checkpoint is None:
         click.echo(
             f"network     {shipped_checkpoint().name}, which ships with the package; to use another, name it first",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import ignite.distributed as idist
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.format import load_weights_file
-from fer_ignite.config import Config, parse_image_sizes
+from fer_ignite.config import Config, field_facts, parse_image_sizes
 from fer_ignite.data.augment.pipeline import AugmentSpec
 from fer_ignite.data.classes import match_classes
 from fer_ignite.data.dataset import FaceDataset
@@ -45,6 +45,7 @@ __all__ = [
     "build_preprocessing",
     "build_sampler",
     "build_schedule_from_config",
+    "hparam_types",
     "loss_terms",
 ]
 
@@ -340,3 +341,14 @@ def loss_terms(loss: Loss) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
         return {"loss": total_B} if len(parts) == 1 else {"loss": total_B, **parts}
 
     return terms
+
+
+def hparam_types() -> dict[str, str]:
+    """TensorBoard's types of the settings that can change the result."""
+    types = {}
+    for name, field in Config.model_fields.items():
+        if field_facts(name)["group"] not in ("Output", "Launch"):
+            kinds = set(get_args(field.annotation) or (field.annotation,)) - {type(None)}
+            number = "FLOAT64" if kinds and kinds <= {int, float} else "STRING"
+            types[name] = "BOOL" if kinds == {bool} else number
+    return types

@@ -13,7 +13,7 @@ from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
 from fer_ignite.models.summary import parameter_count
 from fer_ignite.training import step
-from fer_ignite.training.components import build_schedule_from_config
+from fer_ignite.training.components import build_schedule_from_config, hparam_types
 from fer_ignite.training.coordination import coordination_handlers
 from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
 from fer_ignite.training.ema import attach_ema
@@ -181,6 +181,7 @@ def _attach_tensorboard(session: Session) -> None:
         folder=folder.tensorboard,
         classes=session.dataset.classes,
         settings=config.model_dump(mode="json"),
+        hparam_types=hparam_types(),
         picture=folder.plots / "confusion_matrix.png" if config.plots else None,
         unnormalise=session.preprocessing.unnormalise,
         records=session.running_metrics,

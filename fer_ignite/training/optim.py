@@ -157,7 +157,9 @@ def skips_on_device(optimizer: Optimizer) -> bool:
     """
     # The attribute is torch's own sign for its GradScaler that the kernel reads found_inf.
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+    # torch 2.10's fused Adagrad reads found_inf, and doesn't say so
+    is_adagrad = isinstance(optimizer, torch.optim.Adagrad)
+    return fused and (is_adagrad or getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _use_fused(name: str, groups: Sequence[dict[str, Any]], *, fused: bool | None) -> bool:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import yaml
@@ -21,7 +21,6 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
-from fer_ignite.config import Config, field_facts
 from fer_ignite.metrics.curves import THRESHOLDS
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.running_metrics import RunningMetrics
@@ -50,6 +49,7 @@ def attach_tensorboard(
     folder: Path,
     classes: tuple[str, ...],
     settings: Mapping[str, Any],
+    hparam_types: Mapping[str, str],
     picture: Path | None,
     unnormalise: Callable[[Tensor], Tensor],
     records: RunningMetrics,
@@ -64,6 +64,7 @@ def attach_tensorboard(
     Args:
         folder: of the event files.
         settings: the run's configuration.
+        hparam_types: see :func:`hparams_summaries`.
         picture: the confusion matrix as a PNG file that another handler draws before REPORT's handlers end; None = none.
         unnormalise: float [B, C, H, W] as the network gets it -> 0..1.
         every: iterations between two points of ``lr/``, which has one at the end of each epoch too.
@@ -95,7 +96,7 @@ def attach_tensorboard(
             return  # a resumed run: its files have it
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
         writer.add_text("configuration", f"```yaml\n{text}\n```", 0)
-        for summary in hparams_summaries(settings):
+        for summary in hparams_summaries(settings, hparam_types):
             writer.file_writer.add_summary(summary, 0)
         writer.add_custom_scalars(_CHARTS)
 
@@ -167,21 +168,22 @@ def attach_tensorboard(
     }
 
 
-def hparams_summaries(settings: Mapping[str, Any]) -> list[Summary]:
-    """The settings that can change the result, for HPARAMS: its columns, this run's values, and its end.
+def hparams_summaries(settings: Mapping[str, Any], types: Mapping[str, str]) -> list[Summary]:
+    """The columns of HPARAMS, this run's values, and its end.
 
+    Args:
+        types: BOOL, FLOAT64 or STRING of each setting that is to be a column.
     Source: TensorBoard shows the first five columns and takes the columns of all runs from one run's file, so every setting
         is named, whether it is set or not, with the type of its field. tensorboardX would name those that are set.
     """
-    names = [name for name in settings if field_facts(name)["group"] not in ("Output", "Launch")]
-    kinds = {name: _hparam_type(name) for name in names}
     values = {
-        name: value if kinds[name] != "STRING" else str(value)
+        name: value if types[name] != "STRING" else str(value)
         for name, value in settings.items()
-        if name in kinds and value is not None
+        if name in types and value is not None
     }
     columns = [
-        HParamInfo(name=name, type=DataType.Value(f"DATA_TYPE_{kinds[name]}")) for name in names
+        HParamInfo(name=name, type=DataType.Value(f"DATA_TYPE_{kind}"))
+        for name, kind in types.items()
     ]
     for column in columns:
         if column.name in _HPARAMS:
@@ -196,14 +198,6 @@ def hparams_summaries(settings: Mapping[str, Any]) -> list[Summary]:
     content.experiment.CopyFrom(Experiment(hparam_infos=columns, metric_infos=scored))
     plugin.content = content.SerializeToString()
     return [experiment, *others]
-
-
-def _hparam_type(name: str) -> str:
-    annotation = Config.model_fields[name].annotation
-    kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
-    if kinds == {bool}:
-        return "BOOL"
-    return "FLOAT64" if kinds and kinds <= {int, float} else "STRING"
 
 
 def precision_recall_rows(counts_2T: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def test_tensorboard_has_each_class_s_precision_recall_curve_of_each_validation(
                     (event.step, np.array(value.tensor.float_val).reshape(6, -1))
                 )
                 assert value.metadata.plugin_data.plugin_name == "pr_curves"
-    assert list(found) == list(session.faces.classes)
+    assert list(found) == list(session.dataset.classes)
     confusion_KK = session.evaluator.state.metrics["confusion_matrix"]
     for k, curves in enumerate(found.values()):
         assert [step for step, _ in curves] == [4, 8]

@@ -273,7 +273,7 @@ def test_the_guard_s_work_does_not_grow_with_the_number_of_batch_normalisations(
         step.attach_batchnorm_guard(trainer, model)
         trainer.fire_event(Events.STARTED)
         # flatten, view and split make no kernel
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
             trainer.fire_event(StepEvents.OPTIMIZER_STEPPED)
         kernels = (
             "aten::cat",

@@ -22,6 +22,7 @@ from fer_ignite.apps.web_server import (
 from fer_ignite.checkpoint.paths import require_checkpoint
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import require_library
+from fer_ignite.terminal import status
 
 if TYPE_CHECKING:
     from fer_ignite.apps.demo.request_guard import Application
@@ -64,9 +65,10 @@ def run_demo(
         with tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder:
             if checkpoint is not None:
                 require_checkpoint(checkpoint)
-            application, missing = _prepare(
-                checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
-            )
+            with status("loading the network and the page"):
+                application, missing = _prepare(
+                    checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
+                )
             address = server_address(listener)
 
             def on_ready() -> None:

@@ -13,6 +13,7 @@ from fer_ignite.apps.web_server import (
     server_address,
 )
 from fer_ignite.imports import require_library
+from fer_ignite.terminal import status
 
 __all__ = ["run_service"]
 
@@ -50,11 +51,12 @@ def run_service(
         require_library(name, extra="serve", purpose="fer-ignite serve")
 
     def serve_on(listener: socket.socket) -> int:
-        from fer_ignite.apps.serve.application import ServiceLimits, build_application
-        from fer_ignite.apps.serve.batcher import Batcher
+        with status("loading the network"):
+            from fer_ignite.apps.serve.application import ServiceLimits, build_application
+            from fer_ignite.apps.serve.batcher import Batcher
 
-        predictor, network = open_network(checkpoint, device=device, model=model, tta=tta)
-        batcher = Batcher(predictor, faces=faces)
+            predictor, network = open_network(checkpoint, device=device, model=model, tta=tta)
+            batcher = Batcher(predictor, faces=faces)
         application = build_application(
             batcher,
             network=network,
