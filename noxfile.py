@@ -8,7 +8,14 @@ nox.options.reuse_existing_virtualenvs = True
 # torchvision goes with one torch; the rest are the lower bounds of setup.cfg that matter to the code.
 OLDEST = ["torch==2.10.*", "torchvision==0.25.*", "pytorch-ignite==0.5.5", "pydantic==2.7.*"]
 NEWEST = ["torch", "torchvision", "pytorch-ignite", "pydantic"]
-TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.20", "scikit-image>=0.24", "httpx2>=2"]
+TOOLS = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "jsonschema>=4.20",
+    "scikit-image>=0.24",
+    "httpx>=0.27",
+    "httpx2>=2",
+]
 
 
 def quick_tests(session: nox.Session, versions: list[str]) -> None:

@@ -47,7 +47,7 @@ COMMANDS = (
     ("fer-ignite audit demo:350", None),
     ("fer-ignite export runs/a/checkpoints/best.pt", None),
     ("fer-ignite predict runs/a/checkpoints/best.onnx faces", None),
-    ("fer-ignite find-lr --data demo:350", None),
+    ("fer-ignite find-lr --data demo:350 --iterations 50", None),
     ("fer-ignite tune space.yaml --data demo:350 --epochs 1 --trials 2", None),
     ("fer-ignite completion bash", None),
     ("fer-ignite info", None),
