@@ -114,7 +114,7 @@ def render_model_card(
     """The card as Markdown.
 
     Args:
-        check: of :func:`fer_ignite.apps.export.compare.agreement`.
+        check: of :func:`fer_ignite.apps.export.compare.compare_outputs`.
         config: the run's settings.
         summary: the run's, where the checkpoint is its best one and still lies in it; else empty.
         notes: what went otherwise than usual.
