@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, error_for_exit_code
+from fer_ignite.errors import ConfigError, StorageError, error_for_exit_code
 from fer_ignite.runs.execute import Handlers, launch_training, open_session
 from fer_ignite.runs.finalize import finish
-from fer_ignite.runs.prepare import RunSpec, prepare, undo
+from fer_ignite.runs.hold import RunHold
+from fer_ignite.runs.prepare import RunSpec, local_out, prepare, undo
 from fer_ignite.runs.validate import check_callables, require_config
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.objects import Data, with_objects
@@ -99,9 +100,9 @@ def build_session(
         loss=loss,
         optimizer=optimizer,
     )
-    run_spec, lock = prepare(config, given, handlers=handlers)
+    run_spec, hold = prepare(config, given, handlers=handlers)
     if run_spec.finished is not None:
-        lock.release()
+        hold.release()
         raise ConfigError(run_spec.finished)
     folder = RunDir(run_spec.folder)
     resolved = check(run_spec.config)
@@ -109,19 +110,35 @@ def build_session(
     try:
         session = open_session(resolved, run_spec, folder=folder)
     except BaseException:
-        lock.release()
+        hold.release()
         undo(run_spec)
         raise
+    hold.start()
     session.at_end = finish
-    session.at_close.callback(lock.release)
+    session.at_close.callback(_give_back, hold, resolved.store_wait)
     session.at_close.callback(close_run_logger)
     _SESSIONS[folder.path.resolve()] = weakref.ref(session), run_spec
     return session
 
 
+def _give_back(hold: RunHold, wait_s: float) -> None:
+    """Uploads what is missing, and unlocks the run's folder.
+
+    Raises:
+        StorageError: the store has not got everything.
+    """
+    hold.deliver(wait_s)
+    hold.lock.release()
+    if hold.problem is not None:
+        raise StorageError(hold.problem)
+
+
 def _close_session_in(config: Config) -> None:
     """Closes an open session of this process in the same folder: a notebook's cell that is run a second time."""
-    if config.name is None or (path := (Path(config.out) / config.name).resolve()) not in _SESSIONS:
+    if (
+        config.name is None
+        or (path := (local_out(config.out) / config.name).resolve()) not in _SESSIONS
+    ):
         return
     reference, run_spec = _SESSIONS.pop(path)
     if (session := reference()) is not None:

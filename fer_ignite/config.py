@@ -193,8 +193,8 @@ class Config(BaseModel):
     # --- Data
     data: Annotated[str, BeforeValidator(_joined)] = _setting(
         "demo",
-        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, kaggle:OWNER/NAME, shards:URL, module:Dataset, demo or "
-        "demo:N; repeated (or comma separated): the union.",
+        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, a URL of these (s3://...), kaggle:OWNER/NAME, shards:URL, "
+        "module:Dataset, demo or demo:N; repeated (or comma separated): the union.",
         group="Data",
         structural=True,
         repeat=True,
@@ -845,7 +845,19 @@ class Config(BaseModel):
     )
 
     # --- Output
-    out: str = _setting("runs", "Folder of runs.", group="Output", min_length=1)
+    out: str = _setting(
+        "runs",
+        "Folder of runs, or a URL such as s3://BUCKET/runs: then a working copy in the cache is uploaded to it.",
+        group="Output",
+        min_length=1,
+    )
+    store_wait: Seconds = _setting(
+        300.0,
+        "Where --out is a URL: how long the end of a run waits for a store that is away.",
+        group="Output",
+        unit="s, m, h",
+        ge=0,
+    )
     name: str | None = _setting(
         None,
         "Name of the run's folder. [default: model and data, numbered]",
@@ -857,7 +869,7 @@ class Config(BaseModel):
     )
     resume: str | None = _setting(
         None,
-        "auto = continue the run in the folder or start one; last; or a checkpoint's path.",
+        "auto = continue the run in the folder or start one; last; or a checkpoint's path or URL.",
         group="Output",
     )
     override: Names = _setting(

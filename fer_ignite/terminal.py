@@ -179,17 +179,21 @@ def bar_format() -> str | None:
     return None if bar_class().__module__ == "tqdm.notebook" else BAR_FORMAT
 
 
-def progress(total: int | None, what: str, *, unit: str = "image", quiet: bool = False) -> Any:
+def progress(
+    total: int | None, what: str, *, unit: str = "image", quiet: bool = False, scaled: bool = False
+) -> Any:
     """A tqdm bar that is erased when it closes; silent where output is no terminal.
 
     Args:
         total: steps; None where their number is unknown.
         what: what is done, in front of the bar.
+        scaled: numbers as k, M and G, for bytes.
     """
     return bar_class()(
         total=total,
         desc=what,
         unit=unit,
+        unit_scale=scaled,
         leave=False,
         disable=quiet or not shows_bars(),
         dynamic_ncols=True,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest_plugins = ["tests.step_fixtures"]
+pytest_plugins = ["tests.step_fixtures", "tests.store_fixtures"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One thread at exit too: an import that starts threads later must not change a result.

@@ -11,6 +11,7 @@ from fer_ignite.checkpoint.archive import refuse_unreadable
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
 from fer_ignite.imports import split_names
+from fer_ignite.stores.store import is_url
 
 __all__ = [
     "BEST_NAME",
@@ -97,9 +98,15 @@ def network_title(name: str | os.PathLike[str]) -> str:
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that a path means: the file itself, or of a run's folder the best one, else the last one.
 
+    What a URL names is downloaded.
+
     Raises:
-        CheckpointError: a folder that holds no run, or a run without a checkpoint.
+        CheckpointError: a folder that holds no run, a run without a checkpoint, or a store that can't be read.
     """
+    if is_url(path):
+        from fer_ignite.checkpoint.remote_files import local_checkpoint
+
+        path = local_checkpoint(str(path))
     folder = Path(path)
     if not folder.is_dir():
         return folder

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,19 @@ from fer_ignite.checkpoint.atomic_io import (
     write_text_durably,
 )
 
-__all__ = ["RunDir", "json_lines"]
+__all__ = ["RUN_ID_NAME", "WORKING_COPY_NAME", "RunDir", "is_run_file", "json_lines"]
+
+# Of a run whose folder is in an object store: its identity there, and where this working copy belongs to.
+RUN_ID_NAME, WORKING_COPY_NAME = "run_id.json", "working_copy.json"
+_RUN_FILE = re.compile(
+    r"(config\.yaml|config\.schema\.json|summary\.json|history\.jsonl|results\.csv|log\.txt|test_access\.jsonl|report\.html"
+    r"|trackers\.json|run_id\.json|predictions_\w+\.csv|checkpoints/[^/]+\.pt|plots/[^/]+\.png|tensorboard/events\.[^/]+)"
+)
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a name in a run's folder is of a file that runs write, as opposed to one of another origin."""
+    return _RUN_FILE.fullmatch(name) is not None
 
 
 class RunDir:
@@ -39,6 +52,8 @@ class RunDir:
         self.test_access = self.path / "test_access.jsonl"
         self.report = self.path / "report.html"
         self.trackers = self.path / "trackers.json"
+        self.run_id = self.path / RUN_ID_NAME
+        self.working_copy = self.path / WORKING_COPY_NAME
         self.warnings: list[str] = []
         self._history: list[dict[str, Any]] | None = None
 
@@ -117,6 +132,7 @@ class RunDir:
             self.test_access,
             self.report,
             self.trackers,
+            self.run_id,
         ]
         for folder, pattern in (
             (self.checkpoints, "*.pt"),

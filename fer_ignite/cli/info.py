@@ -10,6 +10,7 @@ import click
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch
 from fer_ignite.errors import ConfigError
+from fer_ignite.stores.store import is_url
 
 __all__ = ["command"]
 
@@ -27,11 +28,19 @@ def command(path: str | None, full: bool, *, as_json: bool) -> int:
     if path is None:
         values = {**installation(), **(devices_and_networks() if full else {})}
     else:
-        values = describe_path(Path(path))
+        values = describe_path(_local(path))
     click.echo(json.dumps(values, indent=2, default=str) if as_json else "\n".join(_lines(values)))
     if path is None and not full and not as_json:
         click.echo("fer-ignite info --full shows devices and all networks.")
     return 0
+
+
+def _local(path: str) -> Path:
+    if not is_url(path):
+        return Path(path)
+    from fer_ignite.checkpoint.remote_files import local_checkpoint
+
+    return local_checkpoint(path)
 
 
 def installation() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fer_ignite.apps.faces.video_source import VIDEO_SUFFIXES, is_webcam
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import split_names
+from fer_ignite.stores.store import is_url
 
 __all__ = ["find_files", "split_words"]
 
@@ -35,7 +36,7 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
         raise ConfigError(
             f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it."
         )
-    return (_checkpoint_in(first) if Path(first).is_dir() else first), rest
+    return (_checkpoint_in(first) if Path(first).is_dir() or is_url(first) else first), rest
 
 
 def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
@@ -90,6 +91,8 @@ def _is_network(word: str) -> bool:
     if len(names) > 1:  # an ensemble, each with its weight or without
         return all(_is_network(name.rpartition("=")[0] or name) for name in names)
     path = Path(word)
+    if is_url(word):
+        return path.suffix.lower() in ("", *_CHECKPOINT_SUFFIXES)
     if path.is_dir():
         return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
     return path.suffix.lower() in _CHECKPOINT_SUFFIXES

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
+from fer_ignite.checkpoint.remote_files import send_test_access
 from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.images import require_path
 from fer_ignite.data.loader import EvalLoader
@@ -188,6 +189,7 @@ def _with_test_access(outcome: Outcome, checkpoint: str) -> Outcome:
         line["ensemble"] = checkpoint
     for folder in folders:
         folder.log_test_access({**line, **{name: outcome.result[name] for name in _LOGGED}})
+        send_test_access(folder)
     count = max(folder.test_evaluations() for folder in folders)
     return replace(outcome, result={**outcome.result, "test_evaluations": count})
 

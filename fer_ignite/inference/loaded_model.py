@@ -31,6 +31,7 @@ from fer_ignite.imports import is_object_name, which_again
 from fer_ignite.inference.ensemble import combine
 from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature import usable_temperature
+from fer_ignite.stores.store import is_url
 from fer_ignite.training.components import build_model_from_config
 from fer_ignite.training.objects import model_name
 from fer_ignite.training.precision import resolve_precision
@@ -191,6 +192,8 @@ def load_model(
             for member in members
         ]
         return combine(loaded, [member.weight for member in members])
+    if is_url(path):
+        path = resolve_checkpoint(path)
     if is_onnx(path):
         if model is not None or precision is not None:
             raise ConfigError(

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ignite.distributed as idist
@@ -28,9 +28,11 @@ from fer_ignite.inference.request import EvaluateRequest
 from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
-from fer_ignite.runs.prepare import RunSpec, default_name, prepare, run_guard
+from fer_ignite.runs.hold import RunHold
+from fer_ignite.runs.prepare import RunSpec, default_name, local_out, prepare, run_guard
 from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_monitor, check_sendable
+from fer_ignite.stores.store import Store, is_url, refused_as
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.objects import find_objects, require_sendable
@@ -67,8 +69,8 @@ def launch_training(
             _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
         )
     check_monitor(config, handlers)
-    run_spec, lock = prepare(config, given, handlers=handlers)
-    with run_guard(run_spec, lock):
+    run_spec, hold = prepare(config, given, handlers=handlers)
+    with run_guard(run_spec, hold):
         outcome = (
             _finished_outcome(run_spec)
             if run_spec.finished is not None
@@ -77,7 +79,19 @@ def launch_training(
         # Raised inside the guard, which then removes the folder that was made for the run.
         if outcome.exit_code == ConfigError.exit_code:
             raise ConfigError(outcome.message or outcome.status)
-    return outcome
+    return _with_delivery(outcome, run_spec, hold=hold)
+
+
+def _with_delivery(outcome: Outcome, run_spec: RunSpec, *, hold: RunHold | None) -> Outcome:
+    """The outcome of a run whose folder is in a store: not a success where something did not arrive there."""
+    if run_spec.store is not None and outcome.result is not None:
+        outcome = replace(outcome, result={**outcome.result, "store": run_spec.store})
+    if hold is None or hold.problem is None:
+        return outcome
+    if outcome.exit_code:
+        logger.error(hold.problem)
+        return outcome
+    return replace(outcome, exit_code=StorageError.exit_code, message=hold.problem)
 
 
 def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[int]) -> Outcome:
@@ -139,8 +153,16 @@ def _launch_each(
             }
     if setting == "seed" and len(summaries) > 1:
         result["ensemble"] = _score_ensemble(config, result)
-    write_json_durably(Path(config.out) / f"{base}-{setting}s.json", result)
+    _write_result(config.out, f"{base}-{setting}s.json", result)
     return Outcome(result=result)
+
+
+def _write_result(out: str, name: str, result: Mapping[str, Any]) -> None:
+    file = local_out(out) / name
+    write_json_durably(file, result)
+    if is_url(out):
+        with refused_as(StorageError, "--out"):
+            Store(out).upload(file, name)
 
 
 def _score_ensemble(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,11 +218,11 @@ def _prepare_and_work(
     local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any
 ) -> Outcome:
     """Under torchrun or Slurm: the main process prepares, the others receive its specification, or its error."""
-    config, shared, lock = check(values), {}, None
+    config, shared, hold = check(values), {}, None
     if idist.get_rank() == 0:
         try:
             check_monitor(config, handlers)
-            run_spec, lock = prepare(config, given, handlers=handlers)
+            run_spec, hold = prepare(config, given, handlers=handlers)
             # As JSON to the other ranks, so without what only pickles; each rank has the handlers itself.
             shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
@@ -219,12 +241,13 @@ def _prepare_and_work(
             "made": tuple(shared["made"]),
         }
     )
-    with run_guard(run_spec, lock):
-        return (
+    with run_guard(run_spec, hold):
+        outcome = (
             _work(local_rank, run_spec)
             if run_spec.finished is None
             else _finished_outcome(run_spec)
         )
+    return _with_delivery(outcome, run_spec, hold=hold)
 
 
 def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
@@ -265,7 +288,7 @@ def _explain_machine_errors(config: Config) -> Iterator[None]:
         if not is_storage_failure(error):
             raise
         place = f"{shown(error.filename)} can't be written" if error.filename else "a write failed"
-        checked = f"{shown(config.out)}, the folder of temporary files and /dev/shm"
+        checked = f"{shown(local_out(config.out))}, the folder of temporary files and /dev/shm"
         raise StorageError(
             f"{place}: {error.strerror}. Make room or repair {checked}, then continue with --resume auto."
         ) from error

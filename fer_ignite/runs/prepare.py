@@ -4,7 +4,9 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
+import logging
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 from fer_ignite.checkpoint.atomic_io import clean_temporary
 from fer_ignite.checkpoint.format import Found, load_checkpoint, newest_valid, require_resumable
-from fer_ignite.checkpoint.paths import BEST_NAME
+from fer_ignite.checkpoint.paths import BEST_NAME, resolve_checkpoint
+from fer_ignite.checkpoint.remote_files import run_url
+from fer_ignite.checkpoint.remote_run import RemoteRun, runs_in_store, working_copies
 from fer_ignite.checkpoint.run_dir import RunDir
-from fer_ignite.checkpoint.run_lock import RunLock, lock_folder
+from fer_ignite.checkpoint.run_lock import lock_folder
 from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.classes import number_warning
@@ -30,18 +34,31 @@ from fer_ignite.errors import (
     StorageError,
 )
 from fer_ignite.imports import OBJECT, is_object_name, load_object, which_again
+from fer_ignite.runs.hold import RunHold
 from fer_ignite.runs.validate import check_handlers, check_names
+from fer_ignite.stores.store import (
+    StoreProblem,
+    is_url,
+    join_url,
+    last_part,
+    parent_url,
+    refused_as,
+)
 from fer_ignite.training.early_stopping import has_patience_left, stopped_by_patience
 from fer_ignite.training.objects import find_objects
 
-__all__ = ["USER_CODE", "RunSpec", "default_name", "prepare", "run_guard", "undo"]
+__all__ = ["USER_CODE", "RunSpec", "default_name", "local_out", "prepare", "run_guard", "undo"]
 
+logger = logging.getLogger("fer_ignite")
+
+_STORE_RETRY_S = 2.0
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
     {
         "resume",
         "name",
         "out",
+        "store_wait",
         "exist_ok",
         "override",
         "max_time",
@@ -85,6 +102,7 @@ class RunSpec:
         made: folders that did not exist before, the innermost first.
         objects: Python objects that settings name, see :func:`fer_ignite.training.objects.with_objects`.
         best_lost: best.pt of the run that continues can't be used; the best epoch is chosen among those that follow.
+        store: URL of the run's folder where ``--out`` is one; ``folder`` is its working copy then.
     """
 
     config: Mapping[str, Any]
@@ -97,13 +115,16 @@ class RunSpec:
     finished: str | None = None
     made: tuple[str, ...] = ()
     best_lost: bool = False
+    store: str | None = None
     objects: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
     config: Config, given: Mapping[str, Any], *, handlers: Sequence[Callable[[Any], Any]] = ()
-) -> tuple[RunSpec, RunLock]:
+) -> tuple[RunSpec, RunHold]:
     """Finds or makes the folder, locks it, reads the resume point, builds the dataset cache.
+
+    Where ``--out`` is a URL, the folder is a working copy, and what the store has more is downloaded to it.
 
     Args:
         config: the configuration of recipe, file and command line.
@@ -112,8 +133,10 @@ def prepare(
         ConfigError, DataError, CheckpointError, FolderInUseError: one sentence; nothing was started.
     """
     check_handlers(config.handlers)
+    config, given = _in_the_runs_store(config, given)
+    out = local_out(config.out)
     # Noted before anything is made: a refused run removes what it has made, and nothing else.
-    above = [path for path in (Path(config.out), *Path(config.out).parents) if not path.exists()]
+    above = [path for path in (out, *out.parents) if not path.exists()]
     try:
         folder, existed = choose_folder(config)
         made = (
@@ -124,49 +147,105 @@ def prepare(
         folder.create()
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
-        raise ConfigError(
-            f"the run's folder in {config.out} can't be made: {reason}; choose another with --out."
-        ) from None
+        remedy = "set FER_IGNITE_CACHE" if is_url(config.out) else "choose another with --out"
+        raise ConfigError(f"the run's folder in {out} can't be made: {reason}; {remedy}.") from None
     # From here on no other run writes here; a second one gets FolderInUseError.
-    lock = lock_folder(folder.path)
+    hold = RunHold(lock_folder(folder.path))
     try:
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
             clean_temporary(place)
-        run_spec = _prepare_in(folder, config, given=given, handlers=tuple(handlers))
-        return replace(run_spec, made=tuple(str(path) for path in made)), lock
+        url = join_url(config.out, folder.path.name) if is_url(config.out) else None
+        if url is not None:
+            _open_store(url, folder, config, hold=hold)
+        run_spec = _prepare_in(
+            folder, config, given=given, handlers=tuple(handlers), remote=hold.remote
+        )
+        return replace(run_spec, made=tuple(str(path) for path in made), store=url), hold
     except BaseException:
-        lock.release()
+        hold.release()
         _remove(folder, made)
         raise
 
 
+def local_out(out: str) -> Path:
+    """The folder of runs on this machine: ``--out`` itself, or for a URL that of the working copies."""
+    return working_copies(out) if is_url(out) else Path(out)
+
+
+def _in_the_runs_store(
+    config: Config, given: Mapping[str, Any]
+) -> tuple[Config, Mapping[str, Any]]:
+    """``--resume s3://B/runs/NAME/checkpoints/X.pt`` without a name continues in that run's own folder."""
+    url = run_url(str(config.resume)) if is_url(config.resume) else None
+    if url is None or config.name is not None:
+        return config, given
+    place = {"out": parent_url(url), "name": last_part(url)}
+    return config.model_copy(update=place), {**given, **place}
+
+
+def _open_store(url: str, folder: RunDir, config: Config, *, hold: RunHold) -> None:
+    """Takes the run's folder in the store, and downloads what is there where the run is to continue."""
+    resumes = config.resume is not None or restart_count() > 0
+    with refused_as(ConfigError, "--out"):
+        remote = hold.remote = RemoteRun(url, folder)
+        # a restart is no start by hand: the store may come back
+        until = time.monotonic() + (config.store_wait if restart_count() > 0 else 0)
+        while True:
+            try:
+                remote.open()
+                break
+            except StoreProblem:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_STORE_RETRY_S)
+        if resumes:
+            remote.fetch()
+        elif remote.holds_a_run() and not config.exist_ok:
+            raise _holds_a_run(url)
+
+
 @contextlib.contextmanager
-def run_guard(run_spec: RunSpec, lock: RunLock | None) -> Iterator[None]:
+def run_guard(run_spec: RunSpec, hold: RunHold | None) -> Iterator[None]:
     """Within the block a prepared run is executed; where it is refused, the files made for it are removed.
 
     Args:
-        lock: from :func:`prepare`, given back at the end; None in a process that prepared nothing and cleans nothing up.
+        hold: from :func:`prepare`, given back at the end; None in a process that prepared nothing and cleans nothing up.
+            Where ``--out`` is a URL, the run is uploaded meanwhile; ``hold.problem`` says what did not arrive.
     Raises:
         FerError: the block's own, handed on.
     """
-    refused = False
+    refused = failed = False
+    if hold is not None:
+        hold.start()
     try:
         yield
-    except FerError as error:
-        refused = error.exit_code == ConfigError.exit_code
+    except BaseException as error:
+        failed = True
+        refused = isinstance(error, FerError) and error.exit_code == ConfigError.exit_code
         raise
     finally:
-        if lock is not None:
-            lock.release()
+        if hold is not None:
+            if refused and _made_in_vain(run_spec):
+                hold.discard()
+            hold.deliver(run_spec.config["store_wait"])
+            if failed and hold.problem is not None:
+                logger.error(hold.problem)
+            hold.lock.release()
             if refused:
                 undo(run_spec)
+
+
+def _made_in_vain(run_spec: RunSpec) -> bool:
+    """Whether the run's folder is new, and nothing of worth is in it."""
+    folder = RunDir(run_spec.folder)
+    begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
+    return bool(run_spec.made) and not begun
 
 
 def undo(run_spec: RunSpec) -> None:
     """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
     folder = RunDir(run_spec.folder)
-    begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
-    if run_spec.made and not begun:
+    if _made_in_vain(run_spec):
         folder.clear()
         for file in (folder.config, folder.schema):
             file.unlink(missing_ok=True)
@@ -174,10 +253,15 @@ def undo(run_spec: RunSpec) -> None:
 
 
 def _prepare_in(
-    folder: RunDir, config: Config, *, given: Mapping[str, Any], handlers: tuple[Any, ...]
+    folder: RunDir,
+    config: Config,
+    *,
+    given: Mapping[str, Any],
+    handlers: tuple[Any, ...],
+    remote: RemoteRun | None = None,
 ) -> RunSpec:
-    found = _resume_point(config, folder)
-    notes: list[str] = []
+    found = _resume_point(config, folder, remote=remote)
+    notes: list[str] = [] if remote is None else remote.notes
     warned = folder.take_warnings()
     if found is not None:
         warned += [
@@ -251,21 +335,25 @@ def _best_is_lost(found: Found, folder: RunDir) -> bool:
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
     """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken. And whether it was there.
 
-    An unnamed new folder is made at once: two runs that start together get two.
+    An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the folder is a
+    working copy, and a name is also taken where the store has it.
     """
-    out = Path(config.out)
-    if config.resume not in (None, "auto", "last"):
+    out = local_out(config.out)
+    if config.resume not in (None, "auto", "last") and not is_url(config.resume):
         checkpoint = Path(str(config.resume))
         if checkpoint.parent.name == "checkpoints" and config.name is None:
             return RunDir(checkpoint.parent.parent), True
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
+    with refused_as(ConfigError, "--out"):
+        in_store = runs_in_store(config.out) if is_url(config.out) else set()
     base, number = default_name(config), 1
-    while _numbered(out, base, number=number).exists():
+    while (path := _numbered(out, base, number=number)).exists() or path.name in in_store:
         number += 1
     # A restarted torchrun attempt and --resume continue in the newest folder, all else gets a new one.
     if number > 1 and (config.resume is not None or restart_count() > 0):
-        return RunDir(_numbered(out, base, number=number - 1)), True
+        newest = _numbered(out, base, number=number - 1)
+        return RunDir(newest), newest.exists()
     while True:
         try:
             _numbered(out, base, number=number).mkdir(parents=True)
@@ -286,7 +374,7 @@ def _numbered(out: Path, base: str, *, number: int) -> Path:
 
 
 def _plain_name(text: str) -> str:
-    text = text.removeprefix("timm:")
+    text = last_part(text) if is_url(text) else text.removeprefix("timm:")
     stem = Path(text.split(":")[0]).stem if not is_object_name(text) else text.split(":")[1]
     return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
 
@@ -297,10 +385,13 @@ def _remove(folder: RunDir, made: Sequence[Path]) -> None:
         with contextlib.suppress(OSError):
             if path == folder.path:
                 (path / "run.lock").unlink(missing_ok=True)
+                folder.working_copy.unlink(missing_ok=True)
             path.rmdir()
 
 
-def _resume_point(config: Config, folder: RunDir) -> Found | None:
+def _resume_point(
+    config: Config, folder: RunDir, *, remote: RemoteRun | None = None
+) -> Found | None:
     requested = config.resume or ("auto" if restart_count() > 0 else None)
     if requested is None:
         return None
@@ -311,6 +402,8 @@ def _resume_point(config: Config, folder: RunDir) -> Found | None:
                 f"{folder.path} holds no resume point; start one without --resume, or name it with --name."
             )
         return found
+    if is_url(requested):
+        requested = _local_resume_point(requested, remote)
     try:
         mapping = load_checkpoint(requested)
         require_resumable(mapping)
@@ -319,16 +412,28 @@ def _resume_point(config: Config, folder: RunDir) -> Found | None:
     return Found(Path(requested), mapping, [])
 
 
+def _local_resume_point(url: str, remote: RemoteRun | None) -> str:
+    """The file of a checkpoint named by URL; that of the run itself is the working copy's."""
+    with refused_as(CheckpointError, "--resume"):
+        if remote is not None and run_url(url) == remote.url:
+            return str(remote.fetch_file(f"checkpoints/{last_part(url)}"))
+    return str(resolve_checkpoint(url))
+
+
 def _refuse_or_clear(folder: RunDir, config: Config) -> None:
     if (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists():
         folder.truncate_after(0)  # it began, and was killed before its first resume point
         return
     if not config.exist_ok:
-        raise FolderInUseError(
-            f"{folder.path} holds a run; continue it with --resume auto, start a new run in it with --exist-ok, "
-            "or choose another --name."
-        )
+        raise _holds_a_run(folder.path)
     folder.clear()
+
+
+def _holds_a_run(place: str | Path) -> FolderInUseError:
+    return FolderInUseError(
+        f"{place} holds a run; continue it with --resume auto, start a new run in it with --exist-ok, "
+        "or choose another --name."
+    )
 
 
 def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.imports import load_function, send_problem
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.registry import check_name
+from fer_ignite.stores.store import is_url
 from fer_ignite.training.early_stopping import lower_is_better
 from fer_ignite.training.losses import build_loss
 
@@ -115,7 +116,9 @@ def check_names(config: Config) -> None:
             require_checkpoint(path)
         except CheckpointError as error:
             raise CheckpointError(f"--teacher: {error}") from None
-    if config.init_from is not None and not Path(config.init_from).exists():
+    if is_url(config.init_from):
+        require_checkpoint(str(config.init_from))
+    elif config.init_from is not None and not Path(config.init_from).exists():
         raise CheckpointError(
             f"--init-from: there is no file {config.init_from}; name a checkpoint or a state dict."
         )

@@ -22,6 +22,7 @@ from fer_ignite.apps.audit.page import draw_page
 from fer_ignite.apps.audit.summary import summarise
 from fer_ignite.apps.audit.vote_validation import validate_against_votes, voted_labels
 from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
+from fer_ignite.checkpoint.remote_files import send_test_access
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.folds import build_fold_dataset, deal
@@ -280,6 +281,7 @@ def _score_with_checkpoint(
             "tta": request.tta,
         }
         folder.log_test_access({**line, "n": len(dataset.indices["test"]), "data": dataset.source})
+        send_test_access(folder)
     return _LabelScores(
         probabilities_NK, np.ones(len(all_N), dtype=np.bool_), seen_N, checkpoint, warning
     )

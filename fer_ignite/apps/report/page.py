@@ -10,6 +10,7 @@ from fer_ignite.apps.report.evaluation import ReportOptions
 from fer_ignite.apps.report.render import render_page, require_jinja
 from fer_ignite.apps.report.subject import RunReference, resolve_run
 from fer_ignite.checkpoint.atomic_io import write_text_durably
+from fer_ignite.checkpoint.remote_files import source_of_download
 from fer_ignite.errors import ConfigError
 
 __all__ = ["write_report"]
@@ -23,7 +24,7 @@ def write_report(
     Args:
         runs: run folders, checkpoints or ensembles ("A,B,C"); a str or a Path is one of them.
         out: the file; by default ``report.html`` in the run's folder, ``NAME.report.html`` here for a checkpoint without
-            a run and for an ensemble, ``comparison.html`` here for several.
+            a run, for a run in an object store and for an ensemble, ``comparison.html`` here for several.
         options: see :class:`fer_ignite.apps.report.evaluation.ReportOptions`. Scores val by default; an evaluation of test
             is written to the run's test-access log.
     Returns:
@@ -51,8 +52,8 @@ def default_file(subjects: Sequence[RunReference]) -> Path:
     if len(subjects) > 1:
         return Path("comparison.html")
     (subject,) = subjects
-    return (
-        Path(f"{'ensemble' if subject.is_ensemble else subject.checkpoint.stem}.report.html")
-        if subject.folder is None
-        else subject.folder.report
-    )
+    if subject.folder is None:
+        return Path(f"{'ensemble' if subject.is_ensemble else subject.checkpoint.stem}.report.html")
+    if source_of_download(subject.folder.path) is not None:
+        return Path(f"{subject.name}.report.html")
+    return subject.folder.report

@@ -15,6 +15,7 @@ from fer_ignite.data.open import find_cache
 from fer_ignite.distributed import Outcome
 from fer_ignite.errors import ConfigError
 from fer_ignite.runs.validate import check_handlers, check_monitor, check_names
+from fer_ignite.stores.store import is_url
 from fer_ignite.training.early_stopping import lower_is_better
 
 __all__ = ["TuneRequest", "tune"]
@@ -70,6 +71,10 @@ def tune(
     if given.get("score_test"):
         raise ConfigError(
             "--score-test: a search never scores test; leave it out, and score the winner by training it."
+        )
+    if is_url(config.out):
+        raise ConfigError(
+            f"--out {config.out}: a search keeps its study in a file with locks; name a local or shared folder."
         )
     fingerprint = _check(config, kept)
     folder = Path(config.out) / (config.name or f"tune-{Path(request.space).stem}")

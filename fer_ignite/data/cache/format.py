@@ -30,6 +30,7 @@ from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.remote import PREFIX, is_shards, shown
 from fer_ignite.data.shards.shard_images import ShardImages
 from fer_ignite.errors import DataError
+from fer_ignite.stores.store import is_url
 
 __all__ = [
     "PACK_FORMAT",
@@ -278,6 +279,8 @@ def announced_source(pack: DatasetCache, data: str) -> str:
     """
     if is_shards(data):
         return PREFIX + shown(data.removeprefix(PREFIX))
+    if is_url(data):
+        return data
     path = Path(data)
     return (
         os.path.abspath(path)

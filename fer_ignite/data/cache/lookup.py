@@ -28,11 +28,13 @@ from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source, split_sources
 from fer_ignite.data.readers.union import UnionSource
+from fer_ignite.data.remote import local_source
 from fer_ignite.data.samples import Source
 from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.data.shards.shard_index import open_shard_index
 from fer_ignite.errors import ConfigError, DataError, StorageError
 from fer_ignite.imports import is_object_name
+from fer_ignite.stores.store import is_url
 
 __all__ = ["CacheSpec", "cache_folder", "open_or_build", "verify_cache"]
 
@@ -68,8 +70,15 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         ConfigError: the cache can't be written.
         StorageError: writing failed half-way.
     """
+
+    def local(text: str) -> str:
+        """The path of a text's local copy where it is a URL."""
+        if not is_url(text):
+            return text
+        return local_source(text, cache=cache or cache_folder(), quiet=not progress)
+
     options = ReadOptions(
-        votes=spec.votes,
+        votes=spec.votes and local(spec.votes),
         vote_mode=spec.vote_mode,
         layout=spec.layout,
         any_classes=spec.classes is not None,
@@ -83,7 +92,7 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
     if len(parts) > 1:
         source: Source = _union(spec, parts, cache=cache, progress=progress)
     else:
-        source = find_source(spec.data, options)
+        source = find_source(local(spec.data), options)
     if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
         return _sound(source.path)
     cache = cache_folder() if cache is None else cache

@@ -29,6 +29,7 @@ from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.data.shards.remote import is_shards, require_url
 from fer_ignite.errors import DataError
 from fer_ignite.imports import is_object_name, optional_library, split_names
+from fer_ignite.stores.store import is_url, require_store_library
 
 __all__ = [
     "DEMO_COUNT",
@@ -68,7 +69,7 @@ def find_source(data: str, options: ReadOptions = ReadOptions()) -> Source:
     """The source that a text names.
 
     Args:
-        data: a path, demo, demo:N or kaggle:owner/name.
+        data: a path, demo, demo:N or kaggle:owner/name; URLs are resolved by the caller.
     Raises:
         DataError: there is no such thing, it is nothing that can be read, or it has another layout than was named.
     """
@@ -84,11 +85,14 @@ def require_source(data: str) -> None:
     """Refuses a path under which nothing lies; called before torch is imported.
 
     Raises:
-        DataError: it is neither a path that exists, nor demo, demo:N, kaggle:owner/name, shards:URL or a user's class.
+        DataError: it is neither a path that exists, nor a URL, demo, demo:N, kaggle:owner/name, shards:URL or a user's class.
+        ConfigError: a URL whose library is not installed.
     """
     for part in split_sources(data):
         if is_shards(part):
             require_url(part)
+        elif is_url(part):
+            require_store_library(part)
         elif not (_DEMO.match(part) or _KAGGLE.match(part) or is_object_name(part)):
             _require_path(part)
 
@@ -112,7 +116,7 @@ def split_sources(data: str) -> tuple[str, ...]:
 def _require_path(data: str) -> None:
     if "\0" in data or not Path(data).exists():
         raise DataError(
-            f"data {printable(data)}: there is no such file or folder; give one, demo, demo:N, or kaggle:owner/name."
+            f"data {printable(data)}: there is no such file or folder; give one, a URL, demo, demo:N, or kaggle:owner/name."
         )
 
 

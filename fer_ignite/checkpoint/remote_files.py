@@ -1,0 +1,125 @@
+"""Checkpoints and runs named by URL: downloaded with the small files of their run, once per content."""
+
+import functools
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fer_ignite.checkpoint.atomic_io import write_json_durably
+from fer_ignite.checkpoint.run_dir import RunDir, is_run_file
+from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.stores.download import exclusive, fetch, url_label
+from fer_ignite.stores.store import Entry, Store, join_url, last_part, parent_url, refused_as
+
+__all__ = ["local_checkpoint", "run_url", "send_test_access", "source_of_download"]
+
+_SMALL = 16 << 20
+_RECORD = ".entries.json"
+
+
+def run_url(checkpoint: str) -> str | None:
+    """The URL of the run in whose folder ``checkpoints`` a checkpoint lies; None for one elsewhere."""
+    above = parent_url(checkpoint)
+    return parent_url(above) if last_part(above) == "checkpoints" else None
+
+
+@functools.cache
+def local_checkpoint(url: str) -> Path:
+    """The local copy of a checkpoint, or of a run's folder with its checkpoint, once per process.
+
+    Raises:
+        CheckpointError: there is none, or the store can't be read.
+    """
+    with refused_as(CheckpointError):
+        if not PurePosixPath(url).suffix:
+            return _fetch_run(url, None)
+        run = run_url(url)
+        if run is not None and Store(run).entry("config.yaml") is not None:
+            return _fetch_run(run, last_part(url)) / "checkpoints" / last_part(url)
+        return fetch(url, folder=_downloads())
+
+
+def source_of_download(folder: Path) -> str | None:
+    """The URL that a run's folder was downloaded from to be read; None for one that was not."""
+    url = _read_record(folder).get("url")
+    return None if url is None else str(url)
+
+
+def send_test_access(folder: RunDir) -> None:
+    """Writes the test-access log of a downloaded run back to its store; of other runs nothing.
+
+    Raises:
+        CheckpointError: the store refuses.
+    """
+    if (url := source_of_download(folder.path)) is not None:
+        with refused_as(CheckpointError, "the look at test can't be noted"):
+            Store(url).upload(folder.test_access, folder.test_access.name)
+
+
+def _downloads() -> Path:
+    from fer_ignite.data.cache.lookup import cache_folder
+
+    return cache_folder() / "downloads"
+
+
+def _fetch_run(url: str, checkpoint: str | None) -> Path:
+    """The run's small files and one checkpoint: the named one, else the best, else the last, else the newest."""
+    store = Store(url)
+    if store.entry("config.yaml") is None:  # before all of a bucket is listed
+        raise CheckpointError(
+            f"{url} is neither a checkpoint nor a run's folder; name one of these."
+        )
+    there = store.entries()
+    chosen = _chosen(url, there, checkpoint)
+    small = [
+        name
+        for name, entry in there.items()
+        if is_run_file(name) and not name.endswith(".pt") and entry.size <= _SMALL
+    ]
+    folder = _downloads() / url_label(url) / last_part(url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.parent / "download.lock"):
+            _bring_up_to_date(store, {name: there[name] for name in [*small, *chosen]}, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{url} can't be downloaded to {folder} ({error.strerror}); make room or set FER_IGNITE_CACHE."
+        ) from None
+    return folder
+
+
+def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[str]:
+    if checkpoint is not None:
+        name = f"checkpoints/{checkpoint}"
+        if name not in there:
+            raise CheckpointError(f"{join_url(url, name)}: there is no such object.")
+        return [name]
+    steps = [name for name in there if name.startswith("checkpoints/step-")]
+    named = [f"checkpoints/{name}" for name in ("best.pt", "last.pt")]
+    found = [name for name in named if name in there] or sorted(steps, key=len)[-1:]
+    return found[:1]
+
+
+def _bring_up_to_date(store: Store, wanted: dict[str, Entry], folder: Path) -> None:
+    known = _read_record(folder).get("entries", {})
+    record = folder / _RECORD
+    for file in [path for path in folder.rglob("*") if path.is_file() and path != record]:
+        if file.relative_to(folder).as_posix() not in wanted and file.suffix != ".pt":
+            file.unlink()
+    new = [
+        name
+        for name, entry in wanted.items()
+        if known.get(name) != list(entry) or not (folder / name).is_file()
+    ]
+    record.unlink(missing_ok=True)
+    store.download(new, folder)
+    known.update({name: list(entry) for name, entry in wanted.items()})
+    write_json_durably(record, {"url": store.url, "entries": known})
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / _RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

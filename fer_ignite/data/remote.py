@@ -1,0 +1,29 @@
+"""Data named by URL: downloaded once per content into the cache, then read as a local source."""
+
+from pathlib import Path
+
+from fer_ignite.data.images import printable
+from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.stores.download import fetch
+from fer_ignite.stores.store import refused_as
+
+__all__ = ["local_source"]
+
+
+def local_source(data: str, *, cache: Path, quiet: bool) -> str:
+    """The path of a local copy of what a URL names.
+
+    Args:
+        cache: the dataset cache's folder; copies are in ``downloads`` below it.
+    Raises:
+        DataError: there is nothing, or the store can't be read.
+        ConfigError: the store's library is not installed, or the cache can't be written.
+    """
+    folder = cache / "downloads"
+    try:
+        with refused_as(DataError, "--data"):
+            return str(fetch(data, folder=folder, quiet=quiet))
+    except OSError as error:
+        raise ConfigError(
+            f"{printable(data)} can't be downloaded to {printable(folder)} ({error.strerror or error}); make room or set FER_IGNITE_CACHE."
+        ) from None

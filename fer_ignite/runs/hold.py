@@ -1,0 +1,58 @@
+"""What a prepared run holds until its end: its folder's lock and, where `--out` is a URL, its folder in the store."""
+
+import shlex
+
+from fer_ignite.checkpoint.remote_run import RemoteRun
+from fer_ignite.checkpoint.run_lock import RunLock
+from fer_ignite.stores.store import last_part, parent_url
+from fer_ignite.terminal import status
+
+__all__ = ["RunHold"]
+
+
+class RunHold:
+    """Lock and store of one run.
+
+    Attributes:
+        remote: None for a run in a local folder.
+        problem: after :meth:`deliver`, one sentence where the store has not got everything.
+    """
+
+    def __init__(self, lock: RunLock) -> None:
+        self.lock = lock
+        self.remote: RemoteRun | None = None
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        """Begins to upload what the run writes."""
+        if self.remote is not None:
+            self.remote.start()
+
+    def deliver(self, wait_s: float) -> None:
+        """Uploads what is missing, and gives the store's folder free.
+
+        Args:
+            wait_s: how long a store may be away.
+        """
+        remote, self.remote = self.remote, None
+        if remote is None:
+            return
+        with status(f"uploading to {remote.url}"):
+            reason = remote.close(wait_s)
+        if reason is not None:
+            again = shlex.join(["--out", parent_url(remote.url), "--name", last_part(remote.url)])
+            self.problem = (
+                f"{remote.url} has not got all of this run ({reason}). Nothing is lost: the files are in {remote.folder.path}; "
+                f"upload them with: fer-ignite train {again} --resume auto"
+            )
+
+    def discard(self) -> None:
+        """Removes what a refused run has uploaded."""
+        remote, self.remote = self.remote, None
+        if remote is not None:
+            remote.discard()
+
+    def release(self) -> None:
+        """Gives everything free; nothing is uploaded any more."""
+        self.deliver(0)
+        self.lock.release()

@@ -1,0 +1,1 @@
+"""Object stores (`s3://`, `gs://` and what else fsspec opens): access and cached downloads."""

@@ -1,0 +1,126 @@
+"""Downloads that are kept: an object, or all objects below a URL, fetched once per content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fer_ignite.stores.store import Entry, Store, StoreProblem, join_url, last_part, parent_url
+from fer_ignite.terminal import output_stream, progress, write_above_bars
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["exclusive", "fetch", "url_label"]
+
+_BATCH = 64  # objects that are fetched together
+
+
+def url_label(url: str) -> str:
+    """A folder's name for a URL: readable, and different for different URLs."""
+    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in url.replace("://", "-"))
+    return f"{plain[-60:].lstrip('-')}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
+    """The local copy of what a URL names; downloaded where this content has not been before.
+
+    Args:
+        folder: where copies are kept, each in a folder named by URL, sizes and marks of its objects.
+        quiet: no bar and no line.
+    Returns:
+        A file for an object, a folder for a prefix.
+    Raises:
+        StoreProblem: there is nothing, or the store can't be read.
+        OSError: the folder can't be written.
+    """
+    store, names = _find(url)
+    base = folder / url_label(url)
+    target = base / _content_key(names) / (last_part(url) or "data")
+    if target.exists():
+        return target
+    base.mkdir(parents=True, exist_ok=True)
+    with exclusive(base / "download.lock"):
+        if not target.exists():  # another process may have been faster
+            _download(store, names, url=url, target=target, quiet=quiet)
+    return target
+
+
+def _find(url: str) -> tuple[Store, dict[str, Entry]]:
+    """The store to read from, and the objects by their names in it; a single object has its own name."""
+    bucket_alone = "/" not in url.partition("://")[2].strip("/")
+    if not bucket_alone and not url.endswith("/"):
+        parent = Store(parent_url(url))
+        if (entry := parent.entry(last_part(url))) is not None:
+            return parent, {last_part(url): entry}
+    store = Store(url)
+    names = store.entries()
+    if not names:
+        raise StoreProblem(
+            f"{url}: there is no such object, nor any below it; name one that exists.", missing=True
+        )
+    return store, names
+
+
+def _content_key(names: Mapping[str, Entry]) -> str:
+    facts = json.dumps(sorted((name, *entry) for name, entry in names.items()))
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _download(
+    store: Store, names: Mapping[str, Entry], *, url: str, target: Path, quiet: bool
+) -> None:
+    hidden = target.parent.parent / f".downloading-{secrets.token_hex(4)}"
+    begun, total = time.monotonic(), sum(entry.size for entry in names.values())
+    try:
+        hidden.mkdir()
+        single = store.url != url.rstrip("/")
+        inside = hidden if single else hidden / target.name
+        inside.mkdir(exist_ok=True)
+        with progress(total, f"downloading {url}", unit="B", quiet=quiet, scaled=True) as bar:
+            for part in _batches(sorted(names)):
+                store.download(part, inside)
+                _require_whole(store, {name: names[name] for name in part}, inside)
+                bar.update(sum(names[name].size for name in part))
+        shutil.rmtree(target.parent, ignore_errors=True)
+        os.rename(hidden, target.parent)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    if not quiet and int(os.environ.get("RANK") or 0) == 0:
+        what = f"{len(names):,} objects, " if len(names) > 1 else ""
+        seconds = time.monotonic() - begun
+        write_above_bars(
+            f"downloaded  {url} ({what}{total / 1e6:.1f} MB) in {seconds:.1f} s",
+            stream=output_stream(),
+        )
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), _BATCH):
+        yield names[start : start + _BATCH]
+
+
+def _require_whole(store: Store, names: Mapping[str, Entry], folder: Path) -> None:
+    for name, entry in names.items():
+        got = (folder / name).stat().st_size
+        if got != entry.size:
+            raise StoreProblem(
+                f"{join_url(store.url, name)} arrived with {got} of {entry.size} bytes; start again."
+            )
+
+
+@contextlib.contextmanager
+def exclusive(file: Path) -> Iterator[None]:
+    """One process at a time within the block, by a lock that the kernel releases when a process ends."""
+    with file.open("a") as handle:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: two may download
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,311 @@
+"""Objects below one URL, through fsspec; every failure is one sentence."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.imports import optional_library
+
+__all__ = [
+    "Entry",
+    "Store",
+    "StoreProblem",
+    "is_url",
+    "join_url",
+    "last_part",
+    "parent_url",
+    "refused_as",
+    "require_store_library",
+]
+
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# The package that fsspec imports for a protocol, and how it is installed.
+_PACKAGES = {
+    "s3": ("s3fs", 'pip install ".[store]"'),
+    "s3a": ("s3fs", 'pip install ".[store]"'),
+    "gs": ("gcsfs", "pip install gcsfs"),
+    "gcs": ("gcsfs", "pip install gcsfs"),
+    "az": ("adlfs", "pip install adlfs"),
+    "abfs": ("adlfs", "pip install adlfs"),
+}
+# Where an object appears whole or not at all; elsewhere it is written under another name and moved.
+_ATOMIC = frozenset({*_PACKAGES, "memory"})
+_MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
+
+
+class StoreProblem(Exception):
+    """What a store refused, or that it does not answer; the message is one sentence.
+
+    Attributes:
+        missing: the object or its bucket does not exist.
+    """
+
+    def __init__(self, sentence: str, *, missing: bool = False) -> None:
+        super().__init__(sentence)
+        self.missing = missing
+
+
+class Entry(NamedTuple):
+    """One object: bytes, and a text that changes with its content."""
+
+    size: int
+    mark: str
+
+
+def is_url(text: str | os.PathLike[str] | None) -> bool:
+    """Whether a setting names an object store: ``s3://bucket/key`` and the like."""
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def join_url(url: str, *names: str) -> str:
+    """A URL with further parts."""
+    return "/".join([url.rstrip("/"), *names])
+
+
+def parent_url(url: str) -> str:
+    """A URL without its last part."""
+    return url.rstrip("/").rpartition("/")[0]
+
+
+def last_part(url: str) -> str:
+    """The name behind a URL's last slash."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
+def require_store_library(url: str) -> None:
+    """Fails early, without an import, where the library of a URL's protocol is not installed.
+
+    Raises:
+        ConfigError: naming the library and how to install it.
+    """
+    protocol = url.partition("://")[0].lower()
+    package, command = _PACKAGES.get(protocol, ("fsspec", 'pip install ".[store]"'))
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"{url} needs {package}, which is not installed; install it with: {command}."
+        )
+
+
+@contextlib.contextmanager
+def refused_as(kind: type[FerError], setting: str = "") -> Iterator[None]:
+    """Turns a StoreProblem of the block into an error of ours that begins with the setting's name."""
+    try:
+        yield
+    except StoreProblem as problem:
+        raise kind(f"{setting}: {problem}" if setting else str(problem)) from None
+
+
+class Store:
+    """The objects below one URL, by their names relative to it.
+
+    Keys, regions and endpoints come from the environment, as the store's own library reads them.
+
+    Args:
+        retried: the caller repeats what fails; a request is then given up sooner.
+    Raises:
+        ConfigError: the protocol's library is not installed, or there is no such protocol.
+    """
+
+    def __init__(self, url: str, *, retried: bool = False) -> None:
+        self.url = url.rstrip("/")
+        self.protocol = url.partition("://")[0].lower()
+        self._fs, self._root = _open(self.url, self.protocol)
+        if retried and hasattr(self._fs, "retries"):
+            self._fs.retries = 1
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def entries(self, name: str = "") -> dict[str, Entry]:
+        """All objects, in folders within folders too; empty where there is none.
+
+        Args:
+            name: only those below it.
+        Raises:
+            StoreProblem: also of every other method: not reached, refused, or no such bucket.
+        """
+        with self._problems(name):
+            found: Mapping[str, Any] = self._fs.find(self._path(name), detail=True)
+        root = self._root.strip("/")
+        named = {
+            path.lstrip("/").removeprefix(root).lstrip("/"): facts for path, facts in found.items()
+        }
+        return {
+            name: _entry(facts)
+            for name, facts in named.items()
+            if facts.get("type") == "file" and name and not name.endswith("/")
+        }
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly below."""
+        with self._problems():
+            try:
+                found = self._fs.ls(self._root, detail=True)
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return []
+        return [last_part(facts["name"]) for facts in found if facts.get("type") == "directory"]
+
+    def entry(self, name: str = "") -> Entry | None:
+        """One object; None where there is none of that name."""
+        with self._problems(name):
+            try:
+                facts = self._fs.info(self._path(name))
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return None
+        return _entry(facts) if facts.get("type") == "file" else None
+
+    def read(self, name: str) -> bytes | None:
+        """An object's bytes; None where there is none of that name."""
+        with self._problems(name):
+            try:
+                content: bytes = self._fs.cat_file(self._path(name))
+            except FileNotFoundError as error:
+                if _is_bucket(error):
+                    raise
+                return None
+        return content
+
+    def write(self, name: str, content: bytes, *, create: bool = False) -> None:
+        """Writes a small object.
+
+        Args:
+            create: only where there is none of that name, in one step where the store can.
+        Raises:
+            FileExistsError: there is one, and ``create`` was given.
+        """
+        with self._problems(name):
+            if not create:
+                self._fs.pipe_file(self._path(name), content)
+                return
+            try:
+                self._fs.pipe_file(self._path(name), content, mode="create")
+            except (TypeError, ValueError, NotImplementedError):  # a library without this mode
+                if self._fs.exists(self._path(name)):
+                    raise FileExistsError(name) from None
+                self._fs.pipe_file(self._path(name), content)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Makes an object out of a file; until it is whole, the old object stays."""
+        path = self._path(name)
+        with self._problems(name):
+            if self.protocol in _ATOMIC:
+                self._fs.put_file(str(file), path)
+                return
+            temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+            try:
+                self._fs.put_file(str(file), temporary)
+                self._fs.mv(temporary, path)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._fs.rm_file(temporary)
+                raise
+
+    def download(self, names: Iterable[str], folder: Path) -> None:
+        """Writes objects as files below a folder, several at a time.
+
+        Raises:
+            StoreProblem: also where a name leads out of the folder.
+        """
+        pairs = [(self._path(name), str(self._inside(folder, name))) for name in names]
+        for _, file in pairs:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with self._problems():
+            if len(pairs) == 1:
+                self._fs.get_file(*pairs[0])
+            elif pairs:
+                self._fs.get([path for path, _ in pairs], [file for _, file in pairs])
+
+    def copy(self, name: str, other: str) -> None:
+        """A second object with the content of the first, made by the store."""
+        with self._problems(name):
+            self._fs.cp_file(self._path(name), self._path(other))
+
+    def remove(self, name: str) -> None:
+        """Removes an object; one that is gone already is no problem."""
+        with self._problems(name), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def _inside(self, folder: Path, name: str) -> Path:
+        target = Path(os.path.normpath(folder / name))
+        base = Path(os.path.normpath(folder))
+        if target == base or not target.is_relative_to(base):
+            raise StoreProblem(
+                f"{join_url(self.url, name)} is a name that leads out of its folder; rename the object."
+            )
+        return target
+
+    @contextlib.contextmanager
+    def _problems(self, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (FileExistsError, StoreProblem):
+            raise
+        except Exception as error:  # each store's library has kinds of its own
+            where = join_url(self.url, name) if name else self.url
+            missing = isinstance(error, FileNotFoundError)
+            raise StoreProblem(_sentence(where, error), missing=missing) from error
+
+
+def _open(url: str, protocol: str) -> tuple[Any, str]:
+    require_store_library(url)
+    fsspec = optional_library("fsspec", extra="store", purpose=url)
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if protocol in ("s3", "s3a"):
+        # The library's minute for each of five trials would keep a wrong address from being noticed.
+        options["config_kwargs"] = {
+            "connect_timeout": 10,
+            "read_timeout": 60,
+            "retries": {"max_attempts": 2},
+        }
+    if protocol in ("file", "local"):
+        options["auto_mkdir"] = True
+    try:
+        fs, root = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise ConfigError(f"{url}: {_first_line(error)}.") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"{url}: {_first_line(error)}; name a store as s3://BUCKET/FOLDER, or a folder."
+        ) from None
+    return fs, str(root)
+
+
+def _entry(facts: Mapping[str, Any]) -> Entry:
+    mark = next((str(facts[name]) for name in _MARKS if facts.get(name) is not None), "")
+    return Entry(int(facts.get("size") or 0), mark.strip('"'))
+
+
+def _is_bucket(error: FileNotFoundError) -> bool:
+    return "bucket does not exist" in str(error).lower()
+
+
+def _sentence(where: str, error: Exception) -> str:
+    reason = _first_line(error)
+    if isinstance(error, FileNotFoundError):
+        if _is_bucket(error):
+            return f"{where}: there is no such bucket; make it first, or name another."
+        return f"{where}: there is no such object; name one that exists."
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+        return (
+            f"{where}: the store refuses access ({reason}); set keys that may read and write there "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)."
+        )
+    return f"{where}: the store can't be reached ({reason}); check the network and the address (AWS_ENDPOINT_URL for s3)."
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__
