@@ -135,7 +135,7 @@ def test_the_store_holds_a_resume_point_at_every_moment(mirror, store, folder):
     require_equal(store, folder)
 
 
-def test_a_store_that_was_away_gets_what_it_missed(mirror, store, folder):
+def test_a_store_that_was_away_gets_what_it_missed(mirror, store, folder, caplog):
     mirror.start()
     wait_for(store, "checkpoints/step-5.pt")
     store.away = True
@@ -148,6 +148,9 @@ def test_a_store_that_was_away_gets_what_it_missed(mirror, store, folder):
     store.away = False
     assert mirror.close(30) is None
     require_equal(store, folder)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2  # however many trials there were
+    assert "can't be reached; the training continues" in said[0] and "answers again" in said[1]
 
 
 def test_a_store_that_came_back_empty_gets_everything_again(mirror, store, folder):
