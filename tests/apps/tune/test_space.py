@@ -60,7 +60,7 @@ def test_choices_may_be_anything_that_the_setting_takes(space):
         ("nesterov: {int: [0, 1]}", "takes no number; give a list of choices"),
         ("opt: [adamw, lion]", "opt: tries 'lion', needs to be 'sgd', 'adam'"),
         ("opt: [adamw]", "two choices or more"),
-        ("data: [a, b]", "data says what is judged"),
+        ("data: [a, b]", "data sets what is compared"),
         ("tta: [none, ten]", "is the same in all trials; set it with --tta"),
         ("out: [a, b]", "set it with --out"),
         ("smoothing: {float: [0, 1]}", "smoothing: tries 1.0, needs to be less than 1"),
