@@ -216,14 +216,19 @@ class Store:
         Raises:
             StoreProblem: also where a name leads out of the folder.
         """
-        pairs = [(self._path(name), str(self._inside(folder, name))) for name in names]
-        for _, file in pairs:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        with self._problems():
-            if len(pairs) == 1:
-                self._fs.get_file(*pairs[0])
-            elif pairs:
-                self._fs.get([path for path, _ in pairs], [file for _, file in pairs])
+        files = {name: self._inside(folder, name) for name in names}
+        for file in files.values():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if len(files) == 1:
+            self.download_file(*files.popitem())
+        elif files:
+            with self._problems():
+                self._fs.get([self._path(name) for name in files], [*map(str, files.values())])
+
+    def download_file(self, name: str, file: Path) -> None:
+        """Writes one object as this file."""
+        with self._problems(name):
+            self._fs.get_file(self._path(name), str(file))
 
     def copy(self, name: str, other: str) -> None:
         """A second object with the content of the first, made by the store."""

@@ -1,6 +1,7 @@
 """Where shards lie: ``shards:URL``, and the download of one file with retries."""
 
 import errno
+import functools
 import http.client
 import logging
 import math
@@ -14,8 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from fer_ignite.data.images import printable
-from fer_ignite.errors import ConfigError, DataError, StorageError, one_line
-from fer_ignite.imports import optional_library
+from fer_ignite.errors import DataError, StorageError, one_line
+from fer_ignite.stores.store import Store, StoreProblem, last_part, parent_url
 
 __all__ = [
     "PREFIX",
@@ -98,22 +99,26 @@ def download(url: str, target: Path) -> None:
     """
     if urlsplit(url).scheme in ("http", "https"):
         _download_http(url, target)
-        return
-    scheme = urlsplit(url).scheme
-    fsspec = optional_library("fsspec", extra="shards", purpose=f"--data shards:{scheme}://")
+    else:
+        _download_object(url, target)
+
+
+def _download_object(url: str, target: Path) -> None:
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        filesystem.get_file(path, str(target))
-    except ImportError as error:
-        raise ConfigError(
-            f'--data shards:{scheme}:// needs another library ({one_line(error)}); S3: pip install ".[shards]".'
-        ) from None
-    except (FileNotFoundError, PermissionError, ValueError) as error:
-        raise Missing(one_line(error)) from None
-    except OSError:
-        raise
-    except Exception as error:  # each store's client has errors of its own
-        raise OSError(one_line(error)) from None
+        _store(parent_url(url), os.getpid()).download_file(last_part(url), target)
+    except StoreProblem as problem:
+        cause = problem.__cause__
+        if problem.missing or isinstance(cause, (PermissionError, ValueError)):
+            raise Missing(one_line(cause or problem)) from None
+        if isinstance(cause, OSError):
+            raise cause from None  # with its number: the local disk may be full
+        raise OSError(one_line(cause or problem)) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _store(url: str, pid: int) -> Store:
+    """One connection per folder and process: clients of stores don't survive a fork."""
+    return Store(url, retried=True)
 
 
 def _download_http(url: str, target: Path) -> None:
