@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, StorageError, error_for_exit_code
+from fer_ignite.errors import ConfigError, StorageError, build_error
 from fer_ignite.runs.execute import Handlers, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
@@ -67,7 +67,7 @@ def train(
     )
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
-        raise error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
+        raise build_error(outcome.exit_code, outcome.message or outcome.status)
     return outcome.result or {}
 
 

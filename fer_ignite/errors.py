@@ -12,7 +12,8 @@ __all__ = [
     "FolderInUseError",
     "NonFiniteError",
     "StorageError",
-    "error_for_exit_code",
+    "build_error",
+    "help_link",
     "one_line",
 ]
 
@@ -29,11 +30,17 @@ NO_SHARED_MEMORY = (
 )
 
 
-def error_for_exit_code(exit_code: int) -> "type[FerError]":
-    """The kind of error that ends the program with this code; the plain one where none does."""
-    return next(
-        (kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code), FerError
-    )
+def build_error(exit_code: int, message: str) -> "FerError":
+    """The error that ends the program with this code: of the kind that has it, else a plain one."""
+    kinds = (kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code)
+    error = next(kinds, FerError)(message)
+    error.exit_code = exit_code or 1
+    return error
+
+
+def help_link(error: "FerError") -> str:
+    """Where to read more, as the end of a message; nothing for a run that a signal has ended."""
+    return "" if error.exit_code >= 128 else f" (see {HELP_PAGE}#{error.topic})"
 
 
 def one_line(error: BaseException, *, most: int = 300) -> str:

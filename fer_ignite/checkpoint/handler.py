@@ -20,7 +20,7 @@ from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import publish_alias, write_durably
 from fer_ignite.checkpoint.format import write_checkpoint
 from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, step_files
-from fer_ignite.errors import ConfigError, FerError, error_for_exit_code
+from fer_ignite.errors import ConfigError, FerError, build_error
 
 __all__ = [
     "AtomicSaver",
@@ -102,7 +102,7 @@ class AtomicSaver(BaseSaveHandler):
             raise error
         if text is not None:  # of the same kind on all processes, whichever arrives first
             code_there, _, said = text.partition(" ")
-            raise error_for_exit_code(int(code_there))(said)
+            raise build_error(int(code_there), said)
         self.written += 1
         self._prune(filename, reached)
 

@@ -23,7 +23,7 @@ from fer_ignite.cli.values import (
     require_writable,
     with_weights,
 )
-from fer_ignite.errors import ConfigError, error_for_exit_code
+from fer_ignite.errors import ConfigError, build_error
 
 __all__ = ["command"]
 
@@ -123,9 +123,7 @@ def command(
             start_method=start_method,
         )
         if outcome.exit_code or outcome.result is None:
-            error = error_for_exit_code(outcome.exit_code)(outcome.message or outcome.status)
-            error.exit_code = outcome.exit_code or 1
-            raise error
+            raise build_error(outcome.exit_code, outcome.message or outcome.status)
         results.append(outcome.result)
     if is_main_process():
         outputs = results[0].pop("faces", None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 import fer_ignite
-from fer_ignite.errors import HELP_PAGE, FerError
+from fer_ignite.errors import FerError, help_link
 from fer_ignite.terminal import forbid_colours, styled
 
 __all__ = ["main"]
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         code = _print_error(error.format_message(), 2)
     except FerError as error:
-        code = _print_error(f"{error} (see {HELP_PAGE}#{error.topic})", error.exit_code)
+        code = _print_error(f"{error}{help_link(error)}", error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, also not by the interpreter at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

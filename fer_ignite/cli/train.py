@@ -10,7 +10,7 @@ from fer_ignite.cli.options import ConfigCommand, config_options, layer_options,
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import check, json_schema
-from fer_ignite.errors import HELP_PAGE, ConfigError, error_for_exit_code
+from fer_ignite.errors import ConfigError, build_error, help_link
 
 if TYPE_CHECKING:
     from fer_ignite.distributed import Outcome
@@ -90,7 +90,10 @@ def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
 
     result = outcome.result
     if outcome.message:
-        click.echo(f"fer-ignite: {outcome.message}{_help_link(outcome.exit_code)}", err=True)
+        link = (
+            help_link(build_error(outcome.exit_code, outcome.message)) if outcome.exit_code else ""
+        )
+        click.echo(f"fer-ignite: {outcome.message}{link}", err=True)
     # With --quiet the run's logger prints no result, so that the lines come from here.
     if quiet and result is not None and "status" in result and is_main_process():
         from fer_ignite.runs.banner import result_lines
@@ -101,12 +104,6 @@ def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
     if as_json and is_main_process():
         ending = {name: getattr(outcome, name) for name in ("exit_code", "status", "message")}
         click.echo(json.dumps({**ending, **(result or {})}, default=str))
-
-
-def _help_link(exit_code: int) -> str:
-    return (
-        f" (see {HELP_PAGE}#{error_for_exit_code(exit_code).topic})" if 0 < exit_code < 128 else ""
-    )
 
 
 def parse_seeds(text: str) -> list[int]:
