@@ -193,7 +193,7 @@ class Config(BaseModel):
     # --- Data
     data: Annotated[str, BeforeValidator(_joined)] = _setting(
         "demo",
-        "Class folders, fer2013.csv (also gzipped), a manifest csv, a pack, a URL of these (s3://...), kaggle:OWNER/NAME, shards:URL, "
+        "Class folders, fer2013.csv (also gzipped), a manifest csv, a dataset cache, a URL of these (s3://...), kaggle:OWNER/NAME, shards:URL, "
         "module:Dataset, demo or demo:N; repeated (or comma separated): the union.",
         group="Data",
         structural=True,
@@ -316,7 +316,9 @@ class Config(BaseModel):
         group="Data",
     )
     cache: str | None = _setting(
-        None, "Where packs are kept. [default: $FER_IGNITE_CACHE or the user's cache]", group="Data"
+        None,
+        "Where dataset caches are kept. [default: $FER_IGNITE_CACHE or the user's cache]",
+        group="Data",
     )
     channels: Literal["auto", "gray", "rgb"] = _setting(
         "auto", "Colour of the stored faces.", group="Data", structural=True

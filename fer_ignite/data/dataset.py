@@ -42,7 +42,7 @@ class FaceDataset:
         mean, std: per channel of the train split, in [0, 1].
         fingerprint: of the content; equal where the same data lies elsewhere.
         leaks: bool [N] or None: train faces that occur in val or test too.
-        pack: where the pixels are, if packed.
+        cache: the dataset cache with the pixels, if there is one.
         fetch: sample by place, if not packed.
         exclude: the list of images that training leaves out; read when the train split is requested.
     """
@@ -57,7 +57,7 @@ class FaceDataset:
     fingerprint: str
     source: str
     leaks: NDArray[np.bool_] | None = None
-    pack: DatasetCache | None = None
+    cache: DatasetCache | None = None
     fetch: Callable[[int], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     exclude: str | None = None
@@ -69,9 +69,9 @@ class FaceDataset:
         indices = self.indices["train"]
         if drop_train_duplicates and self.leaks is not None:
             indices = indices[~self.leaks[indices]]
-        if self.exclude is not None and self.pack is not None:
-            indices = np.setdiff1d(indices, read_exclude_list(self.exclude).positions(self.pack))
-        if limit is not None and self.pack is not None and self.pack.shards is not None:
+        if self.exclude is not None and self.cache is not None:
+            indices = np.setdiff1d(indices, read_exclude_list(self.exclude).positions(self.cache))
+        if limit is not None and self.cache is not None and self.cache.shards is not None:
             indices = indices[
                 :limit
             ]  # written in a random order; a sample of all would touch every shard
@@ -91,7 +91,7 @@ class FaceDataset:
 
     def image_id(self, place: int) -> str:
         """The image's name; its place where the data names none."""
-        return str(place) if self.pack is None else self.pack.sample_id(place)
+        return str(place) if self.cache is None else self.cache.sample_id(place)
 
     def counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [K]: how often each class occurs among ``indices``."""
@@ -99,9 +99,9 @@ class FaceDataset:
 
     def split_fingerprint(self, split: str) -> str | None:
         """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
-        if self.pack is None:
+        if self.cache is None:
             return None
-        digests = [digest.tobytes() for digest in self.pack.digests[self.indices[split]]]
+        digests = [digest.tobytes() for digest in self.cache.digests[self.indices[split]]]
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def in_train(
@@ -112,11 +112,11 @@ class FaceDataset:
         Args:
             drop_train_duplicates: training left out those that do, so that none does.
         """
-        if self.pack is None or split in ("train", "all"):
+        if self.cache is None or split in ("train", "all"):
             return None
         if drop_train_duplicates and self.leaks is not None:
             return np.zeros(len(self.indices[split]), dtype=bool)
-        copies = self.pack.copies
+        copies = self.cache.copies
         return np.isin(copies[self.indices[split]], copies[self.indices["train"]])
 
     def fetcher(
@@ -129,12 +129,12 @@ class FaceDataset:
         workers: int = 0,
         worker_init: Callable[[int], None] | None = None,
     ) -> Fetcher:
-        """The pack's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
-        if self.pack is not None and transform is None and collate_fn is None:
-            if self.pack.shards is not None:
-                return ShardFetcher(self.pack, device, channels=self.channels)
-            return CacheFetcher(self.pack, device, channels=self.channels)
-        fetch = self.fetch if self.fetch is not None else CachedImages(self.pack)
+        """The dataset cache's own feed, or a ``DataLoader`` where samples can't be packed or have a transform each."""
+        if self.cache is not None and transform is None and collate_fn is None:
+            if self.cache.shards is not None:
+                return ShardFetcher(self.cache, device, channels=self.channels)
+            return CacheFetcher(self.cache, device, channels=self.channels)
+        fetch = self.fetch if self.fetch is not None else CachedImages(self.cache)
         return DataLoaderFetcher(
             fetch,
             seed=seed,
@@ -149,35 +149,35 @@ class FaceDataset:
 
 
 class CachedImages:
-    """A pack's faces one by one, as PIL images; what a per-sample transform expects. Pickles as the pack's path."""
+    """A dataset cache's faces one by one, as PIL images; what a per-sample transform expects. Pickles as the dataset cache's path."""
 
-    def __init__(self, pack: DatasetCache | None) -> None:
-        assert pack is not None
-        self.pack = pack
+    def __init__(self, dataset_cache: DatasetCache | None) -> None:
+        assert dataset_cache is not None
+        self.cache = dataset_cache
 
     def __call__(self, index: int) -> Any:
         from PIL import Image
 
-        pixels_HWC = self.pack.read(np.array([index]))[0]
+        pixels_HWC = self.cache.read(np.array([index]))[0]
         return Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
 
 
 def dataset_from_cache(path: str | Path) -> FaceDataset:
-    """A pack as the faces of a run."""
-    pack = open_cache(path)
+    """A dataset cache as the faces of a run."""
+    dataset_cache = open_cache(path)
     return FaceDataset(
-        classes=pack.classes,
-        targets=Targets(pack.labels, len(pack.classes), pack.soft),
-        indices={split: pack.indices(split) for split in SPLITS},
-        side_px=pack.height,
-        channels=pack.channels,
-        mean=pack.mean,
-        std=pack.std,
-        fingerprint=pack.fingerprint,
-        source=str(pack.manifest.get("source", path)),
-        leaks=pack.leaks,
-        pack=pack,
-        facts=pack.manifest,
+        classes=dataset_cache.classes,
+        targets=Targets(dataset_cache.labels, len(dataset_cache.classes), dataset_cache.soft),
+        indices={split: dataset_cache.indices(split) for split in SPLITS},
+        side_px=dataset_cache.height,
+        channels=dataset_cache.channels,
+        mean=dataset_cache.mean,
+        std=dataset_cache.std,
+        fingerprint=dataset_cache.fingerprint,
+        source=str(dataset_cache.manifest.get("source", path)),
+        leaks=dataset_cache.leaks,
+        cache=dataset_cache,
+        facts=dataset_cache.manifest,
     )
 
 

@@ -52,13 +52,16 @@ class ExcludeList:
         """The setting that means this very list."""
         return f"{self.path}#{self.digest}"
 
-    def positions(self, pack: DatasetCache) -> npt.NDArray[np.int64]:
-        """Where the listed images stand in a pack, in any split.
+    def positions(self, dataset_cache: DatasetCache) -> npt.NDArray[np.int64]:
+        """Where the listed images stand in a dataset cache, in any split.
 
         Raises:
-            DataError: an id is none of the pack's.
+            DataError: an id is none of the dataset cache's.
         """
-        wanted, names = set(self.ids), [pack.sample_id(index) for index in range(len(pack))]
+        wanted, names = (
+            set(self.ids),
+            [dataset_cache.sample_id(index) for index in range(len(dataset_cache))],
+        )
         unknown = sorted(wanted.difference(names))
         if unknown:
             raise DataError(
@@ -69,21 +72,23 @@ class ExcludeList:
             [index for index, name in enumerate(names) if name in wanted], dtype=np.int64
         )
 
-    def describe(self, pack: DatasetCache) -> str:
+    def describe(self, dataset_cache: DatasetCache) -> str:
         """How many train images go, and how many of val and test are listed and stay.
 
         Raises:
             DataError: see :meth:`positions`; or no train image would be left.
         """
-        counts = np.bincount(pack.splits[self.positions(pack)], minlength=len(SPLITS))
-        if counts[0] == len(pack.indices("train")):
+        counts = np.bincount(
+            dataset_cache.splits[self.positions(dataset_cache)], minlength=len(SPLITS)
+        )
+        if counts[0] == len(dataset_cache.indices("train")):
             raise DataError(
                 f"--exclude: {printable(self.path)} lists all {counts[0]} train images; leave some of them."
             )
         stay = (
             f"; {counts[1]} listed val and {counts[2]} test images stay" if counts[1:].any() else ""
         )
-        return f"exclude     {printable(self.path)}: {counts[0]} of {len(pack.indices('train'))} train images left out{stay}"
+        return f"exclude     {printable(self.path)}: {counts[0]} of {len(dataset_cache.indices('train'))} train images left out{stay}"
 
 
 def read_exclude_list(text: str) -> ExcludeList:

@@ -47,31 +47,31 @@ class Fetcher(Protocol):
 
 
 class CacheFetcher:
-    """Faces out of a pack; the whole pack lies on the device where it fits.
+    """Faces out of a dataset cache; the whole dataset cache lies on the device where it fits.
 
     Args:
-        pack: where the pixels are.
+        dataset_cache: where the pixels are.
         device: where batches are wanted.
         channels: 1 turns colour into gray, as Pillow does; gray becomes colour where it is normalised.
-        resident_bytes: largest pack that is moved to an accelerator whole.
+        resident_bytes: largest dataset cache that is moved to an accelerator whole.
     """
 
     def __init__(
         self,
-        pack: DatasetCache,
+        dataset_cache: DatasetCache,
         device: torch.device,
         *,
         channels: int | None = None,
         resident_bytes: int = 4 << 30,
     ) -> None:
-        self.pack, self.device = pack, device
-        self._to_gray = channels == 1 and pack.channels == 3
+        self.cache, self.device = dataset_cache, device
+        self._to_gray = channels == 1 and dataset_cache.channels == 3
         self.resident: Tensor | None = None
-        if pack.is_memmap:
-            # a pack larger than memory is mapped read-only; nothing writes to it
+        if dataset_cache.is_memmap:
+            # a dataset cache larger than memory is mapped read-only; nothing writes to it
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                pixels_NHWC = torch.from_numpy(pack.pixels)
+                pixels_NHWC = torch.from_numpy(dataset_cache.pixels)
             if device.type == "cpu":
                 self.resident = pixels_NHWC
             elif pixels_NHWC.nbytes <= resident_bytes:
@@ -89,7 +89,7 @@ class CacheFetcher:
                     indices_B = indices_B.pin_memory().to(self.device, non_blocking=True)
                 yield self.resident.index_select(0, indices_B.to(self.device))
             else:
-                images_BHWC = torch.from_numpy(self.pack.read(request.indices_B))
+                images_BHWC = torch.from_numpy(self.cache.read(request.indices_B))
                 if self.device.type == "cuda":
                     images_BHWC = images_BHWC.pin_memory()
                 yield images_BHWC.to(self.device, non_blocking=True)

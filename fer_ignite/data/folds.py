@@ -35,18 +35,18 @@ def build_fold_dataset(faces: FaceDataset, *, folds: int, fold: int, seed: int) 
     """
     pool_N = np.sort(np.concatenate([faces.indices["train"], faces.indices["val"]]))
     units_N, sums_N2C = np.arange(len(pool_N)), None
-    if faces.pack is not None:
-        copies_N, sums_N2C = faces.pack.copies[pool_N], _pixel_sums(faces.pack, pool_N)
-        groups = faces.pack.groups
+    if faces.cache is not None:
+        copies_N, sums_N2C = faces.cache.copies[pool_N], _pixel_sums(faces.cache, pool_N)
+        groups = faces.cache.groups
         units_N = copies_N if groups is None else joined_units(copies_N, np.asarray(groups)[pool_N])
     fold_N = deal(faces.targets.labels_N[pool_N], units_N, folds=folds, seed=seed)
     kept_N = fold_N != fold
     splits = {"train": pool_N[kept_N], "val": pool_N[~kept_N], "test": pool_N[:0]}
     # No copy of a judged face is in train, so there are no leaks to drop.
     dealt = replace(faces, indices=splits, leaks=None)
-    if sums_N2C is not None and faces.pack is not None:
+    if sums_N2C is not None and faces.cache is not None:
         dealt.mean, dealt.std = _statistics(
-            sums_N2C[kept_N], pixels=faces.pack.height * faces.pack.width
+            sums_N2C[kept_N], pixels=faces.cache.height * faces.cache.width
         )
     return dealt
 
@@ -89,10 +89,11 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
     return fold_N
 
 
-def _pixel_sums(pack: DatasetCache, indices_N: Indices) -> NDArray[np.int64]:
+def _pixel_sums(dataset_cache: DatasetCache, indices_N: Indices) -> NDArray[np.int64]:
     """int64 [N, 2, C]: sums of the pixels and of their squares."""
     pieces = [
-        measure(pack.read(indices_N[at : at + _PIECE])) for at in range(0, len(indices_N), _PIECE)
+        measure(dataset_cache.read(indices_N[at : at + _PIECE]))
+        for at in range(0, len(indices_N), _PIECE)
     ]
     return np.concatenate([piece[1] for piece in pieces])
 

@@ -81,17 +81,19 @@ def find_cache(config: Config, *, keep_files: bool = False) -> tuple[Path | None
     return path, open_cache(path).fingerprint
 
 
-def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
-    """The faces of a pack, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
-    if pack is not None:
+def open_dataset(config: Config, dataset_cache: str | Path | None) -> FaceDataset:
+    """The faces of a dataset cache, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
+    if dataset_cache is not None:
         if is_shards(config.data):
             cache = cache_folder() if config.cache is None else Path(config.cache)
-            pack = own_index(config.data, Path(pack), cache=cache)
-        faces = dataset_from_cache(pack)
-        if faces.pack is not None and faces.pack.shards is not None:
-            faces.pack.shards.cache.limit_bytes = int(config.shard_cache_gb * 1e9)
+            dataset_cache = own_index(config.data, Path(dataset_cache), cache=cache)
+        faces = dataset_from_cache(dataset_cache)
+        if faces.cache is not None and faces.cache.shards is not None:
+            faces.cache.shards.cache.limit_bytes = int(config.shard_cache_gb * 1e9)
         faces = replace(
-            faces, exclude=config.exclude, source=announced_source(open_cache(pack), config.data)
+            faces,
+            exclude=config.exclude,
+            source=announced_source(open_cache(dataset_cache), config.data),
         )
         if config.vote_weight is not None:
             faces = replace(faces, targets=blended_targets(faces.targets, config.vote_weight))
@@ -110,12 +112,12 @@ def open_dataset(config: Config, pack: str | Path | None) -> FaceDataset:
 
 
 def shard_order(
-    config: Config, pack: DatasetCache | None, indices_N: NDArray[np.int64]
+    config: Config, dataset_cache: DatasetCache | None, indices_N: NDArray[np.int64]
 ) -> ShardOrder | None:
     """The order of ``indices_N`` by shards; None for data that does not lie in shards."""
-    if pack is None or pack.shards is None:
+    if dataset_cache is None or dataset_cache.shards is None:
         return None
-    shards_N = pack.shards.shard_numbers(indices_N)
+    shards_N = dataset_cache.shards.shard_numbers(indices_N)
     streams = min(config.shard_streams, len(np.unique(shards_N)))
     return ShardOrder(shards_N, config.shard_window, streams)
 
@@ -165,7 +167,9 @@ def blended_targets(targets: Targets, weight: float) -> Targets:
     return replace(targets, soft_NK=(1 - weight) * own_NK + weight * targets.soft_NK)
 
 
-def resolve_exclude_list(config: Config, pack: str | Path | None) -> tuple[Config, list[str]]:
+def resolve_exclude_list(
+    config: Config, dataset_cache: str | Path | None
+) -> tuple[Config, list[str]]:
     """The configuration with the digest of its list of excluded images, and notes about the list.
 
     Raises:
@@ -175,8 +179,8 @@ def resolve_exclude_list(config: Config, pack: str | Path | None) -> tuple[Confi
         return config, []
     from fer_ignite.data.cache.format import open_cache
 
-    assert pack is not None  # check_names refuses it otherwise
+    assert dataset_cache is not None  # check_names refuses it otherwise
     exclusion = read_exclude_list(config.exclude)
     return config.model_copy(update={"exclude": exclusion.with_digest}), [
-        exclusion.describe(open_cache(pack))
+        exclusion.describe(open_cache(dataset_cache))
     ]

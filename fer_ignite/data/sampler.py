@@ -100,7 +100,7 @@ class EpochSampler:
 
     Args:
         shard_order: for faces in shards; None: any order.
-        indices_N: the split's faces, as places in the pack.
+        indices_N: the split's faces, as places in the dataset cache.
         labels_N: their labels; read by the balanced sampler only.
         batch_size: faces per window.
         grad_accum_steps: micro-batches per full window; divides ``batch_size``.

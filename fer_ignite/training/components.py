@@ -108,13 +108,13 @@ def build_loss_weights(
     if not config.data_weights:
         return None
     sources = split_sources(config.data)
-    if len(sources) != len(config.data_weights) or dataset.pack is None:
+    if len(sources) != len(config.data_weights) or dataset.cache is None:
         raise ConfigError(
             f"--data-weights has {len(config.data_weights)} numbers, and --data {len(sources)} data sets; give one for each."
         )
     if len(sources) == 1:
         return None
-    numbers_N = set_numbers([dataset.pack.id_bytes(place) for place in range(len(dataset.pack))])
+    numbers_N = set_numbers([dataset.cache.id_bytes(place) for place in range(len(dataset.cache))])
     weights_N = np.array(config.data_weights, dtype=np.float32)[numbers_N - 1]
     scaled_N: NDArray[np.float32] = weights_N / weights_N[sampler.indices_N].mean()
     return scaled_N
@@ -170,7 +170,7 @@ def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
         config.grad_accum_steps,
         config.drop_last,
         config.sampler,
-        shard_order(config, dataset.pack, indices),
+        shard_order(config, dataset.cache, indices),
     )
 
 

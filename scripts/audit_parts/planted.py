@@ -130,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args(arguments)
-    pack = open_cache(open_or_build(CacheSpec(data=given.data)))
-    gray_NHW = pack.read(np.arange(len(pack))).mean(axis=3, dtype=np.float32)
+    dataset_cache = open_cache(open_or_build(CacheSpec(data=given.data)))
+    gray_NHW = dataset_cache.read(np.arange(len(dataset_cache))).mean(axis=3, dtype=np.float32)
     images_NSS = np.unique(small_versions(gray_NHW, SIDE_PX).round().astype(np.uint8), axis=0)
     figures = measure(
         images_NSS[images_NSS.reshape(len(images_NSS), -1).std(axis=1) >= 2],

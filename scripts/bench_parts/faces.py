@@ -40,14 +40,14 @@ class Val:
         from fer_ignite.data.cache.lookup import open_or_build
         from fer_ignite.data.cache.spec import CacheSpec
 
-        self.pack = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
-        self.order = np.random.default_rng(0).permutation(self.pack.indices("val"))
+        self.cache = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
+        self.order = np.random.default_rng(0).permutation(self.cache.indices("val"))
 
     def face(self, number: int) -> Any:
-        return self.pack.read([self.order[number % len(self.order)]])[0, :, :, 0]
+        return self.cache.read([self.order[number % len(self.order)]])[0, :, :, 0]
 
     def name(self, number: int) -> str:
-        return self.pack.classes[int(self.pack.labels[self.order[number % len(self.order)]])]
+        return self.cache.classes[int(self.cache.labels[self.order[number % len(self.order)]])]
 
 
 def haar(name: str, step: float, neighbours: int) -> Callable[..., list[list[Box]]]:

@@ -54,17 +54,17 @@ def measure(folder: Path, *, faces: int, threads: int) -> dict[str, Any]:
     from fer_ignite.data.cache.build import build_cache
     from fer_ignite.data.cache.spec import CacheSpec
 
-    pack = folder / "million"
-    pack.mkdir()
+    dataset_cache = folder / "million"
+    dataset_cache.mkdir()
     source = Noise(folder, faces)
     started = time.perf_counter()
-    build_cache(CacheSpec(data="noise"), source, folder=pack, progress=False)
+    build_cache(CacheSpec(data="noise"), source, folder=dataset_cache, progress=False)
     pack_s = time.perf_counter() - started
     source.path.unlink()
     command = [
         sys.executable,
         str(Path(__file__)),
-        str(pack),
+        str(dataset_cache),
         str(folder / "million-runs"),
         str(threads),
     ]
@@ -89,7 +89,7 @@ def private_mb() -> float:
     )
 
 
-def train_watched(pack: str, out: str, threads: int) -> None:
+def train_watched(dataset_cache: str, out: str, threads: int) -> None:
     import torch  # noqa: F401  what every program with torch waits for is not this one's start
 
     from fer_ignite import Config, Events, build_session
@@ -98,7 +98,9 @@ def train_watched(pack: str, out: str, threads: int) -> None:
     configure_process(threads)
     started = time.perf_counter()
     session = build_session(
-        Config(data=pack, epochs=1, out=out, quiet=True, threads=threads, save_minutes=1000)
+        Config(
+            data=dataset_cache, epochs=1, out=out, quiet=True, threads=threads, save_minutes=1000
+        )
     )
     found: dict[str, float] = {}
 

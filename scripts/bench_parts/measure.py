@@ -383,12 +383,12 @@ def write_images(data: str, folder: Path, *, train_faces: int) -> None:
     from fer_ignite.data.cache.lookup import open_or_build
     from fer_ignite.data.cache.spec import CacheSpec
 
-    pack = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
+    dataset_cache = DatasetCache.open(open_or_build(CacheSpec(data=data, channels="gray")))
     for split, limit in (("train", train_faces), ("val", 10**9)):
-        for index in pack.indices(split)[:limit]:
-            place = folder / split / pack.classes[int(pack.labels[index])]
+        for index in dataset_cache.indices(split)[:limit]:
+            place = folder / split / dataset_cache.classes[int(dataset_cache.labels[index])]
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pack.read([index])[0, :, :, 0]).save(place / f"{index}.png")
+            Image.fromarray(dataset_cache.read([index])[0, :, :, 0]).save(place / f"{index}.png")
 
 
 def about(bench: Bench) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def own(
     faces = dataset_from_cache(folder / kind)
     places = faces.indices["train"]
     order = None
-    if faces.pack is not None and faces.pack.shards is not None:
-        order = ShardOrder(faces.pack.shards.shard_numbers(places), WINDOW)
+    if faces.cache is not None and faces.cache.shards is not None:
+        order = ShardOrder(faces.cache.shards.shard_numbers(places), WINDOW)
     plan = EpochSampler(places, faces.targets.labels_N[places], SEED, BATCH, shard_order=order)
     length = plan.iterations_per_epoch
 
@@ -65,7 +65,7 @@ def own(
 def numbers_of(faces: Any) -> list[int]:
     """The number of the drawn face at each place, the same in all forms of the data."""
     return [
-        int(faces.pack.sample_id(place).split()[1]) for place in range(len(faces.targets.labels_N))
+        int(faces.cache.sample_id(place).split()[1]) for place in range(len(faces.targets.labels_N))
     ]
 
 

@@ -37,12 +37,12 @@ def python_of(reader: str) -> str:
 
 def write_mds(folder: Path, shard_bytes: int) -> None:
     """The PNG files of train, in the order of the shards, for MosaicML Streaming."""
-    pack = open_cache(folder / "shards")
+    dataset_cache = open_cache(folder / "shards")
     images = folder / "images"
     images.mkdir()
-    for place in pack.indices("train").tolist():
-        number = pack.sample_id(place).split()[1]
-        (images / f"{place:09}-{number}.png").write_bytes(png_bytes(pack.read([place])[0]))
+    for place in dataset_cache.indices("train").tolist():
+        number = dataset_cache.sample_id(place).split()[1]
+        (images / f"{place:09}-{number}.png").write_bytes(png_bytes(dataset_cache.read([place])[0]))
     code = (
         "import sys, pathlib, streaming\n"
         "with streaming.MDSWriter(out=sys.argv[2], columns={'id': 'int', 'image': 'bytes'}, size_limit=int(sys.argv[3])) as out:\n"
@@ -58,11 +58,11 @@ def prepare(folder: Path, faces: int, shard_bytes: int) -> int:
     spec = CacheSpec(data=f"demo:{faces}", split=(1 - 70 / faces, 35 / faces, 35 / faces))
     found = open_or_build(spec, cache=folder / "packs")
     (folder / "cache").symlink_to(found)
-    pack = open_cache(found)
-    write_shards(pack, folder / "shards", shard_bytes=shard_bytes, source="demo")
+    dataset_cache = open_cache(found)
+    write_shards(dataset_cache, folder / "shards", shard_bytes=shard_bytes, source="demo")
     if STREAMING:
         write_mds(folder, shard_bytes)
-    return len(pack.indices("train"))
+    return len(dataset_cache.indices("train"))
 
 
 def call(reader: str, folder: Path, *arguments: str) -> Any:
@@ -170,8 +170,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = prepare(folder, options.faces, round(options.shard_mb * 1e6))
-        pack = open_cache(folder / "shards")
-        names = {f"{place:09}": int(pack.sample_id(place).split()[1]) for place in range(count)}
+        dataset_cache = open_cache(folder / "shards")
+        names = {
+            f"{place:09}": int(dataset_cache.sample_id(place).split()[1]) for place in range(count)
+        }
         (folder / "names.json").write_text(json.dumps(names))
         facts = {
             reader: {

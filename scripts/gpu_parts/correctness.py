@@ -139,12 +139,12 @@ def batches(check: Check) -> Iterator[Row]:
         plain, ahead = take(loader), take(prefetch_on_stream(loader, session.device))
     same = all(torch.equal(a[i], b[i]) for a, b in zip(plain, ahead, strict=True) for i in (0, 1))
     yield judged(f"{count} batches with and without prefetching: equal, bit for bit", same, "")
-    pack = open_cache(open_or_build(CacheSpec(data=settings["data"]), progress=False))
+    dataset_cache = open_cache(open_or_build(CacheSpec(data=settings["data"]), progress=False))
     requests = [
         IndexBatch(np.arange(start, start + 32), 0, 0, np.arange(32)) for start in range(0, 128, 32)
     ]
     resident, host = (
-        list(CacheFetcher(pack, check.device, resident_bytes=size).batches(requests))
+        list(CacheFetcher(dataset_cache, check.device, resident_bytes=size).batches(requests))
         for size in (4 << 30, 0)
     )
     check.synchronize()

@@ -188,8 +188,13 @@ def test_every_look_at_the_test_split_is_counted(cli, finished_run, tmp_path):
 
 
 def test_a_result_that_can_t_be_written_is_refused_before_the_work(cli, best):
-    predict, pack = ["predict", best, best, "--out"], ["pack", "demo:7", "--preview"]
-    for arguments in (["evaluate", best, "--json"], ["evaluate", best, "--plot"], predict, pack):
+    predict, dataset_cache = ["predict", best, best, "--out"], ["pack", "demo:7", "--preview"]
+    for arguments in (
+        ["evaluate", best, "--json"],
+        ["evaluate", best, "--plot"],
+        predict,
+        dataset_cache,
+    ):
         for target in ("absent/out", "."):
             ended = cli(*arguments, target)
             assert (

@@ -57,7 +57,7 @@ def test_a_pack_brings_classes_roles_and_statistics(demo):
         "val": 14,
         "test": 14,
     }
-    train = demo.pack.read(demo.indices["train"]) / 255
+    train = demo.cache.read(demo.indices["train"]) / 255
     assert demo.mean == pytest.approx((train.mean(),), abs=1e-3)
     assert demo.std == pytest.approx((train.std(),), abs=1e-3)
     assert demo.counts(demo.indices["train"]).sum() == 112

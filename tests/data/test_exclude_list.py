@@ -26,8 +26,8 @@ def demo(tiny):
     return open_cache(find_cache(tiny())[0])
 
 
-def ids_of(pack, split, count):
-    return [pack.sample_id(int(i)) for i in pack.indices(split)[:count]]
+def ids_of(dataset_cache, split, count):
+    return [dataset_cache.sample_id(int(i)) for i in dataset_cache.indices(split)[:count]]
 
 
 def test_only_rows_that_say_yes_count_and_all_without_the_column(listed):

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def pack():
+def dataset_cache():
     return open_cache(open_or_build(CacheSpec(data="demo:70"), progress=False))
 
 
@@ -43,9 +43,9 @@ def noisy(sample):
     return np.full((8, 8), int(value * 1e6) % 251, np.uint8)
 
 
-def test_a_pack_gives_its_pixels_in_the_order_requested(pack):
+def test_a_pack_gives_its_pixels_in_the_order_requested(dataset_cache):
     batches = list(
-        CacheFetcher(pack, CPU).batches([request([3, 0, 3]), request([]), request([69])])
+        CacheFetcher(dataset_cache, CPU).batches([request([3, 0, 3]), request([]), request([69])])
     )
     assert [tuple(batch.shape) for batch in batches] == [
         (3, 48, 48, 1),
@@ -53,21 +53,21 @@ def test_a_pack_gives_its_pixels_in_the_order_requested(pack):
         (1, 48, 48, 1),
     ]
     assert batches[0].dtype == torch.uint8
-    assert np.array_equal(batches[0].numpy(), pack.read(np.array([3, 0, 3])))
+    assert np.array_equal(batches[0].numpy(), dataset_cache.read(np.array([3, 0, 3])))
 
 
-def test_a_batch_is_a_copy_so_that_the_pack_stays_as_it_is(pack):
-    before = pack.read(np.array([5])).copy()
-    (batch,) = CacheFetcher(pack, CPU).batches([request([5])])
+def test_a_batch_is_a_copy_so_that_the_pack_stays_as_it_is(dataset_cache):
+    before = dataset_cache.read(np.array([5])).copy()
+    (batch,) = CacheFetcher(dataset_cache, CPU).batches([request([5])])
     batch.zero_()
-    assert np.array_equal(pack.read(np.array([5])), before)
+    assert np.array_equal(dataset_cache.read(np.array([5])), before)
 
 
-def test_a_pack_that_is_read_face_by_face_gives_the_same(pack):
-    feed = CacheFetcher(pack, CPU)
+def test_a_pack_that_is_read_face_by_face_gives_the_same(dataset_cache):
+    feed = CacheFetcher(dataset_cache, CPU)
     feed.resident = None
     (batch,) = feed.batches([request([2, 7])])
-    assert np.array_equal(batch.numpy(), pack.read(np.array([2, 7])))
+    assert np.array_equal(batch.numpy(), dataset_cache.read(np.array([2, 7])))
 
 
 def test_samples_become_one_tensor_whatever_they_are():
@@ -152,7 +152,7 @@ def test_a_collate_function_of_the_user_s_makes_the_batch():
     assert batch[:, 0, 0, 0].tolist() == [20, 40]
 
 
-def test_packed_faces_can_be_had_as_images(pack):
-    face = CachedImages(pack)(3)
+def test_packed_faces_can_be_had_as_images(dataset_cache):
+    face = CachedImages(dataset_cache)(3)
     assert face.mode == "L" and face.size == (48, 48)
-    assert np.array_equal(np.asarray(face), pack.read(np.array([3]))[0, :, :, 0])
+    assert np.array_equal(np.asarray(face), dataset_cache.read(np.array([3]))[0, :, :, 0])

@@ -72,7 +72,7 @@ def test_copies_are_never_trained_on_and_judged(twins):
 
 def test_mean_and_deviation_are_of_the_folds_that_train(twins):
     part = folds_of(twins, 3)[1]
-    pixels = part.pack.read(part.indices["train"]) / 255
+    pixels = part.cache.read(part.indices["train"]) / 255
     assert part.mean == pytest.approx((pixels.mean(),)) and part.std == pytest.approx(
         (pixels.std(),)
     )
@@ -81,7 +81,7 @@ def test_mean_and_deviation_are_of_the_folds_that_train(twins):
 def test_excluded_faces_are_judged_but_not_trained_on(twins, tmp_path):
     place = int(twins.indices["train"][0])
     listed = tmp_path / "audit.csv"
-    listed.write_text(f"id\n{twins.pack.sample_id(place)}\n")
+    listed.write_text(f"id\n{twins.cache.sample_id(place)}\n")
     twins.exclude, before = str(listed), twins.exclude
     try:
         parts = folds_of(twins, 2)

@@ -130,10 +130,10 @@ def _size(path: Path) -> int:
 def many_faces(bench: Bench, trials: int) -> Iterator[Row]:
     """G4: a pack of 10 000 faces per trial, read at random places by two loader processes."""
     count = 10_000 * trials
-    pack = _large_pack(bench, count)
+    dataset_cache = _large_pack(bench, count)
     configure_process(1)
     feed = DataLoaderFetcher(
-        CachedImages(open_cache(pack)),
+        CachedImages(open_cache(dataset_cache)),
         seed=0,
         device=torch.device("cpu"),
         side_px=4,

@@ -37,8 +37,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def shards(faces, tmp_path_factory):
     """The faces in shards of eight, in a folder."""
     folder = tmp_path_factory.mktemp("shards") / "faces"
-    pack = open_cache(open_or_build(CacheSpec(data=str(faces))))
-    write_shards(pack, folder, shard_bytes=16_000, source="faces")
+    dataset_cache = open_cache(open_or_build(CacheSpec(data=str(faces))))
+    write_shards(dataset_cache, folder, shard_bytes=16_000, source="faces")
     return folder
 
 

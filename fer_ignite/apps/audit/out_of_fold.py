@@ -125,11 +125,11 @@ def out_of_fold_probabilities(
     require_known_classes(
         match, remedy="audit this data with a network of its own (leave --checkpoint out)"
     )
-    assert dataset.pack is not None
+    assert dataset.cache is not None
     parts = [
         network.probabilities(
             in_channels(
-                torch.from_numpy(dataset.pack.read(indices[at : at + _BATCH])),
+                torch.from_numpy(dataset.cache.read(indices[at : at + _BATCH])),
                 network.preprocessing.channels,
             ),
             tta=tta,

@@ -108,7 +108,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         config, find_cache(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
     )
     dataset.exclude = None
-    cache = dataset.pack
+    cache = dataset.cache
     assert cache is not None
     voted_N = None if request.votes is None else voted_labels(request.votes, cache)
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
@@ -249,8 +249,8 @@ def _score_labels(
 
 def _units(copies: Copies, dataset: FaceDataset) -> NDArray[np.int64]:
     """Images that stay in one fold: copies, and the data's own groups; a chain of both makes one unit."""
-    assert dataset.pack is not None
-    groups = dataset.pack.groups
+    assert dataset.cache is not None
+    groups = dataset.cache.groups
     return copies.near_N if groups is None else joined_units(copies.near_N, np.asarray(groups))
 
 
@@ -297,7 +297,7 @@ def _trained_on(saved: Mapping[str, Any], dataset: FaceDataset) -> NDArray[np.in
 
 
 def _facts(dataset: FaceDataset, copies: Copies, *, findings: Sequence[Finding]) -> dict[str, Any]:
-    cache = dataset.pack
+    cache = dataset.cache
     assert cache is not None
     kinds = Counter(kind for finding in findings for kind in finding.kinds.split(";"))
     groups = {
@@ -332,9 +332,9 @@ def _facts(dataset: FaceDataset, copies: Copies, *, findings: Sequence[Finding])
 
 def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
     """Train images with a copy in val or test, by how alike they are; blank ones don't count, nor other expressions of a person."""
-    assert dataset.pack is not None
-    splits_N = np.asarray(dataset.pack.splits)
-    person_N = same_person(copies, dataset.targets.labels_N, persons_N=dataset.pack.groups)
+    assert dataset.cache is not None
+    splits_N = np.asarray(dataset.cache.splits)
+    person_N = same_person(copies, dataset.targets.labels_N, persons_N=dataset.cache.groups)
     alike_N = np.where(person_N, copies.exact_N, copies.near_N)
     train_N = (splits_N == 0) & ~copies.flat_N
     return {
@@ -346,11 +346,11 @@ def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
 def _write(
     report: dict[str, Any], findings: Sequence[Finding], *, dataset: FaceDataset, out: Path
 ) -> dict[str, Any]:
-    assert dataset.pack is not None
+    assert dataset.cache is not None
     sentences = summarise(report, out)
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
-        "audit.html": lambda: draw_page(report, sentences, findings=findings, cache=dataset.pack),  # type: ignore[arg-type]
+        "audit.html": lambda: draw_page(report, sentences, findings=findings, cache=dataset.cache),  # type: ignore[arg-type]
         "audit.json": lambda: json.dumps({**report, "sentences": sentences}, indent=2) + "\n",
     }
     with storage_errors(out):

@@ -100,8 +100,8 @@ def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: in
 
 def _real_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -> Reference:
     config = evaluation_config(request, network.checkpoint)
-    pack, fingerprint = find_cache(config)
-    faces = open_dataset(config, None if pack is None else str(pack))
+    dataset_cache, fingerprint = find_cache(config)
+    faces = open_dataset(config, None if dataset_cache is None else str(dataset_cache))
     channels = network.preprocessing.channels
     if faces.channels != channels:
         raise DataError(

@@ -255,7 +255,7 @@ def data_facts(data: ReportData, split: str) -> dict[str, Any]:
         "counts": counts,
         "facts": facts,
         "size": f"{dataset.side_px} x {dataset.side_px} px, {'gray' if dataset.channels == 1 else 'RGB'}",
-        "duplicates": [] if dataset.pack is None else duplicate_groups(dataset.pack, split),
+        "duplicates": [] if dataset.cache is None else duplicate_groups(dataset.cache, split),
         "votes": data.votes,
     }
 

@@ -59,14 +59,14 @@ def describe_faces(data: ReportData, rows: Sequence[int]) -> dict[int, dict[str,
     places = [int(data.places_N[row]) for row in rows]
     probabilities_NK, classes = calibrated_probabilities(data), data.network.classes
     vote_texts = (
-        {} if data.votes is None else describe_votes(data.votes, data.dataset.pack, places=places)
+        {} if data.votes is None else describe_votes(data.votes, data.dataset.cache, places=places)
     )
     described = {}
     for row, place, face_HWC in zip(rows, places, load_pixels(data.dataset, places), strict=True):
         best = data.logits_NK[row].topk(min(3, len(classes))).indices
         described[row] = {
-            "id": data.dataset.pack.sample_id(place)
-            if data.dataset.pack is not None
+            "id": data.dataset.cache.sample_id(place)
+            if data.dataset.cache is not None
             else f"sample {place}",
             "image": thumbnail_uri(face_HWC),
             "true": classes[int(data.labels_N[row])],

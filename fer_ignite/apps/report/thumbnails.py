@@ -24,8 +24,8 @@ _WRITER: dict[str, Any] = {"quality": 85, "optimize": True}
 
 def load_pixels(dataset: FaceDataset, places: Sequence[int]) -> Pixels:
     """The stored faces, uint8 [B, H, W, C]; finished tensors of a user's data set are stretched to 0..255."""
-    if dataset.pack is not None:
-        return dataset.pack.read(np.array(places, dtype=np.int64))
+    if dataset.cache is not None:
+        return dataset.cache.read(np.array(places, dtype=np.int64))
     assert dataset.fetch is not None
     return (
         np.stack([_pixels(dataset.fetch(place), dataset) for place in places])

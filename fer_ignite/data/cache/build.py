@@ -87,10 +87,10 @@ class _Facts:
 
 
 def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool) -> str:
-    """Writes a whole pack into an empty folder.
+    """Writes a whole dataset cache into an empty folder.
 
     Returns:
-        The content's key, hexadecimal: equal for equal packs, wherever their source lay.
+        The content's key, hexadecimal: equal for equal dataset caches, wherever their source lay.
     Raises:
         DataError: the source, or under `bad_images` "error" any image of it, can't be read.
     """

@@ -8,10 +8,10 @@
     labels.npy int64, splits.npy uint8, leaks.npy bool; soft.npy float32 [N, K], groups.npy int64 where there are any
     ids.bin         the images' names one after another, with id_ends.npy int64 [N]
 
-A pack is complete or isn't there: it is built in a folder of another name and renamed.
+A dataset cache is complete or isn't there: it is built in a folder of another name and renamed.
 """
 
-# Dimensions: N images in the pack, B images requested, H W pixels, C channels, K classes.
+# Dimensions: N images in the dataset cache, B images requested, H W pixels, C channels, K classes.
 
 import errno
 import json
@@ -71,7 +71,7 @@ _NEEDED = (
 
 
 class DatasetCache:
-    """An opened pack; pickled, it is its path."""
+    """An opened dataset cache; pickled, it is its path."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -105,7 +105,7 @@ class DatasetCache:
 
     @classmethod
     def open(cls, path: Path | str) -> "DatasetCache":
-        """The pack in a folder, as `open_cache` gives it."""
+        """The dataset cache in a folder, as `open_cache` gives it."""
         return open_cache(path)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class DatasetCache:
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """uint8 [N, H, W, C], mapped copy-on-write; only for a pack that `is_memmap`."""
+        """uint8 [N, H, W, C], mapped copy-on-write; only for a dataset cache that `is_memmap`."""
         if self._pixels_NHWC is None:
             raise DataError(
                 f"{self.path} keeps encoded images, not pixels; read them with read(indices)."
@@ -130,7 +130,7 @@ class DatasetCache:
         return number_equal_digests(self.digests)
 
     def indices(self, split: str) -> npt.NDArray[np.int64]:
-        """Positions of the images of "train", "val" or "test", in the pack's order."""
+        """Positions of the images of "train", "val" or "test", in the dataset cache's order."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
     def id_bytes(self, index: int) -> bytes:
@@ -215,7 +215,7 @@ def _encoded_images(folder: Path) -> _Blobs:
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a folder calls itself a pack; `open_cache` says whether it is a sound one."""
+    """Whether a folder calls itself a dataset cache; `open_cache` says whether it is a sound one."""
     manifest = path / "manifest.json"
     try:
         with manifest.open("rb") as file:
@@ -225,7 +225,7 @@ def is_cache(path: Path) -> bool:
 
 
 def open_cache(path: Path | str) -> DatasetCache:
-    """A pack folder, mapped.
+    """A dataset cache folder, mapped.
 
     Raises:
         DataError: it is none, was made by another version, or a file of it is missing or cut off.
@@ -235,47 +235,49 @@ def open_cache(path: Path | str) -> DatasetCache:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{printable(path)}: no pack ({printable(str(error))}); build it with fer-ignite pack."
+            f"{printable(path)}: no dataset cache ({printable(str(error))}); build it with fer-ignite pack."
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != PACK_FORMAT:
         raise DataError(
-            f"{printable(path)}: its manifest.json is not a pack's; build one with fer-ignite pack."
+            f"{printable(path)}: its manifest.json is not a dataset cache's; build one with fer-ignite pack."
         )
     if manifest.get("version") != PACK_VERSION:
         came = manifest.get("version")
         raise DataError(
-            f"{printable(path)}: pack version {came!r}; this program reads {PACK_VERSION}. Build it again."
+            f"{printable(path)}: dataset cache version {came!r}; this program reads {PACK_VERSION}. Build it again."
         )
     absent = [name for name in _NEEDED if name not in manifest]
     if absent:
         raise DataError(
-            f"{printable(path)}: the manifest lacks {', '.join(absent)}; build the pack again."
+            f"{printable(path)}: the manifest lacks {', '.join(absent)}; build the dataset cache again."
         )
     for name, size in manifest["files"].items():
         file = path / name
         found = file.stat().st_size if file.is_file() else None
         if Path(name).name != name or found != size:
             raise DataError(
-                f"{printable(file)}: {found} bytes, the manifest says {size}; build the pack again."
+                f"{printable(file)}: {found} bytes, the manifest says {size}; build the dataset cache again."
             )
     try:
         return DatasetCache(path.resolve(), manifest)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{printable(path)}: damaged ({error}); build the pack again.") from None
+        raise DataError(
+            f"{printable(path)}: damaged ({error}); build the dataset cache again."
+        ) from None
 
 
 def _opened(path: Path, limit_bytes: int | None) -> DatasetCache:
-    pack = open_cache(path)
-    if pack.shards is not None and limit_bytes is not None:
-        pack.shards.cache.limit_bytes = limit_bytes
-    return pack
+    dataset_cache = open_cache(path)
+    if dataset_cache.shards is not None and limit_bytes is not None:
+        dataset_cache.shards.cache.limit_bytes = limit_bytes
+    return dataset_cache
 
 
-def announced_source(pack: DatasetCache, data: str) -> str:
+def announced_source(dataset_cache: DatasetCache, data: str) -> str:
     """What a run says that its data is: the path that was given, where an equal file elsewhere was packed first.
 
     Args:
-        data: the setting; names that are no path (demo, kaggle:...) and packs keep the manifest's source.
+        data: the setting; names that are no path (demo, kaggle:...) and dataset caches keep the manifest's source.
     """
     if is_shards(data):
         return PREFIX + shown(data.removeprefix(PREFIX))
@@ -285,19 +287,19 @@ def announced_source(pack: DatasetCache, data: str) -> str:
     return (
         os.path.abspath(path)
         if path.exists() and not is_cache(path)
-        else str(pack.manifest["source"])
+        else str(dataset_cache.manifest["source"])
     )
 
 
-def describe(pack: DatasetCache, *, source: str | None = None) -> str:
-    """A pack's facts as lines for people: counts, splits, duplicates, what was left out; `source` in place of its own."""
-    manifest = pack.manifest
-    kind = {1: "gray", 3: "RGB"}[pack.channels]
+def describe(dataset_cache: DatasetCache, *, source: str | None = None) -> str:
+    """A dataset cache's facts as lines for people: counts, splits, duplicates, what was left out; `source` in place of its own."""
+    manifest = dataset_cache.manifest
+    kind = {1: "gray", 3: "RGB"}[dataset_cache.channels]
     lines = [
-        f"{len(pack)} images, {pack.width} x {pack.height} {kind}, {len(pack.classes)} classes, "
+        f"{len(dataset_cache)} images, {dataset_cache.width} x {dataset_cache.height} {kind}, {len(dataset_cache.classes)} classes, "
         f"from {manifest['source_kind']} {printable(source or manifest['source'])}",
-        f"fingerprint {pack.fingerprint[:16]}, pack {printable(pack.path)}",
-        *_table(pack),
+        f"fingerprint {dataset_cache.fingerprint[:16]}, dataset cache {printable(dataset_cache.path)}",
+        *_table(dataset_cache),
         f"splits: {manifest['splits']}",
         *_duplicates(manifest["duplicates"]),
     ]
@@ -311,11 +313,11 @@ def describe(pack: DatasetCache, *, source: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _table(pack: DatasetCache) -> list[str]:
-    counts: dict[str, dict[str, int]] = pack.manifest["counts"]
-    width = max(len("total"), *(len(name) for name in pack.classes))
+def _table(dataset_cache: DatasetCache) -> list[str]:
+    counts: dict[str, dict[str, int]] = dataset_cache.manifest["counts"]
+    width = max(len("total"), *(len(name) for name in dataset_cache.classes))
     rows = [f"{'':{width}} " + "".join(f"{split:>9}" for split in SPLITS)]
-    for name in pack.classes:
+    for name in dataset_cache.classes:
         rows.append(f"{name:{width}} " + "".join(f"{counts[split][name]:>9}" for split in SPLITS))
     totals = [sum(counts[split].values()) for split in SPLITS]
     return [*rows, f"{'total':{width}} " + "".join(f"{total:>9}" for total in totals)]

@@ -44,7 +44,7 @@ def manifest_checksum(manifest: dict[str, Any]) -> str:
 def verify_files(
     folder: Path, manifest: dict[str, Any], *, limit_bytes: int | None = CHECKED_BYTES
 ) -> None:
-    """Compares a pack's manifest and files with their checksums.
+    """Compares a dataset cache's manifest and files with their checksums.
 
     Args:
         limit_bytes: of each file at most so much is read, in blocks chosen again at each call; None reads everything.
@@ -53,7 +53,7 @@ def verify_files(
     """
     if manifest_checksum(manifest) != manifest["checksum"]:
         raise DataError(
-            f"{printable(folder / 'manifest.json')}: damaged, its checksum differs; build the pack again."
+            f"{printable(folder / 'manifest.json')}: damaged, its checksum differs; build the dataset cache again."
         )
     with _threads() as threads:
         for name, wanted in manifest["checksums"].items():
@@ -63,7 +63,7 @@ def verify_files(
                 if digest != wanted[place]:
                     raise DataError(
                         f"{printable(folder / name)}: damaged between bytes {place * BLOCK_BYTES:,} and {(place + 1) * BLOCK_BYTES:,}; "
-                        "build the pack again."
+                        "build the dataset cache again."
                     )
 
 
@@ -84,7 +84,7 @@ def _hash_or_refuse(file: Path, place: int) -> str:
         return _hash(file, place)
     except OSError as error:
         raise DataError(
-            f"{printable(file)}: can't be read ({error.strerror}); build the pack again."
+            f"{printable(file)}: can't be read ({error.strerror}); build the dataset cache again."
         ) from None
 
 

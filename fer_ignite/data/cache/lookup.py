@@ -1,10 +1,10 @@
 """Lookup of a dataset cache by file stamps and content key; it is built where it is missing.
 
     <cache>/stamps/<hash of spec and stamps>     holds the content's key
-    <cache>/packs/<content's key>/               the pack
+    <cache>/packs/<content's key>/               the dataset cache
 
-A pack is built in a hidden folder beside the others and renamed: two processes may build at once, a killed one leaves
-nothing that looks like a pack.
+A dataset cache is built in a hidden folder beside the others and renamed: two processes may build at once, a killed one leaves
+nothing that looks like a dataset cache.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ logger = logging.getLogger("fer_ignite")
 
 
 def cache_folder() -> Path:
-    """Where packs are kept: $FER_IGNITE_CACHE, else fer_ignite in the user's own cache folder."""
+    """Where dataset caches are kept: $FER_IGNITE_CACHE, else fer_ignite in the user's own cache folder."""
     if named := os.environ.get("FER_IGNITE_CACHE"):
         return Path(named)
     if os.path.isabs(shared := os.environ.get("XDG_CACHE_HOME", "")):
@@ -53,17 +53,17 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "fer_ignite"
     except RuntimeError:
         raise ConfigError(
-            "there is no home folder to keep packs in; set FER_IGNITE_CACHE to a folder."
+            "there is no home folder to keep dataset caches in; set FER_IGNITE_CACHE to a folder."
         ) from None
 
 
 def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
-    """The folder of the pack that a spec describes.
+    """The folder of the dataset cache that a spec describes.
 
-    A pack as `data` is used as it is: of all settings, only other `classes` make a new one.
+    A dataset cache as `data` is used as it is: of all settings, only other `classes` make a new one.
 
     Args:
-        cache: where packs are kept; None for `cache_folder()`.
+        cache: where dataset caches are kept; None for `cache_folder()`.
         progress: show a bar while building.
     Raises:
         DataError: the source can't be read.
@@ -117,7 +117,7 @@ def _shards(spec: CacheSpec, *, cache: Path) -> Path:
 def _union(
     spec: CacheSpec, parts: Sequence[str], *, cache: Path | None, progress: bool
 ) -> UnionSource:
-    """The packs of several data sets, each read by its own splits, brought to one side and one number of channels.
+    """The dataset caches of several data sets, each read by its own splits, brought to one side and one number of channels.
 
     Raises:
         ConfigError: a user's data set or shards among them.
@@ -130,7 +130,7 @@ def _union(
             )
         if is_object_name(part) and not part.startswith(("demo:", "kaggle:")):
             raise ConfigError(
-                f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or packs."
+                f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or dataset caches."
             )
 
     def opened(**changed: Any) -> list[CacheSource]:
@@ -144,8 +144,8 @@ def _union(
         return [CacheSource(open_or_build(own, cache=cache, progress=progress)) for own in specs]
 
     sources = opened()
-    packs = [open_cache(source.path) for source in sources]
-    sides, channels = {pack.height for pack in packs}, {pack.channels for pack in packs}
+    caches = [open_cache(source.path) for source in sources]
+    sides, channels = {one.height for one in caches}, {one.channels for one in caches}
     if len(sides) == len(channels) == 1:
         return UnionSource(spec.data, sources)
     gray = spec.channels == "gray" or (spec.channels == "auto" and 1 in channels)
@@ -171,15 +171,15 @@ def _known(cache: Path, stamp: Path) -> Path | None:
         return _sound(cache / "packs" / key)
     except DataError as error:
         if (cache / "packs" / key).exists():
-            logger.warning("the cached pack is built again: %s", error)
+            logger.warning("the dataset cache is built again: %s", error)
         return None
 
 
 def _sound(folder: Path) -> Path:
-    """The folder of a pack whose files have their checksums; of a very large one a sample is checked."""
-    pack = open_cache(folder)
-    verify_files(pack.path, pack.manifest)
-    return pack.path
+    """The folder of a dataset cache whose files have their checksums; of a very large one a sample is checked."""
+    dataset_cache = open_cache(folder)
+    verify_files(dataset_cache.path, dataset_cache.manifest)
+    return dataset_cache.path
 
 
 def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progress: bool) -> Path:
@@ -200,7 +200,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
             _write_text(stamp, key)
     except OSError as error:
         raise StorageError(
-            f"the pack can't be written to {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
+            f"the dataset cache can't be written to {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
         ) from None
     return open_cache(packs / key).path
 
@@ -216,7 +216,7 @@ def _hidden(packs: Path) -> Iterator[Path]:
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Renames a finished pack into its place; one that is there already and sound stays."""
+    """Renames a finished dataset cache into its place; one that is there already and sound stays."""
     for _ in range(3):
         try:
             os.rename(folder, target)

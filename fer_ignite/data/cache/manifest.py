@@ -112,29 +112,29 @@ def _write_arrays(
     np.save(folder / "id_ends.npy", np.cumsum([len(name) for name in samples.ids], dtype=np.int64))
 
 
-def verify_cache(pack: DatasetCache) -> None:
+def verify_cache(dataset_cache: DatasetCache) -> None:
     """Reads every file and every pixel again.
 
     Raises:
-        DataError: they aren't those that the pack was made with.
+        DataError: they aren't those that the dataset cache was made with.
     """
-    verify_files(pack.path, pack.manifest, limit_bytes=None)
+    verify_files(dataset_cache.path, dataset_cache.manifest, limit_bytes=None)
     pieces = [
-        measure(pack.read(np.arange(at, min(at + _PIECE, len(pack)))))[0]
-        for at in range(0, len(pack), _PIECE)
+        measure(dataset_cache.read(np.arange(at, min(at + _PIECE, len(dataset_cache)))))[0]
+        for at in range(0, len(dataset_cache), _PIECE)
     ]
-    shape = (pack.height, pack.width, pack.channels)
+    shape = (dataset_cache.height, dataset_cache.width, dataset_cache.channels)
     found = compute_fingerprint(
-        pack.classes,
+        dataset_cache.classes,
         shape,
-        labels_N=pack.labels,
-        splits_N=pack.splits,
-        soft_NK=pack.soft,
+        labels_N=dataset_cache.labels,
+        splits_N=dataset_cache.splits,
+        soft_NK=dataset_cache.soft,
         digests_N16=np.concatenate(pieces),
     )
-    if found != pack.fingerprint:
+    if found != dataset_cache.fingerprint:
         raise DataError(
-            f"{pack.path}: damaged, its content is {found[:16]}, not {pack.fingerprint[:16]}; build it again."
+            f"{dataset_cache.path}: damaged, its content is {found[:16]}, not {dataset_cache.fingerprint[:16]}; build it again."
         )
 
 

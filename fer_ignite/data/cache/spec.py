@@ -27,7 +27,7 @@ class CacheSpec:
     """What to pack, and how.
 
     Args:
-        data: class folders, fer2013.csv, icml_face_data.csv, a csv manifest, a pack, demo, demo:N or kaggle:owner/name.
+        data: class folders, fer2013.csv, icml_face_data.csv, a csv manifest, a dataset cache, demo, demo:N or kaggle:owner/name.
         votes: fer2013new.csv, the FER+ votes for the rows of `data`.
         vote_mode: "majority", "distribution" or "second" (see :func:`fer_ignite.data.readers.ferplus.apply_votes`).
         classes: names in order, renamed or merged: "angry,happy,calm=neutral+sad"; None keeps the source's.
@@ -43,7 +43,7 @@ class CacheSpec:
         group_by: regular expression that finds the group (a person, a film) in each image's name.
         follow_links: read symbolic links that lead out of the data's folder.
         crop_faces: find, align and cut out the largest face of each photograph.
-        raw_limit_bytes: packs larger than this keep the files' own bytes in place of pixels.
+        raw_limit_bytes: dataset caches larger than this keep the files' own bytes in place of pixels.
     """
 
     data: str

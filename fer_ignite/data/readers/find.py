@@ -286,7 +286,7 @@ class DemoSource:
 
 
 class CacheSource:
-    """An existing pack, packed again under other class names."""
+    """An existing dataset cache, packed again under other class names."""
 
     kind = "pack"
 
@@ -298,20 +298,22 @@ class CacheSource:
         return hashlib.sha256(open_cache(self.path).fingerprint.encode()).digest()
 
     def samples(self) -> Samples:
-        pack = open_cache(self.path)
-        if pack.shards is not None:
+        dataset_cache = open_cache(self.path)
+        if dataset_cache.shards is not None:
             raise DataError(
                 f"{printable(self.where)}: faces in shards are read as they are; join data sets and choose --classes and --split when "
                 "the shards are written: fer-ignite pack DATA --shards FOLDER."
             )
-        everything = np.arange(len(pack))
+        everything = np.arange(len(dataset_cache))
         return Samples(
-            classes=pack.classes,
-            ids=[pack.id_bytes(index) for index in range(len(pack))],
-            labels_N=np.array(pack.labels),
-            splits_N=np.array(pack.splits),
-            pixels_NHWC=pack.pixels if pack.is_memmap else pack.read(everything),
-            groups_N=None if pack.groups is None else np.array(pack.groups),
-            soft_NK=None if pack.soft is None else np.array(pack.soft),
-            left_out=dict(pack.manifest["left_out"]),
+            classes=dataset_cache.classes,
+            ids=[dataset_cache.id_bytes(index) for index in range(len(dataset_cache))],
+            labels_N=np.array(dataset_cache.labels),
+            splits_N=np.array(dataset_cache.splits),
+            pixels_NHWC=dataset_cache.pixels
+            if dataset_cache.is_memmap
+            else dataset_cache.read(everything),
+            groups_N=None if dataset_cache.groups is None else np.array(dataset_cache.groups),
+            soft_NK=None if dataset_cache.soft is None else np.array(dataset_cache.soft),
+            left_out=dict(dataset_cache.manifest["left_out"]),
         )

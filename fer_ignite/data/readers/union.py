@@ -1,4 +1,4 @@
-"""Several data sets as one: their packs behind each other, classes matched by name and meaning."""
+"""Several data sets as one: their dataset caches behind each other, classes matched by name and meaning."""
 
 # Dimensions: N images, K classes, H W pixels, C channels.
 
@@ -19,14 +19,14 @@ _MARK = b"/"  # between the number of a data set and the name of an image in it
 
 
 class UnionSource:
-    """The packs of several data sets as one source of pixels.
+    """The dataset caches of several data sets as one source of pixels.
 
     An image's name begins with the number of its data set, from 1. Each keeps its own splits. The classes are the first one's, then
     those of the others that it doesn't have. Where one set has votes, the others' labels are their distributions.
 
     Args:
         where: the names of the data sets, for messages.
-        parts: packs of one side and one number of channels.
+        parts: dataset caches of one side and one number of channels.
     """
 
     kind = "union"

@@ -29,14 +29,19 @@ class ShardFetcher:
     Nothing of the next epoch is read before its first batch is requested: it may never come.
 
     Args:
-        pack: the index of the shards.
+        dataset_cache: the index of the shards.
         device: where batches are wanted.
         channels: 1 turns colour into gray.
     """
 
-    def __init__(self, pack: DatasetCache, device: torch.device, *, channels: int) -> None:
-        assert pack.shards is not None
-        self.pack, self.shards, self.device, self.channels = pack, pack.shards, device, channels
+    def __init__(self, dataset_cache: DatasetCache, device: torch.device, *, channels: int) -> None:
+        assert dataset_cache.shards is not None
+        self.cache, self.shards, self.device, self.channels = (
+            dataset_cache,
+            dataset_cache.shards,
+            device,
+            channels,
+        )
 
     def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         decoders = ThreadPoolExecutor(_DECODERS, "shard-decoder")
@@ -58,7 +63,7 @@ class ShardFetcher:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, request: IndexBatch) -> Tensor:
-        return torch.from_numpy(self.pack.read(request.indices_B))
+        return torch.from_numpy(self.cache.read(request.indices_B))
 
     def _on_device(self, images_BHWC: Tensor) -> Tensor:
         if self.device.type == "cuda":

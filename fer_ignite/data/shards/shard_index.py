@@ -32,13 +32,13 @@ def open_shard_index(data: str, *, cache: Path) -> Path:
     folder = local_folder(url)
     if folder is None:
         folder = _copy_of_index(url, cache / "shards")
-    pack = open_cache(folder)
-    if pack.manifest["storage"] != "shards":
+    dataset_cache = open_cache(folder)
+    if dataset_cache.manifest["storage"] != "shards":
         raise DataError(
             f"data {PREFIX}{shown(url)}: a dataset cache, which is not cut into shards; name it without {PREFIX!r}."
         )
-    verify_files(pack.path, pack.manifest)
-    return pack.path
+    verify_files(dataset_cache.path, dataset_cache.manifest)
+    return dataset_cache.path
 
 
 def own_index(data: str, folder: Path, *, cache: Path) -> Path:

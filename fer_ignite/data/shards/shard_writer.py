@@ -51,7 +51,12 @@ def require_new_folder(folder: Path) -> None:
 
 
 def write_shards(
-    pack: DatasetCache, folder: Path, *, shard_bytes: int, source: str, progress: bool = False
+    dataset_cache: DatasetCache,
+    folder: Path,
+    *,
+    shard_bytes: int,
+    source: str,
+    progress: bool = False,
 ) -> None:
     """Writes a data set into a new folder, which is complete or isn't there.
 
@@ -70,8 +75,8 @@ def write_shards(
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / SHARD_FOLDER).mkdir(parents=True)
-        with progress_bar(len(pack), "writing shards", quiet=not progress) as bar:
-            _write_all(pack, building, shard_bytes=shard_bytes, source=source, bar=bar)
+        with progress_bar(len(dataset_cache), "writing shards", quiet=not progress) as bar:
+            _write_all(dataset_cache, building, shard_bytes=shard_bytes, source=source, bar=bar)
         os.rename(building, folder.absolute())
     except OSError as error:
         raise StorageError(
@@ -82,18 +87,18 @@ def write_shards(
 
 
 def _write_all(
-    pack: DatasetCache, folder: Path, *, shard_bytes: int, source: str, bar: Any
+    dataset_cache: DatasetCache, folder: Path, *, shard_bytes: int, source: str, bar: Any
 ) -> None:
     shards: list[dict[str, Any]] = []
     places: list[_Place] = []
-    orders = {split: _order(pack, split) for split in SPLITS}
+    orders = {split: _order(dataset_cache, split) for split in SPLITS}
     order_N = np.concatenate(list(orders.values()))
     for split, order in orders.items():
         waiting = iter(order.tolist())
         while True:
             number = sum(shard["split"] == split for shard in shards)
             name = f"{split}-{number:05}.tar"
-            writer = _ShardWriter(pack, split, first=len(places))
+            writer = _ShardWriter(dataset_cache, split, first=len(places))
             written = writer.write(
                 folder / SHARD_FOLDER / name, waiting, limit=shard_bytes, bar=bar
             )
@@ -104,23 +109,23 @@ def _write_all(
                 | _file_facts(folder / SHARD_FOLDER / name)
             )
             places += written
-    _write_index(pack, folder, order_N=order_N, places=places)
-    _write_manifest(pack, folder, order_N=order_N, shards=shards, source=source)
+    _write_index(dataset_cache, folder, order_N=order_N, places=places)
+    _write_manifest(dataset_cache, folder, order_N=order_N, shards=shards, source=source)
 
 
 _Place = tuple[int, int, int]  # offset, size, CRC-32
 
 
-def _order(pack: DatasetCache, split: str) -> Indices:
-    indices = pack.indices(split)
+def _order(dataset_cache: DatasetCache, split: str) -> Indices:
+    indices = dataset_cache.indices(split)
     return generator(0, "order").permutation(indices) if split == "train" else indices
 
 
 class _ShardWriter:
     """One tar file with the next images of a split, the first of which gets the position ``first``."""
 
-    def __init__(self, pack: DatasetCache, split: str, *, first: int) -> None:
-        self.pack, self.split, self.first = pack, split, first
+    def __init__(self, dataset_cache: DatasetCache, split: str, *, first: int) -> None:
+        self.cache, self.split, self.first = dataset_cache, split, first
 
     def write(self, path: Path, waiting: Iterator[int], *, limit: int, bar: Any) -> list[_Place]:
         """Takes images from ``waiting`` until the shard has ``limit`` bytes; where none is left, no file is made."""
@@ -131,7 +136,7 @@ class _ShardWriter:
                     index = next(waiting, None)
                     if index is None:
                         break
-                    data = self.pack.encoded(index)
+                    data = self.cache.encoded(index)
                     tar.addfile(self._member(index, data, len(places)), io.BytesIO(data))
                     start = tar.offset - -(-len(data) // _BLOCK) * _BLOCK
                     places.append((start, len(data), zlib.crc32(data)))
@@ -143,7 +148,7 @@ class _ShardWriter:
         return places
 
     def _member(self, index: int, data: bytes, place: int) -> tarfile.TarInfo:
-        label = self.pack.classes[int(self.pack.labels[index])].replace("/", "_")
+        label = self.cache.classes[int(self.cache.labels[index])].replace("/", "_")
         info = tarfile.TarInfo(f"{self.split}/{label}/{self.first + place:09}.{_suffix(data)}")
         info.size, info.mode = len(data), 0o644
         return info
@@ -160,44 +165,49 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _write_index(
-    pack: DatasetCache, folder: Path, *, order_N: Indices, places: list[_Place]
+    dataset_cache: DatasetCache, folder: Path, *, order_N: Indices, places: list[_Place]
 ) -> None:
     table_N3 = np.array(places, dtype=np.int64).reshape(-1, 3)
     arrays: dict[str, Any] = {
-        "labels": pack.labels[order_N],
-        "splits": pack.splits[order_N],
-        "leaks": pack.leaks[order_N],
-        "digests": pack.digests[order_N],
+        "labels": dataset_cache.labels[order_N],
+        "splits": dataset_cache.splits[order_N],
+        "leaks": dataset_cache.leaks[order_N],
+        "digests": dataset_cache.digests[order_N],
         "image_offsets": table_N3[:, 0],
         "image_sizes": table_N3[:, 1].astype(np.uint32),
         "image_crcs": table_N3[:, 2].astype(np.uint32),
     }
-    if pack.soft is not None:
-        arrays["soft"] = pack.soft[order_N]
-    if pack.groups is not None:
-        arrays["groups"] = pack.groups[order_N]
+    if dataset_cache.soft is not None:
+        arrays["soft"] = dataset_cache.soft[order_N]
+    if dataset_cache.groups is not None:
+        arrays["groups"] = dataset_cache.groups[order_N]
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    ids = [pack.id_bytes(index) for index in order_N.tolist()]
+    ids = [dataset_cache.id_bytes(index) for index in order_N.tolist()]
     (folder / "ids.bin").write_bytes(b"".join(ids))
     np.save(folder / "id_ends.npy", np.cumsum([len(name) for name in ids], dtype=np.int64))
 
 
 def _write_manifest(
-    pack: DatasetCache, folder: Path, *, order_N: Indices, shards: list[dict[str, Any]], source: str
+    dataset_cache: DatasetCache,
+    folder: Path,
+    *,
+    order_N: Indices,
+    shards: list[dict[str, Any]],
+    source: str,
 ) -> None:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     manifest = {
-        **pack.manifest,
+        **dataset_cache.manifest,
         "storage": "shards",
         "source": source,
         "fingerprint": compute_fingerprint(
-            pack.classes,
-            (pack.height, pack.width, pack.channels),
-            labels_N=pack.labels[order_N],
-            splits_N=pack.splits[order_N],
-            soft_NK=None if pack.soft is None else pack.soft[order_N],
-            digests_N16=pack.digests[order_N],
+            dataset_cache.classes,
+            (dataset_cache.height, dataset_cache.width, dataset_cache.channels),
+            labels_N=dataset_cache.labels[order_N],
+            splits_N=dataset_cache.splits[order_N],
+            soft_NK=None if dataset_cache.soft is None else dataset_cache.soft[order_N],
+            digests_N16=dataset_cache.digests[order_N],
         ),
         "files": {file.name: file.stat().st_size for file in files},
         "shards": shards,

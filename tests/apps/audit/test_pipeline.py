@@ -103,7 +103,7 @@ def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_pat
     report = audit(
         tiny(data="demo:700"), AuditRequest(checkpoint=best, out=str(tmp_path / "a"), tta="none")
     )
-    assert "may have learned their wrong labels" in report["labels"]["warning"] and any(
+    assert "may have fitted their wrong labels" in report["labels"]["warning"] and any(
         "Warning" in line for line in report["sentences"]
     )
     seen = {

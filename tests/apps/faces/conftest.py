@@ -79,7 +79,7 @@ def fer2013_faces():
     from fer_ignite.data.cache.lookup import open_or_build
     from fer_ignite.data.cache.spec import CacheSpec
 
-    pack = DatasetCache.open(
+    dataset_cache = DatasetCache.open(
         open_or_build(CacheSpec(data=os.environ["FER2013_CSV"], channels="gray"))
     )
-    return list(pack.read(pack.indices("val")[:40])[..., 0])
+    return list(dataset_cache.read(dataset_cache.indices("val")[:40])[..., 0])

@@ -59,10 +59,10 @@ def test_faces_are_described_from_the_scores_and_the_pack(seen):
         assert [name for name, _ in face["guesses"]] == [
             classes[k] for k in probabilities_NK[row].argsort(descending=True)[:3]
         ]
-        stored = seen.dataset.pack.read([seen.places_N[row]])[0, :, :, 0].astype(float)
+        stored = seen.dataset.cache.read([seen.places_N[row]])[0, :, :, 0].astype(float)
         assert abs(np.asarray(picture(face["image"])).astype(float) - stored).mean() < 6  # JPEG
         assert (
-            face["id"] == seen.dataset.pack.sample_id(seen.places_N[row]) and face["votes"] is None
+            face["id"] == seen.dataset.cache.sample_id(seen.places_N[row]) and face["votes"] is None
         )
 
 
@@ -113,7 +113,7 @@ def test_votes_are_those_of_the_face_s_own_row(csv_pack):
 def test_votes_that_don_t_belong_to_the_faces_are_refused(csv_pack, seen, tmp_path):
     cache, votes = csv_pack
     with pytest.raises(DataError, match="come from elsewhere"):
-        describe_votes(votes, seen.dataset.pack, places=[0])
+        describe_votes(votes, seen.dataset.cache, places=[0])
     short = tmp_path / "short.csv"
     short.write_text("\n".join(Path(votes).read_text().splitlines()[:3]) + "\n")
     with pytest.raises(DataError, match="2 rows, the data has a row 7"):

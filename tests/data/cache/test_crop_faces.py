@@ -33,10 +33,13 @@ def packed(data, **options):
 
 @pytest.mark.parametrize("limit", [8 << 30, 0], ids=["pixels", "encoded"])
 def test_every_face_is_cut_out_upright(photographs, photo, limit):
-    pack = packed(photographs, crop_faces=True, side_px=64, raw_limit_bytes=limit)
-    assert pack.is_memmap == bool(limit) and (pack.height, len(pack)) == (64, 6)
-    faces = pack.read(np.arange(6)).astype(np.float64).mean(axis=3)
-    straight = faces[[pack.sample_id(i) for i in range(6)].index("sad/2.jpg")]
+    dataset_cache = packed(photographs, crop_faces=True, side_px=64, raw_limit_bytes=limit)
+    assert dataset_cache.is_memmap == bool(limit) and (
+        dataset_cache.height,
+        len(dataset_cache),
+    ) == (64, 6)
+    faces = dataset_cache.read(np.arange(6)).astype(np.float64).mean(axis=3)
+    straight = faces[[dataset_cache.sample_id(i) for i in range(6)].index("sad/2.jpg")]
     for face in faces:
         assert np.corrcoef(face.ravel(), straight.ravel())[0, 1] > 0.65
     whole = packed(photographs, side_px=64)
@@ -49,8 +52,10 @@ def test_a_photograph_without_a_face_is_listed_and_left_out_on_request(photograp
     Image.fromarray(noise).save(photographs / "sad" / "none.png")
     with pytest.raises(DataError, match=r"none\.png: no face is found in it.*--bad-images skip"):
         packed(photographs, crop_faces=True)
-    pack = packed(photographs, crop_faces=True, bad_images="skip")
-    assert len(pack) == 6 and pack.manifest["skipped"] == ["sad/none.png: no face is found in it."]
+    dataset_cache = packed(photographs, crop_faces=True, bad_images="skip")
+    assert len(dataset_cache) == 6 and dataset_cache.manifest["skipped"] == [
+        "sad/none.png: no face is found in it."
+    ]
 
 
 def test_faces_that_are_pixels_already_are_refused():

@@ -56,43 +56,50 @@ def build(data, tmp_path, **wishes):
 
 
 def test_pixels_labels_roles_and_names_come_back(data, tmp_path):
-    pack = build(data, tmp_path)
-    assert pack.pixels.shape == (36, 12, 12, 1) and pack.pixels.dtype == np.uint8 and pack.is_memmap
+    dataset_cache = build(data, tmp_path)
+    assert (
+        dataset_cache.pixels.shape == (36, 12, 12, 1)
+        and dataset_cache.pixels.dtype == np.uint8
+        and dataset_cache.is_memmap
+    )
     for index in range(36):
-        split, name, _ = pack.sample_id(index).split("/")
-        assert (("train", "val", "test")[pack.splits[index]], pack.classes[pack.labels[index]]) == (
-            split,
-            name,
-        )
+        split, name, _ = dataset_cache.sample_id(index).split("/")
+        assert (
+            ("train", "val", "test")[dataset_cache.splits[index]],
+            dataset_cache.classes[dataset_cache.labels[index]],
+        ) == (split, name)
         assert np.array_equal(
-            pack.pixels[index, :, :, 0], np.asarray(Image.open(data / pack.sample_id(index)))
+            dataset_cache.pixels[index, :, :, 0],
+            np.asarray(Image.open(data / dataset_cache.sample_id(index))),
         )
-    assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [12, 12, 12]
-    assert pack.manifest["counts"]["val"] == {"happy": 6, "sad": 6}
-    train = pack.read(pack.indices("train")) / 255
-    assert np.allclose(pack.mean, train.mean()) and np.allclose(pack.std, train.std())
+    assert [len(dataset_cache.indices(split)) for split in ("train", "val", "test")] == [12, 12, 12]
+    assert dataset_cache.manifest["counts"]["val"] == {"happy": 6, "sad": 6}
+    train = dataset_cache.read(dataset_cache.indices("train")) / 255
+    assert np.allclose(dataset_cache.mean, train.mean()) and np.allclose(
+        dataset_cache.std, train.std()
+    )
 
 
 def test_read_gives_new_arrays_in_the_order_asked_for(data, tmp_path):
-    pack = build(data, tmp_path)
-    images = pack.read(np.array([5, 0, 5]))
+    dataset_cache = build(data, tmp_path)
+    images = dataset_cache.read(np.array([5, 0, 5]))
     assert (
         images.shape == (3, 12, 12, 1)
         and np.array_equal(images[0], images[2])
         and type(images) is np.ndarray
     )
     images[:] = 0
-    assert pack.pixels[5].any()
-    assert pack.read([]).shape == (0, 12, 12, 1)
+    assert dataset_cache.pixels[5].any()
+    assert dataset_cache.read([]).shape == (0, 12, 12, 1)
 
 
 def test_a_pack_is_pickled_as_its_path_and_its_map_can_be_written_without_harm(data, tmp_path):
-    pack = build(data, tmp_path)
-    assert len(pickle.dumps(pack)) < 600
-    copy = pickle.loads(pickle.dumps(pack))
-    assert isinstance(copy, DatasetCache) and np.array_equal(copy.pixels, pack.pixels)
-    torch.from_numpy(pack.pixels)[0] = 0  # a warning here would fail the test
-    assert open_cache(pack.path).pixels[0].any()
+    dataset_cache = build(data, tmp_path)
+    assert len(pickle.dumps(dataset_cache)) < 600
+    copy = pickle.loads(pickle.dumps(dataset_cache))
+    assert isinstance(copy, DatasetCache) and np.array_equal(copy.pixels, dataset_cache.pixels)
+    torch.from_numpy(dataset_cache.pixels)[0] = 0  # a warning here would fail the test
+    assert open_cache(dataset_cache.path).pixels[0].any()
 
 
 @pytest.mark.skipif(
@@ -115,21 +122,23 @@ def test_an_array_larger_than_memory_is_mapped_read_only(tmp_path):
 
 
 def test_the_second_time_nothing_is_built(data, tmp_path):
-    pack = build(data, tmp_path)
-    made = (pack.path / "pixels.npy").stat().st_mtime_ns
+    dataset_cache = build(data, tmp_path)
+    made = (dataset_cache.path / "pixels.npy").stat().st_mtime_ns
     again = build(data, tmp_path)
-    assert again.path == pack.path and (again.path / "pixels.npy").stat().st_mtime_ns == made
+    assert (
+        again.path == dataset_cache.path and (again.path / "pixels.npy").stat().st_mtime_ns == made
+    )
     assert sorted(os.listdir(tmp_path / "cache")) == ["packs", "stamps"]
     assert len(os.listdir(tmp_path / "cache" / "packs")) == 1
 
 
 def test_data_that_moved_is_the_same_pack_and_changed_data_another(data, tmp_path):
-    pack = build(data, tmp_path)
+    dataset_cache = build(data, tmp_path)
     data.rename(tmp_path / "moved")
-    assert build(tmp_path / "moved", tmp_path).path == pack.path
+    assert build(tmp_path / "moved", tmp_path).path == dataset_cache.path
     Image.new("L", (12, 12), 3).save(tmp_path / "moved" / "train" / "sad" / "0.png")
     changed = build(tmp_path / "moved", tmp_path)
-    assert changed.fingerprint != pack.fingerprint and changed.path != pack.path
+    assert changed.fingerprint != dataset_cache.fingerprint and changed.path != dataset_cache.path
 
 
 def test_the_fingerprint_is_over_content_not_names(data, tmp_path):
@@ -146,38 +155,40 @@ def test_the_fingerprint_is_over_content_not_names(data, tmp_path):
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])
 def test_a_damaged_pack_in_the_cache_is_built_anew_and_named_when_opened(data, tmp_path, harm):
-    pack = build(data, tmp_path)
-    target = pack.path / ("manifest.json" if harm == "manifest" else "pixels.npy")
+    dataset_cache = build(data, tmp_path)
+    target = dataset_cache.path / ("manifest.json" if harm == "manifest" else "pixels.npy")
     if harm == "gone":
         target.unlink()
     else:
         os.truncate(target, target.stat().st_size - 2)
     with pytest.raises(DataError, match="build"):
-        open_cache(pack.path)
+        open_cache(dataset_cache.path)
     again = build(data, tmp_path)
-    assert again.path == pack.path
+    assert again.path == dataset_cache.path
     verify_cache(again)
 
 
 def test_verification_finds_a_single_changed_bit(data, tmp_path):
-    pack = build(data, tmp_path)
-    verify_cache(pack)
-    with (pack.path / "pixels.npy").open("r+b") as file:
+    dataset_cache = build(data, tmp_path)
+    verify_cache(dataset_cache)
+    with (dataset_cache.path / "pixels.npy").open("r+b") as file:
         file.seek(-7, os.SEEK_END)
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(DataError, match="damaged"):
-        verify_cache(open_cache(pack.path))
+        verify_cache(open_cache(dataset_cache.path))
 
 
 def test_an_existing_pack_is_a_source_and_can_be_relabelled(data, tmp_path):
-    pack = build(data, tmp_path)
-    copy = shutil.copytree(pack.path, tmp_path / "copy")
+    dataset_cache = build(data, tmp_path)
+    copy = shutil.copytree(dataset_cache.path, tmp_path / "copy")
     assert build(copy, tmp_path).path == copy.resolve()
     other = build(copy, tmp_path, classes="sad,happy")
-    assert other.classes == ("sad", "happy") and np.array_equal(other.labels, 1 - pack.labels)
-    assert np.array_equal(other.pixels, pack.pixels)
+    assert other.classes == ("sad", "happy") and np.array_equal(
+        other.labels, 1 - dataset_cache.labels
+    )
+    assert np.array_equal(other.pixels, dataset_cache.pixels)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +205,12 @@ def test_an_existing_pack_is_a_source_and_can_be_relabelled(data, tmp_path):
     ],
 )
 def test_the_stored_size_and_channels(tmp_path, sizes, wishes, expected):
-    pack = build(class_folders(tmp_path / "data", **sizes), tmp_path, **wishes)
-    assert (pack.height, pack.channels) == expected == (pack.width, len(pack.mean))
+    dataset_cache = build(class_folders(tmp_path / "data", **sizes), tmp_path, **wishes)
+    assert (
+        (dataset_cache.height, dataset_cache.channels)
+        == expected
+        == (dataset_cache.width, len(dataset_cache.mean))
+    )
 
 
 def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeypatch):
@@ -203,19 +218,25 @@ def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeyp
     monkeypatch.setattr("fer_ignite.data.cache.decode._SAMPLE", 2)
     data = class_folders(tmp_path / "data")
     Image.new("RGB", (20, 20), (255, 0, 0)).save(data / "train" / "happy" / "1x.png")
-    pack = build(data, tmp_path)
-    assert (len(pack), pack.channels, pack.height) == (37, 3, 12)
-    odd = next(index for index in range(37) if pack.sample_id(index).endswith("1x.png"))
-    assert (pack.pixels[odd] == [255, 0, 0]).all()
+    dataset_cache = build(data, tmp_path)
+    assert (len(dataset_cache), dataset_cache.channels, dataset_cache.height) == (37, 3, 12)
+    odd = next(index for index in range(37) if dataset_cache.sample_id(index).endswith("1x.png"))
+    assert (dataset_cache.pixels[odd] == [255, 0, 0]).all()
 
 
 def test_a_second_pass_that_keeps_the_files_leaves_no_pixels_of_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr("fer_ignite.data.cache.decode._SAMPLE", 2)
     data = class_folders(tmp_path / "data")
     Image.new("RGB", (12, 12), (255, 0, 0)).save(data / "train" / "happy" / "1x.png")
-    pack = build(data, tmp_path, raw_limit_bytes=37 * 12 * 12 + 1)  # enough for gray, not for RGB
-    assert pack.channels == 3 and not pack.is_memmap and not (pack.path / "pixels.npy").exists()
-    verify_cache(pack)
+    dataset_cache = build(
+        data, tmp_path, raw_limit_bytes=37 * 12 * 12 + 1
+    )  # enough for gray, not for RGB
+    assert (
+        dataset_cache.channels == 3
+        and not dataset_cache.is_memmap
+        and not (dataset_cache.path / "pixels.npy").exists()
+    )
+    verify_cache(dataset_cache)
 
 
 def test_a_pack_over_the_limit_keeps_the_files_and_reads_the_same(data, tmp_path):
@@ -251,12 +272,12 @@ def test_all_bad_images_are_reported_at_once(data, tmp_path):
 
 def test_bad_images_are_skipped_counted_and_listed_when_asked(data, tmp_path):
     spoil(data)
-    pack = build(data, tmp_path, bad_images="skip")
-    assert len(pack) == 35 and len(pack.manifest["skipped"]) == 3
+    dataset_cache = build(data, tmp_path, bad_images="skip")
+    assert len(dataset_cache) == 35 and len(dataset_cache.manifest["skipped"]) == 3
     names = ["test/sad/pipe.jpg", "train/happy/bad.png", "val/sad/0.png"]
-    assert sorted(text.split(":")[0] for text in pack.manifest["skipped"]) == names
-    verify_cache(pack)
-    assert "skipped: 3" in describe(pack)
+    assert sorted(text.split(":")[0] for text in dataset_cache.manifest["skipped"]) == names
+    verify_cache(dataset_cache)
+    assert "skipped: 3" in describe(dataset_cache)
 
 
 def test_only_bad_images_are_an_error_even_when_skipped(tmp_path):
@@ -271,25 +292,29 @@ def test_names_of_any_bytes_round_trip(tmp_path):
     data = class_folders(tmp_path / "data", splits=(".",), count=5)
     odd = b"\xff line\nbreak.png"
     shutil.copy(data / "happy" / "0.png", os.fsencode(data / "happy") + b"/" + odd)
-    pack = build(data, tmp_path)
-    found = [index for index in range(len(pack)) if pack.id_bytes(index) == b"happy/" + odd]
-    assert len(found) == 1 and pack.sample_id(found[0]) == r"happy/\xff line\nbreak.png"
-    assert os.path.exists(os.fsencode(data) + b"/" + pack.id_bytes(found[0]))
+    dataset_cache = build(data, tmp_path)
+    found = [
+        index
+        for index in range(len(dataset_cache))
+        if dataset_cache.id_bytes(index) == b"happy/" + odd
+    ]
+    assert len(found) == 1 and dataset_cache.sample_id(found[0]) == r"happy/\xff line\nbreak.png"
+    assert os.path.exists(os.fsencode(data) + b"/" + dataset_cache.id_bytes(found[0]))
 
 
 def test_duplicates_leaks_and_blanks_are_reported(data, tmp_path):
     shutil.copy(data / "train" / "sad" / "0.png", data / "test" / "sad" / "x.png")
     shutil.copy(data / "train" / "sad" / "0.png", data / "train" / "happy" / "x.png")
     Image.new("L", (12, 12), 9).save(data / "val" / "sad" / "blank.png")
-    pack = build(data, tmp_path)
-    report = pack.manifest["duplicates"]
+    dataset_cache = build(data, tmp_path)
+    report = dataset_cache.manifest["duplicates"]
     assert (report["groups"], report["images"], report["contradicting_groups"]) == (1, 3, 1)
-    assert (report["test_in_train"], report["train_in_test"]) == (1, 2) and pack.manifest[
+    assert (report["test_in_train"], report["train_in_test"]) == (1, 2) and dataset_cache.manifest[
         "blank"
     ] == 1
-    leaking = {pack.sample_id(int(index)) for index in np.flatnonzero(pack.leaks)}
+    leaking = {dataset_cache.sample_id(int(index)) for index in np.flatnonzero(dataset_cache.leaks)}
     assert leaking == {"train/sad/0.png", "train/happy/x.png"}
-    text = describe(pack)
+    text = describe(dataset_cache)
     assert (
         "1 test images also in train" in text
         and "blank images: 1" in text
@@ -301,24 +326,24 @@ def test_one_folder_of_classes_is_split_with_copies_kept_together(tmp_path):
     data = class_folders(tmp_path / "data", splits=(".",), count=50)
     for index in range(10):
         shutil.copy(data / "sad" / f"{index}.png", data / "sad" / f"copy{index}.png")
-    pack = build(data, tmp_path, split=(0.6, 0.2, 0.2), split_seed=4)
+    dataset_cache = build(data, tmp_path, split=(0.6, 0.2, 0.2), split_seed=4)
     assert (
-        pack.manifest["splits"].startswith("train/val/test: 60/20/20 %")
-        and "seed 4" in pack.manifest["splits"]
+        dataset_cache.manifest["splits"].startswith("train/val/test: 60/20/20 %")
+        and "seed 4" in dataset_cache.manifest["splits"]
     )
-    assert not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
-    assert abs(len(pack.indices("train")) - 66) <= 4
+    assert not dataset_cache.leaks.any() and set(dataset_cache.splits.tolist()) == {0, 1, 2}
+    assert abs(len(dataset_cache.indices("train")) - 66) <= 4
 
 
 def test_groups_of_a_manifest_are_not_torn_apart(tmp_path):
     data = class_folders(tmp_path / "data", splits=(".",), count=30)
     rows = [f"{name}/{i}.png,{name},person{i % 10}" for name in ("happy", "sad") for i in range(30)]
     (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
-    pack = build(data / "list.csv", tmp_path)
-    assert pack.groups is not None and "by group" in pack.manifest["splits"]
+    dataset_cache = build(data / "list.csv", tmp_path)
+    assert dataset_cache.groups is not None and "by group" in dataset_cache.manifest["splits"]
     for group in range(10):
-        assert len(set(pack.splits[pack.groups == group].tolist())) == 1
-    assert [len(pack.indices(split)) for split in ("train", "val", "test")] == [48, 6, 6]
+        assert len(set(dataset_cache.splits[dataset_cache.groups == group].tolist())) == 1
+    assert [len(dataset_cache.indices(split)) for split in ("train", "val", "test")] == [48, 6, 6]
 
 
 def test_equal_images_of_two_groups_stay_together(tmp_path):
@@ -329,9 +354,11 @@ def test_equal_images_of_two_groups_stay_together(tmp_path):
         f"sad/{i}.png,sad,{20 + i}" for i in range(20)
     ]
     (data / "list.csv").write_text("\n".join(["path,label,group", *rows]))
-    pack = build(data / "list.csv", tmp_path, split=(0.4, 0.3, 0.3))
+    dataset_cache = build(data / "list.csv", tmp_path, split=(0.4, 0.3, 0.3))
     assert (
-        pack.groups is not None and not pack.leaks.any() and set(pack.splits.tolist()) == {0, 1, 2}
+        dataset_cache.groups is not None
+        and not dataset_cache.leaks.any()
+        and set(dataset_cache.splits.tolist()) == {0, 1, 2}
     )
 
 
@@ -348,10 +375,12 @@ def test_a_face_csv_is_packed_with_its_roles_and_shrunk_on_wish(tmp_path):
     path = faces_csv(
         tmp_path / "fer2013.csv", ["Training"] * 8 + ["PublicTest"] * 2 + ["PrivateTest"]
     )
-    pack = build(path, tmp_path)
-    assert pack.pixels.shape == (11, 48, 48, 1) and np.bincount(pack.splits).tolist() == [8, 2, 1]
+    dataset_cache = build(path, tmp_path)
+    assert dataset_cache.pixels.shape == (11, 48, 48, 1) and np.bincount(
+        dataset_cache.splits
+    ).tolist() == [8, 2, 1]
     assert build(path, tmp_path, side_px=24).pixels.shape == (11, 24, 24, 1)
-    assert pack.sample_id(0) == "row 2"
+    assert dataset_cache.sample_id(0) == "row 2"
 
 
 def test_a_face_csv_without_roles_is_split_8_1_1_as_folders_are(tmp_path):
@@ -371,10 +400,14 @@ def test_votes_are_packed_as_soft_labels(tmp_path):
         "PrivateTest,c,0,0,0,0,0,0,0,0,0,9",
     ]
     (tmp_path / "v.csv").write_text("\n".join([f"Usage,Image name,{columns}", *rows]))
-    pack = build(path, tmp_path, votes=str(tmp_path / "v.csv"), vote_mode="distribution")
-    assert len(pack) == 2 and pack.soft is not None and pack.soft.shape == (2, 8)
-    assert pack.soft[0, pack.classes.index("neutral")] == np.float32(0.625)
-    assert pack.manifest["left_out"] == {"FER+: not a face": 1}
+    dataset_cache = build(path, tmp_path, votes=str(tmp_path / "v.csv"), vote_mode="distribution")
+    assert (
+        len(dataset_cache) == 2
+        and dataset_cache.soft is not None
+        and dataset_cache.soft.shape == (2, 8)
+    )
+    assert dataset_cache.soft[0, dataset_cache.classes.index("neutral")] == np.float32(0.625)
+    assert dataset_cache.manifest["left_out"] == {"FER+: not a face": 1}
     seven = "angry,disgust,fear,happy,sad,surprise,neutral"
     fewer = build(
         path, tmp_path, votes=str(tmp_path / "v.csv"), vote_mode="distribution", classes=seven
@@ -428,19 +461,19 @@ def test_nonsense_wishes_are_refused(wishes):
 
 
 def test_what_is_no_pack_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no pack"):
+    with pytest.raises(DataError, match="no dataset cache"):
         open_cache(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(DataError, match="not a pack's"):
+    with pytest.raises(DataError, match="not a dataset cache's"):
         open_cache(tmp_path)
 
 
 def test_a_pack_of_another_version_is_refused(data, tmp_path):
-    pack = build(data, tmp_path)
-    manifest = json.loads((pack.path / "manifest.json").read_text())
-    (pack.path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    dataset_cache = build(data, tmp_path)
+    manifest = json.loads((dataset_cache.path / "manifest.json").read_text())
+    (dataset_cache.path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
     with pytest.raises(DataError, match="version 99"):
-        open_cache(pack.path)
+        open_cache(dataset_cache.path)
 
 
 @pytest.mark.slow
@@ -488,12 +521,12 @@ def test_a_pack_is_the_same_without_the_jpeg_library(tmp_path, monkeypatch):
 def test_bad_images_leave_no_gap_between_the_pieces(data, tmp_path, monkeypatch, limit):
     monkeypatch.setattr("fer_ignite.data.cache.decode._PIECE_S", 1e-9)  # pieces of one file
     spoil(data)
-    pack = build(data, tmp_path, bad_images="skip", raw_limit_bytes=limit)
-    assert len(pack) == 35
+    dataset_cache = build(data, tmp_path, bad_images="skip", raw_limit_bytes=limit)
+    assert len(dataset_cache) == 35
     for index in range(35):
-        pixels = np.asarray(Image.open(data / pack.sample_id(index)))
-        assert np.array_equal(pack.read([index])[0, :, :, 0], pixels)
-    verify_cache(pack)
+        pixels = np.asarray(Image.open(data / dataset_cache.sample_id(index)))
+        assert np.array_equal(dataset_cache.read([index])[0, :, :, 0], pixels)
+    verify_cache(dataset_cache)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_behind(data, tmp_path, monkeypatch):
@@ -548,9 +581,9 @@ def wait_until(condition, *, limit_s=60):
 
 @pytest.mark.real
 def test_the_real_fer2013_has_its_known_facts(tmp_path):
-    pack = build(os.environ["FER2013_CSV"], tmp_path)
-    assert np.bincount(pack.splits).tolist() == [28_709, 3_589, 3_589]
-    assert list(pack.manifest["counts"]["train"].values()) == [
+    dataset_cache = build(os.environ["FER2013_CSV"], tmp_path)
+    assert np.bincount(dataset_cache.splits).tolist() == [28_709, 3_589, 3_589]
+    assert list(dataset_cache.manifest["counts"]["train"].values()) == [
         3995,
         436,
         4097,
@@ -559,15 +592,15 @@ def test_the_real_fer2013_has_its_known_facts(tmp_path):
         3171,
         4965,
     ]
-    report = pack.manifest["duplicates"]
+    report = dataset_cache.manifest["duplicates"]
     assert (report["groups"], report["images"], report["contradicting_groups"]) == (1516, 3369, 57)
-    assert (report["val_in_train"], report["test_in_train"], pack.manifest["blank"]) == (
+    assert (report["val_in_train"], report["test_in_train"], dataset_cache.manifest["blank"]) == (
         280,
         288,
         12,
     )
-    assert (round(pack.mean[0], 4), round(pack.std[0], 4)) == (0.5077, 0.2550)
-    verify_cache(pack)
+    assert (round(dataset_cache.mean[0], 4), round(dataset_cache.std[0], 4)) == (0.5077, 0.2550)
+    verify_cache(dataset_cache)
 
 
 def test_two_equal_files_announce_their_own_path(tmp_path):
@@ -579,8 +612,8 @@ def test_two_equal_files_announce_their_own_path(tmp_path):
     second.write_bytes(first.read_bytes())
     for path in (first, second):
         config = check({"data": str(path), "cache": str(tmp_path / "cache")})
-        pack, _ = find_cache(config)
-        assert open_dataset(config, pack).source == str(path)
+        dataset_cache, _ = find_cache(config)
+        assert open_dataset(config, dataset_cache).source == str(path)
 
 
 def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
@@ -588,12 +621,10 @@ def test_bad_rows_are_counted_and_listed_where_they_are_skipped(tmp_path):
     path.write_text(path.read_text() + "\n@misc{a,\ntitle={x, y},\n}\n")
     with pytest.raises(DataError, match=r"3 of the images or rows.*row 29.*--bad-images skip"):
         build(path, tmp_path)
-    pack = build(path, tmp_path, bad_images="skip")
-    assert len(pack) == 27 and [text[:6] for text in pack.manifest["skipped"]] == [
-        "row 29",
-        "row 30",
-        "row 31",
-    ]
+    dataset_cache = build(path, tmp_path, bad_images="skip")
+    assert len(dataset_cache) == 27 and [
+        text[:6] for text in dataset_cache.manifest["skipped"]
+    ] == ["row 29", "row 30", "row 31"]
 
 
 def flip_bit(path, place):
@@ -610,20 +641,20 @@ def flip_bit(path, place):
 def test_a_flipped_bit_in_any_file_of_a_cached_pack_is_found_and_the_pack_built_again(
     data, tmp_path, caplog, name
 ):
-    pack = build(data, tmp_path)
-    intact = (pack.path / name).read_bytes()
+    dataset_cache = build(data, tmp_path)
+    intact = (dataset_cache.path / name).read_bytes()
     place = intact.index(b'"std"') + 20 if name == "manifest.json" else len(intact) - 3
-    flip_bit(pack.path / name, place)
+    flip_bit(dataset_cache.path / name, place)
     again = build(data, tmp_path)
-    assert again.path == pack.path and (again.path / name).read_bytes() == intact
+    assert again.path == dataset_cache.path and (again.path / name).read_bytes() == intact
     assert "built again" in caplog.text and name in caplog.text
 
 
 def test_a_damaged_pack_that_is_named_as_data_is_refused(data, tmp_path):
-    pack = build(data, tmp_path)
-    flip_bit(pack.path / "pixels.npy", 200)
+    dataset_cache = build(data, tmp_path)
+    flip_bit(dataset_cache.path / "pixels.npy", 200)
     with pytest.raises(DataError, match=r"pixels\.npy: damaged between bytes 0 and"):
-        build(pack.path, tmp_path)
+        build(dataset_cache.path, tmp_path)
 
 
 def test_large_files_are_checked_by_a_sample_of_blocks_and_in_full_on_request(
@@ -632,17 +663,17 @@ def test_large_files_are_checked_by_a_sample_of_blocks_and_in_full_on_request(
     from fer_ignite.data.cache import integrity
 
     monkeypatch.setattr(integrity, "BLOCK_BYTES", 64)
-    pack = build(data, tmp_path)
-    flip_bit(pack.path / "pixels.npy", 300)
+    dataset_cache = build(data, tmp_path)
+    flip_bit(dataset_cache.path / "pixels.npy", 300)
     found = 0
     for _ in range(200):
         try:
-            integrity.verify_files(pack.path, pack.manifest, limit_bytes=1024)
+            integrity.verify_files(dataset_cache.path, dataset_cache.manifest, limit_bytes=1024)
         except DataError:
             found += 1
     assert 0 < found < 200  # each start reads other blocks
     with pytest.raises(DataError, match="damaged"):
-        verify_cache(pack)
+        verify_cache(dataset_cache)
 
 
 def test_a_csv_of_equal_size_and_time_that_changed_is_read_again(tmp_path):

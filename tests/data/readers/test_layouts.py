@@ -27,17 +27,22 @@ def packed(data, **options):
     return open_cache(open_or_build(CacheSpec(data=str(data), **options)))
 
 
-def by_id(pack):
+def by_id(dataset_cache):
     """id -> (class, split)."""
     splits = ("train", "val", "test")
     return {
-        pack.sample_id(i): (pack.classes[pack.labels[i]], splits[pack.splits[i]])
-        for i in range(len(pack))
+        dataset_cache.sample_id(i): (
+            dataset_cache.classes[dataset_cache.labels[i]],
+            splits[dataset_cache.splits[i]],
+        )
+        for i in range(len(dataset_cache))
     }
 
 
-def groups_of(pack):
-    return {pack.sample_id(i): int(pack.groups[i]) for i in range(len(pack))}
+def groups_of(dataset_cache):
+    return {
+        dataset_cache.sample_id(i): int(dataset_cache.groups[i]) for i in range(len(dataset_cache))
+    }
 
 
 RAF = {1: "surprise", 2: "fear", 3: "disgust", 4: "happy", 5: "sad", 6: "angry", 7: "neutral"}
@@ -57,16 +62,18 @@ def raf(tmp_path):
 
 
 def test_rafdb_is_read_from_its_list(raf):
-    pack = packed(raf.parent)
-    assert pack.manifest["source_kind"] == "RAF-DB" and pack.classes == tuple(RAF.values())
-    found = by_id(pack)
+    dataset_cache = packed(raf.parent)
+    assert dataset_cache.manifest["source_kind"] == "RAF-DB" and dataset_cache.classes == tuple(
+        RAF.values()
+    )
+    found = by_id(dataset_cache)
     assert len(found) == 28
     for name, (label, split) in found.items():
         number = int(name.split("_")[1])
         assert label == RAF[number % 7 + 1]
         assert (split == "test") == (number % 4 == 3)
     assert {split for _, split in found.values()} == {"train", "val", "test"}
-    assert "RAF-DB" in describe(pack)
+    assert "RAF-DB" in describe(dataset_cache)
 
 
 def test_rafdb_lists_what_it_can_t_use(raf):
@@ -98,9 +105,12 @@ def test_rafdb_as_folders_is_named_by_its_label_files(tmp_path):
     root = numbered_folders(tmp_path / "DATASET", [str(n) for n in RAF])
     assert packed(tmp_path).classes == tuple(map(str, RAF))
     (tmp_path / "train_labels.csv").write_text("image,label\n1.png,1\n")
-    pack = packed(tmp_path)
-    assert pack.classes == tuple(RAF.values()) and pack.manifest["source_kind"] == "RAF-DB folders"
-    for name, (label, split) in by_id(pack).items():
+    dataset_cache = packed(tmp_path)
+    assert (
+        dataset_cache.classes == tuple(RAF.values())
+        and dataset_cache.manifest["source_kind"] == "RAF-DB folders"
+    )
+    for name, (label, split) in by_id(dataset_cache).items():
         parts = name.split("/")
         assert label == RAF[int(parts[-2])] and (split == "test") == (parts[-3] == "test")
     assert root.is_dir()
@@ -109,10 +119,10 @@ def test_rafdb_as_folders_is_named_by_its_label_files(tmp_path):
 @pytest.mark.parametrize(("layout", "first"), [("rafdb", 1), ("fer2013", 0)])
 def test_a_layout_names_numbered_folders(tmp_path, layout, first):
     root = numbered_folders(tmp_path, [str(n) for n in range(first, first + 7)])
-    pack = packed(root, layout=layout)
+    dataset_cache = packed(root, layout=layout)
     names = tuple(RAF.values()) if layout == "rafdb" else NAMES
-    assert pack.classes == names
-    for name, (label, _) in by_id(pack).items():
+    assert dataset_cache.classes == names
+    for name, (label, _) in by_id(dataset_cache).items():
         assert label == names[int(name.split("/")[1]) - first]
     with pytest.raises(
         DataError, match=r"--layout rafdb: the data has the classes .* 9 is none of 1 surprise"
@@ -140,23 +150,27 @@ def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_express
             code = number % 11 if split == "training" else number % 8
             lines.append(f"{name},8,12,32,32,1;2,{code},0.1,0.2")
         (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    pack = packed(tmp_path)
-    assert pack.manifest["source_kind"] == "AffectNet" and pack.classes == AFFECT
-    assert (pack.height, pack.width) == (32, 32) and len(pack) == 16 + 16
-    assert pack.manifest["left_out"] == {
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.manifest["source_kind"] == "AffectNet" and dataset_cache.classes == AFFECT
+    assert (dataset_cache.height, dataset_cache.width) == (32, 32) and len(dataset_cache) == 16 + 16
+    assert dataset_cache.manifest["left_out"] == {
         "no expression: 8, none": 2,
         "no expression: 9, uncertain": 2,
         "no expression: 10, no face": 2,
     }
-    found = by_id(pack)
+    found = by_id(dataset_cache)
     for name, (label, split) in found.items():
         number = int(os.path.basename(name).split(".")[0])
         training = os.path.basename(os.path.dirname(name)).startswith("tr")
         assert label == AFFECT[number % 11 if training else number % 8]
         assert split == ("train" if training else "val")
-    place = next(i for i in range(len(pack)) if pack.sample_id(i).endswith("tr0/000.jpg"))
-    whole = Image.open(tmp_path / pack.sample_id(place))
-    np.testing.assert_array_equal(pack.read([place])[0], np.asarray(whole.crop((8, 12, 40, 44))))
+    place = next(
+        i for i in range(len(dataset_cache)) if dataset_cache.sample_id(i).endswith("tr0/000.jpg")
+    )
+    whole = Image.open(tmp_path / dataset_cache.sample_id(place))
+    np.testing.assert_array_equal(
+        dataset_cache.read([place])[0], np.asarray(whole.crop((8, 12, 40, 44)))
+    )
     alone = packed(tmp_path / "training.csv")
     assert len(alone) == 16 and set(np.unique(alone.splits).tolist()) == {0, 1}
 
@@ -173,10 +187,10 @@ def test_affectnet_s_npy_annotations_are_read(tmp_path):
             )
             np.save(tmp_path / split / "annotations" / f"{number}_val.npy", np.array(0.5))
     draw(tmp_path / "train_set" / "images" / "77.jpg", 77)
-    pack = packed(tmp_path)
-    assert pack.manifest["source_kind"] == "AffectNet" and pack.classes == AFFECT
-    assert pack.manifest["left_out"] == {"without annotation": 1}
-    for name, (label, split) in by_id(pack).items():
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.manifest["source_kind"] == "AffectNet" and dataset_cache.classes == AFFECT
+    assert dataset_cache.manifest["left_out"] == {"without annotation": 1}
+    for name, (label, split) in by_id(dataset_cache).items():
         assert label == AFFECT[int(os.path.basename(name).split(".")[0]) % 8]
         assert split == ("train" if name.startswith("train") else "val")
     (tmp_path / "val_set" / "annotations" / "0_exp.npy").write_bytes(b"x")
@@ -212,18 +226,20 @@ CODES = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "sur
 
 @pytest.mark.parametrize(("frames", "neutral"), [(3, False), (1, True)])
 def test_ckplus_takes_the_last_frames_and_never_parts_a_person(ckplus, frames, neutral):
-    pack = packed(ckplus, peak_frames=frames, neutral_frames=neutral)
-    assert pack.manifest["source_kind"] == "CK+" and len(pack) == 20 * (frames + neutral)
-    assert pack.classes == (CODES if neutral else CODES[1:])
+    dataset_cache = packed(ckplus, peak_frames=frames, neutral_frames=neutral)
+    assert dataset_cache.manifest["source_kind"] == "CK+" and len(dataset_cache) == 20 * (
+        frames + neutral
+    )
+    assert dataset_cache.classes == (CODES if neutral else CODES[1:])
     persons: dict[str, set[str]] = {}
-    for name, (label, split) in by_id(pack).items():
+    for name, (label, split) in by_id(dataset_cache).items():
         person, _, frame = os.path.basename(name).split(".")[0].split("_")
         persons.setdefault(person, set()).add(split)
         peak = int(frame) > 6 - frames
         assert label == (CODES[1 + int(person[1:]) % 7] if peak else "neutral")
         assert peak or int(frame) == 1
     assert all(len(splits) == 1 for splits in persons.values())
-    assert pack.manifest["left_out"]["frames of sequences without a label"] == 120
+    assert dataset_cache.manifest["left_out"]["frames of sequences without a label"] == 120
 
 
 def test_jaffe_is_read_from_its_names(tmp_path):
@@ -243,14 +259,14 @@ def test_jaffe_is_read_from_its_names(tmp_path):
             draw(tmp_path / "jaffe" / f"{person}.{code}{number % 3 + 1}.{number}.tiff", number)
     (tmp_path / "jaffe" / "README").write_text("x")
     draw(tmp_path / "jaffe" / "cover.png", 999)
-    pack = packed(tmp_path / "jaffe")
-    assert pack.manifest["source_kind"] == "JAFFE" and len(pack) == 70
-    assert pack.manifest["left_out"] == {
+    dataset_cache = packed(tmp_path / "jaffe")
+    assert dataset_cache.manifest["source_kind"] == "JAFFE" and len(dataset_cache) == 70
+    assert dataset_cache.manifest["left_out"] == {
         "no image by name": 1,
         "not named as JAFFE names its images": 1,
     }
     splits: dict[str, set[str]] = {}
-    for name, (label, split) in by_id(pack).items():
+    for name, (label, split) in by_id(dataset_cache).items():
         person, code, _ = name.split(".")[:3]
         assert label == codes[code[:2]]
         splits.setdefault(person, set()).add(split)
@@ -278,11 +294,13 @@ def test_kdef_is_read_from_its_names_and_both_sessions_are_one_person(tmp_path):
                     (30, 40),
                     "RGB",
                 )
-    pack = packed(tmp_path)
-    assert pack.manifest["source_kind"] == "KDEF" and len(pack) == 84
-    groups = groups_of(pack)
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.manifest["source_kind"] == "KDEF" and len(dataset_cache) == 84
+    groups = groups_of(dataset_cache)
     assert groups["AF01/AF01ANS.JPG"] == groups["BF01/BF01SUS.JPG"] != groups["AF02/AF02ANS.JPG"]
-    assert all(label == codes[name.split("/")[1][4:6]] for name, (label, _) in by_id(pack).items())
+    assert all(
+        label == codes[name.split("/")[1][4:6]] for name, (label, _) in by_id(dataset_cache).items()
+    )
 
 
 def test_names_that_carry_the_person_group_class_folders_too(tmp_path):
@@ -306,9 +324,13 @@ def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp
         lines.append(f"p_{number}.jpg 1 20 40 60 90 10.0 {(number + 1) % 7}")
     (tmp_path / "label").mkdir()
     (tmp_path / "label" / "label.lst").write_text("\n".join(lines) + "\n")
-    pack = packed(tmp_path, side_px=24)
-    assert pack.manifest["source_kind"] == "ExpW" and len(pack) == 42 and pack.classes == NAMES
-    groups, found = groups_of(pack), by_id(pack)
+    dataset_cache = packed(tmp_path, side_px=24)
+    assert (
+        dataset_cache.manifest["source_kind"] == "ExpW"
+        and len(dataset_cache) == 42
+        and dataset_cache.classes == NAMES
+    )
+    groups, found = groups_of(dataset_cache), by_id(dataset_cache)
     assert groups["image/origin/p_3.jpg#0"] == groups["image/origin/p_3.jpg#1"]
     assert found["image/origin/p_3.jpg#1"][0] == NAMES[4]
     with (tmp_path / "label" / "label.lst").open("a") as file:
@@ -330,10 +352,12 @@ def test_sfew_s_folders_are_splits_and_its_test_has_no_labels(tmp_path, names):
         for number, name in enumerate(("Angry", "Happy", "Sad")):
             draw(tmp_path / split / name / f"{place}{number}.png", 10 * place + number)
     draw(tmp_path / names[2] / "unknown.png", 99)
-    pack = packed(tmp_path)
-    assert pack.classes == ("Angry", "Happy", "Sad")
-    assert sorted(split for _, split in by_id(pack).values()) == ["train"] * 3 + ["val"] * 3
-    assert pack.manifest["left_out"] == {"test images without a label": 1}
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.classes == ("Angry", "Happy", "Sad")
+    assert (
+        sorted(split for _, split in by_id(dataset_cache).values()) == ["train"] * 3 + ["val"] * 3
+    )
+    assert dataset_cache.manifest["left_out"] == {"test images without a label": 1}
 
 
 def test_group_by_reads_the_group_from_the_names(tmp_path):

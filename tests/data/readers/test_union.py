@@ -35,7 +35,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def pack(data, **options):
+def dataset_cache(data, **options):
     return open_cache(open_or_build(CacheSpec(data=data, **options)))
 
 
@@ -51,8 +51,8 @@ def test_names_of_several(tmp_path, monkeypatch):
 
 
 def test_the_union_has_all_faces_in_their_own_splits_under_the_first_one_s_classes(folder):
-    first, second = pack("demo:140"), pack(str(folder))
-    union = pack(f"demo:140,{folder}")
+    first, second = dataset_cache("demo:140"), dataset_cache(str(folder))
+    union = dataset_cache(f"demo:140,{folder}")
     assert union.classes == (*DEMO_CLASSES, "contempt")
     assert (union.channels, union.height) == (1, 48)  # the smaller side, and gray as one of them is
     assert len(union) == len(first) + len(second) == 280
@@ -65,8 +65,8 @@ def test_the_union_has_all_faces_in_their_own_splits_under_the_first_one_s_class
     for name, label in zip(names, np.array(union.labels), strict=True):
         if "Anger" in name:
             assert union.classes[label] == "angry"
-    assert pack(f"demo:140,{folder}").fingerprint == union.fingerprint
-    chosen = pack(f"demo:140,{folder}", classes="angry,happy")
+    assert dataset_cache(f"demo:140,{folder}").fingerprint == union.fingerprint
+    chosen = dataset_cache(f"demo:140,{folder}", classes="angry,happy")
     assert chosen.classes == ("angry", "happy")
 
 
@@ -115,7 +115,7 @@ def test_what_does_not_go_together_is_refused(tiny, folder, cli, tiny_flags):
             Image.new("L", (48, 48)).save(
                 folder.parent / "numbers" / "train" / name / f"{name}.png"
             )
-        pack(f"demo:140,{folder.parent / 'numbers'}")
+        dataset_cache(f"demo:140,{folder.parent / 'numbers'}")
 
 
 @pytest.mark.slow

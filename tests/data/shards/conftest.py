@@ -16,14 +16,14 @@ from fer_ignite.data.shards.shard_writer import write_shards
 
 
 @pytest.fixture(scope="session")
-def pack():
+def dataset_cache():
     return open_cache(open_or_build(CacheSpec(data="demo:140")))
 
 
 @pytest.fixture
-def folder(pack, tmp_path):
+def folder(dataset_cache, tmp_path):
     """140 faces: 112 of train in shards of at most 30720 bytes, ten faces or fewer each."""
-    write_shards(pack, tmp_path / "faces", shard_bytes=20_000, source="demo:140")
+    write_shards(dataset_cache, tmp_path / "faces", shard_bytes=20_000, source="demo:140")
     return tmp_path / "faces"
 
 

@@ -20,25 +20,30 @@ def copies(tmp_path):
     return sorted(file.name for file in (tmp_path / "cache").rglob("*.tar"))
 
 
-def everything(pack):
-    return pack.read(np.arange(len(pack)))
+def everything(dataset_cache):
+    return dataset_cache.read(np.arange(len(dataset_cache)))
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_local_folder_is_read_in_place(folder, tmp_path, form):
-    pack = opened(form.format(folder), tmp_path)
-    assert pack.path == folder
-    assert np.array_equal(everything(pack), everything(open_cache(folder)))
+    dataset_cache = opened(form.format(folder), tmp_path)
+    assert dataset_cache.path == folder
+    assert np.array_equal(everything(dataset_cache), everything(open_cache(folder)))
     assert not (tmp_path / "cache").exists()
 
 
 def test_shards_of_a_web_server_are_downloaded_once(folder, server, tmp_path):
-    pack = opened(server.url, tmp_path)
-    assert pack.fingerprint == open_cache(folder).fingerprint and copies(tmp_path) == []
+    dataset_cache = opened(server.url, tmp_path)
+    assert dataset_cache.fingerprint == open_cache(folder).fingerprint and copies(tmp_path) == []
     for _ in range(2):
-        assert np.array_equal(everything(pack), everything(open_cache(folder)))
+        assert np.array_equal(everything(dataset_cache), everything(open_cache(folder)))
     names = [path for path in server.paths if path.endswith(".tar")]
-    assert len(names) == len(set(names)) == len(copies(tmp_path)) == len(pack.manifest["shards"])
+    assert (
+        len(names)
+        == len(set(names))
+        == len(copies(tmp_path))
+        == len(dataset_cache.manifest["shards"])
+    )
 
 
 def test_another_start_reads_only_the_manifest_again(server, tmp_path):
@@ -55,8 +60,8 @@ def use(cache, *numbers):
 
 
 def test_copies_stay_within_their_limit(server, tmp_path):
-    pack = opened(server.url, tmp_path)
-    cache, held = pack.shards.cache, []
+    dataset_cache = opened(server.url, tmp_path)
+    cache, held = dataset_cache.shards.cache, []
     cache.limit_bytes = 4 * cache.largest_bytes
     sizes = {shard["name"]: shard["bytes"] for shard in cache.shards}
 
@@ -66,7 +71,7 @@ def test_copies_stay_within_their_limit(server, tmp_path):
         held.append(sum(file.stat().st_size for file in files) + coming)
 
     server.before = note
-    assert len(everything(pack)) == 140
+    assert len(everything(dataset_cache)) == 140
     assert len(held) == len(cache.shards)
     assert 3 * cache.largest_bytes < max(held) <= cache.limit_bytes
 
@@ -79,8 +84,8 @@ def test_the_copy_that_was_used_longest_ago_goes_first(server, tmp_path):
 
 
 def test_other_processes_downloads_count_and_those_of_dead_ones_do_not(server, tmp_path):
-    pack = opened(server.url, tmp_path)
-    cache = pack.shards.cache
+    dataset_cache = opened(server.url, tmp_path)
+    cache = dataset_cache.shards.cache
     cache.limit_bytes = 2 * cache.largest_bytes
     name = cache.shards[3]["name"]
     under_way = cache.folder / f".{name}-99999"
@@ -95,18 +100,18 @@ def test_other_processes_downloads_count_and_those_of_dead_ones_do_not(server, t
 def test_a_pickled_pack_keeps_its_limit(server, tmp_path):
     import pickle
 
-    pack = opened(server.url, tmp_path)
-    pack.shards.cache.limit_bytes = 123_456
-    again = pickle.loads(pickle.dumps(pack))
+    dataset_cache = opened(server.url, tmp_path)
+    dataset_cache.shards.cache.limit_bytes = 123_456
+    again = pickle.loads(pickle.dumps(dataset_cache))
     assert again.shards.cache.limit_bytes == 123_456
-    assert np.array_equal(again.read([5]), pack.read([5]))
+    assert np.array_equal(again.read([5]), dataset_cache.read([5]))
 
 
 def test_a_server_that_comes_back_is_waited_for(server, tmp_path, no_waiting, caplog):
-    pack = opened(server.url, tmp_path)
+    dataset_cache = opened(server.url, tmp_path)
     answers = iter([503, 503, 200])
     server.answers["train-00000.tar"] = lambda: next(answers)
-    pack.read([0])
+    dataset_cache.read([0])
     assert caplog.text.count("train-00000.tar can't be read (HTTP 503") == 2
     assert "the next try is in 0 s" in caplog.text and "is in 0.001 s" in caplog.text
 
@@ -114,19 +119,19 @@ def test_a_server_that_comes_back_is_waited_for(server, tmp_path, no_waiting, ca
 def test_one_line_is_said_for_all_shards_of_a_server_that_is_away(
     server, tmp_path, no_waiting, caplog
 ):
-    pack = opened(server.url, tmp_path)
+    dataset_cache = opened(server.url, tmp_path)
     server.answers |= {f"train-0000{number}.tar": 503 for number in range(3)}
     for number in range(3):
-        with pytest.raises(StorageError), pack.shards.cache.open(number):
+        with pytest.raises(StorageError), dataset_cache.shards.cache.open(number):
             pass
     assert caplog.text.count("the next try is in") == 3  # after 0, 1 and 2 ms
 
 
 def test_a_download_that_is_damaged_or_cut_off_is_repeated(server, tmp_path, no_waiting, caplog):
-    pack = opened(server.url, tmp_path)
+    dataset_cache = opened(server.url, tmp_path)
     answers = iter(["damaged", 200])
     server.answers["train-00000.tar"] = lambda: next(answers)
-    assert pack.read([0]).shape == (1, 48, 48, 1)
+    assert dataset_cache.read([0]).shape == (1, 48, 48, 1)
     assert "its checksum is not the index's" in caplog.text
 
 
@@ -142,25 +147,25 @@ def test_a_download_that_is_damaged_or_cut_off_is_repeated(server, tmp_path, no_
 def test_a_shard_that_cannot_be_had_is_a_storage_error(
     server, tmp_path, no_waiting, answer, tries, said
 ):
-    pack = opened(server.url, tmp_path)
+    dataset_cache = opened(server.url, tmp_path)
     server.answers["train-00000.tar"] = answer
     for _ in range(2):  # the second time at once
         with pytest.raises(StorageError, match=said):
-            pack.read([0])
+            dataset_cache.read([0])
     asked = [path for path in server.paths if path.endswith("train-00000.tar")]
     assert len(asked) == tries and copies(tmp_path) == []
     assert not list((tmp_path / "cache").rglob(".*.tar-*"))
 
 
 def test_a_full_disk_is_named_and_not_taken_for_the_server(server, tmp_path, monkeypatch):
-    pack = opened(server.url, tmp_path)
+    dataset_cache = opened(server.url, tmp_path)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shard_cache, "fetch", full)
     with pytest.raises(StorageError, match=r"can't be stored .No space left on device.; make room"):
-        pack.read([0])
+        dataset_cache.read([0])
 
 
 def test_a_server_that_is_away_at_the_start_is_a_wrong_setting(tmp_path, no_waiting):
@@ -180,7 +185,7 @@ def test_what_is_no_index_is_refused(folder, server, tmp_path, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(DataError, match="is no index of shards"):
         opened(server.url, tmp_path)
-    with pytest.raises(DataError, match=r"no pack|not a pack's"):
+    with pytest.raises(DataError, match=r"no dataset cache|not a dataset cache's"):
         opened(folder, tmp_path)
 
 
@@ -200,9 +205,9 @@ def test_a_damaged_index_is_refused(folder, server, tmp_path):
             opened(url, tmp_path)
 
 
-def test_a_pack_is_not_taken_for_shards(pack, tmp_path):
+def test_a_pack_is_not_taken_for_shards(dataset_cache, tmp_path):
     with pytest.raises(DataError, match="a dataset cache, which is not cut into shards"):
-        opened(pack.path, tmp_path)
+        opened(dataset_cache.path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -213,21 +218,21 @@ def test_a_pack_is_not_taken_for_shards(pack, tmp_path):
     ],
 )
 def test_a_local_shard_that_is_missing_or_cut_off_is_named(folder, tmp_path, harm, said):
-    pack = opened(folder, tmp_path)
+    dataset_cache = opened(folder, tmp_path)
     harm(folder / "shards" / "train-00000.tar")
     with pytest.raises(DataError, match=f"train-00000.tar: {said}"):
-        pack.read([0])
+        dataset_cache.read([0])
 
 
 def test_a_changed_byte_of_an_image_is_noticed_when_it_is_read(folder, tmp_path):
-    pack = opened(folder, tmp_path)
+    dataset_cache = opened(folder, tmp_path)
     file = folder / "shards" / "train-00000.tar"
     data = bytearray(file.read_bytes())
-    data[int(pack.shards._offsets_N[3]) + 100] ^= 1
+    data[int(dataset_cache.shards._offsets_N[3]) + 100] ^= 1
     file.write_bytes(data)
-    pack.read([0, 1, 2])
+    dataset_cache.read([0, 1, 2])
     with pytest.raises(DataError, match="image 3 is damaged, its checksum differs"):
-        pack.read([3])
+        dataset_cache.read([3])
 
 
 def test_an_object_store_is_read_through_fsspec(folder, tmp_path, no_waiting):
@@ -235,12 +240,12 @@ def test_an_object_store_is_read_through_fsspec(folder, tmp_path, no_waiting):
     store = fsspec.filesystem("memory")
     store.put(str(folder), "/bucket/faces", recursive=True)
     try:
-        pack = opened("memory://bucket/faces", tmp_path)
-        assert np.array_equal(everything(pack), everything(open_cache(folder)))
+        dataset_cache = opened("memory://bucket/faces", tmp_path)
+        assert np.array_equal(everything(dataset_cache), everything(open_cache(folder)))
         store.rm("/bucket/faces/shards/train-00001.tar")
-        pack.shards.cache.path(1).unlink()
+        dataset_cache.shards.cache.path(1).unlink()
         with pytest.raises(StorageError, match=r"train-00001.tar can't be read"):
-            pack.read([12])
+            dataset_cache.read([12])
     finally:
         store.rm("/bucket", recursive=True)
     with pytest.raises(ConfigError, match=r"nowhere://bucket/faces: .*name a store as s3://"):

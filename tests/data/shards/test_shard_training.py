@@ -36,32 +36,34 @@ def requests(*batches, epochs=None):
 
 
 def test_the_fetcher_gives_the_images_of_each_request_in_order(folder):
-    pack = open_cache(folder)
+    dataset_cache = open_cache(folder)
     fetcher = dataset_from_cache(folder).fetcher(torch.device("cpu"), seed=0)
     assert isinstance(fetcher, ShardFetcher)
     batches = [[139, 0, 50], [], [7], *([place, 2 * place] for place in range(60)), [3]]
     found = list(fetcher.batches(requests(*batches)))
     assert len(found) == len(batches)
     for images, batch in zip(found, batches, strict=True):
-        assert np.array_equal(images.numpy(), pack.read(batch))
+        assert np.array_equal(images.numpy(), dataset_cache.read(batch))
 
 
 def test_nothing_of_the_next_epoch_is_downloaded_before_it_is_requested(server, tmp_path):
     spec = CacheSpec(data=f"shards:{server.url}")
-    pack = open_cache(open_or_build(spec, cache=tmp_path / "cache"))
-    fetcher = ShardFetcher(pack, torch.device("cpu"), channels=1)
-    numbers = pack.shards.first_S
+    dataset_cache = open_cache(open_or_build(spec, cache=tmp_path / "cache"))
+    fetcher = ShardFetcher(dataset_cache, torch.device("cpu"), channels=1)
+    numbers = dataset_cache.shards.first_S
     order = [[numbers[0]], [numbers[1]], [numbers[2]], [numbers[3]]]
     batches = fetcher.batches(requests(*order, epochs=[0, 0, 1, 1]))
     next(batches), next(batches)
-    assert not pack.shards.cache.has(2) and not pack.shards.cache.has(3)
-    assert len(list(batches)) == 2 and pack.shards.cache.has(3)
+    assert not dataset_cache.shards.cache.has(2) and not dataset_cache.shards.cache.has(3)
+    assert len(list(batches)) == 2 and dataset_cache.shards.cache.has(3)
 
 
 def test_an_error_of_a_shard_reaches_the_training_in_its_place(folder):
     (folder / "shards" / "train-00001.tar").unlink()
-    pack = open_cache(folder)
-    batches = ShardFetcher(pack, torch.device("cpu"), channels=1).batches(requests([0], [12], [1]))
+    dataset_cache = open_cache(folder)
+    batches = ShardFetcher(dataset_cache, torch.device("cpu"), channels=1).batches(
+        requests([0], [12], [1])
+    )
     assert next(batches).shape == (1, 48, 48, 1)
     with pytest.raises(FerError, match=r"train-00001.tar: can't be opened"):
         next(batches)
@@ -87,10 +89,10 @@ def test_a_machine_without_the_first_ones_cache_makes_a_copy_of_its_own(tiny, se
     config = tiny(data=f"shards:{server.url}", cache=str(tmp_path / "first"))
     first, fingerprint = find_cache(config)
     other = config.model_copy(update={"cache": str(tmp_path / "other")})
-    assert open_dataset(config, first).pack.path == first
+    assert open_dataset(config, first).cache.path == first
     first.rename(tmp_path / "away")
     faces = open_dataset(other, first)
-    assert faces.pack.path.parent == tmp_path / "other" / "shards"
+    assert faces.cache.path.parent == tmp_path / "other" / "shards"
     assert faces.fingerprint == fingerprint
     with pytest.raises(FerError, match="the index changed while the processes started"):
         open_dataset(other, first.with_name("0123"))
@@ -182,10 +184,13 @@ def test_transforms_per_image_votes_and_lists_of_images_work_as_with_a_pack(tiny
     spec = CacheSpec(
         data=str(data), votes=str(tmp_path / "fer2013new.csv"), vote_mode="distribution"
     )
-    pack = open_cache(open_or_build(spec))
-    write_shards(pack, tmp_path / "faces", shard_bytes=20_000, source="fer2013")
+    dataset_cache = open_cache(open_or_build(spec))
+    write_shards(dataset_cache, tmp_path / "faces", shard_bytes=20_000, source="fer2013")
     shards = open_cache(tmp_path / "faces")
-    assert shards.soft is not None and shards.soft.shape == (len(pack), len(pack.classes))
+    assert shards.soft is not None and shards.soft.shape == (
+        len(dataset_cache),
+        len(dataset_cache.classes),
+    )
     (tmp_path / "audit.csv").write_text(f"id\n{shards.sample_id(0)}\n{shards.sample_id(1)}\n")
     changed = {
         "sample_transform": f"{__file__}:turned",

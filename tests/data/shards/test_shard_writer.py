@@ -14,28 +14,28 @@ from fer_ignite.data.shards.shard_writer import write_shards
 from fer_ignite.errors import ConfigError
 
 
-def faces_by_name(pack):
+def faces_by_name(dataset_cache):
     """Name -> split, class, pixels of all images."""
-    pixels_NHWC = pack.read(np.arange(len(pack)))
+    pixels_NHWC = dataset_cache.read(np.arange(len(dataset_cache)))
     return {
-        pack.sample_id(place): (
-            SPLITS[pack.splits[place]],
-            pack.classes[pack.labels[place]],
+        dataset_cache.sample_id(place): (
+            SPLITS[dataset_cache.splits[place]],
+            dataset_cache.classes[dataset_cache.labels[place]],
             pixels_NHWC[place].tobytes(),
         )
-        for place in range(len(pack))
+        for place in range(len(dataset_cache))
     }
 
 
-def test_shards_hold_the_faces_of_the_pack_under_their_names(pack, folder):
+def test_shards_hold_the_faces_of_the_pack_under_their_names(dataset_cache, folder):
     shards = open_cache(folder)
-    assert faces_by_name(shards) == faces_by_name(pack)
+    assert faces_by_name(shards) == faces_by_name(dataset_cache)
     for name in ("classes", "counts", "mean", "std", "duplicates"):
-        assert shards.manifest[name] == pack.manifest[name]
+        assert shards.manifest[name] == dataset_cache.manifest[name]
     verify_cache(shards)
 
 
-def test_a_shard_holds_one_split_and_train_is_written_in_another_order(pack, folder):
+def test_a_shard_holds_one_split_and_train_is_written_in_another_order(dataset_cache, folder):
     shards = open_cache(folder)
     for shard in shards.manifest["shards"]:
         members = shards.splits[shard["first"] : shard["first"] + shard["count"]]
@@ -45,8 +45,8 @@ def test_a_shard_holds_one_split_and_train_is_written_in_another_order(pack, fol
     assert names != sorted(names, key=lambda name: int(name.split()[1]))
 
 
-def test_equal_data_gives_equal_shards(pack, folder, tmp_path):
-    write_shards(pack, tmp_path / "again", shard_bytes=20_000, source="demo:140")
+def test_equal_data_gives_equal_shards(dataset_cache, folder, tmp_path):
+    write_shards(dataset_cache, tmp_path / "again", shard_bytes=20_000, source="demo:140")
     files = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
     assert len(files) > 20
     assert all(
@@ -54,13 +54,13 @@ def test_equal_data_gives_equal_shards(pack, folder, tmp_path):
     )
 
 
-def test_unpacked_shards_are_class_folders(pack, folder, tmp_path):
+def test_unpacked_shards_are_class_folders(dataset_cache, folder, tmp_path):
     for file in (folder / "shards").glob("*.tar"):
         with tarfile.open(file) as tar:
             tar.extractall(tmp_path / "unpacked", filter="data")
     again = open_cache(open_or_build(CacheSpec(data=str(tmp_path / "unpacked"))))
-    assert again.manifest["counts"] == pack.manifest["counts"]
-    assert sorted(map(bytes, again.digests)) == sorted(map(bytes, pack.digests))
+    assert again.manifest["counts"] == dataset_cache.manifest["counts"]
+    assert sorted(map(bytes, again.digests)) == sorted(map(bytes, dataset_cache.digests))
 
 
 # webdataset 1.0.2 leaves the file to the garbage collector
@@ -86,10 +86,10 @@ def test_image_files_keep_their_bytes_and_large_ones_are_stored_as_they_will_be_
                 file = tmp_path / "data" / split / label / f"{number}.jpg"
                 Image.fromarray(pixels).resize((side, side)).save(file, quality=90)
     spec = CacheSpec(data=str(tmp_path / "data"), side_px=32, raw_limit_bytes=0)
-    pack = open_cache(open_or_build(spec))
-    write_shards(pack, tmp_path / "shards", shard_bytes=10_000, source="data")
+    dataset_cache = open_cache(open_or_build(spec))
+    write_shards(dataset_cache, tmp_path / "shards", shard_bytes=10_000, source="data")
     shards = open_cache(tmp_path / "shards")
-    assert faces_by_name(shards) == faces_by_name(pack)
+    assert faces_by_name(shards) == faces_by_name(dataset_cache)
     own = {file.read_bytes() for file in (tmp_path / "data").rglob("0.jpg")}
     stored = {bytes(shards.shards[place]) for place in range(len(shards))}
     assert len(stored & own) == 6  # the small JPEG files
@@ -104,20 +104,22 @@ def test_groups_and_votes_come_along(tmp_path):
         split = ("train", "train", "val", "test")[number % 4]
         rows.append(f"{number}.png,{'ab'[number // 6]},{split},person {number % 4}")
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
-    pack = open_cache(open_or_build(CacheSpec(data=str(tmp_path / "list.csv"))))
-    write_shards(pack, tmp_path / "shards", shard_bytes=2_000, source="list")
+    dataset_cache = open_cache(open_or_build(CacheSpec(data=str(tmp_path / "list.csv"))))
+    write_shards(dataset_cache, tmp_path / "shards", shard_bytes=2_000, source="list")
     shards = open_cache(tmp_path / "shards")
-    groups = {pack.sample_id(place): pack.groups[place] for place in range(12)}
+    groups = {dataset_cache.sample_id(place): dataset_cache.groups[place] for place in range(12)}
     assert {shards.sample_id(place): shards.groups[place] for place in range(12)} == groups
 
 
-def test_a_folder_that_holds_something_is_refused_and_nothing_is_left_behind(pack, tmp_path):
+def test_a_folder_that_holds_something_is_refused_and_nothing_is_left_behind(
+    dataset_cache, tmp_path
+):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "a").touch()
     with pytest.raises(ConfigError, match="not empty; name a new folder"):
-        write_shards(pack, tmp_path / "old", shard_bytes=20_000, source="demo")
+        write_shards(dataset_cache, tmp_path / "old", shard_bytes=20_000, source="demo")
     with pytest.raises(ConfigError, match="make it first"):
-        write_shards(pack, tmp_path / "absent" / "new", shard_bytes=20_000, source="demo")
+        write_shards(dataset_cache, tmp_path / "absent" / "new", shard_bytes=20_000, source="demo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
 
 
