@@ -15,12 +15,14 @@ class RunHold:
 
     Attributes:
         remote: None for a run in a local folder.
+        replaces: the store held an earlier run under this name, which ``--exist-ok`` lets go.
         problem: after :meth:`deliver`, one sentence where the store has not got everything.
     """
 
     def __init__(self, lock: RunLock) -> None:
         self.lock = lock
         self.remote: RemoteRun | None = None
+        self.replaces = False
         self.problem: str | None = None
 
     def start(self) -> None:
@@ -47,7 +49,9 @@ class RunHold:
             )
 
     def discard(self) -> None:
-        """Removes what a refused run has uploaded."""
+        """Removes what a refused run has uploaded, unless files of an earlier run may be among it."""
+        if self.replaces:
+            return
         remote, self.remote = self.remote, None
         if remote is not None:
             remote.discard()

@@ -200,8 +200,10 @@ def _open_store(url: str, folder: RunDir, config: Config, *, hold: RunHold) -> N
                 time.sleep(_STORE_RETRY_S)
         if resumes:
             remote.fetch()
-        elif remote.holds_a_run() and not config.exist_ok:
-            raise _holds_a_run(url)
+        elif remote.holds_a_run():
+            if not config.exist_ok:
+                raise _holds_a_run(url)
+            hold.replaces = True
 
 
 @contextlib.contextmanager
@@ -274,15 +276,16 @@ def _prepare_in(
             if name not in _OF_ONE_START
         }
         config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
-    elif folder.holds_a_run:
-        _refuse_or_clear(folder, config)
+    replaces = found is None and folder.holds_a_run and not _was_killed_early(folder, config)
+    if replaces and not config.exist_ok:
+        raise _holds_a_run(folder.path)
     check_names(config)
     # A run that is over opens no tracker, so that its server need not answer.
     if found is None or _finished(found.mapping, config, folder=folder) is None:
         check_trackers = load_object(
             "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
         )
-        check_trackers(config.track, folder.trackers)
+        check_trackers(config.track, None if replaces else folder.trackers)
     cache_path, fingerprint = find_cache(config)
     require_shard_settings(config, cache_path)
     config, said = resolve_exclude_list(config, cache_path)
@@ -294,6 +297,8 @@ def _prepare_in(
     finished = None if found is None else _finished(found.mapping, config, folder=folder)
     best_lost = found is not None and finished is None and _best_is_lost(found, folder)
     warned += folder.take_warnings()
+    if replaces:
+        folder.clear()  # last: a start that is refused keeps the earlier run
     values = config.model_dump(mode="json")
     return RunSpec(
         values,
@@ -420,13 +425,12 @@ def _local_resume_point(url: str, remote: RemoteRun | None) -> str:
     return str(resolve_checkpoint(url))
 
 
-def _refuse_or_clear(folder: RunDir, config: Config) -> None:
-    if (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists():
-        folder.truncate_after(0)  # it began, and was killed before its first resume point
-        return
-    if not config.exist_ok:
-        raise _holds_a_run(folder.path)
-    folder.clear()
+def _was_killed_early(folder: RunDir, config: Config) -> bool:
+    """Whether the run is to continue, and was killed before its first resume point; then it begins at iteration 0."""
+    early = (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists()
+    if early:
+        folder.truncate_after(0)
+    return early
 
 
 def _holds_a_run(place: str | Path) -> FolderInUseError:

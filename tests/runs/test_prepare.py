@@ -4,6 +4,7 @@ import pytest
 
 from fer_ignite import Config, train
 from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.data.open import build_cache_spec, find_cache, is_user_dataset
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
 from fer_ignite.runs.prepare import choose_folder, prepare, undo
@@ -62,6 +63,19 @@ def test_two_runs_can_t_share_a_folder(ready):
     ready()
     with pytest.raises(FolderInUseError):
         ready(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    "refused", [{"model": "resnet19"}, {"data": "nowhere.csv"}, {"exclude": "nowhere.csv"}]
+)
+def test_a_refused_start_with_exist_ok_keeps_the_earlier_run(tiny, ready, tmp_path, refused):
+    train(tiny(epochs=1))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(FerError):
+        ready(exist_ok=True, **refused)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert kept == before
+    assert not any(RunDir(ready(exist_ok=True).folder).checkpoints.iterdir())
 
 
 def test_a_resumed_run_s_own_settings_come_before_defaults_and_given_ones_win(tiny, tmp_path):

@@ -23,14 +23,14 @@ def tracker_class(name: str) -> type[Tracker]:
     return found
 
 
-def check_trackers(names: Sequence[str], register: Path) -> None:
+def check_trackers(names: Sequence[str], register: Path | None) -> None:
     """Fails early, within seconds, where a tracker can't be used.
 
     Args:
-        register: the run's trackers.json, which need not exist.
+        register: trackers.json of the run that continues, which need not exist; None for a new run.
     Raises:
         ConfigError: the package, the key or the server is missing; one sentence with the remedy.
     """
-    known = RunIds(register)
+    known = None if register is None else RunIds(register)
     for name in names:
-        tracker_class(name).check(known.entry(name))
+        tracker_class(name).check({} if known is None else known.entry(name))
