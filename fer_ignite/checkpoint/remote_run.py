@@ -137,13 +137,17 @@ class RemoteRun:
             self.lease.abandon()
         return reason
 
-    def discard(self) -> None:
-        """Removes the run's files from the store, as far as it answers, and gives the lease back."""
+    def discard(self, *, removes: bool) -> None:
+        """Ends without a further upload, and gives the lease back.
+
+        Args:
+            removes: also the run's files in the store, as far as it answers.
+        """
         mirror, self._mirror = self._mirror, None
         if mirror is not None:
             mirror.stop()
         with contextlib.suppress(StoreProblem):
-            for name in self.store.entries():
+            for name in self.store.entries() if removes else ():
                 if is_run_file(name):
                     self.store.remove(name)
         self.lease.release()

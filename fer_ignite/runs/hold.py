@@ -50,11 +50,9 @@ class RunHold:
 
     def discard(self) -> None:
         """Removes what a refused run has uploaded, unless files of an earlier run may be among it."""
-        if self.replaces:
-            return
         remote, self.remote = self.remote, None
         if remote is not None:
-            remote.discard()
+            remote.discard(removes=not self.replaces)
 
     def release(self) -> None:
         """Gives everything free; nothing is uploaded any more."""
