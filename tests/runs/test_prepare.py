@@ -70,10 +70,18 @@ def test_two_runs_can_t_share_a_folder(ready):
 )
 def test_a_refused_start_with_exist_ok_keeps_the_earlier_run(tiny, ready, tmp_path, refused):
     train(tiny(epochs=1))
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes()
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != "run.lock"
+    }
     with pytest.raises(FerError):
         ready(exist_ok=True, **refused)
-    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    kept = {
+        path: path.read_bytes()
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != "run.lock"
+    }
     assert kept == before
     assert not any(RunDir(ready(exist_ok=True).folder).checkpoints.iterdir())
 
