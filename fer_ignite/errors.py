@@ -13,6 +13,7 @@ __all__ = [
     "NonFiniteError",
     "StorageError",
     "build_error",
+    "first_clause",
     "help_link",
     "one_line",
 ]
@@ -46,6 +47,11 @@ def help_link(error: "FerError") -> str:
 def one_line(error: BaseException, *, most: int = 300) -> str:
     """An error's text on one line, without a full stop and of at most ``most`` characters; its type where it has no text."""
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
+def first_clause(error: "FerError") -> str:
+    """What is wrong, without the advice behind the semicolon; where the program helps itself."""
+    return str(error).partition("; ")[0]
 
 
 class FerError(Exception):

@@ -15,7 +15,6 @@ import logging
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from fer_ignite.data.cache.build import build_cache
 from fer_ignite.data.cache.format import PACK_VERSION, open_cache
 from fer_ignite.data.cache.integrity import verify_files
+from fer_ignite.data.cache.leftovers import clear_stale
 from fer_ignite.data.cache.manifest import verify_cache
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
@@ -30,15 +30,13 @@ from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source, 
 from fer_ignite.data.readers.union import UnionSource
 from fer_ignite.data.remote import local_source
 from fer_ignite.data.samples import Source
-from fer_ignite.data.shards.remote import is_shards
+from fer_ignite.data.shards.remote import PREFIX, is_shards, shown
 from fer_ignite.data.shards.shard_index import open_shard_index
 from fer_ignite.errors import ConfigError, DataError, StorageError
 from fer_ignite.imports import is_object_name
 from fer_ignite.stores.store import is_url
 
 __all__ = ["CacheSpec", "cache_folder", "open_or_build", "verify_cache"]
-
-_STALE_S = 24 * 3600.0
 
 logger = logging.getLogger("fer_ignite")
 
@@ -108,7 +106,7 @@ def _shards(spec: CacheSpec, *, cache: Path) -> Path:
     """
     if spec.votes is not None or spec.classes is not None or spec.split is not None:
         raise DataError(
-            f"data {printable(spec.data)}: faces in shards are read as they are; leave --votes, --classes and --split out, and give "
+            f"data {PREFIX}{shown(spec.data.removeprefix(PREFIX))}: faces in shards are read as they are; leave --votes, --classes and --split out, and give "
             "them when the shards are written: fer-ignite pack DATA --shards FOLDER."
         )
     return open_shard_index(spec.data, cache=cache)
@@ -187,7 +185,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
     try:
         packs.mkdir(parents=True, exist_ok=True)
         stamp.parent.mkdir(exist_ok=True)
-        _clear_stale(packs)
+        clear_stale(packs, ".building-*", ".damaged-*")
     except OSError as error:
         raise ConfigError(
             f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
@@ -245,11 +243,3 @@ def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     temporary.write_text(text, encoding="ascii")
     os.replace(temporary, path)
-
-
-def _clear_stale(packs: Path) -> None:
-    """Removes what killed builds left behind; a day is longer than any build takes."""
-    for folder in (*packs.glob(".building-*"), *packs.glob(".damaged-*")):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE_S:
-                shutil.rmtree(folder, ignore_errors=True)

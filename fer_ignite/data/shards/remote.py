@@ -55,9 +55,10 @@ def require_url(data: str) -> str:
     """The URL or path behind ``shards:``.
 
     Raises:
-        DataError: there is none, or the local folder does not exist.
+        DataError: there is none, the local folder does not exist, or a web address names a user.
     """
     url = data.removeprefix(PREFIX)
+    _refuse_user(url)
     folder = local_folder(url)
     if not url or (folder is not None and not folder.is_dir()):
         raise DataError(
@@ -65,6 +66,16 @@ def require_url(data: str) -> str:
             "fer-ignite pack DATA --shards FOLDER writes shards."
         )
     return url
+
+
+def _refuse_user(url: str) -> None:
+    """Web servers with a password are not read: urllib knows no user in an address, and ``config.yaml`` would hold it."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and "@" in parts.netloc:
+        raise DataError(
+            f"data {PREFIX}{shown(url)}: a user or password in the URL of shards is not supported; give a URL without them, "
+            "if need be with a signature behind it (?...)."
+        )
 
 
 def local_folder(url: str) -> Path | None:
@@ -134,6 +145,8 @@ def _download_http(url: str, target: Path) -> None:
         raise (Missing if error.code in _FINAL_ANSWERS else OSError)(reason) from None
     except urllib.error.URLError as error:
         raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from None
+    except http.client.InvalidURL:  # its text holds the signature
+        raise Missing("it is no valid URL") from None
     except http.client.HTTPException as error:
         raise OSError(one_line(error)) from None
     except ValueError as error:  # no URL that urllib knows, a broken length
@@ -161,6 +174,7 @@ def fetch(
         for wait_s in (*RETRY_WAITS_S, None):
             reason = _attempt(url, temporary, check=check)
             if reason is None:
+                _sync(temporary)
                 os.replace(temporary, target)
                 return
             if wait_s is None:
@@ -172,6 +186,12 @@ def fetch(
             time.sleep(wait_s)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    """The content is on the disk before the name says so."""
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
 
 
 def _warn_of_retry(url: str, reason: str, *, wait_s: float) -> None:

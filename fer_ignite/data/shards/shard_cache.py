@@ -85,6 +85,12 @@ class ShardCache:
         """Where a shard lies, or would."""
         return self.folder / str(self.shards[number]["name"])
 
+    def discard(self, number: int) -> None:
+        """Removes the copy of a shard, if it may be removed; the next ``open`` downloads it again."""
+        assert self.url is not None
+        with contextlib.suppress(OSError):
+            self.path(number).unlink()
+
     def _open_local(self, number: int) -> int:
         path, wanted = self.path(number), self.shards[number]["bytes"]
         try:
@@ -108,7 +114,8 @@ class ShardCache:
         for _ in range(10):
             with contextlib.suppress(FileNotFoundError):
                 handle = os.open(path, os.O_RDONLY)
-                os.utime(handle)  # used now: the eviction goes by it
+                with contextlib.suppress(OSError):  # another user's file keeps its time
+                    os.utime(handle)  # used now: the eviction goes by it
                 return handle
             self._download(number)
         raise StorageError(

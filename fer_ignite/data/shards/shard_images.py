@@ -10,6 +10,7 @@ Positions follow the shards: the images of shard s are those from ``first`` of s
 # Dimensions: N images in all, B images requested, S shards.
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,14 @@ import numpy.typing as npt
 
 from fer_ignite.data.images import printable
 from fer_ignite.data.shards.shard_cache import ShardCache
-from fer_ignite.errors import DataError
+from fer_ignite.errors import DataError, first_clause
 
 __all__ = ["ORIGIN", "SHARD_FOLDER", "ShardImages", "shards_origin"]
 
 ORIGIN = "origin.json"
 SHARD_FOLDER = "shards"
+
+logger = logging.getLogger("fer_ignite")
 
 
 class ShardImages:
@@ -57,6 +60,8 @@ class ShardImages:
     def read(self, indices_B: npt.NDArray[np.int64]) -> list[bytes]:
         """The bytes of B images, in the order of ``indices_B``; each shard is opened once.
 
+        A downloaded copy with a damaged image is downloaded once more.
+
         Raises:
             DataError: a shard is missing, or an image in it is damaged.
             StorageError: a shard can't be downloaded.
@@ -64,10 +69,26 @@ class ShardImages:
         shards_B = self.shard_numbers(indices_B)
         images: list[bytes] = [b""] * len(indices_B)
         for number in np.unique(shards_B).tolist():
-            with self.cache.open(number) as handle:
-                for place in np.flatnonzero(shards_B == number).tolist():
-                    images[place] = self._member(handle, number, index=int(indices_B[place]))
+            places = np.flatnonzero(shards_B == number)
+            for place, data in zip(
+                places.tolist(), self._members(number, indices_B[places].tolist()), strict=True
+            ):
+                images[place] = data
         return images
+
+    def _members(self, number: int, indices: list[int]) -> list[bytes]:
+        try:
+            return self._members_once(number, indices)
+        except DataError as error:
+            if self.cache.url is None:
+                raise
+            logger.warning("%s; the shard is downloaded again.", first_clause(error))
+            self.cache.discard(number)
+            return self._members_once(number, indices)
+
+    def _members_once(self, number: int, indices: list[int]) -> list[bytes]:
+        with self.cache.open(number) as handle:
+            return [self._member(handle, number, index=index) for index in indices]
 
     def _member(self, handle: int, number: int, *, index: int) -> bytes:
         data = os.pread(handle, int(self._sizes_N[index]), int(self._offsets_N[index]))

@@ -1,6 +1,8 @@
 """The index of shards: of a local folder as it is, else a local copy that is compared with the server's at each start."""
 
+import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -9,14 +11,17 @@ from typing import Any
 
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.integrity import verify_files
+from fer_ignite.data.cache.leftovers import clear_stale
 from fer_ignite.data.images import printable
 from fer_ignite.data.shards.remote import PREFIX, fetch, file_url, local_folder, require_url, shown
 from fer_ignite.data.shards.shard_images import ORIGIN, SHARD_FOLDER, shards_origin
-from fer_ignite.errors import ConfigError, DataError, StorageError
+from fer_ignite.errors import ConfigError, DataError, StorageError, first_clause
 
 __all__ = ["open_shard_index", "own_index"]
 
 _MANIFEST = "manifest.json"
+
+logger = logging.getLogger("fer_ignite")
 
 
 def open_shard_index(data: str, *, cache: Path) -> Path:
@@ -31,7 +36,7 @@ def open_shard_index(data: str, *, cache: Path) -> Path:
     url = require_url(data)
     folder = local_folder(url)
     if folder is None:
-        folder = _copy_of_index(url, cache / "shards")
+        return _copy_of_index(url, cache / "shards").resolve()
     dataset_cache = open_cache(folder)
     if dataset_cache.manifest["storage"] != "shards":
         raise DataError(
@@ -65,6 +70,7 @@ def _copy_of_index(url: str, cache: Path) -> Path:
     fresh = cache / f".building-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         fresh.mkdir(parents=True)
+        clear_stale(cache, ".building-*")
     except OSError as error:
         raise ConfigError(
             f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
@@ -73,14 +79,13 @@ def _copy_of_index(url: str, cache: Path) -> Path:
         _fetch_before_start(url, _MANIFEST, folder=fresh)
         manifest = _read_manifest(fresh / _MANIFEST, url)
         target = cache / str(manifest["checksum"])[:32]
-        if not (target / _MANIFEST).exists():
+        if not _is_sound(target, url):
             for name in manifest["files"]:
                 _fetch_before_start(url, name, folder=fresh)
             (fresh / SHARD_FOLDER).mkdir()
             _write_origin(fresh, url)
-            verify_files(open_cache(fresh).path, manifest)
-            _publish(fresh, target)
-        _write_origin(target, url)
+            _verify_download(fresh, manifest, url=url)
+            _publish(fresh, target, names=[*manifest["files"], ORIGIN, _MANIFEST])
         return target
     except OSError as error:
         raise StorageError(
@@ -119,16 +124,43 @@ def _read_manifest(file: Path, url: str) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _publish(fresh: Path, target: Path) -> None:
+def _is_sound(copy: Path, url: str) -> bool:
+    """Whether the copy of an index can be used as it is, with its shards from ``url``; a warning where it is damaged."""
+    if not copy.is_dir():
+        return False
+    _write_origin(copy, url)
     try:
+        verify_files(copy, open_cache(copy).manifest)
+    except DataError as error:
+        logger.warning("%s; the index is downloaded again.", first_clause(error))
+        return False
+    return True
+
+
+def _verify_download(folder: Path, manifest: dict[str, Any], *, url: str) -> None:
+    try:
+        verify_files(open_cache(folder).path, manifest)
+    except DataError as error:
+        reason = first_clause(error).replace(f"{printable(folder.resolve())}/", "")
+        raise DataError(
+            f"data {PREFIX}{shown(url)}: the index there can't be used ({reason}); copy it there again."
+        ) from None
+
+
+def _publish(fresh: Path, target: Path, *, names: list[str]) -> None:
+    """Renames a verified index into its place; where one is already, file by file, which keeps its shards."""
+    with contextlib.suppress(OSError):
         os.rename(fresh, target)
-    except OSError:
-        if not (target / _MANIFEST).exists():  # else another process was faster
-            raise
+        return
+    (target / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        os.replace(fresh / name, target / name)
 
 
 def _write_origin(folder: Path, url: str) -> None:
     temporary = folder / f".{ORIGIN}-{os.getpid()}"
-    temporary.write_text(json.dumps({"url": url}), encoding="utf-8")
-    os.chmod(temporary, 0o600)  # the URL may hold a signature
+    temporary.unlink(missing_ok=True)  # of a killed process with this number
+    # Only for the user's eyes from the first byte on: the URL may hold a signature.
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"url": url}, file)
     os.replace(temporary, folder / ORIGIN)

@@ -173,11 +173,33 @@ def test_a_server_that_is_away_at_the_start_is_a_wrong_setting(tmp_path, no_wait
         opened("http://127.0.0.1:9/faces", tmp_path)
 
 
-def test_passwords_and_signatures_are_not_shown(tmp_path, no_waiting):
+def test_signatures_are_not_shown(tmp_path, no_waiting):
     with pytest.raises(DataError) as error:
-        opened("http://me:secret@127.0.0.1:9/faces?signature=abc", tmp_path)
+        opened("http://127.0.0.1:9/faces?signature=abc", tmp_path)
     assert "http://127.0.0.1:9/faces/manifest.json" in str(error.value)
-    assert "secret" not in str(error.value) and "abc" not in str(error.value)
+    assert "abc" not in str(error.value)
+
+
+def test_a_url_that_is_not_valid_is_refused_at_once(tmp_path):
+    with pytest.raises(DataError, match=r"manifest.json can't be read .it is no valid URL"):
+        opened("http://127.0.0.1:9/my faces?signature=abc", tmp_path)
+
+
+@pytest.mark.parametrize("user", ["me:secret@", "secret@"])
+def test_a_password_in_the_url_is_refused_at_once_and_not_shown(
+    server, tmp_path, user, caplog, no_waiting
+):
+    url = server.url.replace("://", f"://{user}")
+    with pytest.raises(DataError, match="user or password in the URL of shards") as error:
+        opened(url, tmp_path)
+    assert "secret" not in str(error.value) + caplog.text and server.paths == []
+
+
+def test_the_file_with_the_url_is_readable_by_its_user_alone(server, tmp_path, monkeypatch):
+    created = []
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: created.append("chmod"))
+    dataset_cache = opened(f"{server.url}?signature=abc", tmp_path)
+    assert (dataset_cache.path / "origin.json").stat().st_mode & 0o777 == 0o600 and created == []
 
 
 @pytest.mark.parametrize("content", ["<html>", "[]", "{}", '{"files": {}, "checksum": "x"}'])
@@ -203,6 +225,97 @@ def test_a_damaged_index_is_refused(folder, server, tmp_path):
     for url in (folder, server.url):
         with pytest.raises(DataError, match=r"labels.npy: damaged"):
             opened(url, tmp_path)
+
+
+def flip(file, place):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda copy: flip(copy / "labels.npy", -1),
+        lambda copy: (copy / "ids.bin").unlink(),
+        lambda copy: (copy / "manifest.json").write_text("{"),
+        lambda copy: (copy / "manifest.json").unlink(),
+    ],
+)
+def test_a_damaged_copy_of_an_index_is_downloaded_again_and_keeps_its_shards(
+    folder, server, tmp_path, harm, caplog
+):
+    dataset_cache = opened(server.url, tmp_path)
+    dataset_cache.read([0])
+    harm(dataset_cache.path)
+    again = opened(server.url, tmp_path)
+    assert again.path == dataset_cache.path and again.fingerprint == open_cache(folder).fingerprint
+    assert "; the index is downloaded again." in caplog.text
+    assert copies(tmp_path) == ["train-00000.tar"]
+    before = len(server.paths)
+    opened(server.url, tmp_path)
+    assert [path.rpartition("/")[2] for path in server.paths[before:]] == ["manifest.json"]
+
+
+def test_what_a_killed_start_left_is_removed_after_a_day(server, tmp_path):
+    shards = tmp_path / "cache" / "shards"
+    old, new = shards / ".building-1-old", shards / ".building-2-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    opened(server.url, tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def test_a_damaged_index_of_a_server_names_the_server(folder, server, tmp_path):
+    flip(folder / "labels.npy", -1)
+    with pytest.raises(DataError, match=r"faces: .* \(labels.npy: damaged.*; copy it there again"):
+        opened(server.url, tmp_path)
+
+
+def test_downloads_are_on_the_disk_before_their_name(server, tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(os.fstat(handle)), fsync(handle))
+    )
+    dataset_cache = opened(server.url, tmp_path)
+    dataset_cache.read([0])
+    files = [dataset_cache.path / name for name in ("labels.npy", "ids.bin")]
+    files.append(dataset_cache.shards.cache.path(0))
+    assert {file.stat().st_ino for file in files} <= {status.st_ino for status in synced}
+
+
+def test_a_damaged_copy_of_a_shard_is_downloaded_once_more(folder, server, tmp_path, caplog):
+    dataset_cache = opened(server.url, tmp_path)
+    wanted = dataset_cache.read([3, 0])
+    place = int(dataset_cache.shards._offsets_N[3]) + 100
+    flip(dataset_cache.shards.cache.path(0), place)
+    assert np.array_equal(dataset_cache.read([3, 0]), wanted)
+    assert "; the shard is downloaded again." in caplog.text
+    os.truncate(dataset_cache.shards.cache.path(0), place)
+    assert np.array_equal(dataset_cache.read([3, 0]), wanted)
+    assert sum(path.endswith("train-00000.tar") for path in server.paths) == 3
+
+
+def test_a_copy_that_stays_damaged_is_an_error(server, tmp_path, monkeypatch):
+    dataset_cache = opened(server.url, tmp_path)
+    dataset_cache.read([3])
+    flip(dataset_cache.shards.cache.path(0), int(dataset_cache.shards._offsets_N[3]) + 100)
+    monkeypatch.setattr(dataset_cache.shards.cache, "discard", lambda number: None)
+    with pytest.raises(DataError, match="image 3 is damaged"):
+        dataset_cache.read([3])
+
+
+def test_a_copy_of_another_user_is_read(server, tmp_path, monkeypatch):
+    dataset_cache = opened(server.url, tmp_path)
+    wanted = dataset_cache.read([0])
+
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert np.array_equal(dataset_cache.read([0]), wanted)
 
 
 def test_a_pack_is_not_taken_for_shards(dataset_cache, tmp_path):
@@ -262,6 +375,9 @@ def test_the_library_of_a_store_is_named_where_it_is_missing(tmp_path, monkeypat
 
 @pytest.mark.parametrize("changed", [{"classes": "happy,sad"}, {"split": (0.8, 0.1, 0.1)}])
 def test_settings_that_would_make_other_data_are_refused(folder, changed):
+    with pytest.raises(DataError, match=r"data shards:http://host/x: ") as error:
+        open_or_build(CacheSpec(data="shards:http://host/x?signature=abc", **changed))
+    assert "abc" not in str(error.value)
     with pytest.raises(DataError, match="give them when the shards are written"):
         open_or_build(CacheSpec(data=f"shards:{folder}", **changed))
 
