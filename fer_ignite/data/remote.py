@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fer_ignite.data.cache.leftovers import clear_stale
 from fer_ignite.data.images import printable
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.stores.download import fetch
@@ -20,6 +21,7 @@ def local_source(data: str, *, cache: Path, quiet: bool) -> str:
         ConfigError: the store's library is not installed, or the cache can't be written.
     """
     folder = cache / "downloads"
+    clear_stale(folder, "*/.downloading-*")
     try:
         with refused_as(DataError, "--data"):
             return str(fetch(data, folder=folder, quiet=quiet))

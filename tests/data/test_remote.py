@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -83,3 +85,19 @@ def test_a_csv_in_a_bucket_is_downloaded_once_by_several_processes(cli, bucket, 
     assert ended.code == 0, ended.err
     assert ended.err.count(f"downloaded  {bucket}/data/faces.csv (") == 1
     assert "fer48-faces" in Store(f"{bucket}/runs").folders()
+
+
+def test_what_a_killed_download_left_is_removed_after_a_day(tiny, faces, tmp_path):
+    url, _ = faces
+    config = tiny(data=url, cache=str(tmp_path / "cache"))
+    find_cache(config)
+    (copy,) = (tmp_path / "cache" / "downloads").iterdir()
+    left, under_way = copy / ".downloading-1", copy / ".downloading-2"
+    for folder in (left, under_way):
+        (folder / "faces").mkdir(parents=True)
+        (folder / "faces" / "1.png").touch()
+    # Both were begun long ago; a file still arrives in one of them.
+    for place in (left / "faces" / "1.png", left / "faces", left, under_way / "faces", under_way):
+        os.utime(place, (0, 0))
+    find_cache(config)
+    assert not left.exists() and under_way.exists()

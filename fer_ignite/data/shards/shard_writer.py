@@ -24,7 +24,7 @@ from fer_ignite.data.sampler import generator
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.shard_cache import file_sha256
 from fer_ignite.data.shards.shard_images import SHARD_FOLDER
-from fer_ignite.errors import ConfigError, StorageError
+from fer_ignite.errors import ConfigError, DataError, StorageError
 from fer_ignite.terminal import progress as progress_bar
 
 __all__ = ["require_new_folder", "write_shards"]
@@ -68,6 +68,7 @@ def write_shards(
         source: what the data set is called in the index.
     Raises:
         ConfigError: the folder holds something.
+        DataError: an image can't be read.
         StorageError: the disk is full or can't be written.
     """
     require_new_folder(folder)
@@ -136,7 +137,7 @@ class _ShardWriter:
                     index = next(waiting, None)
                     if index is None:
                         break
-                    data = self.cache.encoded(index)
+                    data = self._encoded(index)
                     tar.addfile(self._member(index, data, len(places)), io.BytesIO(data))
                     start = tar.offset - -(-len(data) // _BLOCK) * _BLOCK
                     places.append((start, len(data), zlib.crc32(data)))
@@ -146,6 +147,15 @@ class _ShardWriter:
         if not places:
             path.unlink()
         return places
+
+    def _encoded(self, index: int) -> bytes:
+        try:
+            return self.cache.encoded(index)
+        except OSError as error:  # else it would be taken for one of writing
+            raise DataError(
+                f"{printable(self.cache.path)}: {self.cache.sample_id(index)} can't be read ({error.strerror or error}); "
+                "check the disk, or make the dataset cache again."
+            ) from None
 
     def _member(self, index: int, data: bytes, place: int) -> tarfile.TarInfo:
         label = self.cache.classes[int(self.cache.labels[index])].replace("/", "_")

@@ -11,7 +11,7 @@ from fer_ignite.data.cache.manifest import verify_cache
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.shard_writer import write_shards
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, DataError
 
 
 def faces_by_name(dataset_cache):
@@ -133,3 +133,15 @@ def test_the_command_writes_shards_and_describes_them(tmp_path, capsys):
     assert f"train with --data shards:{folder}" in said
     said = command(f"shards:{folder}", "--verify")
     assert "every image has its checksum" in said and "140 images" in said
+
+
+def test_an_image_that_cannot_be_read_is_not_taken_for_a_full_disk(
+    dataset_cache, tmp_path, monkeypatch
+):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(dataset_cache), "encoded", broken)
+    with pytest.raises(DataError, match=r"face \d+ can't be read \(Input/output error\)"):
+        write_shards(dataset_cache, tmp_path / "shards", shard_bytes=20_000, source="demo")
+    assert list(tmp_path.iterdir()) == []
