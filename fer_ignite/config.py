@@ -830,7 +830,7 @@ class Config(BaseModel):
     )
     nonfinite_patience: int = _setting(
         10,
-        "Optimizer steps in a row with non-finite gradients before the run fails.",
+        "Optimizer steps in a row with a non-finite loss or gradients before the run fails.",
         group="Training",
         ge=1,
     )

@@ -14,6 +14,7 @@ __all__ = [
     "StorageError",
     "build_error",
     "first_clause",
+    "first_line",
     "help_link",
     "one_line",
 ]
@@ -47,6 +48,11 @@ def help_link(error: "FerError") -> str:
 def one_line(error: BaseException, *, most: int = 300) -> str:
     """An error's text on one line, without a full stop and of at most ``most`` characters; its type where it has no text."""
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    """The first line of an error's text, without a full stop and of at most ``most`` characters; its type where it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most].rstrip(".")
 
 
 def first_clause(error: "FerError") -> str:

@@ -10,6 +10,8 @@ from fer_ignite.errors import (
     NonFiniteError,
     StorageError,
     build_error,
+    first_clause,
+    first_line,
     help_link,
 )
 
@@ -39,3 +41,15 @@ def test_an_end_by_a_signal_keeps_its_code_and_needs_no_help(code):
 
 def test_no_error_ends_with_success():
     assert build_error(0, "no result").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("no network.\n  in line 3", "no network"), ("  \n", "ValueError"), ("x" * 400, "x" * 300)],
+)
+def test_the_first_line_of_a_foreign_error(text, said):
+    assert first_line(ValueError(text)) == said
+
+
+def test_the_advice_of_a_sentence_is_left_out_where_the_program_helps_itself():
+    assert first_clause(DataError("labels.npy: damaged; build it again.")) == "labels.npy: damaged"

@@ -1,4 +1,4 @@
-"""Entry point ``fer-ignite``: command lookup, errors as one line and an exit code."""
+"""Entry point ``fer-ignite``: command lookup, hints for unknown commands and flags, errors as one line and an exit code."""
 
 import difflib
 import importlib

@@ -53,10 +53,11 @@ class MicroBatch:
     """One engine iteration, as all processes see it.
 
     Attributes:
-        epoch, window: counted from 0.
+        epoch: counted from 0.
+        step: the window's number in the epoch, counted from 0; each is one optimizer step.
         indices_W: the faces of the whole window, in order.
         start, stop: this micro-batch's positions in the window, over all processes.
-        opens, closes: whether it is the first, the last micro-batch of its window.
+        is_first_micro, is_last_micro: whether it is the first, the last micro-batch of its window.
     """
 
     epoch: int

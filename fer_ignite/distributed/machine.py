@@ -7,6 +7,7 @@ import platform
 import sys
 from typing import Any
 
+from fer_ignite.data.cache.pool import usable_cores
 from fer_ignite.distributed.resolve import Machine
 
 __all__ = [
@@ -27,17 +28,11 @@ def detect_machine() -> Machine:
     import torch
 
     return Machine(
-        _cores(),
+        usable_cores(),
         torch.cuda.device_count(),
         has_mps=torch.backends.mps.is_available(),
         system=sys.platform,
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_device(device: Any) -> str:
@@ -56,7 +51,7 @@ def describe_device(device: Any) -> str:
 
 def describe_processor() -> str:
     """The processor's name, the cores that this process may use, and the memory."""
-    return ", ".join([_processor(), f"{_cores()} cores", *_memory()])
+    return ", ".join([_processor(), f"{usable_cores()} cores", *_memory()])
 
 
 def _processor() -> str:

@@ -30,7 +30,7 @@ from fer_ignite.errors import (
 from fer_ignite.imports import is_object_name, which_again
 from fer_ignite.inference.ensemble import combine
 from fer_ignite.inference.onnx import OnnxModel, is_onnx
-from fer_ignite.metrics.temperature import usable_temperature
+from fer_ignite.metrics.temperature_bounds import usable_temperature
 from fer_ignite.stores.store import is_url
 from fer_ignite.training.components import build_model_from_config
 from fer_ignite.training.objects import model_name
@@ -93,7 +93,7 @@ class LoadedModel:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.metrics.temperature.TEMPERATURES`."""
+        """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.metrics.temperature_bounds.TEMPERATURES`."""
         return usable_temperature(self.checkpoint.get("temperature"))
 
     def predict(

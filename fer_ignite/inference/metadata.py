@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fer_ignite.errors import CheckpointError
-from fer_ignite.metrics.temperature import TEMPERATURES, usable_temperature
+from fer_ignite.metrics.temperature_bounds import TEMPERATURES, usable_temperature
 
 __all__ = ["FORMAT", "INPUT", "KEY", "OUTPUT", "ExportMetadata"]
 

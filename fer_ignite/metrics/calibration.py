@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_ignite.metrics.intervals import wilson_interval
-from fer_ignite.metrics.temperature import TEMPERATURES
+from fer_ignite.metrics.temperature_bounds import TEMPERATURES
 
 __all__ = [
     "Calibration",

@@ -1,4 +1,6 @@
-"""Stop coordination: ranks reduce stop requests in iteration k and read them in iteration k + 1.
+"""Stop coordination, and the count of non-finite steps in a row that ends a run with code 3.
+
+Ranks reduce stop requests in iteration k and read them in iteration k + 1.
 
 A vote is one small integer tensor, reduced by maximum over a CPU group without waiting, so the device never waits for
 it. What ends a run ends it on every process after the same optimizer step.

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fer_ignite.apps.export.half_precision import halve_initializers, halve_module
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, first_line
 from fer_ignite.imports import optional_library
 from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 
@@ -97,7 +97,7 @@ def _traced(
     except (
         Exception
     ) as error:  # the tracer's errors have no common base, and a user's network may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+        reason = first_line(error)
         raise ConfigError(
             f"--format {form}: the network {record.network.get('model')} can't be traced ({reason}); "
             "use --format safetensors or state-dict, which hold its weights alone."

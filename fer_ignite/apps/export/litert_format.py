@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.checkpoint.atomic_io import storage_errors
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, first_line
 from fer_ignite.imports import require_library
 from fer_ignite.inference.metadata import KEY, ExportMetadata
 
@@ -74,7 +74,7 @@ def litert_bytes(network: nn.Module, record: ExportMetadata) -> bytes:
         except OSError:
             raise
         except Exception as error:  # the converter's errors have no common base
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+            reason = first_line(error)
             raise ConfigError(
                 f"--format litert: the network {record.network.get('model')} can't be converted ({reason}); use --format onnx."
             ) from None

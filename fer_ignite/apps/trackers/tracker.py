@@ -18,7 +18,7 @@ import numpy as np
 
 from fer_ignite.apps.trackers.run_ids import RunIds, without_password
 from fer_ignite.apps.trackers.upload_queue import Point, UploadQueue
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, first_line
 
 __all__ = ["RunResults", "Tracker", "no_answer", "preserve_global_state"]
 
@@ -118,9 +118,9 @@ class Tracker(ABC):
         except ConfigError:
             raise
         except Exception as error:  # whatever a tracker's package raises
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             raise ConfigError(
-                f"--track {self.name}: {self.title} can't open a record: {said[:300]}"
+                f"--track {self.name}: {self.title} can't open a record: {said}"
             ) from None
         self.opened = True
         return place

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from fer_ignite.errors import first_line
+
 __all__ = ["Point", "UploadQueue"]
 
 logger = logging.getLogger("fer_ignite")
@@ -167,7 +169,7 @@ class UploadQueue:
                         "refused",
                         "%s refused a part of the record (%s); the training continues",
                         self.title,
-                        _first_line(error),
+                        first_line(error, most=200),
                     )
                     break
                 failed = 0
@@ -189,8 +191,3 @@ class UploadQueue:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning(text, *values)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Test-time augmentation: mirrored and shifted views."""
+"""Test-time augmentation: mirrored and shifted views; `tta_logits` in training/trainer.py averages their probabilities."""
 
 # Dimensions: V views, B images, C channels, H W pixels.
 

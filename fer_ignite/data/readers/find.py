@@ -27,7 +27,7 @@ from fer_ignite.data.readers.named_files import find_named_files, read_named_fil
 from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
 from fer_ignite.data.shards.remote import is_shards, require_url
-from fer_ignite.errors import DataError
+from fer_ignite.errors import DataError, first_line
 from fer_ignite.imports import is_object_name, optional_library, split_names
 from fer_ignite.stores.store import is_url, require_store_library
 
@@ -247,7 +247,7 @@ def _download(name: str) -> Path:
     except (
         Exception
     ) as error:  # network, login, licence, name: kagglehub has a kind of error for each
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"kaggle:{name}: can't be downloaded ({reason}); check the network, the name and the login."
         ) from None
