@@ -55,10 +55,15 @@ def require_url(data: str) -> str:
     """The URL or path behind ``shards:``.
 
     Raises:
-        DataError: there is none, the local folder does not exist, or a web address names a user.
+        DataError: there is none, it is no URL, the local folder does not exist, or a web address names a user.
     """
     url = data.removeprefix(PREFIX)
-    _refuse_user(url)
+    try:
+        _refuse_user(url)
+    except ValueError as error:  # of urlsplit; it says nothing of the URL's content
+        raise DataError(
+            f"data {PREFIX}{printable(url.partition('?')[0])}: not a URL ({one_line(error)}); give shards:FOLDER or shards:https://HOST/PATH."
+        ) from None
     folder = local_folder(url)
     if not url or (folder is not None and not folder.is_dir()):
         raise DataError(

@@ -195,6 +195,11 @@ def test_a_password_in_the_url_is_refused_at_once_and_not_shown(
     assert "secret" not in str(error.value) + caplog.text and server.paths == []
 
 
+def test_what_is_no_url_is_one_sentence():
+    with pytest.raises(DataError, match=r"shards:http://\[x: not a URL .*give shards:FOLDER"):
+        open_or_build(CacheSpec(data="shards:http://[x?signature=secret"))
+
+
 def test_the_file_with_the_url_is_readable_by_its_user_alone(server, tmp_path, monkeypatch):
     created = []
     monkeypatch.setattr(os, "chmod", lambda *_, **__: created.append("chmod"))
