@@ -235,7 +235,7 @@ class Mirror:
                     return
         try:
             self._store.upload(file, name)
-        except StoreProblem:
+        except (StoreProblem, OSError):
             if stamp_of(file) is not None:  # else the run has removed it meanwhile
                 raise
 

@@ -1,7 +1,9 @@
 """Checkpoints and runs named by URL: downloaded with the small files of their run, once per content."""
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +38,8 @@ def local_checkpoint(url: str) -> Path:
         run = run_url(url)
         if run is not None and Store(run).entry("config.yaml") is not None:
             return _fetch_run(run, last_part(url)) / "checkpoints" / last_part(url)
-        return fetch(url, folder=_downloads())
+        with _local_errors(url):
+            return fetch(url, folder=_downloads())
 
 
 def source_of_download(folder: Path) -> str | None:
@@ -77,15 +80,21 @@ def _fetch_run(url: str, checkpoint: str | None) -> Path:
         if is_run_file(name) and not name.endswith(".pt") and entry.size <= _SMALL
     ]
     folder = _downloads() / url_label(url) / last_part(url)
-    try:
+    with _local_errors(url):
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder.parent / "download.lock"):
             _bring_up_to_date(store, {name: there[name] for name in [*small, *chosen]}, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _local_errors(url: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
-            f"{url} can't be downloaded to {folder} ({error.strerror}); make room or set FER_IGNITE_CACHE."
+            f"{url} can't be downloaded to {_downloads()} ({error.strerror or error}); make room or set FER_IGNITE_CACHE."
         ) from None
-    return folder
 
 
 def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[str]:

@@ -11,11 +11,12 @@ from fer_ignite.stores.store import refused_as
 __all__ = ["local_source"]
 
 
-def local_source(data: str, *, cache: Path, quiet: bool) -> str:
+def local_source(data: str, *, cache: Path, quiet: bool, setting: str = "--data") -> str:
     """The path of a local copy of what a URL names.
 
     Args:
         cache: the dataset cache's folder; copies are in ``downloads`` below it.
+        setting: the flag that names it, for the error's sentence.
     Raises:
         DataError: there is nothing, or the store can't be read.
         ConfigError: the store's library is not installed, or the cache can't be written.
@@ -23,7 +24,7 @@ def local_source(data: str, *, cache: Path, quiet: bool) -> str:
     folder = cache / "downloads"
     clear_stale(folder, "*/.downloading-*")
     try:
-        with refused_as(DataError, "--data"):
+        with refused_as(DataError, setting):
             return str(fetch(data, folder=folder, quiet=quiet))
     except OSError as error:
         raise ConfigError(

@@ -64,7 +64,8 @@ def _find(url: str) -> tuple[Store, dict[str, Entry]]:
     names = store.entries()
     if not names:
         raise StoreProblem(
-            f"{url}: there is no such object, nor any below it; name one that exists.", missing=True
+            f"{url}: there is no such object, nor any below it; name one that exists.",
+            kind="missing",
         )
     return store, names
 

@@ -1,13 +1,14 @@
 """Objects below one URL, through fsspec; every failure is one sentence."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.imports import optional_library
@@ -36,6 +37,11 @@ _PACKAGES = {
 }
 # Where an object appears whole or not at all; elsewhere it is written under another name and moved.
 _ATOMIC = frozenset({*_PACKAGES, "memory"})
+# Object or bucket does not exist; keys lack the right; a name or setting that can't be used; all else, such as the network.
+Kind = Literal["missing", "denied", "invalid", "away"]
+_DISK_ERRORS = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name)
+)
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
 
 
@@ -43,12 +49,13 @@ class StoreProblem(Exception):
     """What a store refused, or that it does not answer; the message is one sentence.
 
     Attributes:
-        missing: the object or its bucket does not exist.
+        kind: why, so that a caller knows whether another try may help.
+        reason: the library's own words, without address and remedy.
     """
 
-    def __init__(self, sentence: str, *, missing: bool = False) -> None:
+    def __init__(self, sentence: str, *, kind: Kind = "away", reason: str = "") -> None:
         super().__init__(sentence)
-        self.missing = missing
+        self.kind, self.reason = kind, reason or sentence.rstrip(".")
 
 
 class Entry(NamedTuple):
@@ -195,9 +202,13 @@ class Store:
                 self._fs.pipe_file(self._path(name), content)
 
     def upload(self, file: Path, name: str) -> None:
-        """Makes an object out of a file; until it is whole, the old object stays."""
+        """Makes an object out of a file; until it is whole, the old object stays.
+
+        Raises:
+            OSError: the file can't be read.
+        """
         path = self._path(name)
-        with self._problems(name):
+        with self._problems(name, reads=file):
             if self.protocol in _ATOMIC:
                 self._fs.put_file(str(file), path)
                 return
@@ -215,6 +226,7 @@ class Store:
 
         Raises:
             StoreProblem: also where a name leads out of the folder.
+            OSError: the folder can't be written.
         """
         files = {name: self._inside(folder, name) for name in names}
         for file in files.values():
@@ -222,12 +234,16 @@ class Store:
         if len(files) == 1:
             self.download_file(*files.popitem())
         elif files:
-            with self._problems():
+            with self._problems(writes=folder):
                 self._fs.get([self._path(name) for name in files], [*map(str, files.values())])
 
     def download_file(self, name: str, file: Path) -> None:
-        """Writes one object as this file."""
-        with self._problems(name):
+        """Writes one object as this file.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        with self._problems(name, writes=file):
             self._fs.get_file(self._path(name), str(file))
 
     def copy(self, name: str, other: str) -> None:
@@ -248,20 +264,43 @@ class Store:
         base = Path(os.path.normpath(folder))
         if target == base or not target.is_relative_to(base):
             raise StoreProblem(
-                f"{join_url(self.url, name)} is a name that leads out of its folder; rename the object."
+                f"{join_url(self.url, name)} is a name that leads out of its folder; rename the object.",
+                kind="invalid",
             )
         return target
 
     @contextlib.contextmanager
-    def _problems(self, name: str = "") -> Iterator[None]:
+    def _problems(
+        self, name: str = "", *, reads: Path | None = None, writes: Path | None = None
+    ) -> Iterator[None]:
         try:
             yield
         except (FileExistsError, StoreProblem):
             raise
         except Exception as error:  # each store's library has kinds of its own
+            if _is_local(error, reads=reads, writes=writes):
+                raise
             where = join_url(self.url, name) if name else self.url
-            missing = isinstance(error, FileNotFoundError)
-            raise StoreProblem(_sentence(where, error), missing=missing) from error
+            raise StoreProblem(
+                _sentence(where, error), kind=_kind(error), reason=_first_line(error)
+            ) from error
+
+
+def _is_local(error: Exception, *, reads: Path | None, writes: Path | None) -> bool:
+    """Whether this machine's disk failed, and not the store.
+
+    Args:
+        reads: the local file that is uploaded.
+        writes: the local file or folder that is downloaded to.
+    """
+    if not isinstance(error, OSError):
+        return False
+    # A copy between two disks names both files; of an upload it is the store's that is full.
+    named = None if not error.filename or error.filename2 else Path(str(error.filename)).absolute()
+    if writes is not None:
+        inside = named is not None and named.is_relative_to(writes.absolute())
+        return inside or error.errno in _DISK_ERRORS
+    return reads is not None and (named == reads.absolute() or not reads.exists())
 
 
 def _open(url: str, protocol: str) -> tuple[Any, str]:
@@ -280,12 +319,21 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise ConfigError(f"{url}: {_first_line(error)}.") from None
+        raise ConfigError(
+            f"{url}: {_first_line(error)}; install it with: pip install {_package_of(error)}."
+        ) from None
     except ValueError as error:
         raise ConfigError(
             f"{url}: {_first_line(error)}; name a store as s3://BUCKET/FOLDER, or a folder."
         ) from None
     return fs, str(root)
+
+
+def _package_of(error: ImportError) -> str:
+    """What fsspec's message names in quotes (the package), else the module that was not found."""
+    quoted = re.search(r'"([\w.-]+)"', str(error))
+    module = error.name or getattr(error.__cause__, "name", None)
+    return quoted[1] if quoted else module or '".[store]"'
 
 
 def _entry(facts: Mapping[str, Any]) -> Entry:
@@ -297,13 +345,21 @@ def _is_bucket(error: FileNotFoundError) -> bool:
     return "bucket does not exist" in str(error).lower()
 
 
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+        return "denied"
+    return "invalid" if isinstance(error, ValueError) else "away"
+
+
 def _sentence(where: str, error: Exception) -> str:
     reason = _first_line(error)
     if isinstance(error, FileNotFoundError):
         if _is_bucket(error):
             return f"{where}: there is no such bucket; make it first, or name another."
         return f"{where}: there is no such object; name one that exists."
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+    if _kind(error) == "denied":
         return (
             f"{where}: the store refuses access ({reason}); set keys that may read and write there "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)."

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -71,6 +72,12 @@ def test_a_url_is_checked_without_a_network_for_its_library_only(monkeypatch):
         require_source("demo,s3://b/faces.csv")
 
 
+def test_a_wrong_url_of_votes_is_blamed_on_votes(tiny, faces, tmp_path):
+    url, _ = faces
+    with pytest.raises(DataError, match=r"^--votes: .*none\.csv: there is no such object"):
+        find_cache(tiny(data=url, votes=f"file://{tmp_path}/none.csv"))
+
+
 @pytest.mark.slow
 def test_a_csv_in_a_bucket_is_downloaded_once_by_several_processes(cli, bucket, tmp_path):
     from tests.faults.support import write_faces
@@ -101,3 +108,14 @@ def test_what_a_killed_download_left_is_removed_after_a_day(tiny, faces, tmp_pat
         os.utime(place, (0, 0))
     find_cache(config)
     assert not left.exists() and under_way.exists()
+
+
+def test_a_full_disk_is_said_as_that(tiny, faces, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    from fsspec.implementations.local import LocalFileSystem
+
+    monkeypatch.setattr(LocalFileSystem, "get", full)
+    with pytest.raises(ConfigError, match=r"No space left on device\); make room or set FER_IGN"):
+        find_cache(tiny(data=faces[0], cache=str(tmp_path / "cache")))

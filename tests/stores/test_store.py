@@ -1,5 +1,8 @@
+import errno
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +108,63 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(mo
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ConfigError, match=r"zz://b/x: Protocol not known: zz; name a store as s3"):
         Store("zz://b/x")
+
+
+def test_a_protocol_whose_library_is_missing_gets_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"sftp://.*paramiko.*install it with: pip install paramiko"
+    ):
+        Store("sftp://host/runs")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_local_disk_is_no_problem_of_the_store(store, tmp_path, monkeypatch, number):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    store.write("a", b"one")
+    store.write("b", b"two")
+    monkeypatch.setattr(store._fs, "get_file", full)
+    monkeypatch.setattr(store._fs, "get", full)
+    for names in (["a"], ["a", "b"]):
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            store.download(names, tmp_path / "here")
+    monkeypatch.setattr(store._fs, "put_file", full)  # the disk behind the store
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(StoreProblem, match="can't be reached"):
+        store.upload(tmp_path / "file", "c")
+
+
+def test_a_local_file_that_can_t_be_opened_is_no_problem_of_the_store(tmp_path, monkeypatch):
+    store = Store(f"file://{tmp_path}/store")
+    store.write("a", b"one")
+    with pytest.raises(FileNotFoundError):
+        store.upload(tmp_path / "gone", "b")
+    (tmp_path / "here" / "a").mkdir(parents=True)
+    with monkeypatch.context() as patched, pytest.raises(IsADirectoryError):
+        patched.setattr(store._fs, "get_file", lambda _, target: Path(target).write_bytes(b""))
+        store.download_file("a", tmp_path / "here" / "a")
+    with pytest.raises(StoreProblem) as caught:
+        store.download_file("gone", tmp_path / "here" / "b")
+    assert caught.value.kind == "missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError("Access Denied"), "denied"),
+        (ValueError("bad name"), "invalid"),
+        (OSError(errno.EIO, "reset"), "away"),
+        (FileNotFoundError("x"), "missing"),
+    ],
+)
+def test_a_problem_says_whether_another_try_may_help(store, monkeypatch, error, kind):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(store._fs, "find", refuse)
+    with pytest.raises(StoreProblem) as caught:
+        store.entries()
+    assert caught.value.kind == kind and str(error) in caught.value.reason

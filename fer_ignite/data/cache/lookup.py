@@ -69,14 +69,15 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         StorageError: writing failed half-way.
     """
 
-    def local(text: str) -> str:
+    def local(text: str, setting: str = "--data") -> str:
         """The path of a text's local copy where it is a URL."""
         if not is_url(text):
             return text
-        return local_source(text, cache=cache or cache_folder(), quiet=not progress)
+        folder = cache or cache_folder()
+        return local_source(text, cache=folder, quiet=not progress, setting=setting)
 
     options = ReadOptions(
-        votes=spec.votes and local(spec.votes),
+        votes=spec.votes and local(spec.votes, "--votes"),
         vote_mode=spec.vote_mode,
         layout=spec.layout,
         any_classes=spec.classes is not None,

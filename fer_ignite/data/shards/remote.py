@@ -123,12 +123,8 @@ def _download_object(url: str, target: Path) -> None:
     try:
         _store(parent_url(url), os.getpid()).download_file(last_part(url), target)
     except StoreProblem as problem:
-        cause = problem.__cause__
-        if problem.missing or isinstance(cause, (PermissionError, ValueError)):
-            raise Missing(one_line(cause or problem)) from None
-        if isinstance(cause, OSError):
-            raise cause from None  # with its number: the local disk may be full
-        raise OSError(one_line(cause or problem)) from None
+        # One of the local disk comes as the OSError that it is.
+        raise (OSError if problem.kind == "away" else Missing)(problem.reason) from None
 
 
 @functools.lru_cache(maxsize=8)
