@@ -46,7 +46,7 @@ class Lease:
     def __init__(self, store: Store, token: str, *, lease_s: float | None = None) -> None:
         self._store, self._token = store, token
         self._lease_s = _lease_s() if lease_s is None else lease_s
-        self._renewed, self._count = time.monotonic(), 0
+        self._renewed, self._count = _now(), 0
         self._since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._lost: str | None = None
         self._ended = threading.Event()
@@ -93,7 +93,7 @@ class Lease:
             LeaseLost: another run has it.
             StoreProblem: the store does not answer.
         """
-        if self._lost is None and time.monotonic() - self._renewed > self._lease_s / 2:
+        if self._lost is None and _now() - self._renewed > self._lease_s / 2:
             self._renew()
         if self._lost is not None:
             raise LeaseLost(self._lost)
@@ -113,15 +113,17 @@ class Lease:
                 self._store.remove(LEASE_NAME)
 
     def _take(self, *, create: bool) -> bool:
-        """Writes the object; whether it is ours afterwards. Of two that take an abandoned one, the later write stays."""
+        """Writes the object; whether it is ours afterwards. Of two that take it at once, the later write stays.
+
+        Not every store creates an object in one step: also after a creation the object is read once more.
+        """
         try:
             self._store.write(LEASE_NAME, self._content(), create=create)
         except FileExistsError:
             return False
-        if not create:
-            time.sleep(min(0.5, self._lease_s / 10))
+        time.sleep(min(0.5, self._lease_s / 10))
         found = self._store.read(LEASE_NAME)
-        self._renewed = time.monotonic()
+        self._renewed = _now()
         return found is not None and _token(found) == self._token
 
     def _renew(self) -> None:
@@ -136,7 +138,7 @@ class Lease:
             with contextlib.suppress(FileExistsError):  # of another run: the next renewal sees it
                 # A store that came back empty has no lease.
                 self._store.write(LEASE_NAME, self._content(), create=found is None)
-                self._renewed = time.monotonic()
+                self._renewed = _now()
 
     def _keep(self) -> None:
         while not self._ended.wait(self._lease_s / _RENEWALS) and self._lost is None:
@@ -153,6 +155,12 @@ class Lease:
             "renewals": self._count,
         }
         return json.dumps(values).encode("ascii")
+
+
+def _now() -> float:
+    """Seconds of a clock that counts a machine's sleep too, where the system has one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _lease_s() -> float:

@@ -1,7 +1,8 @@
 """Upload of a run's folder to an object store by a thread, so that training never waits for the store.
 
 The order keeps the store's folder resumable at any moment: history and scalars, then best checkpoints, then resume points;
-what the run has removed goes after that, and summary.json, which says that the run is over, comes last.
+what the run has removed goes after that, and summary.json, which says that the run is over, comes last. Another run's files
+are removed before the first upload: its resume points never lie beside this run's identity.
 """
 
 import contextlib
@@ -17,8 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fer_ignite.checkpoint.lease import LEASE_NAME, Lease, LeaseLost
-from fer_ignite.checkpoint.run_dir import RUN_ID_NAME, WORKING_COPY_NAME, is_run_file
+from fer_ignite.checkpoint.run_dir import (
+    RUN_ID_NAME,
+    TEST_ACCESS_NAME,
+    WORKING_COPY_NAME,
+    RunDir,
+    is_run_file,
+)
 from fer_ignite.checkpoint.run_lock import LOCK_NAME
+from fer_ignite.errors import StorageError, one_line
 from fer_ignite.stores.store import Entry, Store, StoreProblem
 
 __all__ = ["Mirror", "Sent", "Stamp", "local_files", "stamp_of"]
@@ -32,6 +40,10 @@ _APPENDED_S = 20.0  # between uploads of files that grow, while no checkpoint co
 _LONGEST_PAUSE_S = 15.0
 
 logger = logging.getLogger("fer_ignite")
+
+
+class _Ended(Exception):
+    """The upload was given up."""
 
 
 class Stamp(NamedTuple):
@@ -76,7 +88,7 @@ class Mirror:
     """Keeps the objects below a store's URL equal to the files of a run's folder.
 
     Args:
-        lease: checked before each pass.
+        lease: checked before each write and removal.
         sent: what the store is known to hold already.
     """
 
@@ -91,7 +103,7 @@ class Mirror:
         self._reason = ""
         self._taken: str | None = None
         self._closing, self._given_up = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="fer-ignite-mirror", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fer-ignite-mirror", daemon=True)
 
     def start(self) -> None:
         """Begins to upload."""
@@ -128,6 +140,13 @@ class Mirror:
         self._closing.set()
         self._thread.join(timeout=60)
 
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            self._reason = f"the upload ended with {type(error).__name__}: {one_line(error)}"
+            logger.exception("%s; the files are in %s.", self._reason, self._folder)
+
     def _work(self) -> None:
         pause = 1.0
         while not self._given_up.is_set():
@@ -148,7 +167,9 @@ class Mirror:
                     self._folder,
                 )
                 return
-            except (StoreProblem, OSError) as problem:
+            except _Ended:
+                return
+            except (StoreProblem, StorageError, OSError) as problem:
                 self._note_failure(str(problem).rstrip("."))
                 (self._given_up if closing else self._closing).wait(
                     min(pause, 2.0) if closing else pause
@@ -197,15 +218,16 @@ class Mirror:
         """Makes the store equal to the folder as it is now."""
         self._whole = False
         self._lease.ensure()
+        there = self._store.entries()
+        self._sent = {
+            name: sent for name, sent in self._sent.items() if there.get(name) == sent.entry
+        }
+        there = self._without_another_run(there)
+        self._merge_test_accesses(there)
         with self._snapshot() as files:
-            there = self._store.entries()
-            self._sent = {
-                name: sent
-                for name, sent in self._sent.items()
-                if name in files and there.get(name) == sent.entry
-            }
+            self._sent = {name: sent for name, sent in self._sent.items() if name in files}
             if _LATE in there and _LATE not in files:
-                self._store.remove(_LATE)
+                self._remove(_LATE)
             new = sorted(
                 (
                     name
@@ -218,16 +240,44 @@ class Mirror:
                 self._upload(name, files)
             for name in there:
                 if is_run_file(name) and name not in files and name != _LATE:
-                    self._store.remove(name)
+                    self._remove(name)
             if _LATE in new:
                 self._upload(_LATE, files)
             self._confirm(new, files)
         self._passed = time.monotonic()
 
+    def _without_another_run(self, there: dict[str, Entry]) -> dict[str, Entry]:
+        """What the store holds after the files of a run with another identity were removed, the identity last."""
+        if RUN_ID_NAME not in there or RUN_ID_NAME in self._sent:
+            return there
+        mine = self._folder / RUN_ID_NAME
+        if not mine.exists() or self._store.read(RUN_ID_NAME) in (None, mine.read_bytes()):
+            return there
+        stale = sorted(filter(is_run_file, there), key=_order)
+        for name in reversed([RUN_ID_NAME, *(name for name in stale if name != RUN_ID_NAME)]):
+            self._remove(name)
+        self._sent = {}
+        return {name: entry for name, entry in there.items() if not is_run_file(name)}
+
+    def _merge_test_accesses(self, there: Mapping[str, Entry]) -> None:
+        """Takes up the looks at test that evaluations elsewhere have noted in the store since the last upload."""
+        if TEST_ACCESS_NAME in there and TEST_ACCESS_NAME not in self._sent:
+            content = self._store.read(TEST_ACCESS_NAME)
+            RunDir(self._folder).merge_test_accesses(content or b"")
+
+    def _require_lease(self) -> None:
+        """Called before each change of the store: a pass may take long, and the machine may sleep in it."""
+        if self._given_up.is_set():
+            raise _Ended
+        self._lease.ensure()
+
+    def _remove(self, name: str) -> None:
+        self._require_lease()
+        self._store.remove(name)
+
     def _upload(self, name: str, files: Mapping[str, tuple[Stamp, Path]]) -> None:
         stamp, file = files[name]
-        if self._given_up.is_set():
-            raise StoreProblem("the run has ended")
+        self._require_lease()
         if name == _LAST:
             for other, (twin, _) in files.items():
                 if other != name and twin == stamp:  # two names of one file
@@ -282,7 +332,8 @@ class Mirror:
 def _order(name: str) -> tuple[int, int, str]:
     """Rank of a file in a pass; of resume points the newest comes first."""
     step = re.fullmatch(r"checkpoints/step-(\d+)\.pt", name)
-    if name in (RUN_ID_NAME, "config.yaml", "config.schema.json"):
+    # The looks at test were merged with the store's just before: their upload follows at once.
+    if name in (RUN_ID_NAME, TEST_ACCESS_NAME, "config.yaml", "config.schema.json"):
         return 0, 0, name
     if step:
         return 3, -int(step[1]), name

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,18 @@ from fer_ignite.checkpoint.atomic_io import (
     write_text_durably,
 )
 
-__all__ = ["RUN_ID_NAME", "WORKING_COPY_NAME", "RunDir", "is_run_file", "json_lines"]
+__all__ = [
+    "RUN_ID_NAME",
+    "TEST_ACCESS_NAME",
+    "WORKING_COPY_NAME",
+    "RunDir",
+    "is_run_file",
+    "json_lines",
+]
 
 # Of a run whose folder is in an object store: its identity there, and where this working copy belongs to.
 RUN_ID_NAME, WORKING_COPY_NAME = "run_id.json", "working_copy.json"
+TEST_ACCESS_NAME = "test_access.jsonl"
 _RUN_FILE = re.compile(
     r"(config\.yaml|config\.schema\.json|summary\.json|history\.jsonl|results\.csv|log\.txt|test_access\.jsonl|report\.html"
     r"|trackers\.json|run_id\.json|predictions_\w+\.csv|checkpoints/[^/]+\.pt|plots/[^/]+\.png|tensorboard/events\.[^/]+)"
@@ -49,7 +58,7 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
         self.log = self.path / "log.txt"
-        self.test_access = self.path / "test_access.jsonl"
+        self.test_access = self.path / TEST_ACCESS_NAME
         self.report = self.path / "report.html"
         self.trackers = self.path / "trackers.json"
         self.run_id = self.path / RUN_ID_NAME
@@ -253,13 +262,31 @@ class RunDir:
             file.write("\n" if content and not content.endswith(b"\n") else "")
             file.write(json.dumps(line) + "\n")
 
+    def merge_test_accesses(self, other: bytes) -> None:
+        """Appends the lines of another copy of the test-access log that this one lacks.
+
+        Args:
+            other: the copy's content; of a line that it has several times, as many are kept.
+        """
+        content = self._bytes_of(self.test_access)
+        missing = Counter(_lines_of(other)) - Counter(_lines_of(content))
+        if not missing:
+            return
+        start = b"\n" if content and not content.endswith(b"\n") else b""
+        with storage_errors(self.test_access), self.test_access.open("ab") as file:
+            file.write(start + b"".join(line + b"\n" for line in missing.elements()))
+
     def read_test_accesses(self) -> list[dict[str, Any]]:
         """Every look at the test split; what is no line of it is passed over."""
         return list(json_lines(self._bytes_of(self.test_access)))
 
     def test_evaluations(self) -> int:
         """How often the test split was scored with this run's networks; a damaged line was a look too."""
-        return sum(bool(line.strip()) for line in self._bytes_of(self.test_access).splitlines())
+        return len(_lines_of(self._bytes_of(self.test_access)))
+
+
+def _lines_of(content: bytes) -> list[bytes]:
+    return [line for line in content.splitlines() if line.strip()]
 
 
 def json_lines(content: bytes) -> Iterator[dict[str, Any]]:

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -78,3 +79,34 @@ def test_a_length_that_is_no_time_is_refused(store, monkeypatch, text):
     monkeypatch.setenv(LEASE_VARIABLE, text)
     with pytest.raises(ConfigError, match="FER_IGNITE_LEASE_S"):
         Lease(store, "one")
+
+
+def test_of_two_first_starts_one_wins_where_a_store_does_not_create_in_one_step(tmp_path):
+    both = threading.Barrier(2)
+
+    class Loose(Store):
+        """Two creations at once both succeed."""
+
+        def write(self, name, content, *, create=False):
+            if create:
+                both.wait(20)
+            super().write(name, content)
+
+    def start(token):
+        lease = Lease(Loose(f"memory:///{tmp_path.name}"), token, lease_s=2)
+        leases.append(lease)
+        try:
+            lease.acquire()
+            winners.append(token)
+        except FolderInUseError:
+            losers.append(token)
+
+    leases, winners, losers = [], [], []
+    threads = [threading.Thread(target=start, args=(token,)) for token in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for lease in leases:
+        lease.release()
+    assert len(winners) == len(losers) == 1

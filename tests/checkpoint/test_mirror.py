@@ -197,3 +197,79 @@ def test_a_run_that_was_taken_over_uploads_nothing_any_more(store, folder):
     assert "taken over by process" in mirror.close(5)
     assert store.done == []
     other.release()
+
+
+def test_a_run_that_is_taken_over_in_the_middle_of_a_pass_changes_nothing_more(
+    mirror, store, folder
+):
+    """As of a machine that was frozen in a long pass: the lease is checked before each change."""
+    store.write("checkpoints/step-1.pt", b"old")
+
+    def take_over():
+        store.write("run.lease", b'{"token": "two", "pid": 7, "host": "other"}')
+        mirror._lease._renewed = float("-inf")
+
+    store.after = take_over
+    mirror.start()
+    assert "taken over by process 7 on other" in mirror.close(5)
+    assert len(store.done) == 1 and store.read("checkpoints/step-1.pt") == b"old"
+
+
+def test_removals_are_given_up_with_the_rest(mirror, store, folder):
+    for iteration in (1, 2):
+        store.write(f"checkpoints/step-{iteration}.pt", b"old")
+
+    def give_up():
+        if store.done[-1][0] == "remove":
+            mirror._given_up.set()
+
+    store.after = give_up
+    mirror.start()
+    assert mirror.close(5) is not None
+    assert [what for what, _ in store.done].count("remove") == 1
+
+
+def test_another_run_s_files_are_gone_before_this_run_s_identity_comes(mirror, store, folder):
+    for name in ("run_id.json", "summary.json", "checkpoints/step-50.pt", "test_access.jsonl"):
+        store.write(name, b"of another run")
+    store.write("notes.txt", b"mine")
+    seen = []
+
+    def look():
+        identity, entries = store.read("run_id.json"), store.entries("checkpoints")
+        seen.append(identity)
+        assert identity == b"of another run" or "checkpoints/step-50.pt" not in entries
+
+    store.after = look
+    mirror.start()
+    assert mirror.close(5) is None
+    assert b"of another run" in seen and seen[-1] == b"run_id.json"
+    store.after = lambda: None
+    require_equal(store, folder)
+    assert store.read("notes.txt") == b"mine" and store.read("test_access.jsonl") is None
+
+
+@pytest.mark.parametrize("looks_here", [0, 1])
+def test_looks_at_test_that_others_have_noted_in_the_store_stay(mirror, store, folder, looks_here):
+    mirror.start()
+    until = time.monotonic() + 20
+    while not mirror._whole:  # else the first pass may not have listed the store yet
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    store.write("test_access.jsonl", b'{"by": "evaluate"}\n')
+    if looks_here:
+        (folder / "test_access.jsonl").write_text('{"by": "train"}\n')
+    assert mirror.close(5) is None
+    lines = store.read("test_access.jsonl").splitlines()
+    assert sorted(lines) == [b'{"by": "evaluate"}', b'{"by": "train"}'][: 1 + looks_here]
+    require_equal(store, folder)
+
+
+def test_an_unexpected_error_is_logged_and_said_at_the_end(mirror, monkeypatch, caplog):
+    def broken():
+        raise RuntimeError("the table is cracked")
+
+    monkeypatch.setattr(mirror, "_pass", broken)
+    mirror.start()
+    assert "RuntimeError: the table is cracked" in mirror.close(5)
+    assert any("the table is cracked" in record.getMessage() for record in caplog.records)

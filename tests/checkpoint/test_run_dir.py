@@ -352,3 +352,11 @@ def test_a_finished_run_with_a_damaged_side_file_has_its_summary_after_a_resume(
         and summary["test"]["accuracy"] == before["test"]["accuracy"]
     )
     assert folder.read_summary()["status"] == "completed"
+
+
+def test_lines_of_another_copy_of_the_test_access_log_are_added_once(tmp_path):
+    folder = RunDir(tmp_path)
+    folder.test_access.write_bytes(b'{"n": 1}\n{"n": 2')  # cut short
+    folder.merge_test_accesses(b'{"n": 1}\n{"n": 3}\n{"n": 3}\n')
+    folder.merge_test_accesses(b'{"n": 3}\n{"n": 3}\n')
+    assert folder.test_access.read_bytes() == b'{"n": 1}\n{"n": 2\n{"n": 3}\n{"n": 3}\n'
