@@ -3,19 +3,33 @@
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+import random
+import secrets
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fer_ignite.checkpoint.atomic_io import write_json_durably
-from fer_ignite.checkpoint.run_dir import RunDir, is_run_file
+from fer_ignite.checkpoint.run_dir import RUN_ID_NAME, TEST_ACCESS_NAME, RunDir, is_run_file
 from fer_ignite.errors import CheckpointError, ConfigError
-from fer_ignite.stores.download import exclusive, fetch, url_label
-from fer_ignite.stores.store import Entry, Store, join_url, last_part, parent_url, refused_as
+from fer_ignite.stores.download import exclusive, fetch, replace_files, url_label
+from fer_ignite.stores.store import (
+    Entry,
+    Store,
+    StoreProblem,
+    join_url,
+    last_part,
+    parent_url,
+    refused_as,
+)
 
 __all__ = ["local_checkpoint", "run_url", "send_test_access", "source_of_download"]
 
 _SMALL = 16 << 20
+_CHECKPOINT_SUFFIXES = (".pt", ".onnx")
+_NOTES = 6  # trials to note a look at test
+_NOTE_WAIT_S = 0.3
 _RECORD = ".entries.json"
 
 
@@ -33,7 +47,8 @@ def local_checkpoint(url: str) -> Path:
         CheckpointError: there is none, or the store can't be read.
     """
     with refused_as(CheckpointError):
-        if not PurePosixPath(url).suffix:
+        # A run's name may hold a dot: lr-0.05.
+        if PurePosixPath(url).suffix.lower() not in _CHECKPOINT_SUFFIXES:
             return _fetch_run(url, None)
         run = run_url(url)
         if run is not None and Store(run).entry("config.yaml") is not None:
@@ -56,7 +71,22 @@ def send_test_access(folder: RunDir) -> None:
     """
     if (url := source_of_download(folder.path)) is not None:
         with refused_as(CheckpointError, "the look at test can't be noted"):
-            Store(url).upload(folder.test_access, folder.test_access.name)
+            _note(Store(url), folder)
+
+
+def _note(store: Store, folder: RunDir) -> None:
+    """Merges this copy's log with the store's and uploads it, until the store's has all of its lines.
+
+    No store changes an object in one step: of two evaluations that upload at once, the one whose lines were overwritten uploads
+    again.
+    """
+    for _ in range(_NOTES):
+        folder.merge_test_accesses(store.read(TEST_ACCESS_NAME) or b"")
+        store.upload(folder.test_access, TEST_ACCESS_NAME)
+        time.sleep(_NOTE_WAIT_S * random.uniform(0.5, 1.0))
+        if folder.test_accesses_are_in(store.read(TEST_ACCESS_NAME) or b""):
+            return
+    raise StoreProblem(f"{store.url}: other processes write {TEST_ACCESS_NAME} too; start again.")
 
 
 def _downloads() -> Path:
@@ -83,7 +113,7 @@ def _fetch_run(url: str, checkpoint: str | None) -> Path:
     with _local_errors(url):
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder.parent / "download.lock"):
-            _bring_up_to_date(store, {name: there[name] for name in [*small, *chosen]}, folder)
+            _bring_up_to_date(store, there, wanted=[*small, *chosen], folder=folder)
     return folder
 
 
@@ -109,21 +139,37 @@ def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[s
     return found[:1]
 
 
-def _bring_up_to_date(store: Store, wanted: dict[str, Entry], folder: Path) -> None:
-    known = _read_record(folder).get("entries", {})
+def _bring_up_to_date(
+    store: Store, there: dict[str, Entry], *, wanted: Sequence[str], folder: Path
+) -> None:
+    """Makes the copy's files equal to the store's; checkpoints from earlier downloads stay where the store still has them."""
     record = folder / _RECORD
+    known = _read_record(folder).get("entries", {})
+    current = {name for name, entry in there.items() if known.get(name) == list(entry)}
     for file in [path for path in folder.rglob("*") if path.is_file() and path != record]:
-        if file.relative_to(folder).as_posix() not in wanted and file.suffix != ".pt":
+        name = file.relative_to(folder).as_posix()
+        if name not in wanted and not (name in current and file.suffix == ".pt"):
             file.unlink()
-    new = [
-        name
-        for name, entry in wanted.items()
-        if known.get(name) != list(entry) or not (folder / name).is_file()
-    ]
-    record.unlink(missing_ok=True)
-    store.download(new, folder)
-    known.update({name: list(entry) for name, entry in wanted.items()})
-    write_json_durably(record, {"url": store.url, "entries": known})
+    new = {
+        name: there[name]
+        for name in wanted
+        if name not in current or not _is_whole(folder / name, there[name])
+    }
+    kept = {name: known[name] for name in current - {*new}}
+    write_json_durably(record, {"url": store.url, "entries": kept})
+    arriving = folder / f".downloading-{secrets.token_hex(4)}"
+    # A look at test that an earlier evaluation could not upload stays in this copy.
+    log = RunDir(folder).test_access
+    looks = log.read_bytes() if RUN_ID_NAME in kept and log.exists() else b""
+    replace_files(store, new, folder=folder, arriving=arriving)
+    RunDir(folder).merge_test_accesses(looks)
+    entries = kept | {name: list(entry) for name, entry in new.items()}
+    write_json_durably(record, {"url": store.url, "entries": entries})
+
+
+def _is_whole(file: Path, entry: Entry) -> bool:
+    """The log of looks at test is longer here where one could not be uploaded."""
+    return file.is_file() and (file.name == TEST_ACCESS_NAME or file.stat().st_size == entry.size)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

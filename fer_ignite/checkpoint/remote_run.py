@@ -15,8 +15,8 @@ from fer_ignite.checkpoint.mirror import Mirror, Sent, stamp_of
 from fer_ignite.checkpoint.paths import step_files
 from fer_ignite.checkpoint.run_dir import RUN_ID_NAME, RunDir, is_run_file
 from fer_ignite.errors import CheckpointError
-from fer_ignite.stores.download import url_label
-from fer_ignite.stores.store import Entry, Store, StoreProblem
+from fer_ignite.stores.download import replace_files, url_label
+from fer_ignite.stores.store import Entry, Store, StoreProblem, join_url
 
 __all__ = ["RemoteRun", "runs_in_store", "working_copies"]
 
@@ -110,11 +110,19 @@ class RemoteRun:
 
         Raises:
             StoreProblem: there is no such object.
+            StorageError: the working copy can't be written.
         """
-        file = self.folder.path / name
-        if not file.exists():
-            self.store.download([name], self.folder.path)
-        return file
+        folder = self.folder.path
+        if not (folder / name).exists():
+            entry = self.store.entry(name)
+            if entry is None:
+                raise StoreProblem(
+                    f"{join_url(self.url, name)}: there is no such object; name one that exists.",
+                    kind="missing",
+                )
+            with storage_errors(folder):
+                replace_files(self.store, {name: entry}, folder=folder, arriving=folder / _ARRIVING)
+        return folder / name
 
     def start(self) -> None:
         """Begins to upload what the run writes."""

@@ -276,6 +276,11 @@ class RunDir:
         with storage_errors(self.test_access), self.test_access.open("ab") as file:
             file.write(start + b"".join(line + b"\n" for line in missing.elements()))
 
+    def test_accesses_are_in(self, other: bytes) -> bool:
+        """Whether another copy of the test-access log lacks none of this one's lines."""
+        content = self._bytes_of(self.test_access)
+        return not Counter(_lines_of(content)) - Counter(_lines_of(other))
+
     def read_test_accesses(self) -> list[dict[str, Any]]:
         """Every look at the test split; what is no line of it is passed over."""
         return list(json_lines(self._bytes_of(self.test_access)))

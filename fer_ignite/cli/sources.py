@@ -92,7 +92,7 @@ def _is_network(word: str) -> bool:
         return all(_is_network(name.rpartition("=")[0] or name) for name in names)
     path = Path(word)
     if is_url(word):
-        return path.suffix.lower() in ("", *_CHECKPOINT_SUFFIXES)
+        return path.suffix.lower() not in _suffixes(True)  # a run's name may hold a dot: lr-0.05
     if path.is_dir():
         return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
     return path.suffix.lower() in _CHECKPOINT_SUFFIXES

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["exclusive", "fetch", "url_label"]
+__all__ = ["exclusive", "fetch", "replace_files", "url_label"]
 
 _BATCH = 64  # objects that are fetched together
 
@@ -101,6 +101,30 @@ def _download(
             f"downloaded  {url} ({what}{total / 1e6:.1f} MB) in {seconds:.1f} s",
             stream=output_stream(),
         )
+
+
+def replace_files(
+    store: Store, entries: Mapping[str, Entry], *, folder: Path, arriving: Path
+) -> None:
+    """Downloads objects as files of a folder; all are moved to their places once all are whole.
+
+    Args:
+        entries: the objects, as the store lists them.
+        arriving: a new folder on the same disk, removed at the end.
+    Raises:
+        StoreProblem: an object is missing or arrives with another size, or the store can't be read.
+        OSError: the folder can't be written.
+    """
+    shutil.rmtree(arriving, ignore_errors=True)
+    try:
+        for part in _batches(sorted(entries)):
+            store.download(part, arriving)
+            _require_whole(store, {name: entries[name] for name in part}, arriving)
+        for name in entries:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(arriving / name, folder / name)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:
