@@ -4,13 +4,14 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 """
 
 import contextlib
+import functools
 import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fer_ignite.checkpoint.atomic_io import clean_temporary
 from fer_ignite.checkpoint.format import Found, load_checkpoint, newest_valid, require_resumable
@@ -50,6 +51,8 @@ from fer_ignite.training.objects import find_objects
 __all__ = ["USER_CODE", "RunSpec", "default_name", "local_out", "prepare", "run_guard", "undo"]
 
 logger = logging.getLogger("fer_ignite")
+
+T = TypeVar("T")
 
 _STORE_RETRY_S = 2.0
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
@@ -131,6 +134,7 @@ def prepare(
         given: the settings among them that were really given; a resumed run's own come before defaults.
     Raises:
         ConfigError, DataError, CheckpointError, FolderInUseError: one sentence; nothing was started.
+        StorageError: at the restart of a failed attempt, the store of ``--out`` stays away.
     """
     check_handlers(config.handlers)
     config, given = _in_the_runs_store(config, given)
@@ -138,17 +142,19 @@ def prepare(
     # Noted before anything is made: a refused run removes what it has made, and nothing else.
     above = [path for path in (out, *out.parents) if not path.exists()]
     try:
-        folder, existed = choose_folder(config)
-        made = (
-            ()
-            if existed
-            else (folder.tensorboard, folder.checkpoints, folder.plots, folder.path, *above)
-        )
+        folder, existed = choose_folder(config)  # its StorageError is the store's
+    except OSError as error:
+        raise _not_made(config, str(error.strerror)) from None
+    made = (
+        ()
+        if existed
+        else (folder.tensorboard, folder.checkpoints, folder.plots, folder.path, *above)
+    )
+    try:
         folder.create()
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
-        remedy = "set FER_IGNITE_CACHE" if is_url(config.out) else "choose another with --out"
-        raise ConfigError(f"the run's folder in {out} can't be made: {reason}; {remedy}.") from None
+        raise _not_made(config, str(reason)) from None
     # From here on no other run writes here; a second one gets FolderInUseError.
     hold = RunHold(lock_folder(folder.path))
     try:
@@ -165,6 +171,13 @@ def prepare(
         hold.release()
         _remove(folder, made)
         raise
+
+
+def _not_made(config: Config, reason: str) -> ConfigError:
+    remedy = "set FER_IGNITE_CACHE" if is_url(config.out) else "choose another with --out"
+    return ConfigError(
+        f"the run's folder in {local_out(config.out)} can't be made: {reason}; {remedy}."
+    )
 
 
 def local_out(out: str) -> Path:
@@ -188,22 +201,34 @@ def _open_store(url: str, folder: RunDir, config: Config, *, hold: RunHold) -> N
     resumes = config.resume is not None or restart_count() > 0
     with refused_as(ConfigError, "--out"):
         remote = hold.remote = RemoteRun(url, folder)
-        # a restart is no start by hand: the store may come back
-        until = time.monotonic() + (config.store_wait if restart_count() > 0 else 0)
+    _ask_store(config, "--out", remote.open)
+    if resumes:
+        _ask_store(config, "--out", remote.fetch)
+    elif _ask_store(config, "--out", remote.holds_a_run):
+        if not config.exist_ok:
+            raise _holds_a_run(url)
+        hold.replaces = True
+
+
+def _ask_store(
+    config: Config, setting: str, action: Callable[[], T], *, refused: type[FerError] = ConfigError
+) -> T:
+    """The action's result. A restart of a failed attempt waits for a store that is away: a start by hand is refused at once.
+
+    Raises:
+        StorageError: at a restart, the store stays away for ``store_wait``.
+        FerError: at a start by hand, of the kind ``refused``.
+    """
+    restarted = restart_count() > 0
+    until = time.monotonic() + (config.store_wait if restarted else 0)
+    with refused_as(StorageError if restarted else refused, setting):
         while True:
             try:
-                remote.open()
-                break
+                return action()
             except StoreProblem:
                 if time.monotonic() >= until:
                     raise
-                time.sleep(_STORE_RETRY_S)
-        if resumes:
-            remote.fetch()
-        elif remote.holds_a_run():
-            if not config.exist_ok:
-                raise _holds_a_run(url)
-            hold.replaces = True
+            time.sleep(_STORE_RETRY_S)
 
 
 @contextlib.contextmanager
@@ -350,8 +375,9 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
             return RunDir(checkpoint.parent.parent), True
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
-    with refused_as(ConfigError, "--out"):
-        in_store = runs_in_store(config.out) if is_url(config.out) else set()
+    in_store = set()
+    if is_url(config.out):
+        in_store = _ask_store(config, "--out", lambda: runs_in_store(config.out))
     base, number = default_name(config), 1
     while (path := _numbered(out, base, number=number)).exists() or path.name in in_store:
         number += 1
@@ -408,7 +434,7 @@ def _resume_point(
             )
         return found
     if is_url(requested):
-        requested = _local_resume_point(requested, remote)
+        requested = _local_resume_point(config, requested, remote=remote)
     try:
         mapping = load_checkpoint(requested)
         require_resumable(mapping)
@@ -417,11 +443,12 @@ def _resume_point(
     return Found(Path(requested), mapping, [])
 
 
-def _local_resume_point(url: str, remote: RemoteRun | None) -> str:
+def _local_resume_point(config: Config, url: str, *, remote: RemoteRun | None) -> str:
     """The file of a checkpoint named by URL; that of the run itself is the working copy's."""
-    with refused_as(CheckpointError, "--resume"):
-        if remote is not None and run_url(url) == remote.url:
-            return str(remote.fetch_file(f"checkpoints/{last_part(url)}"))
+    if remote is not None and run_url(url) == remote.url:
+        name = f"checkpoints/{last_part(url)}"
+        fetch = functools.partial(remote.fetch_file, name)
+        return str(_ask_store(config, "--resume", fetch, refused=CheckpointError))
     return str(resolve_checkpoint(url))
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from fer_ignite import build_session, train
 from fer_ignite.checkpoint.format import load_checkpoint, state_digest
-from fer_ignite.errors import ConfigError, FolderInUseError
+from fer_ignite.checkpoint.remote_run import RemoteRun
+from fer_ignite.errors import ConfigError, FolderInUseError, StorageError
 from fer_ignite.runs.execute import launch_seeds
 from fer_ignite.runs.prepare import choose_folder, prepare
-from fer_ignite.stores.store import Store
+from fer_ignite.stores.store import Store, StoreProblem
 from tests.store_fixtures import require_equal
 
 
@@ -205,7 +206,7 @@ def test_a_restarted_process_waits_for_a_store_that_is_away(tiny, own_server, ma
         own_server.start()
         own_server.make_bucket()
 
-    with pytest.raises(ConfigError, match="can't be reached"):
+    with pytest.raises(StorageError, match="can't be reached"):
         prepare(tiny(out="s3://faces/runs", store_wait=0), {})
     later = threading.Timer(1.0, come_back)
     later.start()
@@ -213,6 +214,54 @@ def test_a_restarted_process_waits_for_a_store_that_is_away(tiny, own_server, ma
     later.join()
     hold.release()
     assert job.store == "s3://faces/runs/run"
+
+
+@pytest.mark.parametrize("method", ["entries", "folders", "download"])
+def test_a_restart_waits_for_the_store_at_each_step(tiny, out, machine, monkeypatch, method):
+    """Lease, listing and download; and what stays away is a failure of storage, not of the settings."""
+    train(tiny(out=out, name=None, epochs=1))
+    machine("two")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr("fer_ignite.runs.prepare._STORE_RETRY_S", 0.01)
+    answer, failures = getattr(Store, method), []
+
+    def fail_first(self, *arguments):
+        if len(failures) < 2:
+            failures.append(method)
+            raise StoreProblem(f"{self.url}: the store can't be reached")
+        return answer(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, method, fail_first)
+        with pytest.raises(StorageError, match="can't be reached"):
+            prepare(tiny(out=out, name=None, epochs=2, store_wait=0), {})
+        job, hold = prepare(tiny(out=out, name=None, epochs=2, store_wait=60), {})
+    hold.release()
+    assert len(failures) == 2 and job.resume.endswith("step-4.pt")
+
+
+def test_a_checkpoint_that_arrives_cut_short_is_not_kept(tiny, out, machine, monkeypatch):
+    train(tiny(out=out, epochs=1))
+    machine("two")
+    url = f"{out}/run/checkpoints/best.pt"
+    folder, _ = choose_folder(tiny(out=out, resume=url))
+    folder.create()
+    remote = RemoteRun(f"{out}/run", folder)
+    whole = Store.download_file
+
+    def cut(self, name, file):
+        whole(self, name, file)
+        file.write_bytes(file.read_bytes()[:-1])
+
+    with monkeypatch.context() as patched, pytest.raises(StoreProblem, match="arrived with"):
+        patched.setattr(Store, "download_file", cut)
+        remote.fetch_file("checkpoints/best.pt")
+    assert not any(folder.checkpoints.iterdir())
+    assert remote.fetch_file("checkpoints/best.pt").read_bytes() == remote.store.read(
+        "checkpoints/best.pt"
+    )
+    with pytest.raises(StoreProblem, match="there is no such object"):
+        remote.fetch_file("checkpoints/none.pt")
 
 
 @pytest.mark.slow
