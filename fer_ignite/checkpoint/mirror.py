@@ -2,7 +2,8 @@
 
 The order keeps the store's folder resumable at any moment: history and scalars, then best checkpoints, then resume points;
 what the run has removed goes after that, and summary.json, which says that the run is over, comes last. Another run's files
-are removed before the first upload: its resume points never lie beside this run's identity.
+are removed before the first upload, which waits for this run's first checkpoint: a start that is refused leaves them, and
+its resume points never lie beside this run's identity.
 """
 
 import contextlib
@@ -97,6 +98,7 @@ class Mirror:
     ) -> None:
         self._folder, self._store, self._lease = folder, store, lease
         self._sent: dict[str, Sent] = dict(sent or {})
+        self._waits = False  # for a checkpoint, before another run's files are replaced
         self._whole = False  # whether the last pass found the store equal to the folder
         self._passed = -_APPENDED_S
         self._failing_since: float | None = None
@@ -208,6 +210,8 @@ class Mirror:
 
     def _is_time(self, closing: bool) -> bool:
         due = self._due()
+        if self._waits and not closing and not any(name.endswith(".pt") for name in due):
+            return False
         if self._failing_since is not None or closing:
             return bool(due) or not self._whole
         if any(name.endswith((".pt", ".yaml")) or name == _LATE for name in due):
@@ -222,7 +226,11 @@ class Mirror:
         self._sent = {
             name: sent for name, sent in self._sent.items() if there.get(name) == sent.entry
         }
-        there = self._without_another_run(there)
+        if self._holds_another_run(there):
+            self._waits = not self._closing.is_set() and not self._has_checkpoint()
+            if self._waits:
+                return
+            there = self._without_run(there)
         self._merge_test_accesses(there)
         with self._snapshot() as files:
             self._sent = {name: sent for name, sent in self._sent.items() if name in files}
@@ -246,15 +254,19 @@ class Mirror:
             self._confirm(new, files)
         self._passed = time.monotonic()
 
-    def _without_another_run(self, there: dict[str, Entry]) -> dict[str, Entry]:
-        """What the store holds after the files of a run with another identity were removed, the identity last."""
-        if RUN_ID_NAME not in there or RUN_ID_NAME in self._sent:
-            return there
+    def _holds_another_run(self, there: Mapping[str, Entry]) -> bool:
         mine = self._folder / RUN_ID_NAME
-        if not mine.exists() or self._store.read(RUN_ID_NAME) in (None, mine.read_bytes()):
-            return there
-        stale = sorted(filter(is_run_file, there), key=_order)
-        for name in reversed([RUN_ID_NAME, *(name for name in stale if name != RUN_ID_NAME)]):
+        if RUN_ID_NAME not in there or RUN_ID_NAME in self._sent or not mine.exists():
+            return False
+        return self._store.read(RUN_ID_NAME) not in (None, mine.read_bytes())
+
+    def _has_checkpoint(self) -> bool:
+        return any((self._folder / "checkpoints").glob("*.pt"))
+
+    def _without_run(self, there: Mapping[str, Entry]) -> dict[str, Entry]:
+        """What the store holds after all files of the run in it were removed, its identity last."""
+        stale = sorted(filter(is_run_file, there), key=_order, reverse=True)
+        for name in sorted(stale, key=lambda name: name == RUN_ID_NAME):
             self._remove(name)
         self._sent = {}
         return {name: entry for name, entry in there.items() if not is_run_file(name)}

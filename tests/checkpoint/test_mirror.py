@@ -273,3 +273,21 @@ def test_an_unexpected_error_is_logged_and_said_at_the_end(mirror, monkeypatch, 
     mirror.start()
     assert "RuntimeError: the table is cracked" in mirror.close(5)
     assert any("the table is cracked" in record.getMessage() for record in caplog.records)
+
+
+def test_another_run_s_files_stay_until_this_run_has_a_checkpoint(mirror, store, folder):
+    """A start that is refused before has replaced nothing."""
+    for file in (folder / "checkpoints").iterdir():
+        file.unlink()
+    for name in ("run_id.json", "checkpoints/step-50.pt"):
+        store.write(name, b"of another run")
+    mirror.start()
+    until = time.monotonic() + 20
+    while not mirror._waits:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert not mirror._is_time(False) and store.done == []
+    save(folder, 5)
+    wait_for(store, "checkpoints/last.pt", limit_s=20)
+    assert mirror.close(5) is None
+    require_equal(store, folder)
