@@ -122,7 +122,7 @@ class Store:
     def __init__(self, url: str, *, retried: bool = False) -> None:
         self.url = url.rstrip("/")
         self.protocol = url.partition("://")[0].lower()
-        self._fs, self._root = _open(self.url, self.protocol)
+        self._fs, self._root = _open(url, self.protocol)
         if retried and hasattr(self._fs, "retries"):
             self._fs.retries = 1
 
@@ -304,6 +304,8 @@ def _is_local(error: Exception, *, reads: Path | None, writes: Path | None) -> b
 
 
 def _open(url: str, protocol: str) -> tuple[Any, str]:
+    if protocol in _PACKAGES and not url.partition("://")[2].strip("/"):
+        raise ConfigError(f"{url}: no bucket is named; name a store as {protocol}://BUCKET/FOLDER.")
     require_store_library(url)
     fsspec = optional_library("fsspec", extra="store", purpose=url)
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}

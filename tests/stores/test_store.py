@@ -168,3 +168,9 @@ def test_a_problem_says_whether_another_try_may_help(store, monkeypatch, error, 
     with pytest.raises(StoreProblem) as caught:
         store.entries()
     assert caught.value.kind == kind and str(error) in caught.value.reason
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "gs:///"])
+def test_a_url_without_a_bucket_is_one_sentence(url):
+    with pytest.raises(ConfigError, match="no bucket is named; name a store as"):
+        Store(url)
