@@ -28,7 +28,7 @@ from fer_ignite.training.running_metrics import RunningMetrics
 __all__ = ["attach_tensorboard"]
 
 _SHOWN_FACES = 32  # of the first batch
-_PICTURES = 50  # confusion matrices of a run at most: one takes about 50 kB
+_PICTURES = 50  # sets of curves and confusion matrices of a run at most: one takes up to 80 kB
 # The columns of HPARAMS that come first; the page shows five until others are chosen.
 _HPARAMS = ("batch_size", "data", "epochs", "lr", "model", "opt", "sched", "seed", "weight_decay")
 _CHARTS = {  # of the page CUSTOM SCALARS, by regular expressions
@@ -111,10 +111,14 @@ def attach_tensorboard(
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
         write("recall", dict(zip(classes, recall_K.tolist(), strict=True)), iteration())
 
+    def is_pictured() -> bool:
+        epoch, epochs = trainer.state.epoch, trainer.state.max_epochs
+        return epoch == epochs or epoch % math.ceil(epochs / _PICTURES) == 0
+
     def write_curves(engine: Engine) -> None:
         counts_2KT = evaluator.state.metrics.get("threshold_counts")
-        if counts_2KT is None:
-            return  # the user took the validation off
+        if counts_2KT is None or not is_pictured():  # None: the user took the validation off
+            return
         for name, counts_2T in zip(classes, counts_2KT.double().unbind(1), strict=True):
             if counts_2T[0, 0] > 0:  # recall is undefined without a face of the class
                 writer.add_pr_curve_raw(
@@ -125,9 +129,7 @@ def attach_tensorboard(
                 )
 
     def show_confusion(engine: Engine) -> None:
-        apart = math.ceil(engine.state.max_epochs / _PICTURES)
-        last = engine.state.epoch == engine.state.max_epochs
-        if picture is not None and picture.is_file() and (last or engine.state.epoch % apart == 0):
+        if picture is not None and picture.is_file() and is_pictured():
             image = Summary.Image(colorspace=3, encoded_image_string=picture.read_bytes())
             value = Summary.Value(tag="val/confusion_matrix", image=image)
             writer.file_writer.add_summary(Summary(value=[value]), iteration())

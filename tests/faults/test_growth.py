@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import tensorboardX
 
 from fer_ignite import train
+from fer_ignite.training import tensorboard
 
 processes = importlib.import_module("processes")
 support = importlib.import_module("support")
@@ -104,19 +106,33 @@ def test_runs_that_end_and_runs_that_fail_leave_no_files_in_shared_places(server
     shared.rmdir()
 
 
-def test_what_a_run_writes_about_a_hundred_thousand_iterations_is_small(tmp_path):
+def test_what_a_run_writes_about_a_hundred_thousand_iterations_is_small(tmp_path, monkeypatch):
     """Epochs of 200 iterations here; with more in each there are fewer lines."""
-    epochs = 3
+    # Curves and confusion matrices: their number is bounded, so they don't grow with a run. Here the last epoch has one.
+    monkeypatch.setattr(tensorboard, "_PICTURES", 1)
     data = support.write_faces(tmp_path / "faces.csv", train=200, val=7, test=0)
-    config = support.config_of(
-        data, tmp_path, epochs=epochs, batch_size=1, log_every=50, tensorboard=True, model_ema=False
+
+    def written(epochs):
+        out = tmp_path / str(epochs)
+        settings = {"epochs": epochs, "batch_size": 1, "log_every": 50, "tensorboard": True}
+        config = support.config_of(data, out, **settings, model_ema=False)
+        assert train(config)["iterations"] == 200 * epochs
+        run = out / "run"
+        names = ("log.txt", "history.jsonl", "results.csv")
+        files = [*(run / name for name in names), *(run / "tensorboard").iterdir()]
+        return sum(file.stat().st_size for file in files)
+
+    assert (written(4) - written(1)) * 100_000 / 600 <= 5e6
+
+
+def test_a_long_run_has_fifty_sets_of_curves_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "_PICTURES", 2)
+    shown = []
+    monkeypatch.setattr(
+        tensorboardX.SummaryWriter,
+        "add_pr_curve_raw",
+        lambda writer, tag, *rows, global_step, **options: shown.append(global_step),
     )
-    assert train(config)["iterations"] == 200 * epochs
-    run = tmp_path / "run"
-    files = [
-        run / "log.txt",
-        run / "history.jsonl",
-        run / "results.csv",
-        *(run / "tensorboard").iterdir(),
-    ]
-    assert sum(file.stat().st_size for file in files) * 100_000 / (200 * epochs) <= 5e6
+    data = support.write_faces(tmp_path / "faces.csv", train=8, val=7, test=0)
+    train(support.config_of(data, tmp_path, epochs=5, batch_size=8, tensorboard=True))
+    assert sorted(set(shown)) == [3, 5]
