@@ -23,6 +23,7 @@ __all__ = [
     "clean_temporary",
     "is_storage_failure",
     "publish_alias",
+    "read_json_object",
     "shown",
     "storage_errors",
     "sync_folder",
@@ -108,6 +109,15 @@ def write_durably(
 def write_text_durably(path: str | os.PathLike[str], text: str) -> None:
     """``write_durably`` for text, as UTF-8; bytes that a path's name smuggled in are written as they came."""
     write_durably(path, text.encode("utf-8", "surrogateescape"))
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is no such file, or where it holds something else."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_json_durably(path: str | os.PathLike[str], value: Any) -> None:

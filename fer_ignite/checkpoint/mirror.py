@@ -9,7 +9,6 @@ its resume points never lie beside this run's identity.
 import contextlib
 import logging
 import os
-import re
 import shutil
 import stat
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fer_ignite.checkpoint.lease import LEASE_NAME, Lease, LeaseLost
+from fer_ignite.checkpoint.paths import LAST_NAME, step_of
 from fer_ignite.checkpoint.run_dir import (
     RUN_ID_NAME,
     TEST_ACCESS_NAME,
@@ -35,7 +35,7 @@ __all__ = ["Mirror", "Sent", "Stamp", "local_files", "stamp_of"]
 _LINKS = ".uploading"
 _LOCAL_ONLY = frozenset({LOCK_NAME, LEASE_NAME, WORKING_COPY_NAME})
 _LATE = "summary.json"
-_LAST = "checkpoints/last.pt"
+_LAST = f"checkpoints/{LAST_NAME}"
 _POLL_S = 0.5
 _APPENDED_S = 20.0  # between uploads of files that grow, while no checkpoint comes
 _LONGEST_PAUSE_S = 15.0
@@ -343,12 +343,12 @@ class Mirror:
 
 def _order(name: str) -> tuple[int, int, str]:
     """Rank of a file in a pass; of resume points the newest comes first."""
-    step = re.fullmatch(r"checkpoints/step-(\d+)\.pt", name)
+    step = step_of(name, folder="checkpoints/")
     # The looks at test were merged with the store's just before: their upload follows at once.
     if name in (RUN_ID_NAME, TEST_ACCESS_NAME, "config.yaml", "config.schema.json"):
         return 0, 0, name
-    if step:
-        return 3, -int(step[1]), name
+    if step is not None:
+        return 3, -step, name
     if name == _LAST:
         return 4, 0, name
     if name.endswith(".pt"):

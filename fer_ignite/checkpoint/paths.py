@@ -23,6 +23,7 @@ __all__ = [
     "require_checkpoint",
     "resolve_checkpoint",
     "step_files",
+    "step_of",
 ]
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
@@ -141,9 +142,12 @@ def require_checkpoint(path: str | os.PathLike[str]) -> None:
 
 def step_files(folder: Path) -> list[tuple[int, Path]]:
     """The resume points of a folder with their iterations, newest first."""
-    matches = (
-        [(entry, _STEP_NAME.fullmatch(entry.name)) for entry in folder.iterdir()]
-        if folder.is_dir()
-        else []
-    )
-    return sorted(((int(match[1]), entry) for entry, match in matches if match), reverse=True)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [(step_of(entry.name), entry) for entry in entries]
+    return sorted(((step, entry) for step, entry in found if step is not None), reverse=True)
+
+
+def step_of(name: str, *, folder: str = "") -> int | None:
+    """The iteration of a resume point by its file's name, behind that of a folder; None for other files."""
+    match = _STEP_NAME.fullmatch(name.removeprefix(folder)) if name.startswith(folder) else None
+    return int(match[1]) if match else None

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import random
 import secrets
 import time
@@ -10,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fer_ignite.checkpoint.atomic_io import write_json_durably
+from fer_ignite.checkpoint.atomic_io import read_json_object, write_json_durably
+from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, step_of
 from fer_ignite.checkpoint.run_dir import RUN_ID_NAME, TEST_ACCESS_NAME, RunDir, is_run_file
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.stores.download import exclusive, fetch, replace_files, url_label
@@ -133,10 +133,12 @@ def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[s
         if name not in there:
             raise CheckpointError(f"{join_url(url, name)}: there is no such object.")
         return [name]
-    steps = [name for name in there if name.startswith("checkpoints/step-")]
-    named = [f"checkpoints/{name}" for name in ("best.pt", "last.pt")]
-    found = [name for name in named if name in there] or sorted(steps, key=len)[-1:]
-    return found[:1]
+    named = [f"checkpoints/{name}" for name in (BEST_NAME, LAST_NAME)]
+    steps = [(step_of(name, folder="checkpoints/"), name) for name in there]
+    newest_first = [
+        name for _, name in sorted(((s, n) for s, n in steps if s is not None), reverse=True)
+    ]
+    return [name for name in (*named, *newest_first) if name in there][:1]
 
 
 def _bring_up_to_date(
@@ -173,8 +175,4 @@ def _is_whole(file: Path, entry: Entry) -> bool:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / _RECORD).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
+    return read_json_object(folder / _RECORD)

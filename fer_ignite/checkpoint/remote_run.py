@@ -6,13 +6,17 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
 
 from fer_ignite.checkpoint.archive import read_regular_file, verify_sha256
-from fer_ignite.checkpoint.atomic_io import storage_errors, sync_folder, write_json_durably
+from fer_ignite.checkpoint.atomic_io import (
+    read_json_object,
+    storage_errors,
+    sync_folder,
+    write_json_durably,
+)
 from fer_ignite.checkpoint.lease import Lease
 from fer_ignite.checkpoint.mirror import Mirror, Sent, stamp_of
-from fer_ignite.checkpoint.paths import step_files
+from fer_ignite.checkpoint.paths import step_files, step_of
 from fer_ignite.checkpoint.run_dir import RUN_ID_NAME, RunDir, is_run_file
 from fer_ignite.errors import CheckpointError
 from fer_ignite.stores.download import replace_files, url_label
@@ -50,7 +54,9 @@ class RemoteRun:
         self.url, self.folder = url, folder
         self.store = Store(url, retried=True)
         self.notes = [f"store       {url}"]
-        self._token = str(_read_json(folder.working_copy).get("token") or secrets.token_hex(8))
+        self._token = str(
+            read_json_object(folder.working_copy).get("token") or secrets.token_hex(8)
+        )
         self.lease = Lease(self.store, self._token)
         self._sent: dict[str, Sent] = {}
         self._mirror: Mirror | None = None
@@ -226,11 +232,8 @@ def _progress(folder: Path) -> tuple[int, bool]:
 
 
 def _listed_progress(names: dict[str, Entry]) -> tuple[int, bool]:
-    steps = [
-        int(Path(name).stem[5:])
-        for name in names
-        if name.startswith("checkpoints/step-") and Path(name).stem[5:].isdecimal()
-    ]
+    found = [step_of(name, folder="checkpoints/") for name in names]
+    steps = [step for step in found if step is not None]
     return max(steps, default=-1), bool(steps) and "summary.json" in names
 
 
@@ -245,11 +248,3 @@ def _id_of(content: bytes) -> str | None:
     with contextlib.suppress(ValueError, AttributeError):
         return str(json.loads(content).get("run"))
     return None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fer_ignite.errors import ConfigError, FerError
+from fer_ignite.errors import ConfigError, FerError, first_line
 from fer_ignite.imports import optional_library
 
 __all__ = [
@@ -282,7 +282,7 @@ class Store:
                 raise
             where = join_url(self.url, name) if name else self.url
             raise StoreProblem(
-                _sentence(where, error), kind=_kind(error), reason=_first_line(error)
+                _sentence(where, error), kind=_kind(error), reason=first_line(error, most=200)
             ) from error
 
 
@@ -322,11 +322,11 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ConfigError(
-            f"{url}: {_first_line(error)}; install it with: pip install {_package_of(error)}."
+            f"{url}: {first_line(error, most=200)}; install it with: pip install {_package_of(error)}."
         ) from None
     except ValueError as error:
         raise ConfigError(
-            f"{url}: {_first_line(error)}; name a store as s3://BUCKET/FOLDER, or a folder."
+            f"{url}: {first_line(error, most=200)}; name a store as s3://BUCKET/FOLDER, or a folder."
         ) from None
     return fs, str(root)
 
@@ -356,7 +356,7 @@ def _kind(error: Exception) -> Kind:
 
 
 def _sentence(where: str, error: Exception) -> str:
-    reason = _first_line(error)
+    reason = first_line(error, most=200)
     if isinstance(error, FileNotFoundError):
         if _is_bucket(error):
             return f"{where}: there is no such bucket; make it first, or name another."
@@ -367,8 +367,3 @@ def _sentence(where: str, error: Exception) -> str:
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)."
         )
     return f"{where}: the store can't be reached ({reason}); check the network and the address (AWS_ENDPOINT_URL for s3)."
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -59,7 +59,7 @@ def attach_tensorboard(
 
     Scalars: ``val/`` and ``train/`` (an epoch's), ``recall/`` of each class on val, ``step/`` (logged in between) and
     ``lr/`` by the parameter groups' names. At the start: the settings as text and as hparams, and the first augmented batch.
-    Per epoch: the precision-recall curve of each class on val; of at most 50 epochs: the confusion matrix.
+    Of at most 50 epochs: the precision-recall curve of each class on val, and the confusion matrix.
 
     Args:
         folder: of the event files.
