@@ -986,8 +986,9 @@ class Config(BaseModel):
         self.__dict__.update(missing)
         return self
 
+    # Validators run in this order; the first contradiction is the one that is reported.
     @model_validator(mode="after")
-    def _fits_together(self) -> "Config":
+    def _data_and_processes_fit(self) -> "Config":
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"grad_accum_steps: {self.grad_accum_steps} does not divide batch_size {self.batch_size}; "
@@ -1017,6 +1018,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"node_rank: {self.node_rank} with nnodes {self.nnodes}; allowed are 0 to {self.nnodes - 1}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_and_names_fit(self) -> "Config":
         if self.sched == "onecycle" and self.warmup_epochs > 0:
             raise ValueError(
                 "warmup_epochs: one-cycle has a ramp of its own; set pct_start or another sched"
@@ -1040,6 +1045,10 @@ class Config(BaseModel):
                 if isinstance(text, str)
             ):
                 raise ValueError(f"{field}: got {value!r}, needs text without NUL characters")
+        return self
+
+    @model_validator(mode="after")
+    def _images_and_votes_fit(self) -> "Config":
         if self.image_size_schedule is not None:
             try:
                 sides = [side for side, _ in parse_image_sizes(self.image_size_schedule)]
@@ -1069,6 +1078,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"data_weights: got {list(self.data_weights)}, needs a number above 0 for each data set"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_and_averages_fit(self) -> "Config":
         if self.sam_rho and self.grad_accum_steps > 1:
             raise ValueError(
                 "sam_rho: the second pass needs the step's whole batch; set grad_accum_steps to 1 or sam_rho to 0"

@@ -61,6 +61,14 @@ def test_a_checkpoint_that_the_stored_run_no_longer_has_is_not_used(run):
     assert again(run.url).read_bytes() == b"new last"
 
 
+def test_of_resume_points_alone_the_newest_is_taken(run):
+    for name in ("best.pt", "last.pt"):
+        run.remove(f"checkpoints/{name}")
+    for name in ("step-12.pt", "step-30.pt", "step-100.pt", "step-99.pt", "step-later-on.pt"):
+        run.write(f"checkpoints/{name}", name.encode())
+    assert again(run.url).read_bytes() == b"step-100.pt"
+
+
 def test_checkpoints_of_earlier_downloads_stay_while_the_store_has_them(run):
     step = again(f"{run.url}/checkpoints/step-5.pt")
     assert again(run.url).name == "best.pt" and step.exists()

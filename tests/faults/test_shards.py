@@ -17,14 +17,6 @@ support = importlib.import_module("support")
 
 pytestmark = pytest.mark.slow
 
-# No maximum chooses pixels, as in tests/distributed/test_same_answer.py: rounding stays small.
-SMOOTH = {
-    "model_args": {"widths": [8], "blocks": [0], "activation": "gelu", "pooling": "avg"},
-    "opt": "sgd",
-    "lr": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-}
 BY_SHARDS = {"shard_window": 4, "mixup": 0.2, "save_iterations": 5}
 
 
@@ -65,7 +57,7 @@ def test_two_processes_train_from_a_server_as_one_does_from_a_folder(
     for nproc, data in ((1, shards), (2, url)):
         folder = tmp_path / str(nproc)
         folder.mkdir()
-        changed = {**SMOOTH, "handlers": "handlers:note_losses", "shard_streams": streams}
+        changed = {**support.SMOOTH, "handlers": "handlers:note_losses", "shard_streams": streams}
         environment = {"FER_TEST_FOLDER": str(folder), "FER_IGNITE_CACHE": str(tmp_path / "cache")}
         settings = launched(data, folder, nproc, epochs=8, **changed)
         assert server.run(settings, folder / "log", **environment) == 0, (
