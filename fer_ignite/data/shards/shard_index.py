@@ -21,6 +21,8 @@ __all__ = ["open_shard_index", "own_index"]
 
 _MANIFEST = "manifest.json"
 
+_REMEDY = "name the folder that fer-ignite pack DATA --shards FOLDER wrote."
+
 logger = logging.getLogger("fer_ignite")
 
 
@@ -37,6 +39,8 @@ def open_shard_index(data: str, *, cache: Path) -> Path:
     folder = local_folder(url)
     if folder is None:
         return _copy_of_index(url, cache / "shards").resolve()
+    if not (folder / _MANIFEST).exists():
+        raise DataError(f"data {PREFIX}{shown(url)}: the folder has no index of shards; {_REMEDY}")
     dataset_cache = open_cache(folder)
     if dataset_cache.manifest["storage"] != "shards":
         raise DataError(
@@ -118,8 +122,7 @@ def _read_manifest(file: Path, url: str) -> dict[str, Any]:
             raise ValueError("names that are no plain file names")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"data {PREFIX}{shown(url)}: its manifest.json is no index of shards ({type(error).__name__}: {error}); "
-            "name the folder that fer-ignite pack DATA --shards FOLDER wrote."
+            f"data {PREFIX}{shown(url)}: its manifest.json is no index of shards ({type(error).__name__}: {error}); {_REMEDY}"
         ) from None
     return dict(manifest)
 

@@ -173,6 +173,13 @@ def test_a_server_that_is_away_at_the_start_is_a_wrong_setting(tmp_path, no_wait
         opened("http://127.0.0.1:9/faces", tmp_path)
 
 
+def test_a_folder_without_an_index_is_told_from_a_damaged_one(tmp_path):
+    with pytest.raises(
+        DataError, match=r"has no index of shards; name the folder that .* --shards"
+    ):
+        open_or_build(CacheSpec(data=f"shards:{tmp_path}"))
+
+
 def test_signatures_are_not_shown(tmp_path, no_waiting):
     with pytest.raises(DataError) as error:
         opened("http://127.0.0.1:9/faces?signature=abc", tmp_path)
