@@ -36,6 +36,7 @@ from fer_ignite.errors import (
 )
 from fer_ignite.imports import OBJECT, is_object_name, load_object, which_again
 from fer_ignite.runs.hold import RunHold
+from fer_ignite.runs.unused_settings import unused_settings
 from fer_ignite.runs.validate import check_handlers, check_names
 from fer_ignite.stores.store import (
     StoreProblem,
@@ -305,6 +306,7 @@ def _prepare_in(
     if replaces and not config.exist_ok:
         raise _holds_a_run(folder.path)
     check_names(config)
+    warned += unused_settings(config)
     # A run that is over opens no tracker, so that its server need not answer.
     if found is None or _finished(found.mapping, config, folder=folder) is None:
         check_trackers = load_object(

@@ -1,0 +1,57 @@
+import pytest
+
+from fer_ignite.config import Config, check
+from fer_ignite.recipes import read_recipe, recipe_names
+from fer_ignite.runs.unused_settings import _RULES, unused_settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag", "needs"),
+    [
+        ({"momentum": 0.5}, "--momentum 0.5", "--opt muon or rmsprop or sgd"),
+        ({"opt": "sgd", "betas": (0.8, 0.9)}, "--betas 0.8,0.9", "--opt adam or adamw or muon"),
+        ({"opt": "sgd", "opt_eps": 1e-6}, "--opt-eps 1e-06", "adadelta or adagrad or adam or"),
+        ({"opt": "adamw", "nesterov": False}, "--no-nesterov", "--opt sgd"),
+        ({"decay_epochs": 5}, "--decay-epochs 5.0", "--sched step or cyclic"),
+        ({"sched": "cosine", "pct_start": 0.1}, "--pct-start 0.1", "--sched onecycle"),
+        ({"milestones": (3, 5)}, "--milestones 3.0,5.0", "--sched multistep"),
+        ({"distill_weight": 0.7}, "--distill-weight 0.7", "--teacher"),
+        ({"shard_streams": 2}, "--shard-streams 2", "--data shards:URL"),
+        ({"augment": False, "rotate": 10}, "--rotate 10.0", "--augment"),
+        ({"model_ema_decay": 0.9}, "--model-ema-decay 0.9", "--model-ema"),
+        ({"track_checkpoints": False}, "--no-track-checkpoints", "--track"),
+        ({"min_delta": 0.1}, "--min-delta 0.1", "--patience or --sched plateau"),
+    ],
+)
+def test_a_changed_setting_without_effect_is_named(settings, flag, needs):
+    (sentence,) = unused_settings(check(settings))
+    assert sentence.startswith(f"{flag} has no effect here; it needs ")
+    assert needs in sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"opt": "sgd", "momentum": 0.5, "nesterov": False},
+        {"opt": "muon"},
+        {"sched": "step", "decay_epochs": 5, "decay_rate": 0.5, "min_lr": 1e-5},
+        {"patience": 3, "min_delta": 0.1},
+        {"loss": "ce+0.5*focal", "focal_gamma": 1.0},
+        {"rotate": 0, "scale": 0, "translate": 0.1, "padding": "border"},
+    ],
+)
+def test_settings_that_are_read_are_not_named(settings):
+    assert unused_settings(check(settings)) == []
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_sets_what_it_does_not_use(name):
+    settings = read_recipe(name)
+    if "vote_mode" in settings:
+        settings["votes"] = "votes.csv"
+    assert unused_settings(check(settings)) == []
+
+
+def test_rules_name_settings_that_exist():
+    assert {name for rule in _RULES for name in rule.settings} <= set(Config.model_fields)
