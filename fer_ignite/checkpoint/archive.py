@@ -31,11 +31,13 @@ __all__ = [
     "verify_sha256",
 ]
 
+# A file is read into memory whole before it is checked, so its size is bounded.
 MAX_FILE_BYTES = 16 << 30
 _MAX_ENTRIES = 100_000
 _MAX_OPERATIONS = 1_000_000  # a tensor takes about 30; densenet201 with EMA and Adam 120,000
 
 _SEAL = b"fer_ignite sha256 "
+# Of fixed length: the archive's length field is written, and hashed, before the digest is known.
 _SEAL_BYTES = len(_SEAL) + 64
 _ZIP_START = b"PK\x03\x04"
 _ZIP_END = b"PK\x05\x06"
@@ -44,10 +46,13 @@ _ZIP_ENTRY = b"PK\x01\x02"
 _NO_COMMENT = struct.pack("<H", 0)
 _SEAL_LENGTH = struct.pack("<H", _SEAL_BYTES)
 
+# Entries that torch.save writes, in newer versions too; TorchScript's code is not one.
 _ENTRY_NAME = re.compile(
     r"([^/]+)/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
 )
 # What torch.save writes for tensors and plain values, and nothing else; opcode names as in pickletools, protocol 2.
+# BUILD: the OrderedDict of a foreign state dict carries the attribute _metadata. STACK_GLOBAL is
+# left out: its name comes from the stack, where a search of the program can't see it.
 _OPERATIONS = re.compile(
     r"PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_(DICT|LIST|TUPLE)|TUPLE[123]?"
     r"|APPENDS?|SETITEMS?|(LONG_)?BIN(PUT|GET)|GLOBAL|BINPERSID|REDUCE|BUILD"
@@ -73,6 +78,7 @@ class HashingWriter:
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
+        # A write shorter than the held end is joined with it; tensors are passed on uncopied.
         if len(view) < _ZIP_END_BYTES:
             view = memoryview(self._held + bytes(view))
         else:
@@ -126,15 +132,18 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
         CheckpointError: it isn't there, is no regular file (a FIFO would block, a link may point anywhere), or is huge.
     """
     try:
+        # Else opening a FIFO without a writer blocks, and Windows translates line ends.
         flags = (
             os.O_RDONLY
             | getattr(os, "O_NOFOLLOW", 0)
             | getattr(os, "O_NONBLOCK", 0)
             | getattr(os, "O_BINARY", 0)
         )
+        # O_NOFOLLOW is not on Windows, and its error is about too many levels of links.
         if Path(path).is_symlink():
             refuse(path, "is a symbolic link; name the file that it points to")
         with os.fdopen(os.open(path, flags), "rb") as file:
+            # Of the open file: the path may mean another one by now.
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 refuse(
@@ -143,6 +152,7 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
                 )
             if status.st_size > MAX_FILE_BYTES:
                 refuse(path, f"has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
+            # Bounded, because the file may grow while it is read.
             return file.read(status.st_size)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         refuse_unreadable(path, error)
@@ -159,8 +169,10 @@ def verify_sha256(data: bytes, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: with the digest the file carries and the one its bytes have.
     """
+    # A flip in the first bytes of a sealed file is reported as damage, with both digests.
     if not data.startswith(_ZIP_START) and not has_sha256(data):
         refuse(path, f"is no checkpoint: {_kind(data)}")
+    # A view: slicing bytes would copy the whole file.
     body, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     got = hashlib.sha256(body).hexdigest()
     if seal != _SEAL + got.encode("ascii"):
@@ -171,6 +183,7 @@ def verify_sha256(data: bytes, path: str | os.PathLike[str]) -> None:
         )
         hint = "use an earlier checkpoint, or --init-from if it is a torch file from elsewhere"
         refuse(path, f"is damaged or cut off: expected SHA-256 {carried}, got {got}; {hint}")
+    # A valid digest doesn't settle the layout: zip readers search for the archive's end.
     if body[-_ZIP_END_BYTES:-18] != _ZIP_END or body[-2:] != _SEAL_LENGTH:
         refuse(path, "doesn't end like an archive that torch wrote")
 
@@ -188,6 +201,7 @@ def check_archive(data: bytes, path: str | os.PathLike[str]) -> None:
     if data.count(_ZIP_ENTRY) > _MAX_ENTRIES:
         refuse(path, f"lists more than {_MAX_ENTRIES} entries")
     try:
+        # All entries are checked before one is read: a deflated data.pkl could unpack to gigabytes.
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_entries(archive.infolist(), len(data), path=path)
             program = archive.read(
@@ -225,10 +239,12 @@ def _check_entries(
                 path,
                 f"holds {entry.filename[:80]!a} compressed or encrypted; torch stores it as it is",
             )
+    # Of two entries of one name zipfile reads the last, and torch's reader could read the first.
     if len(roots) != 1 or len({entry.filename for entry in entries}) != len(entries):
         refuse(path, "holds several archives in one, or a name twice")
     if not any(entry.filename.endswith("/data.pkl") for entry in entries):
         refuse(path, "holds no data.pkl; it is a zip file, but not from torch.save")
+    # Entries that overlap would make a small file load as a huge one.
     if sum(entry.file_size for entry in entries) > file_bytes:
         refuse(path, f"claims more bytes than the {file_bytes} it has")
 
@@ -252,6 +268,7 @@ def _check_program(program: bytes, path: str | os.PathLike[str]) -> None:
 def _kind(data: bytes) -> str:
     if not data:
         return "it is empty"
+    # The pickled magic number of torch's legacy format; before that one, torch wrote tar archives.
     if data.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19") or data[257:262] == b"ustar":
         return "it has torch's format from before 1.6; load it there and save it again with a current torch.save"
     if data.startswith(b"\x80"):

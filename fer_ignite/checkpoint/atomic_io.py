@@ -32,6 +32,7 @@ __all__ = [
     "write_text_durably",
 ]
 
+# Exactly the names of _temporary_beside: no other temporary file is ever removed.
 _TEMPORARY = re.compile(r"\.fer-[0-9a-f]{8}\.tmp")
 _BUFFER_BYTES = 1 << 20
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -96,12 +97,16 @@ def write_durably(
                     content(file)
                 else:
                     file.write(content)
+                # flush hands Python's buffer to the kernel, fsync the kernel's to the disk. Without
+                # fsync the rename may survive a power loss that the data does not.
                 file.flush()
                 reached("after-write")
                 os.fsync(file.fileno())
             reached("after-fsync")
+            # After the file is closed: Windows can't rename an open one.
             os.replace(temporary, path)
         reached("after-rename")
+        # The rename is an entry of the folder, and durable only when the folder is synced.
         sync_folder(path.parent)
         reached("after-dirsync")
 
@@ -132,6 +137,7 @@ def publish_alias(source: Path, alias: Path) -> None:
     """
     with storage_errors(alias), _temporary_beside(alias) as temporary:
         try:
+            # os.link replaces no file; removing the alias first leaves a moment without it.
             os.link(source, temporary)
         except OSError:
             with source.open("rb") as content:
@@ -174,6 +180,7 @@ def clean_temporary(folder: str | os.PathLike[str]) -> list[Path]:
 @contextlib.contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
     """An unused name, and nothing left under it. Random: two writers must never meet in one file."""
+    # In the same folder: a rename is atomic within one file system only.
     temporary = path.parent / f".fer-{secrets.token_hex(4)}.tmp"
     try:
         yield temporary

@@ -53,6 +53,7 @@ def parse_faults(text: str, *, attempt: int) -> Iterator[Fault]:
             yield Fault(point, int(rank), int(iteration))
 
 
+# Parsed at import, so that a misspelt point ends the program before it trains.
 _FAULTS = tuple(
     parse_faults(
         os.environ.get("FER_FAULT", ""),
@@ -65,6 +66,7 @@ def reach(point: str, *, rank: int, iteration: int) -> None:
     """Die here if ``FER_FAULT`` says so."""
     for fault in _FAULTS:
         if fault.point == point and fault.rank == rank and iteration >= fault.iteration:
+            # SIGKILL runs no finally block and no exit handler, as where memory runs out.
             os.kill(os.getpid(), signal.SIGKILL)
 
 

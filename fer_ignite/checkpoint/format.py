@@ -120,6 +120,7 @@ def write_checkpoint(
         CheckpointError: an entry is missing, or holds what is neither a tensor nor a plain value.
         OSError: writing failed.
     """
+    # Before the first byte is written: weights_only would refuse the file only at the resume.
     content = {
         "format": FORMAT,
         **{name: to_plain(value, (str(name),)) for name, value in mapping.items()},
@@ -129,6 +130,7 @@ def write_checkpoint(
         raise CheckpointError(f"The checkpoint wasn't written: {problem}.")
     writer = HashingWriter(file)
     torch.save(content, cast("BinaryIO", writer))
+    # So that a kill at the failpoint leaves a half-written file, not an empty one.
     file.flush()
     reached("mid-write")
     return writer.seal()
@@ -214,6 +216,7 @@ def newest_valid(folder: str | os.PathLike[str]) -> Found | None:
 def _candidates(folder: Path) -> list[Path]:
     """last.pt follows the newest step: usually it is the same file, after a kill between the two it is one older."""
     paths = [path for _, path in step_files(folder)]
+    # A symbolic link is a candidate too, so that the refusal to read it is reported.
     last = folder / LAST_NAME
     if last.is_symlink() or (
         last.exists() and not any(path.exists() and path.samefile(last) for path in paths)
@@ -225,6 +228,7 @@ def _candidates(folder: Path) -> list[Path]:
 def _open(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     check_archive(data, path)
     try:
+        # Else each rank would put CUDA tensors on the device that they were saved from.
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         problem = (
             None
@@ -258,6 +262,7 @@ def _schema_problem(content: Mapping[str, Any]) -> str | None:
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    # bool is a subclass of int: True would pass for a count.
     return isinstance(value, types) and not isinstance(value, bool)
 
 
@@ -279,6 +284,7 @@ def _value_problem(content: Mapping[str, Any]) -> str | None:
     if type(iteration) is not int or iteration < 0:
         return f"trainer.iteration is {iteration!r}, not a count"
     for name, least in (("temperature", sys.float_info.min), ("elapsed", 0.0)):
+        # In this form NaN fails too.
         if name in content and not least <= content[name] < math.inf:
             return f"{name!r} is {content[name]}, not a number that can be used"
     if content.get("outcome", "running") not in OUTCOMES:

@@ -94,6 +94,7 @@ class AtomicSaver(BaseSaveHandler):
         else:
             _pass_by(reached)
         code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
+        # A collective: called after every save, failed or not; else the other ranks would wait.
         text = self.agree(None if error is None else f"{code} {str(error) or type(error).__name__}")
         if isinstance(error, TypeError):
             # Ignite would take it for a handler of two arguments and save once more (checkpoint.py, 522-525).
@@ -122,6 +123,7 @@ class AtomicSaver(BaseSaveHandler):
                 reached=reached,
             )
             if filename.startswith("step-"):
+                # After the step file is durable: a kill in between leaves the last.pt of before.
                 publish_alias(path, self.dirname / LAST_NAME)
         except Exception as error:  # whatever it is, the other processes wait for the result
             return error
@@ -129,6 +131,7 @@ class AtomicSaver(BaseSaveHandler):
 
     def _prune(self, filename: str, reached: Callable[[str], None]) -> None:
         reached("before-prune")
+        # With a fixed name such as best.pt, Ignite requests the removal of the name that it saves.
         names, self.pending = [name for name in self.pending if name != filename], []
         for name in names if idist.get_rank() == 0 else ():
             try:
@@ -167,15 +170,18 @@ class _SafeCheckpoint(Checkpoint):
     @property
     def last_checkpoint(self) -> Path | None:
         """The newest file's path, or the best's."""
+        # Ignite's own returns the bare file name for any saver but its DiskSaver.
         return self.saver.dirname / self._saved[-1].filename if self._saved else None
 
     def __call__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         saver = self.saver
         saver.iteration = self._trainer.state.iteration
+        # Copies, because Ignite changes its list in place.
         record, pending, written = list(self._saved), list(saver.pending), saver.written
         try:
             super().__call__(engine)
         finally:
+            # Not by the exception: a user's handler of SAVED_CHECKPOINT may raise after the save.
             if saver.written == written:
                 self._saved, saver.pending = record, pending
 
@@ -193,6 +199,7 @@ class ResumeCheckpoint(_SafeCheckpoint):
         files = step_files(self.saver.dirname)
         assert self.n_saved is not None
         kept = [(step, path.name) for step, path in files if step <= up_to][: self.n_saved]
+        # Lowest first, as Ignite keeps the list: it removes the first item.
         self._saved = [Checkpoint.Item(step, name) for step, name in reversed(kept)]
         for _, path in files:
             if path.name not in {name for _, name in kept}:
@@ -260,6 +267,7 @@ class TopCheckpoints(_SafeCheckpoint):
             super().__call__(engine)
 
     def state_dict(self) -> Any:
+        # Lists: Ignite's items are named tuples, which a checkpoint can't hold.
         return {"saved": [[item.priority, item.filename] for item in self._saved]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

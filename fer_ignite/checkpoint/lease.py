@@ -65,6 +65,7 @@ class Lease:
         while True:
             found = self._store.read(LEASE_NAME)
             if found is None or _token(found) == self._token:
+                # False where another start was faster; the next round reads who it is.
                 if self._take(create=found is None):
                     break
                 continue
@@ -93,6 +94,7 @@ class Lease:
             LeaseLost: another run has it.
             StoreProblem: the store does not answer.
         """
+        # Half of the lease remains for the write that follows, before another run may take over.
         if self._lost is None and _now() - self._renewed > self._lease_s / 2:
             self._renew()
         if self._lost is not None:
@@ -107,6 +109,7 @@ class Lease:
         self.abandon()
         if self._thread is None:
             return  # never acquired
+        # Under the guard: a renewal in flight would write the object again after its removal.
         with contextlib.suppress(StoreProblem), self._guard:
             found = self._store.read(LEASE_NAME)
             if found is not None and _token(found) == self._token:
@@ -121,6 +124,7 @@ class Lease:
             self._store.write(LEASE_NAME, self._content(), create=create)
         except FileExistsError:
             return False
+        # So that the read below sees the write of a start at the same moment.
         time.sleep(min(0.5, self._lease_s / 10))
         found = self._store.read(LEASE_NAME)
         self._renewed = _now()
@@ -128,6 +132,7 @@ class Lease:
 
     def _renew(self) -> None:
         with self._guard:
+            # Released while this call waited for the guard.
             if self._ended.is_set():
                 return
             found = self._store.read(LEASE_NAME)
@@ -159,6 +164,8 @@ class Lease:
 
 def _now() -> float:
     """Seconds of a clock that counts a machine's sleep too, where the system has one."""
+    # time.monotonic stands still while a Linux machine sleeps: after waking, a holder would take
+    # its lease for fresh, though another run may have it.
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 

@@ -50,6 +50,7 @@ class _Ended(Exception):
 class Stamp(NamedTuple):
     """What tells one content of a local file from another."""
 
+    # A rename over the file changes it, also at equal size and time.
     inode: int
     size: int
     mtime_ns: int
@@ -77,6 +78,7 @@ def local_files(folder: Path) -> dict[str, Stamp]:
     """The files of a run's folder that belong in a store, by their names relative to it."""
     found = {}
     for above, folders, files in os.walk(folder):
+        # Hidden folders hold links and downloads in progress, and .fer- files are half-written.
         folders[:] = [name for name in folders if not name.startswith(".")]
         for file in (Path(above, name) for name in files if not name.startswith(".fer-")):
             name = file.relative_to(folder).as_posix()
@@ -100,6 +102,7 @@ class Mirror:
         self._sent: dict[str, Sent] = dict(sent or {})
         self._waits = False  # for a checkpoint, before another run's files are replaced
         self._whole = False  # whether the last pass found the store equal to the folder
+        # The first upload of files that grow does not wait.
         self._passed = -_APPENDED_S
         self._failing_since: float | None = None
         self._reason = ""
@@ -131,6 +134,7 @@ class Mirror:
         except KeyboardInterrupt:
             self._reason = self._reason or "interrupted"
         self._given_up.set()
+        # The thread may still be blocked in a request, and can't be relied on to remove them.
         shutil.rmtree(self._folder / _LINKS, ignore_errors=True)
         if self._taken is not None:
             return f"the run was taken over by {self._taken}"
@@ -146,6 +150,7 @@ class Mirror:
         try:
             self._work()
         except Exception as error:
+            # An exception ends the thread alone, and the run would end as if all were uploaded.
             self._reason = f"the upload ended with {type(error).__name__}: {one_line(error)}"
             logger.exception("%s; the files are in %s.", self._reason, self._folder)
 
@@ -173,6 +178,7 @@ class Mirror:
                 return
             except (StoreProblem, StorageError, OSError) as problem:
                 self._note_failure(str(problem).rstrip("."))
+                # The pause ends early when the run ends; in the last upload, when that is given up.
                 (self._given_up if closing else self._closing).wait(
                     min(pause, 2.0) if closing else pause
                 )
@@ -214,6 +220,7 @@ class Mirror:
             return False
         if self._failing_since is not None or closing:
             return bool(due) or not self._whole
+        # Stores can't append: a log is uploaded whole each time, so it is not sent at each change.
         if any(name.endswith((".pt", ".yaml")) or name == _LATE for name in due):
             return True
         return bool(due) and time.monotonic() - self._passed > _APPENDED_S
@@ -223,6 +230,7 @@ class Mirror:
         self._whole = False
         self._lease.ensure()
         there = self._store.entries()
+        # What the store lists differently was changed or lost there, and is uploaded again.
         self._sent = {
             name: sent for name, sent in self._sent.items() if there.get(name) == sent.entry
         }
@@ -234,6 +242,7 @@ class Mirror:
         self._merge_test_accesses(there)
         with self._snapshot() as files:
             self._sent = {name: sent for name, sent in self._sent.items() if name in files}
+            # First, so that nobody takes a run that continues for one that has ended.
             if _LATE in there and _LATE not in files:
                 self._remove(_LATE)
             new = sorted(
@@ -246,6 +255,7 @@ class Mirror:
             )
             for name in (name for name in new if name != _LATE):
                 self._upload(name, files)
+            # Only now: the older resume point stays in the store until the newer one is whole.
             for name in there:
                 if is_run_file(name) and name not in files and name != _LATE:
                     self._remove(name)
@@ -266,6 +276,7 @@ class Mirror:
     def _without_run(self, there: Mapping[str, Entry]) -> dict[str, Entry]:
         """What the store holds after all files of the run in it were removed, its identity last."""
         stale = sorted(filter(is_run_file, there), key=_order, reverse=True)
+        # The identity goes last: after a pass that was cut short, the next still finds another run.
         for name in sorted(stale, key=lambda name: name == RUN_ID_NAME):
             self._remove(name)
         self._sent = {}

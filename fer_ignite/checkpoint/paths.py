@@ -49,6 +49,7 @@ def ensemble_members(name: str | os.PathLike[str]) -> tuple[Member, ...]:
     names = split_names(text)
     if len(names) == 1:
         return (Member(text, 1.0),)
+    # From the right: a path may hold "=" too. A part without one comes back in the last place.
     parts = [part.rpartition("=") for part in names]
     pairs = [(path, weight) if path else (weight, "") for path, _, weight in parts]
     if not all(path for path, _ in pairs) or len({bool(weight) for _, weight in pairs}) > 1:
@@ -105,6 +106,7 @@ def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
         CheckpointError: a folder that holds no run, a run without a checkpoint, or a store that can't be read.
     """
     if is_url(path):
+        # Not at the top: remote_files imports this module.
         from fer_ignite.checkpoint.remote_files import local_checkpoint
 
         path = local_checkpoint(str(path))
@@ -144,6 +146,7 @@ def step_files(folder: Path) -> list[tuple[int, Path]]:
     """The resume points of a folder with their iterations, newest first."""
     entries = folder.iterdir() if folder.is_dir() else ()
     found = [(step_of(entry.name), entry) for entry in entries]
+    # By number: as text, step-5 would be newer than step-10.
     return sorted(((step, entry) for step, entry in found if step is not None), reverse=True)
 
 

@@ -14,6 +14,7 @@ from fer_ignite.errors import CheckpointError
 
 __all__ = ["iter_leaves", "key_path", "state_digest", "tensor_problem", "to_plain"]
 
+# Far below Python's recursion limit, which a hostile file would otherwise exceed in to_plain.
 _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000
 _PLAIN = (type(None), bool, int, float, str)
@@ -56,6 +57,7 @@ def iter_leaves(value: Any) -> Iterator[tuple[Place, Any]]:
     Raises:
         CheckpointError: too deep or too many; a file may hold itself, or a list a million times.
     """
+    # No recursion, and a bounded loop: content that holds itself has no end.
     stack: list[Iterator[tuple[Place, Any]]] = [iter([((), value)])]
     for _ in range(_MAX_VALUES):
         while stack and (item := next(stack[-1], None)) is None:
@@ -98,8 +100,10 @@ def state_digest(state: Any) -> str:
     for place, leaf in sorted(iter_leaves(state), key=lambda item: item[0]):
         tensor = leaf.detach().cpu().contiguous() if isinstance(leaf, Tensor) else None
         value = repr(leaf) if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+        # As JSON, so that different places or values never give the same bytes.
         hasher.update((json.dumps([*place, value]) + "\n").encode("ascii"))
         if tensor is not None:
+            # NumPy has no bfloat16, hence bytes; a 0-dimensional tensor can't be viewed as such.
             hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 

@@ -39,6 +39,7 @@ def run_url(checkpoint: str) -> str | None:
     return parent_url(above) if last_part(above) == "checkpoints" else None
 
 
+# A command resolves a name when it checks its arguments and again when it loads.
 @functools.cache
 def local_checkpoint(url: str) -> Path:
     """The local copy of a checkpoint, or of a run's folder with its checkpoint, once per process.
@@ -50,6 +51,7 @@ def local_checkpoint(url: str) -> Path:
         # A run's name may hold a dot: lr-0.05.
         if PurePosixPath(url).suffix.lower() not in _CHECKPOINT_SUFFIXES:
             return _fetch_run(url, None)
+        # With the run's small files: an evaluation of test is noted in the run's log.
         run = run_url(url)
         if run is not None and Store(run).entry("config.yaml") is not None:
             return _fetch_run(run, last_part(url)) / "checkpoints" / last_part(url)
@@ -83,6 +85,7 @@ def _note(store: Store, folder: RunDir) -> None:
     for _ in range(_NOTES):
         folder.merge_test_accesses(store.read(TEST_ACCESS_NAME) or b"")
         store.upload(folder.test_access, TEST_ACCESS_NAME)
+        # Random: two evaluations that overwrite each other's lines must not repeat that in step.
         time.sleep(_NOTE_WAIT_S * random.uniform(0.5, 1.0))
         if folder.test_accesses_are_in(store.read(TEST_ACCESS_NAME) or b""):
             return
@@ -150,6 +153,7 @@ def _bring_up_to_date(
     current = {name for name, entry in there.items() if known.get(name) == list(entry)}
     for file in [path for path in folder.rglob("*") if path.is_file() and path != record]:
         name = file.relative_to(folder).as_posix()
+        # A checkpoint that the store no longer has must not be read from this copy.
         if name not in wanted and not (name in current and file.suffix == ".pt"):
             file.unlink()
     new = {
@@ -158,6 +162,7 @@ def _bring_up_to_date(
         if name not in current or not _is_whole(folder / name, there[name])
     }
     kept = {name: known[name] for name in current - {*new}}
+    # Without the new files until they are here: a download that was cut short is repeated.
     write_json_durably(record, {"url": store.url, "entries": kept})
     arriving = folder / f".downloading-{secrets.token_hex(4)}"
     # A look at test that an earlier evaluation could not upload stays in this copy.

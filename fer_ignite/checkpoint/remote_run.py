@@ -54,6 +54,7 @@ class RemoteRun:
         self.url, self.folder = url, folder
         self.store = Store(url, retried=True)
         self.notes = [f"store       {url}"]
+        # Kept in the working copy: the next start here takes a killed run's lease at once.
         self._token = str(
             read_json_object(folder.working_copy).get("token") or secrets.token_hex(8)
         )
@@ -68,6 +69,7 @@ class RemoteRun:
             StoreProblem: the store can't be read or written.
             FolderInUseError: another run writes there.
         """
+        # Before the lease is taken: after a kill in between, the next start knows it as its own.
         write_json_durably(self.folder.working_copy, {"url": self.url, "token": self._token})
         self.lease.acquire()
 
@@ -92,6 +94,7 @@ class RemoteRun:
             return
         here = self.folder.holds_a_run
         same = not here or _run_id(self.folder.path) == self._id_there(there)
+        # The store's side by names first: nothing is downloaded where it is not further on.
         ours, theirs = _progress(self.folder.path), _listed_progress(there)
         if here and same and ours >= theirs:
             if ours > theirs:
@@ -188,6 +191,7 @@ class RemoteRun:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(arrived / name, target)
+                # The store has these bytes: the mirror does not upload them again.
                 if (stamp := stamp_of(target)) is not None and stamp.size == there[name].size:
                     self._sent[name] = Sent(stamp, there[name])
             sync_folder(self.folder.checkpoints)
@@ -225,6 +229,7 @@ def _state(progress: tuple[int, bool]) -> str:
 def _progress(folder: Path) -> tuple[int, bool]:
     """Iteration of the newest sound resume point of a local folder, -1 for none; and whether the run has ended."""
     for iteration, file in step_files(folder / "checkpoints"):
+        # By content: a damaged newest file must not win over the store's by its number.
         with contextlib.suppress(CheckpointError):
             verify_sha256(read_regular_file(file), file)
             return iteration, (folder / "summary.json").exists()

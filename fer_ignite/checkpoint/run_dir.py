@@ -33,6 +33,7 @@ __all__ = [
 # Of a run whose folder is in an object store: its identity there, and where this working copy belongs to.
 RUN_ID_NAME, WORKING_COPY_NAME = "run_id.json", "working_copy.json"
 TEST_ACCESS_NAME = "test_access.jsonl"
+# Nothing else is removed from a store: notes that a user keeps beside a run stay.
 _RUN_FILE = re.compile(
     r"(config\.yaml|config\.schema\.json|summary\.json|history\.jsonl|results\.csv|log\.txt|test_access\.jsonl|report\.html"
     r"|trackers\.json|run_id\.json|predictions_\w+\.csv|checkpoints/[^/]+\.pt|plots/[^/]+\.png|tensorboard/events\.[^/]+)"
@@ -156,6 +157,7 @@ class RunDir:
     def write_config(self, values: Mapping[str, Any], *, schema: Mapping[str, Any]) -> None:
         """config.yaml, and the settings' JSON schema beside it, by which editors complete and check it."""
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+        # The schema first: config.yaml is what makes the folder count as a run.
         write_json_durably(self.schema, schema)
         write_text_durably(
             self.config, f"# yaml-language-server: $schema={self.schema.name}\n{text}"
@@ -177,6 +179,7 @@ class RunDir:
             file.flush()
             os.fsync(file.fileno())  # a resume point that comes after it is durable too
         self._history = lines
+        # Rewritten whole, because a later epoch may bring new columns.
         self.write_results(lines)
 
     def write_results(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -269,6 +272,7 @@ class RunDir:
             other: the copy's content; of a line that it has several times, as many are kept.
         """
         content = self._bytes_of(self.test_access)
+        # Counters, not sets: two equal lines are two looks at test.
         missing = Counter(_lines_of(other)) - Counter(_lines_of(content))
         if not missing:
             return
@@ -320,6 +324,7 @@ def _frames(content: bytes) -> tuple[list[bytes], bool]:
     while place + 12 <= len(content):
         (size,) = struct.unpack_from("<Q", content, place)
         if content[place + 8 : place + 12] != _checksum(content[place : place + 8]):
+            # A record whose length is damaged doesn't say where the next one begins.
             return frames, False
         frame = content[place : place + 16 + size]
         if len(frame) < 16 + size:

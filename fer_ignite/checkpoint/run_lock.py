@@ -60,6 +60,8 @@ def lock_folder(folder: str | os.PathLike[str]) -> RunLock:
     """
     folder = Path(folder)
     try:
+        # No O_TRUNC: until the lock is held, the content is its holder's. O_NOFOLLOW: through a
+        # link, _sign would empty another file.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         handle = os.open(folder / LOCK_NAME, flags, 0o666)
     except OSError as error:
@@ -89,6 +91,7 @@ def _lock(handle: int, folder: Path) -> str | None:
     if fcntl is None:
         return f"This system has no file locks: take care that no second run writes to {shown(folder)}."
     try:
+        # flock, not lockf: a POSIX lock ends when the process closes any handle of the file.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if _is_own(folder):
