@@ -96,6 +96,7 @@ def build_session_objects(
         trainer=trainer,
         model=model,
     )
+    # Train images through val's loader: neither augmented nor transformed.
     images = statistics_loader(val_loader, sampler.indices_N)
     ema, swa = _build_averages(config, model, images=images, device=device, precision=precision)
     evaluated = ema.ema_model if ema is not None else swa.model if swa is not None else model
@@ -131,6 +132,8 @@ def build_session_objects(
     )
     attach_step(session)
     attach_run(session)
+    # On one rank only, so none of these may call a collective; report() reduces what they show on
+    # all ranks.
     if session.rank == 0:
         attach_reports(session)
     attach_decisions(session)
@@ -143,6 +146,8 @@ def build_session_objects(
 
 def _set_up(session: Session, setup: Callable[[Session], Any]) -> None:
     made = setup(session)
+    # The name under which a resume point keeps the state: where the function lies, and a number,
+    # because one function may return several things or be given twice.
     name = (
         f"{getattr(setup, '__module__', '')}:{getattr(setup, '__qualname__', type(setup).__name__)}"
     )
@@ -218,12 +223,16 @@ def _set_determinism(config: Config) -> None:
     # read when cuBLAS makes its first handle; without it torch refuses matrix products on CUDA
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Both are set in either case: an earlier session of the same process may have left them
+    # otherwise.
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)
 
 
 def _distributed_model(model: nn.Module, config: Config) -> nn.Module:
     """The network, compiled where the settings say so, and wrapped where there are several processes."""
+    # In place: torch.compile(model) returns a wrapper whose state dict has `_orig_mod.` before each
+    # name.
     if config.compile:
         model.compile()
     # With one process auto_model would wrap nn.DataParallel on a machine with several GPUs.
@@ -231,6 +240,8 @@ def _distributed_model(model: nn.Module, config: Config) -> nn.Module:
         return model
     # Ignite's logger would print what was requested.
     logging.getLogger("ignite.distributed.auto.auto_model").disabled = True
+    # broadcast_buffers stays on (torch's default): each accumulation group begins with rank 0's
+    # batch statistics on all ranks, and so does a resumed run, as a checkpoint holds rank 0's.
     return idist.auto_model(model, sync_bn=config.sync_bn, gradient_as_bucket_view=True)
 
 
@@ -272,6 +283,7 @@ def _build_loaders(
         loss_weights_N=build_loss_weights(config, dataset, sampler=sampler),
     )
     # One fetcher for both where it may be: a dataset cache is held on an accelerator once.
+    # sample_transform is augmentation: val is scored without it.
     val_fetcher = (
         train_fetcher
         if isinstance(train_fetcher, CacheFetcher)

@@ -61,6 +61,7 @@ def _from_file(text: str, classes: Sequence[str]) -> list[float]:
             f"--class-weights: {text!r} is neither none, balanced or effective nor an existing csv or json file."
         )
     try:
+        # With or without the byte-order mark that spreadsheet programs write.
         content = path.read_text(encoding="utf-8-sig")
         pairs = _json_pairs(content) if path.suffix.lower() == ".json" else _csv_pairs(content)
         weights = {name: float(weight) for name, weight in pairs}

@@ -57,6 +57,7 @@ DEV_BATCHES = 3
 
 def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
     """From stored faces to the network's input."""
+    # side_px is 0 where samples come as finished tensors.
     image_px = config.image_size or dataset.side_px or 48
     mean, std = (dataset.mean, dataset.std) if config.normalize == "train" else IMAGENET
     if config.normalize == "model" and config.model.startswith(PREFIX):
@@ -116,6 +117,7 @@ def build_loss_weights(
         return None
     numbers_N = set_numbers([dataset.cache.id_bytes(place) for place in range(len(dataset.cache))])
     weights_N = np.array(config.data_weights, dtype=np.float32)[numbers_N - 1]
+    # Over the faces that are trained on, without those that are left out: the loss keeps its size.
     scaled_N: NDArray[np.float32] = weights_N / weights_N[sampler.indices_N].mean()
     return scaled_N
 
@@ -136,6 +138,8 @@ def build_image_size_schedule(
             f"--image-size-schedule ends at {steps[-1][0]} px, and the network takes {preprocessing.image_px} px; let it end "
             f"there, or set --image-size {steps[-1][0]}."
         )
+    # Before the run: a side that the network refuses would otherwise end it in the middle, when
+    # that side is due.
     for side, _ in steps:
         _require_side(model, (1, preprocessing.channels, side, side), device=device)
     return ImageSizeSchedule(steps, config.epochs)
@@ -182,6 +186,7 @@ def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Sched
         epochs=config.epochs,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
         warmup_start_factor=config.warmup_start,
+        # A schedule is a factor of each group's own rate, so the floor is one as well.
         min_factor=min(1.0, config.min_lr / config.lr),
         decay_epochs=config.decay_epochs,
         decay_rate=config.decay_rate,
@@ -257,6 +262,7 @@ def _classes_reordered(
 
     def reordered(state: Mapping[str, Any]) -> dict[str, Any]:
         head = head_prefixes(model)
+        # Only what has one row per class: a head of several layers holds other parameters too.
         return {
             name: value[order_K]
             if isinstance(value, Tensor)

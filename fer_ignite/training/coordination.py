@@ -104,6 +104,8 @@ class StopCoordinator:
 
     def record_step_taken(self, engine: Engine) -> None:
         """OPTIMIZER_STEPPED: the flag starts its way to the host, where it is read a step later."""
+        # The flag of the step before: the host waits for that step at most, never for the one that
+        # it has just queued.
         self._count_not_taken()
         # a loss can be NaN where its gradients are finite
         taken = engine.state.step_taken & engine.state.loss.isfinite()
@@ -140,6 +142,7 @@ class StopCoordinator:
     def sync_epoch(self, engine: Engine) -> None:
         """EPOCH_COMPLETED, behind all other handlers: all processes are here, so the vote is read at once."""
         self._read()
+        # A run's last step has no later one in which its flag could be read.
         self._count_not_taken()
         # A second vote, for what handlers of this event have requested: early stopping decides after the validation.
         self._send()
@@ -172,6 +175,8 @@ class StopCoordinator:
             reason = StopReason.TIME_LIMIT
         if number := self.signal_number():
             reason = StopReason[signal.Signals(number).name]
+        # The clocks of the processes differ, and RESUME_POINT's handlers call collectives: only the
+        # reduced answer saves.
         return torch.tensor(
             [
                 int(reason),

@@ -46,6 +46,8 @@ class Distillation:
         with torch.no_grad(), autocast(self._device, self._precision):
             known_BK = self._teacher(images_BCHW)
         # Logarithms on both sides: a probability of 0 would make the divergence infinite.
+        # log_softmax again: at another temperature log-probabilities give what logits would, as
+        # they differ by a constant.
         soft_BK = (known_BK.float() / self._temperature).log_softmax(dim=1)
         own_BK = (logits_BK / self._temperature).log_softmax(dim=1)
         distance_B = (soft_BK.exp() * (soft_BK - own_BK)).sum(dim=1) * self._temperature**2

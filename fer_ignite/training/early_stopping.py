@@ -25,6 +25,8 @@ _RISING = ("accuracy", "uar", "f1", "recall", "precision", "auc", "kappa")
 
 def finite_score(value: float, *, lower_is_better: bool) -> float:
     """The value as a score to maximise; what is not finite is the worst score there is, never a gain."""
+    # Every comparison with NaN is false: Ignite's EarlyStopping would take it for a gain and keep
+    # it as the best score.
     if (
         not isinstance(value, (int, float))
         or value != value
@@ -66,6 +68,8 @@ def attach_early_stopping(
     Source: not ``EarlyStopping.attach``, which resets the counter at every evaluation (Ignite 0.5.5).
     """
     stopper = EarlyStopping(patience, score, trainer, threshold=min_delta)
+    # Ignite's own line would stand in the middle of the epoch table; the run's last lines say why
+    # it ended.
     stopper.logger.setLevel("WARNING")
     evaluator.add_event_handler(Events.COMPLETED, stopper)
     return stopper

@@ -11,6 +11,7 @@ from ignite.engine import EventEnum
 __all__ = ["EVENT_TABLE", "REMOVAL_EFFECTS", "EventFacts", "RunEvents", "StepEvents"]
 
 
+# Ignite 0.5.5 compares events by name, so no event here may be called as one of Ignite's own.
 class StepEvents(EventEnum):
     """The parts of an optimizer step. The process function computes the loss; all the rest are handlers."""
 

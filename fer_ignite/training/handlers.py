@@ -47,12 +47,17 @@ def attach_step(session: Session) -> None:
     session.attach(
         "train_mode", trainer, event=Events.ITERATION_STARTED, handler=session.prepare_model
     )
+    # From here on the order decides the result: each handler reads the gradients as the ones before
+    # have left them.
     session.register_handle("backward", step.attach_backward(trainer, scaler))
+    # Before norm and clip, which are about the second pass's gradients; with fp16, SAM is refused.
     if config.sam_rho:
         session.register_handle(
             "sam", attach_sam(trainer, model, rho=config.sam_rho, reseed=session.reseed)
         )
     session.register_handle("unscale", step.attach_unscale(trainer, optimizer, scaler=scaler))
+    # Before clip: clipping by value turns an infinite gradient into a finite one, and the step
+    # would be taken.
     session.register_handle(
         "gradient_norm",
         step.attach_gradient_norm(trainer, model, optimizer=optimizer, scaler=scaler),
@@ -91,9 +96,11 @@ def _attach_schedule(session: Session) -> None:
             min_factor=min(1.0, config.min_lr / config.lr),
         )
         plateau = session.plateau
+        # register_last moves what is attached already; it attaches nothing.
         session.evaluator.add_event_handler(Events.COMPLETED, plateau)
         session.register_last("plateau", session.evaluator, event=Events.COMPLETED, handler=plateau)
     # Schedules count optimizer steps: the rate is set at the first micro-batch of an accumulation group.
+    # The filter reads the new batch: Ignite fetches it before ITERATION_STARTED.
     opens = Events.ITERATION_STARTED(
         event_filter=lambda engine, _: engine.state.batch.is_first_micro
     )
@@ -114,12 +121,15 @@ def attach_run(session: Session) -> None:
         session.log("step_loss", share_of_mean_loss(engine.state, session.world))
         session.log("grad_norm", engine.state.grad_norm)
 
+    # A run that continues within an epoch fires no EPOCH_STARTED, so the sums of its resume point
+    # stay.
     session.attach(
         "clear_metrics",
         trainer,
         event=Events.EPOCH_STARTED,
         handler=lambda engine: running_metrics.clear(),
     )
+    # Before flush_metrics, which is due in the same iterations.
     session.attach(
         "log_step",
         trainer,
@@ -129,7 +139,10 @@ def attach_run(session: Session) -> None:
     session.handles.update(
         attach_running_metrics(trainer, running_metrics, log_every=session.config.log_every)
     )
+    # Before validate: the clock stops at EPOCH_COMPLETED, and the validation is not to be counted.
     session.epoch_clock = attach_epoch_clock(trainer)
+    # Before best, plateau and early stopping: a diverged network ends the run, and is not counted
+    # as an epoch without gain.
     session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
     if session.swa is not None:
@@ -152,6 +165,7 @@ def attach_reports(session: Session) -> None:
             logged=lambda: session.running_metrics.epoch_names,
         ),
     )
+    # Behind history: the curves are drawn from history.jsonl.
     if config.plots:
         session.register_handle(
             "plots",
@@ -164,6 +178,7 @@ def attach_reports(session: Session) -> None:
         session.progress_bar = bars[0]
         for bar in bars:
             session.at_close.callback(bar.finish)  # an error within an epoch
+    # Behind plots: TensorBoard takes over the picture of the confusion matrix that they have drawn.
     if config.tensorboard:
         _attach_tensorboard(session)
     if config.track:
@@ -228,7 +243,11 @@ def attach_decisions(session: Session) -> None:
     """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
     score = _score(config.monitor, config.monitor_mode)
+    # Only rank 0 writes. agree_on_text shares its error, so that a full disk ends all ranks in the
+    # same save.
     saver = AtomicSaver(session.folder.checkpoints, agree=agree_on_text)
+    # What decides moves behind the users' handlers at the start: they may add the metric that is
+    # monitored.
     best = attach_best(
         evaluator, evaluation_state(session), saver=saver, score=score, trainer=trainer
     )
@@ -251,6 +270,9 @@ def attach_decisions(session: Session) -> None:
         )
         session.early_stopping = stopper
         session.register_last("early_stopping", evaluator, event=Events.COMPLETED, handler=stopper)
+    # The point at an epoch's end is written by sync_epoch, when best, plateau and early stopping
+    # have seen the epoch. Written earlier, it would hold their states of the epoch before, and a
+    # resumed run would stop one epoch late.
     points = attach_resume_points(
         trainer,
         resume_state(session),
@@ -263,6 +285,8 @@ def attach_decisions(session: Session) -> None:
     # After best and early stopping: the line says whether this epoch is the best one.
     trainer.add_event_handler(Events.EPOCH_COMPLETED, session.report)
     session.register_last("report", trainer, event=Events.EPOCH_COMPLETED, handler=session.report)
+    # Last of all: what any handler of the epoch requests is reduced, saved and acted on at this
+    # same epoch's end.
     for name, event, handler in coordination_handlers(session.coordinator):
         trainer.add_event_handler(event, handler)
         session.register_last(name, trainer, event=event, handler=handler)

@@ -45,6 +45,7 @@ __all__ = [
 
 def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
     """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
+    # setup_logger(reset=True) takes an earlier run's file off the logger without closing it.
     close_run_logger()
     logger = setup_logger(
         "fer_ignite",
@@ -56,6 +57,7 @@ def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
         reset=True,
     )
     for handler in list(logger.handlers):
+        # The exact type: a FileHandler is a StreamHandler too.
         if type(handler) is logging.StreamHandler:
             above = TerminalHandler(handler.stream)
             above.setLevel(handler.level)
@@ -134,6 +136,7 @@ class LiveProgressBar(ProgressBar):
 
     def _reset(self, pbar_total: int | None) -> None:
         if self.pbar is None:
+            # Without initial=1: Ignite's bar appears with the first iteration, this one before it.
             self.pbar = self.pbar_cls(
                 total=pbar_total, leave=self.persist, bar_format=self.bar_format, **self.tqdm_kwargs
             )
@@ -177,6 +180,7 @@ class EpochClock:
 
     def count(self, engine: Engine) -> None:
         batch = engine.state.batch
+        # step_size is that of the whole group over all processes, so it is added once per group.
         self.images += batch.step_size if batch.is_last_micro else 0
 
     def restart(self, engine: Engine) -> None:
@@ -239,6 +243,8 @@ class _EpochRows:
 
     def begin(self, engine: Engine) -> None:
         self.table = EpochTable(engine.state.max_epochs, self.monitor, width=terminal_width())
+        # The time left follows from this process's epochs: those before a resume may have run on
+        # another machine.
         self.started_s, self.epochs_before = time.monotonic(), engine.state.epoch
 
     def show(self, engine: Engine, values: Mapping[str, Any], *, logged: Sequence[str]) -> None:
@@ -247,6 +253,7 @@ class _EpochRows:
         left = engine.state.max_epochs - engine.state.epoch
         if done > 0 and left > 0:
             shown["remaining_s"] = left * (time.monotonic() - self.started_s) / done
+        # 0 for a run on the CPU of a machine with a GPU.
         if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
             shown["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         for title in self.table.header(shown, logged):

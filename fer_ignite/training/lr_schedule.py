@@ -101,6 +101,7 @@ class StepSchedule(LRScheduler):
     """
 
     def state_dict(self) -> dict[str, Any]:
+        # Not LambdaLR's own state: it holds base_lrs, and loading it would undo a changed --lr.
         return {"step": int(self.lr_scheduler.last_epoch)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -127,6 +128,7 @@ def attach_schedule(
     """
 
     def factor(step: int) -> float:
+        # Read in every step, as the plateau's value falls during the run.
         return schedule(step) * (1.0 if plateau is None else plateau.value)
 
     handler = StepSchedule(LambdaLR(optimizer, factor))
@@ -179,6 +181,7 @@ class PlateauFactor:
             threshold=threshold,
             threshold_mode="abs",
             min_lr=float(min_factor),
+            # torch's default leaves out a fall below 1e-8: a floor under that would not be reached.
             eps=0.0,
         )
 
@@ -192,6 +195,8 @@ class PlateauFactor:
         self._scheduler.step(metric if math.isfinite(metric) else math.nan)
 
     def state_dict(self) -> dict[str, float | int]:
+        # Not torch's state_dict: it also holds factor and patience, which belong to the
+        # configuration.
         counts = {name: int(getattr(self._scheduler, name)) for name in _PLATEAU_COUNTS}
         return {"value": self.value, "best": float(self._scheduler.best), **counts}
 
@@ -222,6 +227,7 @@ def _multistep(milestones: Sequence[float], steps_per_epoch: int, *, rate: float
         raise ConfigError(
             f"--milestones are {list(milestones)}; multistep needs one or more epochs in rising order."
         )
+    # To the right: the rate falls in the milestone's own step, as in torch's MultiStepLR.
     return lambda step: float(rate ** bisect.bisect_right(marks, step))
 
 

@@ -51,6 +51,8 @@ class ModelObject:
             return self.made
         offered = {"num_classes": num_classes, "in_channels": in_channels}
         try:
+            # Asked first: a TypeError of the call itself could also come from within the user's
+            # function.
             takes = inspect.signature(self.made).parameters
         except (TypeError, ValueError):
             takes = {}  # type: ignore[assignment]
@@ -103,6 +105,7 @@ def dataset_object(data: Any, *, classes: str | None, split: str = "train") -> D
 def torch_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     """A torch loss with ``reduction="none"``, so that it gives one value per image; anything else as it is."""
     if isinstance(loss, nn.modules.loss._Loss) and loss.reduction != "none":
+        # A copy: the caller's own loss keeps its reduction.
         loss = copy.copy(loss)
         loss.reduction = "none"
     return loss
@@ -167,6 +170,7 @@ def object_label(thing: Any) -> str:
 def find_objects(config: Config) -> dict[str, Any]:
     """The registered objects that a configuration names; they travel to other processes with the run."""
     texts = [str(getattr(config, setting) or "") for setting in _SETTING_OF.values()]
+    # Contained, not equal: a loss may name an object within a sum.
     return {
         name: thing
         for name, thing in registered_objects().items()

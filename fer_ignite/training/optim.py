@@ -67,6 +67,8 @@ def parameter_groups(
     _freeze(model, freeze)
     head = head_prefixes(model)
     groups: dict[str, dict[str, Any]] = {}
+    # Cut in two even where both rates are equal: torch compares the groups when a resumed run loads
+    # its state.
     for part, rate in (("backbone", backbone_lr), ("head", head_lr)):
         for suffix, decay in (("", weight_decay), ("_no_decay", 0.0)):
             groups[part + suffix] = {

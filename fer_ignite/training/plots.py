@@ -21,6 +21,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     Args:
         history: a run's lines, with ``epoch, train_loss, val_loss, train_accuracy, val_accuracy, lr``.
     """
+    # Not pyplot, which keeps every figure of the process open and looks for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")

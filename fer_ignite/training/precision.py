@@ -22,6 +22,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cpu":
         native = (
             torch.backends.cpu.get_cpu_capability() == "AVX512"
+            # torch has no public call for it
             and torch.cpu._is_avx512_bf16_supported()
         )
         return "bf16" if native else "fp32"

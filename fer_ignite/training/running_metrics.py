@@ -55,6 +55,8 @@ class RunningMetrics:
             self._add(name, _on_grid(values_B.to(self.place, torch.float64)).sum())
         hits_B = output["y_pred"].argmax(dim=1) == output["y"]
         self._add("accuracy", hits_B.to(self.place, torch.float64).sum())
+        # Added up on the CPU, where the number is known: on the device it would cost a copy per
+        # iteration.
         self._add("#count", torch.tensor(float(output["count"]), dtype=torch.float64))
 
     def _add(self, name: str, value: Tensor) -> None:
@@ -114,6 +116,8 @@ class RunningMetrics:
             for name, value in zip(names, sums.tolist(), strict=True):
                 entry = self._folded.setdefault(name, ["train", 0.0, 0, 0.0])
                 entry[1] += value
+            # What is folded is the same on every rank, so another number of processes can continue
+            # with it.
             self._local = {}
 
     def epoch(self) -> dict[str, float]:
@@ -159,6 +163,8 @@ def attach_running_metrics(
         "update_metrics": trainer.add_event_handler(
             Events.ITERATION_COMPLETED, running_metrics.update
         ),
+        # In fixed iterations, whether anything was logged or not: flush is a collective, and
+        # logging may differ by rank.
         "flush_metrics": trainer.add_event_handler(
             Events.ITERATION_COMPLETED(every=log_every), running_metrics.flush
         ),

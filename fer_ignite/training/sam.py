@@ -39,6 +39,8 @@ def attach_sam(
             # Copies instead of subtracting the step again, which rounding would not undo exactly.
             weights = [p.detach().clone() for p in moved]
             buffers = [b.clone() for b in model.buffers()]
+            # Gradients that are not finite make the second pass's NaN, and gradient_norm then
+            # leaves the step out.
             scale = rho / nn.utils.get_total_norm(gradients).clamp_min(1e-12)
             for parameter, gradient in zip(moved, gradients, strict=True):
                 parameter.addcmul_(gradient, scale)
@@ -46,6 +48,8 @@ def attach_sam(
         for parameter in moved:
             parameter.grad = None
         reseed(engine)
+        # Without the loss scaler and for one batch: the configuration refuses SAM with fp16 and
+        # with accumulation.
         trainer.compute_loss(engine.state.batch)[0].backward()
         with torch.no_grad():
             torch._foreach_copy_(moved, weights)

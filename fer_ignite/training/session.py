@@ -193,6 +193,8 @@ class Session:
             raise ConfigError(
                 f"session.add_to_checkpoint({name!r}, ...): {type(thing).__name__} has no state_dict and load_state_dict."
             )
+        # Added after the resume, as in a notebook: restore() has only given their states to those
+        # added before it.
         if self.resumed is not None and name in self.resumed["handlers"]:
             thing.load_state_dict(self.resumed["handlers"][name])
         self.kept[name] = thing
@@ -219,6 +221,8 @@ class Session:
         self, name: str, engine: Engine, *, event: Any, handler: Callable[..., Any]
     ) -> RemovableEventHandle:
         """The same for an attached handler that moves behind all others when the run starts, if it is still there."""
+        # The list also keeps a bound method alive until the start; a handle refers to its handler
+        # weakly.
         self._late.append((name, engine, event, handler))
         return self.register_handle(name, RemovableEventHandle(event, handler, engine))
 
@@ -230,6 +234,8 @@ class Session:
         engine, handler = handle.engine(), handle.handler()
         if engine is None or handler is None:
             return False
+        # A filtered event (every=, once=) is attached as a wrapper that holds the handler in
+        # `_parent`.
         return engine.has_event_handler(
             getattr(handler, "_parent", lambda: handler)(), handle.event_name
         )
@@ -275,6 +281,8 @@ class Session:
 
     def _train(self) -> StopReason:
         self._move_late_handlers_back()
+        # Attached at the start and therefore last: a user's handler on EXCEPTION_RAISED still sees
+        # the error.
         self._reraise_last()
         if self.resumed is not None and (
             unclaimed := sorted(set(self.resumed["handlers"]) - set(self.kept))
@@ -292,6 +300,8 @@ class Session:
         self.started = time.monotonic()
         self.coordinator.open()
         try:
+            # An explicit epoch_length: the loader is endless, and Ignite compares a checkpoint's
+            # length with this argument only.
             trainer.run(
                 prefetch_on_stream(self.train_loader, self.device),
                 max_epochs=epochs,
@@ -305,6 +315,8 @@ class Session:
 
     def close(self) -> None:
         """Ends what writes in the background, and gives the run's folder free; what was logged is in the files, and has been sent."""
+        # The stack unwinds also where a writer fails to close, so the folder is unlocked in any
+        # case.
         with self.at_close:
             self._settle()
             if self.trackers is not None:
@@ -410,6 +422,8 @@ class Session:
 
     def prepare_model(self, engine: Engine) -> None:
         """ITERATION_STARTED: training mode, except for what is frozen."""
+        # In each iteration: a user's handler may run the evaluator, whose step puts the network
+        # into evaluation mode.
         self.model.train()
         keep_frozen_in_eval(self.model)
 
@@ -435,6 +449,7 @@ class Session:
             "lr": self.optimizer.param_groups[0]["lr"],
             **self.running_metrics.epoch(),
             **scalars,
+            # This waits for the device; once per epoch.
             "skipped_steps": int(state.skipped_steps),
             "is_best": best is not None and best.best["epoch"] == state.epoch,
             "epoch_seconds": round(clock.seconds, 3),
@@ -463,6 +478,8 @@ def versions() -> dict[str, str]:
 def global_random_state() -> dict[str, Any]:
     """The global random states as plain values; for user code only, nothing of ours draws from them."""
     # As lists of numbers: a checkpoint holds tensors and plain values only.
+    # CUDA's generators are not among them: torch.manual_seed in reseed() seeds all devices in each
+    # iteration.
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {

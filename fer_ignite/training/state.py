@@ -40,6 +40,7 @@ def evaluation_state(session: Session) -> dict[str, Any]:
                 "std": list(preprocessing.std),
             }
         ),
+        # The bare network: DDP's wrapper would put `module.` before each name.
         "model": session.model,
         "data": PlainState(_data(session)),
         "trainer": session.trainer,
@@ -69,6 +70,7 @@ def resume_state(session: Session) -> dict[str, Any]:
         "elapsed": PlainState(lambda: session.elapsed_s),
         # The run may continue in another folder, which needs the lines up to here.
         "history": PlainState(lambda: session.folder.history_text() if session.rank == 0 else ""),
+        # Every entry of the schema is there, None where this run has no such part.
         **{
             name: PlainState(None) if part is None else part
             for name, part in _optional_parts(session).items()
@@ -105,6 +107,8 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
     Raises:
         ConfigError: an epoch has another number of iterations now.
     """
+    # Ignite checks it only when run() starts, after files and states were touched, and names no
+    # setting.
     length, was = len(session.train_loader), int(checkpoint["trainer"]["epoch_length"])
     if length != was:
         raise ConfigError(
@@ -144,6 +148,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         session.coordinator.reason = StopReason.HANDLER
     session.resume_checkpoint.add_existing(up_to=iteration)
     if session.rank == 0:
+        # The epochs after this point are trained again, and their lines would stand twice.
         session.folder.truncate_after(iteration, checkpoint.get("history"))
         for line in session.folder.take_warnings():
             logger.warning(line)
@@ -157,6 +162,8 @@ def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
         for group in optimizer.param_groups
     ]
     try:
+        # Asked by name: the state of Adam fits AdamW as well, and torch would load it without an
+        # error.
         if checkpoint["config"]["opt"] != session.config.opt:
             raise ValueError(f"{checkpoint['config']['opt']} is now {session.config.opt}")
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -165,12 +172,16 @@ def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
             "the optimizer starts from its initial state, without its moments: %s.", error
         )
         return
+    # load_state_dict has put the checkpoint's settings into the groups.
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
 
 
 def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
     """Best score, early stopping, plateau: only where they go by the same metric as before."""
+    # Scores of two metrics can't be compared: after an accuracy of 0.65 no negated loss would ever
+    # be the best. A checkpoint from before monitor_mode lacks it; then the name decided, as auto
+    # does now.
     before = {"monitor_mode": "auto", **checkpoint["config"]}
     if any(before[name] != getattr(session.config, name) for name in ("monitor", "monitor_mode")):
         logger.warning(
@@ -185,6 +196,7 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
 
 def _restore_scaler(session: Session, state: Mapping[str, Any]) -> None:
     # The state of a scaler that is off is empty.
+    # An enabled scaler refuses it with a RuntimeError.
     if bool(state) == session.scaler.is_enabled():
         session.scaler.load_state_dict(dict(state))
     else:
@@ -198,6 +210,7 @@ def _restore_trainer(session: Session, state: Mapping[str, Any]) -> None:
     trainer.load_state_dict(state)
     # Ignite restores the number of epochs too; a resumed run may have another.
     trainer.state.max_epochs = session.config.epochs
+    # A checkpoint is loaded on the CPU; these two are added to and compared on the device.
     for name in ("skipped_steps", "grad_norm"):
         value = state[name]  # grad_norm is None where no handler measured it
         setattr(

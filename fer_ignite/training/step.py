@@ -130,6 +130,7 @@ def attach_clip(
             _unscale(optimizer, scaler)
         if mode == "norm":
             measured = engine.state.grad_norm
+            # Not clip_grad_norm_, which would measure the norm a second time.
             nn.utils.clip_grads_with_norm_(
                 parameters, limit, _total_norm(model) if measured is None else measured
             )
@@ -174,6 +175,8 @@ def conditional_step(optimizer: Optimizer, taken: Tensor) -> None:
         try:
             optimizer.step()
         finally:
+            # Every step reads found_inf: left behind, a 1 would make a user's own optimizer.step()
+            # do nothing.
             del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
     elif bool(taken):
         optimizer.step()
@@ -210,6 +213,7 @@ def attach_batchnorm_guard(trainer: Engine, model: nn.Module) -> RemovableEventH
                 buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
             )
 
+    # At STARTED, when a resumed run has loaded its statistics.
     trainer.add_event_handler(Events.STARTED, begin)
     return trainer.add_event_handler(StepEvents.OPTIMIZER_STEPPED, keep_sound)
 

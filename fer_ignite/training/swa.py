@@ -57,6 +57,7 @@ class WeightAverage:
         share = 1.0 if count <= 1 else 1.0 / count
         own, source = self.model.state_dict(), self._source.state_dict()
         for name, tensor in own.items():
+            # num_batches_tracked is an integer, which lerp_ refuses.
             if share == 1.0 or not tensor.is_floating_point():
                 tensor.copy_(source[name])
             else:
@@ -83,6 +84,7 @@ def recompute_batch_statistics(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for a cumulative mean
+        # Only the normalisations: dropout stays off.
         norm.train()
     try:
         with autocast(device, precision):
@@ -104,4 +106,5 @@ def statistics_loader(like: EvalLoader, indices_N: NDArray[np.int64]) -> EvalLoa
     # Evenly spaced over the sorted places, so that data sets in sequence all have their share.
     step = max(1, len(indices_N) // _STATISTICS_FACES)
     chosen = np.sort(indices_N)[::step][:_STATISTICS_FACES]
+    # All of them on every process: the statistics agree without a collective.
     return replace(like, indices_N=chosen, rank=0, world=1)

@@ -108,6 +108,7 @@ def attach_tensorboard(
         if "confusion_matrix" not in evaluator.state.metrics:
             return  # the user took the validation off
         confusion_KK = torch.as_tensor(evaluator.state.metrics["confusion_matrix"]).double()
+        # 0/0 for a class without a face: NaN, which write() leaves out.
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
         write("recall", dict(zip(classes, recall_K.tolist(), strict=True)), iteration())
 
@@ -147,6 +148,7 @@ def attach_tensorboard(
 
     records.on_flush.append(lambda values, step: write("step", values, step))
     trainer.add_event_handler(Events.STARTED, describe)
+    # once=1 is iteration 1 of the run, so that a resumed one does not write the picture again.
     trainer.add_event_handler(Events.ITERATION_STARTED(once=1), show_batch)
     return logger, {
         "tensorboard_val": logger.attach_output_handler(
@@ -154,6 +156,7 @@ def attach_tensorboard(
             RunEvents.REPORT,
             tag="val",
             output_transform=scores,
+            # Ignite's default is the counter of the event that fires: for REPORT the epoch.
             global_step_transform=iteration,
         ),
         "tensorboard_train": trainer.add_event_handler(

@@ -99,6 +99,8 @@ def create_trainer(
         gradients that are not finite.
     """
 
+    # One tensor for all steps, so that no step fills a new one; handlers replace state.step_taken
+    # and never write into it.
     taken = torch.ones((), dtype=torch.bool, device=device)
 
     def compute_loss(batch: Batch) -> tuple[Tensor, dict[str, Any]]:
@@ -116,8 +118,12 @@ def create_trainer(
     def train_step(engine: Engine, batch: Batch) -> dict[str, Any]:
         # DDP reduces gradients in each backward; within an accumulation group once, in the last, is enough.
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not batch.is_last_micro
+        # The forward pass too: outside of no_sync() DDP would prepare the reduction there, and
+        # reduce all the same.
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             engine.state.loss, output = compute_loss(batch)
+            # Ignite sets it after the process function has returned; the handlers of the step read
+            # it before.
             engine.state.output = output
             engine.fire_event(StepEvents.LOSS_READY)
         # Without its graph: state.loss would otherwise keep the activations until the next step.
@@ -133,10 +139,14 @@ def create_trainer(
 
     trainer = quiet(Trainer(train_step))
     trainer.compute_loss = compute_loss
+    # Ignite needs a counter for each event: without one, the first filtered handler (every=, once=)
+    # raises when it fires.
     counters: dict[Any, str] = {facts.event: facts.counter for facts in EVENT_TABLE}
     trainer.register_events(*counters, event_to_attr=counters)
     trainer.state.optimizer_steps = 0
     trainer.state.stop_requested = False
+    # stop_requested too: where a signal outranks a stop request, the resumed run has to find the
+    # request and end at once.
     trainer.state_dict_user_keys.extend(
         ["optimizer_steps", "skipped_steps", "grad_norm", "stop_requested"]
     )
@@ -148,8 +158,11 @@ def create_trainer(
 
 def _output(batch: Batch, logits_BK: Tensor, *, losses: Mapping[str, Tensor]) -> dict[str, Any]:
     count = batch.count
+    # Cut at count: an empty slice carries stand-ins, which weigh 0 in the loss but would count in
+    # accuracy.
     terms = {name: values_B[:count].detach() for name, values_B in losses.items()}
     return {
+        # The mean of no values is NaN, their sum 0.
         "loss": terms["loss"].mean() if count else terms["loss"].sum(),
         "losses": terms,
         "y_pred": logits_BK[:count].detach(),
@@ -187,6 +200,8 @@ def create_evaluator(
     def evaluate_step(engine: Engine, batch: EvalBatch) -> dict[str, Any]:
         model.eval()
         with torch.inference_mode():
+            # Without a share of this batch a process gives empty outputs; it meets the others when
+            # the metrics are reduced.
             logits_BK = batch.targets_BK.new_zeros(batch.targets_BK.shape)
             if len(batch.labels_B):
                 logits_BK = tta_logits(
