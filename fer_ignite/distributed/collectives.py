@@ -117,6 +117,7 @@ def gather_json(value: Any, group: ProcessGroup | None) -> list[Any]:
     """
     if group is None:
         return [value]
+    # A bytearray, because torch warns of a buffer that can't be written to.
     mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     return [json.loads(bytes(text.tolist())) for text in gather_rows(mine, group)]
 

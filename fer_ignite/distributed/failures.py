@@ -44,6 +44,7 @@ def overall_outcome(
     """
     # A record counts more than a crash after it: the work and the common barrier were done.
     failures = [record for record in records.values() if not record.ok]
+    # Without a record and killed here: it hung. Without one and not killed: it died by itself.
     silent = [rank for rank, ending in endings.items() if rank not in records and ending.killed]
     died = {
         rank: ending
@@ -93,6 +94,7 @@ def describe_exit(exitcode: int) -> str:
 
 
 def _death(rank: int, ending: Ending, *, start_error: str | None, after_signal: bool) -> EndRecord:
+    # torch's wrapper exits with 1 when it has noted a traceback; any other code has another cause.
     said = start_error if ending.exitcode == 1 else None
     # After a signal that was passed on, a death is its consequence.
     consequence = after_signal or (said is not None and is_lost_peer(said))
@@ -107,6 +109,7 @@ def _root_cause(candidates: Sequence[EndRecord], failures: Sequence[EndRecord]) 
         return outcome
     if cause.trace:
         sys.stderr.write(cause.trace)
+    # An error that all ranks share, such as a wrong setting, is reported without a rank.
     if outcome.exit_code != 1 and all(record.outcome == outcome for record in failures):
         return outcome
     return replace(outcome, message=f"Rank {cause.rank} failed: {outcome.message}")

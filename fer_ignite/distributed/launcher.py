@@ -50,6 +50,7 @@ def leave(outcome: Outcome) -> NoReturn:
     success under torchrun, networks and sessions may still hold the group, and gloo's threads, taken down by the
     interpreter, then abort the process now and then, which torchrun reports as a failure.
     """
+    # Also for errors outside of launch(), such as a wrong setting: torchrun would restart them.
     if outcome.exit_code in (2, 3, 5):
         mark_final(outcome)
     distributed = sys.modules.get("torch.distributed")

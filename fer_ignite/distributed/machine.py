@@ -69,6 +69,7 @@ def _memory() -> list[str]:
         sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
         return []
+    # Without a limit the file holds "max", which int() refuses.
     with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
         sizes.append(int(file.read()))
     return [f"{min(sizes) / 2**30:.0f} GiB memory"]
@@ -99,6 +100,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
+    # A list, not a generator: all three are set, also after one that fails.
     return all(
         [mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _NEVER), mallopt(_TOP_PAD, _PAD_BYTES)]
     )

@@ -99,6 +99,7 @@ def read_end_record(error: BaseException, *, rank: int) -> EndRecord:
         return EndRecord(
             rank, Outcome(128 + signum, "interrupted", f"Interrupted by {name}."), ok=False
         )
+    # Also for sys.exit(0): the run has not come to its end.
     if isinstance(error, SystemExit):
         text = f"the code called sys.exit({error.code!r}) in the middle of the run"
         return EndRecord(rank, Outcome(1, "failed", text), ok=False)
@@ -160,4 +161,5 @@ def is_lost_peer(text: str) -> bool:
 
 
 def _is_from_a_collective(error: BaseException) -> bool:
+    # torch raises these for a lost peer; a user's ValueError may mention gloo as well.
     return isinstance(error, RuntimeError | ConnectionError)

@@ -132,6 +132,7 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], *, machine: Machine)
         if launcher == "srun" and "SLURM_CPUS_PER_TASK" in environ:
             # Slurm binds a task to its own cores: the ones that it sees are not the ones that all tasks share.
             cores = int(environ["SLURM_CPUS_PER_TASK"]) * local_processes
+    # One process on each of several nodes is spawned too: it needs a group.
     elif spec.nproc not in (None, 1) or spec.nnodes > 1:
         plan = replace(plan, mode="spawn", nproc=spec.nproc or 1)
     warning = process_count_warning(
@@ -256,6 +257,7 @@ def _check_numbers(spec: LaunchSpec) -> None:
 
 
 def _gpu_names(spec: LaunchSpec, environ: Mapping[str, str]) -> tuple[str, ...]:
+    # --gpus counts among the visible devices, which a scheduler may have named by number or UUID.
     visible = [
         name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()
     ]

@@ -80,6 +80,7 @@ class SignalFlag:
         """Give the signals back to whoever had them."""
         while self._previous:
             signum, handler = self._previous.popitem()
+            # None: a handler that was not installed from Python, which can't be put back.
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
 
     def __enter__(self) -> "SignalFlag":
@@ -91,6 +92,7 @@ class SignalFlag:
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         ends = signum in _END_SIGNALS
         if ends and self.signum in _END_SIGNALS:
+            # Not an exception: user code may catch it, and its clean-up may wait for others.
             os._exit(128 + signum)
         if ends or not self.signum:
             self.signum = signum
@@ -107,6 +109,7 @@ def reset_signals(_worker: int = 0) -> None:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "sigwaitinfo"):  # macOS lacks it: a signal's sender is unknown there
+        # A Python handler doesn't get the sender's pid; sigwaitinfo does, of a blocked signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_on_parent_sigterm, args=(os.getppid(),), daemon=True).start()
 
@@ -144,6 +147,7 @@ def die_with_parent(parent_pid: int) -> None:
     """
     if sys.platform == "linux":
         _set_death_signal()
+    # After prctl: a parent that died before that call sends no signal.
     if os.getppid() != parent_pid:
         _die()
     if all(thread.name != _WATCHER for thread in threading.enumerate()):

@@ -92,6 +92,7 @@ class ProcessGroupSupervisor:
         try:
             yield
         finally:
+            # Also where the launcher itself raised: no child outlives the block.
             self._kill_rest()
             for signum, handler in previous.items():
                 signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
@@ -117,6 +118,7 @@ class ProcessGroupSupervisor:
             self._kill_rest()
         if self.first_failure_s is None:
             return
+        # Time to leave by themselves: a lost connection ends their collective, and they record it.
         if not self.termed and now_s - self.first_failure_s > _LEAVE_LIMIT_S:
             self.termed = True
             self._send(signal.SIGTERM)
@@ -133,6 +135,7 @@ class ProcessGroupSupervisor:
             self._send(signum)
 
     def _kill_rest(self) -> None:
+        # Before the signal: the outcome tells a process that was killed here from one that died.
         self.killed.update(child for child in self.children if child.exitcode is None)
         self._send(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
@@ -153,10 +156,12 @@ def _start_children(
     # A rendezvous in a file needs no free port, which another program could take between choosing and binding.
     group: dict[str, Any] = {"init_method": f"file://{folder}/rendezvous"}
     if spec.nnodes > 1:
+        # Several nodes may have no file in common, and meet at the master's port.
         group = {"nnodes": spec.nnodes, "node_rank": spec.node_rank}
         group |= {"master_addr": spec.master_addr, "master_port": spec.master_port}
     # Parallel returns no handles: the children are those that were not there before.
     before = set(multiprocessing.active_children())
+    # Here too: a spawned child imports the main program, and torch with it, before ChildSetup.
     with _environment(dict(setup.environment), setup.removed), quiet_parallel():
         if spec.start_method == "forkserver":
             _start_fork_server()
@@ -166,6 +171,8 @@ def _start_children(
                 plan.backend,
                 nproc_per_node=plan.nproc,
                 start_method=spec.start_method,
+                # torch's join gives a hanging process 30 s between SIGTERM and SIGKILL, and
+                # Parallel passes on no other time.
                 join=False,
                 timeout=timedelta(seconds=spec.dist_timeout_s),
                 **group,
@@ -184,6 +191,7 @@ def _start_children(
 def _children_since(before: set[BaseProcess]) -> list[BaseProcess]:
     """New children in the order of their start, which is that of their ranks."""
     children = [child for child in multiprocessing.active_children() if child not in before]
+    # active_children() comes from a set; multiprocessing numbers the names by start.
     return sorted(children, key=lambda child: int(child.name.rpartition("-")[2]))
 
 

@@ -87,11 +87,13 @@ def run_joined(
     previous = previous_final_outcome()
     if previous is not None:
         return previous
+    # torchrun's processes outlive an agent that is killed.
     die_with_parent(os.getppid())
     _prepare_environment(plan)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     folder = _attempt_folder(os.environ)
     if folder is not None:
+        # So that a rank that fails can find which of the others still run.
         write_json(folder / f"pid-{rank}.json", {"pid": os.getpid()})
     record = _run_in_group(plan, function, args=args, rank=rank, local_rank=local_rank)
     if not record.ok and folder is not None:
@@ -122,9 +124,11 @@ def _run_in_group(
 
     def joined(local_rank: int, *args: Any) -> object:
         if plan.device == "cuda":
+            # Before the group is made: NCCL works on the current device.
             torch.cuda.set_device(local_rank)
         if not found:
             _init_group(plan)
+        # Ignite has not made this group: without sync() each idist call would look for it again.
         idist.sync()
         cpu_group(timeout_s=plan.spec.dist_timeout_s)
         result: list[object] = []
@@ -192,12 +196,14 @@ def _fail(record: EndRecord, folder: Path, *, timeout_s: float) -> Outcome:
             text = f"rank {min(hanging)} stopped answering within {timeout_s:g} s (--dist-timeout)"
             record = replace(record, outcome=Outcome(1, "failed", text), trace=None)
     write_record(folder, record)
+    # After another rank's failure it is torchrun's own SIGTERM, and must not forbid the restart.
     if record.outcome.status != "interrupted" or first:
         mark_final(record.outcome)
     outcome = _with_rank(record)
     with suppress(OSError):
         write_json(
             Path(os.environ[_ERROR_FILE]),
+            # torchrun reports the failure with the smallest timestamp as the root cause.
             {"message": outcome.message or "", "timestamp": int(time.time())},
         )
     for pid in hanging.values():

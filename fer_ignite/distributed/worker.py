@@ -63,6 +63,7 @@ def child_main(
 
     setup.apply()  # once more: torch has set SIGINT for the launcher's death meanwhile (multiprocessing/spawn.py)
     configure_process(setup.threads)
+    # Here, where all processes pass: under NCCL this makes a group, which is a collective.
     cpu_group(timeout_s=setup.timeout_s)
     record = run_function(function, local_rank, args, rank=idist.get_rank())
     write_record(Path(setup.folder), record)
@@ -96,6 +97,7 @@ def forget_loading_processes() -> None:
 
 def hard_exit(code: int) -> NoReturn:
     """Exit without waiting for other processes: output is flushed, and data-loading workers are ended."""
+    # os._exit skips the exit function of multiprocessing that would end them.
     for child in multiprocessing.active_children():
         child.terminate()
     for stream in (sys.stdout, sys.stderr):
