@@ -88,6 +88,7 @@ def _with_delivery(outcome: Outcome, run_spec: RunSpec, *, hold: RunHold | None)
         outcome = replace(outcome, result={**outcome.result, "store": run_spec.store})
     if hold is None or hold.problem is None:
         return outcome
+    # A failed run keeps its own exit code.
     if outcome.exit_code:
         logger.error(hold.problem)
         return outcome
@@ -226,6 +227,7 @@ def _prepare_and_work(
             # As JSON to the other ranks, so without what only pickles; each rank has the handlers itself.
             shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
+            # Sent, not raised: the other ranks wait in the collective below, and raise it too.
             shared = {"error": type(error).__name__, "message": str(error)}
     # a download or a large dataset cache takes longer than any operation of a run
     with long_timeout_group() as group:
@@ -328,6 +330,7 @@ def open_session(
     if run_spec.resume is not None:
         restore(session, load_checkpoint(run_spec.resume), best_lost=run_spec.best_lost)
     if session.rank == 0:
+        # Last: config.yaml makes the folder count as a run; a start that fails leaves none.
         folder.write_config(run_spec.config, schema=json_schema())
     return session
 

@@ -52,6 +52,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
     if status in ("completed", "early_stopped"):
         model, path = best_network(session)
         temperature: float | None = None
+        # val first: the temperature is fitted on it, and test is divided by the same one.
         for split in ("val", "test"):
             if len(session.dataset.indices[split]) and (
                 split != "test" or session.config.score_test
@@ -69,6 +70,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
         if "test" in summary:
             _log_test_access(session, summary["test"])
     if session.rank == 0:
+        # Before the trackers: summary.json is among the files that they send.
         session.folder.write_summary(summary)
         if session.trackers is not None:
             session.trackers.finish(summary)
@@ -120,6 +122,7 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
     history = list(session.folder.read_history()) if session.rank == 0 else []
     return {
         "status": status,
+        # Completed ones: Ignite's state.epoch counts an epoch that was cut short as well.
         "epochs": state.iteration // len(session.train_loader),
         "iterations": state.iteration,
         "optimizer_steps": state.optimizer_steps,
@@ -153,6 +156,7 @@ def _facts(session: Session, status: str) -> dict[str, Any]:
 
 def _natural(score: float | None, session: Session) -> float | None:
     falls = lower_is_better(session.config.monitor, session.config.monitor_mode)
+    # Checkpoints keep the highest score, so one where lower is better is negated.
     return -score if falls and score is not None else score
 
 
@@ -212,6 +216,7 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
 
 def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
     """A copy of the evaluated network with a file's weights, and why that can't be used, if so."""
+    # A copy: load_state_dict fills what fits before it raises for the rest.
     model = copy.deepcopy(session.evaluated)
     if not os.path.lexists(path):
         return model, "isn't here: the best epoch lies before the resume, in another folder"

@@ -36,6 +36,7 @@ class RunHold:
         Args:
             wait_s: how long a store may be away.
         """
+        # Taken out: run_guard calls discard() and then deliver(), and one of them ends the upload.
         remote, self.remote = self.remote, None
         if remote is None:
             return

@@ -77,6 +77,7 @@ _OF_ONE_START = frozenset(
     | {
         name
         for name in Config.model_fields
+        # sync_bn stands among the launch flags, but changes the results.
         if field_facts(name)["group"] == "Launch" and name != "sync_bn"
     }
 )
@@ -301,14 +302,17 @@ def _prepare_in(
             for name, value in found.mapping["config"].items()
             if name not in _OF_ONE_START
         }
+        # A checkpoint of another version may hold settings that this one doesn't have.
         config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
     replaces = found is None and folder.holds_a_run and not _was_killed_early(folder, config)
     if replaces and not config.exist_ok:
         raise _holds_a_run(folder.path)
+    # Before find_cache, which may read data for minutes.
     check_names(config)
     warned += unused_settings(config)
     # A run that is over opens no tracker, so that its server need not answer.
     if found is None or _finished(found.mapping, config, folder=folder) is None:
+        # By name, because the core imports no application.
         check_trackers = load_object(
             "fer_ignite.apps.trackers.registry:check_trackers", setting="--track"
         )
@@ -321,6 +325,7 @@ def _prepare_in(
         warned.append(warning)
     if found is not None:
         notes += _check_changes(found.mapping, config, fingerprint=fingerprint)
+    # Ignite's run() starts a finished state over from epoch 1 and would train it all again.
     finished = None if found is None else _finished(found.mapping, config, folder=folder)
     best_lost = found is not None and finished is None and _best_is_lost(found, folder)
     warned += folder.take_warnings()
@@ -425,6 +430,7 @@ def _remove(folder: RunDir, made: Sequence[Path]) -> None:
 def _resume_point(
     config: Config, folder: RunDir, *, remote: RemoteRun | None = None
 ) -> Found | None:
+    # torchrun repeats the first command line, which need not have --resume.
     requested = config.resume or ("auto" if restart_count() > 0 else None)
     if requested is None:
         return None
