@@ -44,6 +44,7 @@ def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
     store, names = _find(url)
     base = folder / url_label(url)
     target = base / _content_key(names) / (last_part(url) or "data")
+    # Without the lock: a copy gets its name by a rename when it is whole, and never changes.
     if target.exists():
         return target
     base.mkdir(parents=True, exist_ok=True)
@@ -56,6 +57,7 @@ def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
 def _find(url: str) -> tuple[Store, dict[str, Entry]]:
     """The store to read from, and the objects by their names in it; a single object has its own name."""
     bucket_alone = "/" not in url.partition("://")[2].strip("/")
+    # Neither a bucket nor a name with a slash behind it is an object.
     if not bucket_alone and not url.endswith("/"):
         parent = Store(parent_url(url))
         if (entry := parent.entry(last_part(url))) is not None:

@@ -146,6 +146,7 @@ class Store:
         return {
             name: _entry(facts)
             for name, facts in named.items()
+            # Some stores' web pages make empty objects with such names in place of folders.
             if facts.get("type") == "file" and name and not name.endswith("/")
         }
 
@@ -155,6 +156,7 @@ class Store:
             try:
                 found = self._fs.ls(self._root, detail=True)
             except FileNotFoundError as error:
+                # s3fs raises FileNotFoundError for a missing bucket too, which is no empty folder.
                 if _is_bucket(error):
                     raise
                 return []
@@ -262,6 +264,7 @@ class Store:
     def _inside(self, folder: Path, name: str) -> Path:
         target = Path(os.path.normpath(folder / name))
         base = Path(os.path.normpath(folder))
+        # A key may hold "..", which a local path would follow.
         if target == base or not target.is_relative_to(base):
             raise StoreProblem(
                 f"{join_url(self.url, name)} is a name that leads out of its folder; rename the object.",
@@ -308,6 +311,8 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
         raise ConfigError(f"{url}: no bucket is named; name a store as {protocol}://BUCKET/FOLDER.")
     require_store_library(url)
     fsspec = optional_library("fsspec", extra="store", purpose=url)
+    # fsspec shares instances within a process, with their retries, and keeps listings, which would
+    # hide what other machines write.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if protocol in ("s3", "s3a"):
         # The library's minute for each of five trials would keep a wrong address from being noticed.

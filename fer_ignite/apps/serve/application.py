@@ -43,6 +43,7 @@ def build_application(
         hosts: names by which the service may be called; empty allows any. Stops pages elsewhere that let their own name
             point to this machine (DNS rebinding).
     """
+    # No docs pages: FastAPI's load their scripts from a CDN.
     application = FastAPI(
         title="fer_ignite", version=fer_ignite.__version__, docs_url=None, redoc_url=None
     )
@@ -126,6 +127,7 @@ async def _answers(uploads: list[tuple[str, bytes]], batcher: Batcher) -> list[d
     results: list[dict[str, Any]] = [
         {"file": printable(name), "faces": [], "error": None} for name, _ in uploads
     ]
+    # In a thread: decoding would hold up all other requests, /health among them.
     pictures = await run_in_threadpool(_decode, uploads, results)
     if pictures:
         try:

@@ -73,6 +73,7 @@ class Batcher:
             batch, count, ends = [first], len(first.pictures), False
             while count < self.batch_size and not ends:
                 try:
+                    # Without waiting for more: a single request is answered at once.
                     more = self._queue.get_nowait()
                 except queue.Empty:
                     break

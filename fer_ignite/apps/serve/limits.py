@@ -27,6 +27,7 @@ class RateLimit:
         now_s = time.monotonic() if now_s is None else now_s
         rate = self.per_minute / 60
         with self._lock:
+            # Popped and stored again: the order of the dict is that of the last requests.
             left, last_s = self._buckets.pop(client, (float(self.per_minute), now_s))
             left = min(float(self.per_minute), left + (now_s - last_s) * rate)
             wait_s = 0.0 if left >= 1 else (1 - left) / rate
@@ -51,6 +52,7 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
     parts, size = [], 0
     stream: AsyncIterator[bytes] = request.stream()
     async for part in stream:
+        # Counted as well: Content-Length may be absent or wrong.
         size += len(part)
         if size > most_bytes:
             raise refusal

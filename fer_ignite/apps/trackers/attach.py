@@ -82,6 +82,7 @@ class Trackers:
         checkpoint = best if self._checkpoint and best.exists() else None
         results = RunResults(scores, files, pictures, checkpoint)
         for tracker in self._opened:
+            # Through the queue: behind the points that still wait.
             tracker.uploads.put(functools.partial(tracker.deliver_results, results))
         self.close(_ENDS.get(str(summary["status"]), "failed"))
 

@@ -132,6 +132,7 @@ class _LoggerProxy:
         self._tracker = tracker
 
     def report_scalar(self, title: str, series: str, value: float, iteration: int) -> None:
+        # Ignite names a learning rate by its group's number alone.
         self._tracker.note(
             {f"{title}/{f'group_{series}' if title == 'lr' else series}": value}, iteration
         )

@@ -143,6 +143,7 @@ class MLflowTracker(Tracker, MLflowLogger):
             if there.get(name, text) != text
         ]
         new = [Param(name, text) for name, text in texts.items() if name not in there]
+        # At least one request: the tags go with the first, also where no parameter is new.
         for start in range(0, max(len(new), 1), _PARAMETERS_PER_REQUEST):
             self.client.log_batch(
                 self.id,
@@ -160,6 +161,7 @@ class MLflowTracker(Tracker, MLflowLogger):
         metrics = list(_metrics(points))
         if self._uncertain:
             metrics = self._missing(metrics)
+        # Cleared only after the request: one that raises leaves it set for the next trial.
         self._uncertain = True
         if metrics:
             self.client.log_batch(self.id, metrics=metrics)

@@ -67,6 +67,7 @@ class UploadQueue:
             settled,
             refused,
         )
+        # Bounded: while a server is away, what waits must not fill the memory.
         self._items: queue.Queue[Point | Callable[[], Any]] = queue.Queue(_MOST_WAITING)
         self._warned: set[str] = set()
         self._closing = threading.Event()

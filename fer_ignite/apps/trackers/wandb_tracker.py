@@ -62,6 +62,7 @@ class WandbTracker(Tracker, WandBLogger):
             resume="allow" if _online() else None,
             dir=os.environ.get("WANDB_DIR") or str(self.folder),
             config=dict(settings),
+            # A resume may change settings, such as the number of epochs.
             allow_val_change=True,
             settings=wandb.Settings(**_settings(wandb.Settings.model_fields)),
         )
@@ -119,6 +120,7 @@ def _settings(known: Container[str]) -> dict[str, Any]:
         "finish_timeout": _FINISH_S,
         "x_transaction_log_flush_interval": 1.0,
     }
+    # Settings that begin with x_ are internal to W&B, and not in every version.
     return {name: value for name, value in requested.items() if name in known}
 
 

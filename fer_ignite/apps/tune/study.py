@@ -60,6 +60,7 @@ def open_study(
     with contextlib.ExitStack() as at_end:
         # One worker at a time: two that make the tables at once fail.
         with _exclusive(folder):
+            # sqlite waits 5 s by default for another worker's write, then raises.
             storage = optuna.storages.RDBStorage(
                 url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
             )
