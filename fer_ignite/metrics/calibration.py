@@ -73,6 +73,8 @@ def fit_temperature(logits_NK: Tensor, labels_N: Tensor) -> float | None:
             high -= third
         else:
             low += third
+    # exp(log(bound)) can round past the bound, and a stored temperature past it would count as
+    # none.
     temperature = min(max(math.exp((low + high) / 2), TEMPERATURES[0]), TEMPERATURES[1])
     # A temperature fitted to few faces follows their noise: it has to gain more than one standard error.
     gain_N = losses_N(1.0) - losses_N(temperature)

@@ -62,6 +62,7 @@ class TorchMetric(Metric):
     """
 
     def __init__(self, metric: Any, **kwargs: Any) -> None:
+        # Before Ignite's own __init__, which calls reset().
         self.metric = metric
         super().__init__(**kwargs)
 
@@ -119,6 +120,8 @@ def attach_metrics(
     Returns:
         The attached metrics by name; after a run, ``evaluator.state.metrics`` has the same names.
     """
+    # One matrix for all scores: Ignite attaches its update once, however many metrics are made out
+    # of it.
     confusion = Confusion(
         num_classes, output_transform=lambda out: (out["y_pred"], out["y"]), device=device
     )

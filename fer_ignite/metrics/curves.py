@@ -49,6 +49,7 @@ def class_curves(
         return None
     order = np.argsort(-scores_N, kind="stable")
     hits_N, sorted_N = np.cumsum(positive_N[order]), scores_N[order]
+    # The last place of each run of equal scores: no threshold parts them.
     last_T = np.append(np.flatnonzero(np.diff(sorted_N)), len(sorted_N) - 1)
     hits_T = hits_N[last_T].astype(np.float64)
     named_T = last_T + 1.0
@@ -72,6 +73,7 @@ class ThresholdCounts(Metric):
     _state_dict_all_req_keys = ("_counts",)
 
     def __init__(self, num_classes: int, *, device: torch.device) -> None:
+        # Before Ignite's own __init__, which calls reset().
         self._shape = (2, num_classes, THRESHOLDS)
         super().__init__(lambda out: (out["y_pred"], out["y"]), device=device)
 
@@ -86,9 +88,12 @@ class ThresholdCounts(Metric):
         classes_K = torch.arange(self._shape[1], device=labels_B.device)
         other_BK = (labels_B[:, None] != classes_K).long()
         places_BK = (other_BK * self._shape[1] + classes_K) * THRESHOLDS + buckets_BK
+        # One count on the device over all classes and thresholds, in place of a comparison with
+        # each threshold.
         counts = torch.bincount(places_BK.flatten(), minlength=self._counts.numel())
         self._counts += counts.view(self._shape).to(self._counts.device)
 
     @sync_all_reduce("_counts")
     def compute(self) -> Tensor:
+        # From the faces between two thresholds to those at or above each.
         return self._counts.flip(2).cumsum(2).flip(2).cpu()

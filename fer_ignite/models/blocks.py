@@ -174,7 +174,9 @@ class AreaAttention(nn.Module):
             self._to_areas(part, areas) for part in (query, key, value_BCHW)
         )
         scale = (channels // self.heads) ** -0.5
+        # Scaled before the product, whose sums could otherwise leave float16's range.
         weights_BANN = (query_BAND * scale @ key_BAND.transpose(-2, -1)).softmax(dim=-1)
+        # On CUDA autocast computes the softmax in float32.
         mixed_BAND = weights_BANN.to(value_BAND.dtype) @ value_BAND
         mixed = mixed_BAND.view(images, areas, self.heads, -1, channels // self.heads).transpose(
             2, 3

@@ -35,6 +35,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+        # ceil_mode: a map of odd side keeps its last row and column.
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.norm = norm_layer(norm, c_out)
         self.act = activation_layer(activation)

@@ -146,6 +146,7 @@ def _state_dicts(
     if tensors and all(value is None or isinstance(value, Tensor) for value in state.values()):
         yield place, tensors
         return
+    # A bound, as a mapping may contain itself.
     if depth < 3:
         for key in (key for key in _PLACES if isinstance(state.get(key), Mapping)):
             yield from _state_dicts(state[key], f"{place}.{key}" if place else key, depth=depth + 1)
@@ -181,6 +182,7 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> list[tuple[tuple[str, ...], d
             for prefixes, names in newest
             for prefix in _PREFIXES
             if any(name.startswith(prefix) for name in names)
+            # Two names that become one without the prefix would lose an entry.
             and len(renamed := {name.removeprefix(prefix): value for name, value in names.items()})
             == len(names)
         ]

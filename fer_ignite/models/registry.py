@@ -141,6 +141,7 @@ def check_output(
     if image_px is None:
         return
     try:
+        # One image: in training mode batch normalisation refuses a channel with a single value.
         with evaluation_mode(model), torch.no_grad():
             output = model(torch.zeros(1, in_channels, image_px, image_px))
     except _FORWARD_ERRORS as error:
@@ -165,6 +166,7 @@ def call_checked(factory: Callable[..., Any], name: str, **arguments: Any) -> An
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
+        # Some callables, such as those of C extensions, have no signature to be asked.
         return factory(**arguments)
     try:
         signature.bind(**arguments)

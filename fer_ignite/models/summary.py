@@ -47,6 +47,7 @@ def describe_layers(model: nn.Module, shape: tuple[int, int, int, int]) -> str:
 
         return hook
 
+    # Only layers without parts, so that no parameter is counted in two rows.
     leaves = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
     handles = [layer.register_forward_hook(note(name)) for name, layer in leaves]
     try:

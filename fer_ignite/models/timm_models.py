@@ -92,6 +92,7 @@ def _without_retries(*, downloads: bool) -> Iterator[None]:
         return
     from huggingface_hub import constants
 
+    # In the module: the variable of the environment was read when the library was imported.
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _is_reachable(constants.ENDPOINT)
     try:

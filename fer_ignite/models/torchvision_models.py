@@ -46,6 +46,8 @@ def build_zoo_model(spec: NetworkSpec) -> nn.Module:
 
     builder = torchvision.models.get_model_builder(spec.name)
     needed = _needed_options(builder, spec.image_px, pretrained=spec.pretrained)
+    # weights=None also for published ones: with weights torchvision refuses another number of
+    # classes than ImageNet's.
     try:
         model: nn.Module = builder(
             weights=None, num_classes=spec.num_classes, **{**needed, **spec.model_args}
@@ -68,6 +70,7 @@ def _needed_options(builder: Any, image_px: int | None, *, pretrained: bool) -> 
     module = inspect.getmodule(builder).__name__.rsplit(".", 1)[-1]  # type: ignore[union-attr]
     # their auxiliary classifiers make the training output a tuple
     if module in ("googlenet", "inception"):
+        # Their initialisation takes long, and published weights replace it.
         return {"aux_logits": False, "init_weights": not pretrained}
     if module == "vision_transformer" and image_px is not None:
         return {"image_size": image_px}
@@ -152,10 +155,12 @@ def _sum_first_convolution(model: nn.Module, in_channels: int) -> None:
         padding_mode=old.padding_mode,  # type: ignore[arg-type]
     )
     with torch.no_grad():
+        # A gray image that is repeated over RGB meets the sum of the three weights.
         new.weight.copy_(old.weight.sum(dim=1, keepdim=True))
         if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
     _replace(model, path, new=new)
+    # GoogLeNet and Inception would read the three channels one by one.
     if getattr(model, "transform_input", False):
         model.transform_input = False  # type: ignore[assignment]
 
@@ -170,6 +175,7 @@ def _set_dropout(model: nn.Module, rate: float) -> None:
     head = model.get_submodule(path)
     if not layers and isinstance(head, nn.Linear):
         wrapped = DropoutLinear(head.in_features, head.out_features, bias=head.bias is not None)
+        # The parameters themselves: published weights may have been loaded into them.
         wrapped.weight, wrapped.bias, wrapped.rate = head.weight, head.bias, rate
         _replace(model, path, new=wrapped)
 
