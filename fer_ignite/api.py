@@ -24,6 +24,7 @@ __all__ = ["build_session", "train"]
 
 
 # Sessions of this process by their folders, so that a second one can close the first.
+# Weakly: the table alone must not keep a network and its data in memory.
 _SESSIONS: dict[Path, tuple[weakref.ref[Session], RunSpec]] = {}
 
 
@@ -58,6 +59,7 @@ def train(
     """
     require_config("train", config)
     check_callables(handlers)
+    # Only what was set: on a resume the checkpoint's values win over defaults.
     given = config.model_dump(include=config.model_fields_set)
     if nproc is not None:
         given["nproc"] = nproc
@@ -115,6 +117,8 @@ def build_session(
         raise
     hold.start()
     session.at_end = finish
+    # Called in the reverse order: log.txt is closed before the last upload and before the folder is
+    # unlocked.
     session.at_close.callback(_give_back, hold, resolved.store_wait)
     session.at_close.callback(close_run_logger)
     _SESSIONS[folder.path.resolve()] = weakref.ref(session), run_spec

@@ -135,6 +135,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: it is not YAML, holds an impossible date, or is nested too deeply; with the parser's reason.
     """
     try:
+        # An impossible date (2024-02-31) raises a plain ValueError, which passes as it is.
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
@@ -498,6 +499,7 @@ class Config(BaseModel):
         group="Model",
         structural=True,
     )
+    # This and init_from are not structural: a resumed run has its weights from the checkpoint.
     pretrained: bool = _setting(
         False, "Start from the published weights of a torchvision or timm network.", group="Model"
     )
@@ -572,6 +574,7 @@ class Config(BaseModel):
         group="Optimizer",
         structural=True,
     )
+    # The rates are not structural: of the schedule, a resume point holds the number of steps alone.
     lr: float = _setting(
         0.003,
         "Learning rate; the peak for one-cycle. [default: 0.003 for adamw, adam and muon, 0.1 sgd, 0.001 rmsprop, "
@@ -884,6 +887,7 @@ class Config(BaseModel):
         5.0, "And every N minutes.", group="Output", unit="minutes", gt=0
     )
     save_iterations: int | None = _setting(None, "And every N iterations.", group="Output", ge=1)
+    # At least two: damage to the newest costs the time since the one before, not the run.
     keep_checkpoints: int = _setting(2, "Resume points kept.", group="Output", ge=2)
     keep_best: int = _setting(
         1,
@@ -1108,6 +1112,8 @@ def field_facts(name: str) -> dict[str, Any]:
     return {**field.json_schema_extra, "help": field.description, "default": field.default}
 
 
+# Names in Lightning, Hugging Face, timm and elsewhere: for the hint of an error only, not as
+# aliases.
 _OTHERS_CALL_IT = {
     "learning_rate": "lr",
     "optimizer": "opt",
@@ -1219,6 +1225,7 @@ def check(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: an unknown key (with the nearest known one), or the first wrong value.
     """
+    # Before pydantic, whose message for an unknown key names no near one.
     unknown = [key for key in values if key not in Config.model_fields]
     if unknown:
         name = str(unknown[0])

@@ -103,6 +103,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return {
         "kind": content["kind"],
         "network": content["config"]["model"],
+        # A state dict also holds buffers: batch statistics by their names, their counters without
+        # dimensions.
         "parameters": sum(
             tensor.numel()
             for name, tensor in content["model"].items()

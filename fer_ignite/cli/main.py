@@ -70,6 +70,7 @@ class _Commands(click.Group):
         # On demand: importing all commands would take as long as the slowest of them.
         module = importlib.import_module(f"fer_ignite.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        # A command may be looked up several times in a process, and its object stays the same.
         if _NO_COLOR not in command.params:
             command.params.append(_NO_COLOR)
         return command
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process with design's exit codes."""
     _leave_if_final()
     try:
+        # standalone_mode=False: click would print errors in its own form and end with its own
+        # codes.
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
     except click.NoSuchOption as error:
         code = _print_error(_no_such_flag(error), 2)

@@ -75,6 +75,8 @@ def _attributes(name: str) -> dict[str, Any]:
         details.append(f"default: {shown}" if shown not in (None, "", {}) else "default: none")
     described = "; ".join(part for part in details if part)
     attributes: dict[str, Any] = {
+        # None says that the flag was not given: a default here would win over the file and the
+        # recipe.
         "default": None,
         "help": f"{text}  [{described}]" if described else text,
     }
@@ -109,6 +111,7 @@ def _range(name: str) -> str:
         for attribute, sign in signs.items():
             value = getattr(constraint, attribute, None)
             if value is not None:
+                # With %g the bound of the seeds would read 9.22337e+18.
                 bounds.append(f"{sign} {value:g}" if value < 2**53 else f"{sign} 2^63")
     return ", ".join(bounds)
 

@@ -106,6 +106,7 @@ def command(
     cache = open_cache(path)
     if verify:
         verify_cache(cache)
+        # With --json, standard output holds nothing but the JSON.
         click.echo("every file and every image has its checksum.", err=as_json)
     source = announced_source(cache, data)
     shown = {**cache.manifest, "source": source, "path": str(path)}

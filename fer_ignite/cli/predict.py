@@ -106,6 +106,7 @@ def command(
     own preprocessing comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
     no file at all could be read.
     """
+    # Their defaults are None, so that a flag that was given can be told from one that was not.
     given = [name for name, value in search.items() if value is not None]
     if given and faces == "never":
         flag = "--" + given[0].replace("_", "-")
@@ -169,6 +170,7 @@ def _target(out: str | None) -> Iterator[Callable[[str], Any]]:
     target: Any = open(out, "w", encoding="utf-8", newline="") if out else sys.stdout  # noqa: SIM115
     try:
         yield target.write
+        # A closed pipe is met here, where main() handles it, and not at the interpreter's exit.
         target.flush()
     finally:
         if out:

@@ -42,6 +42,7 @@ def write_predictions(
     for prediction in predict(
         predictor,
         files,
+        # The file has all probabilities; the printed row is cut to topk below.
         topk=len(predictor.classes) if predictions_file else topk,
         faces=faces,
         batch_size=batch_size,

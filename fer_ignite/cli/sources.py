@@ -80,6 +80,7 @@ def _files_under(folder: Path) -> list[Path]:
     """All files of a folder, sorted, but for those of runs that lie in it: their pictures are no faces."""
     files = []
     for above, names, found in os.walk(folder):
+        # In place: os.walk descends into what is left in the list.
         names[:] = [name for name in names if not _is_network(os.path.join(above, name))]
         files += [Path(above, name) for name in found]
     return sorted(files)

@@ -114,6 +114,7 @@ def parse_seeds(text: str) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",")]
     seeds = [int(part) for part in parts if part.isdecimal()]
+    # Fewer where a part is no number, and where a seed occurs twice.
     if len(set(seeds)) < len(parts):
         raise ConfigError(
             f"--seeds {text!r} is no list of different whole numbers; write --seeds 0,1,2."

@@ -82,6 +82,7 @@ def with_weights(name: str, weights: str | None) -> str:
         numbers = [float(part) for part in weights.split(",")]
     except ValueError:
         numbers = []
+    # Also false for NaN.
     if not numbers or not all(0 < number < math.inf for number in numbers):
         raise ConfigError(
             f"--weights {weights!r} is no list of numbers above 0; write --weights 0.5,0.3,0.2."
