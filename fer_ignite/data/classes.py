@@ -84,6 +84,7 @@ def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> 
             by_meaning.setdefault(meaning, []).append(place)
     places = []
     for name in data_classes:
+        # Exact names first: two classes of a network may differ in case alone, or mean the same.
         found = (
             [exact[name]]
             if name in exact
@@ -214,5 +215,6 @@ def relabel(
     for old, new in enumerate(table_K):
         if new >= 0:
             merged_NK[:, new] += soft_NK[:, old]
+    # A face all of whose votes went to classes that are left out keeps zeros; 0 / 0 would be NaN.
     total_N = merged_NK.sum(axis=1, keepdims=True)
     return table_K[labels_N], (merged_NK / np.where(total_N > 0, total_N, 1)).astype(np.float32)

@@ -71,6 +71,7 @@ class FaceDataset:
             indices = indices[~self.leaks[indices]]
         if self.exclude is not None and self.cache is not None:
             indices = np.setdiff1d(indices, read_exclude_list(self.exclude).positions(self.cache))
+        # The limit comes last: it counts faces that are trained on.
         if limit is not None and self.cache is not None and self.cache.shards is not None:
             indices = indices[
                 :limit
@@ -101,6 +102,7 @@ class FaceDataset:
         """SHA-256 over a split's pixels, whatever the order of its faces; None where they can't be read as bytes."""
         if self.cache is None:
             return None
+        # Sorted below: the same images dealt in another order are the same split.
         digests = [digest.tobytes() for digest in self.cache.digests[self.indices[split]]]
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
@@ -260,6 +262,7 @@ def dataset_from_user_class(
 def _require_factory(make: Any, name: str) -> None:
     """Refuses, before it is called, what can't be called as ``make(split="train")``."""
     try:
+        # Bound, not called: a TypeError of the call may come from the user's own code.
         inspect.signature(make).bind(split="train")
     except TypeError:
         raise DataError(
@@ -282,6 +285,7 @@ def _labels(part: Any) -> NDArray[np.int64]:
     known = getattr(part, "targets", None)
     if known is None and hasattr(part, "dataset") and hasattr(part, "indices"):  # a subset
         return _labels(part.dataset)[np.asarray(part.indices, dtype=np.int64)]
+    # Reads every sample, and with it every image, once; an attribute `targets` avoids that.
     if known is None:
         known = [part[index][1] for index in range(len(part))]
     return np.asarray(known, dtype=np.int64)
@@ -321,5 +325,6 @@ def _statistics(
         ).astype(np.float64)
         / 255
     )
+    # Clipped below: normalise() refuses the deviation 0 of images of one gray.
     mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
     return side, channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())

@@ -101,6 +101,7 @@ def read_exclude_list(text: str) -> ExcludeList:
         ConfigError: no such file, or not these columns.
         DataError: a row that says neither yes nor no, or the list has changed.
     """
+    # A file of that very name comes first: its name may end like a digest.
     pinned = None if Path(text).exists() else _PINNED.match(text)
     path = pinned["path"] if pinned else text
     try:

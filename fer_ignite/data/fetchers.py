@@ -87,6 +87,7 @@ class CacheFetcher:
                 indices_B = torch.from_numpy(request.indices_B)
                 if self.device.type == "cuda":
                     indices_B = indices_B.pin_memory().to(self.device, non_blocking=True)
+                # index_select copies, so augmentation in place can't reach the cached pixels.
                 yield self.resident.index_select(0, indices_B.to(self.device))
             else:
                 images_BHWC = torch.from_numpy(self.cache.read(request.indices_B))
@@ -104,6 +105,8 @@ def in_channels(images_BHWC: Tensor, channels: int) -> Tensor:
         return images_BHWC
     if channels == 3:
         return images_BHWC.expand(-1, -1, -1, 3)
+    # Pillow's fixed-point weights (16 fractional bits, 0x8000 rounds): a network for gray sees the
+    # pixels that packing as gray would have stored. int32, as 255 * 38470 needs 24 bits.
     images_BHW3 = images_BHWC
     red, green, blue = images_BHW3.to(torch.int32).unbind(dim=3)
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[..., None]
@@ -119,7 +122,11 @@ class _SeededSamples(Dataset[Any]):
 
     def __getitem__(self, key: tuple[int, int, int, int]) -> Any:
         index, *counters = key
+        # Transforms draw from the three global generators. Without workers these are the training
+        # process's own, which dropout uses as well, so they are put back.
         saved = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+        # By the place in the step, not by the image: the balanced sampler repeats images, and each
+        # repetition has draws of its own. Below 2**31, as np.random.seed takes 32 bits.
         entropy = int(generator(self.seed, "sample", *counters).integers(2**31))
         torch.manual_seed(entropy)
         random.seed(entropy)
@@ -154,6 +161,7 @@ class _Keys:
         self.requests = requests
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int, int]]]:
+        # Epoch, step and position travel in the key: a worker process can't know them otherwise.
         for request in self.requests:
             yield [
                 (int(index), request.epoch, request.step, int(position))
@@ -308,6 +316,7 @@ def sample_image(sample: Any) -> Image.Image:
 
 def sample_pixels(sample: Any, side_px: int, *, channels: int) -> NDArray[np.uint8]:
     """uint8 [side_px, side_px, C], a copy of its own, of whatever :func:`sample_image` takes."""
+    # np.array copies: pixels of a PIL image are read-only, about which torch.from_numpy warns.
     return np.array(
         fit_image(
             sample_image(sample),

@@ -33,6 +33,7 @@ def build_fold_dataset(faces: FaceDataset, *, folds: int, fold: int, seed: int) 
     Raises:
         ConfigError: fewer units than folds.
     """
+    # Sorted: the deal must not depend on which of the faces were val before.
     pool_N = np.sort(np.concatenate([faces.indices["train"], faces.indices["val"]]))
     units_N, sums_N2C = np.arange(len(pool_N)), None
     if faces.cache is not None:
@@ -68,9 +69,11 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
         most = f"{len(sizes_U)}, the number of images (or groups of them) that are no copies of each other"
         raise ConfigError(f"--folds {folds}: give 2 to {most}.")
     members = np.split(np.argsort(unit_N, kind="stable"), np.cumsum(sizes_U)[:-1])
+    # Shuffled, then stably sorted by size: units of one size stay in random order.
     drawn_U = generator(seed, "split").permutation(len(sizes_U))
     order_U = drawn_U[np.argsort(-sizes_U[drawn_U], kind="stable")]
     classes, label_N = np.unique(labels_N, return_inverse=True)
+    # 1 / count: in a unit of several classes a rare one decides as much as a common one.
     weights = (1.0 / np.bincount(label_N)).tolist()
     label_of = label_N.tolist()
     counts, totals = [[0] * len(classes) for _ in range(folds)], [0] * folds

@@ -175,6 +175,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file; never blocks on a FIFO, never reads a device, never more than the size cap."""
+    # Opened first, then looked at: between the two a path could become another file.
     handle = open_regular(path)
     try:
         status = os.fstat(handle)
@@ -184,6 +185,7 @@ def read_file_bytes(path: str | os.PathLike[str]) -> bytes:
             raise DataError(
                 f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are read."
             )
+        # No file object: that takes two system calls more per file, which shows for small ones.
         data = os.read(handle, status.st_size)
         while len(data) < status.st_size and (more := os.read(handle, status.st_size - len(data))):
             data += more
@@ -214,6 +216,7 @@ def require_faces(faces: Any, *, channels: int, kind: str) -> None:
     Raises:
         DataError: another type, dtype, number of dimensions or of channels, or sides of no pixel.
     """
+    # Types are compared by name below: this module imports no torch, for predictions with ONNX.
     wanted = f"give a uint8 {kind} [images, height, width, {channels}] with values 0..255 ({'gray' if channels == 1 else 'RGB'})"
     if (
         type(faces).__name__
@@ -279,6 +282,7 @@ def _crop(image: Image.Image, side_px: int) -> Image.Image:
 
 
 def _scaled(image: Image.Image, factor: float) -> Image.Image:
+    # At least 1: a strip would be scaled to a side of 0.
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.BILINEAR)
 
@@ -296,9 +300,12 @@ def decode_image(data: bytes, name: Name, *, expected: str | None) -> Image.Imag
         DataError: the image is refused; the sentence says why.
     """
     try:
+        # Named formats only, tried in this order: the expected one first, and never EPS, for which
+        # Pillow starts Ghostscript.
         with Image.open(
             io.BytesIO(data), formats=_FORMATS if expected is None else (expected, *_FORMATS)
         ) as image:
+            # Only the header is read so far: a bomb is refused before it takes memory.
             _refuse_header(image, name)
             misnamed = expected is not None and _image_format(image) != expected
             image.load()
@@ -359,8 +366,11 @@ def plain_image(image: Image.Image, name: Name) -> Image.Image:
     wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )
+    # Pillow opens a 16-bit PNG or PGM as "I" or "I;16"; in other formats "I" means 32 bits, whose
+    # white is not defined.
     if wide_gray:
         # 65535 is white: divide by 257, where .convert("L") would cut everything above 255 off.
+        # uint32: 65535 + 128 does not fit 16 bits.
         values_HW = np.asarray(image).astype(np.uint32)
         plain = Image.fromarray(((values_HW + 128) // 257).clip(0, 255).astype(np.uint8))
     elif image.mode in _WITH_ALPHA or (
@@ -402,6 +412,7 @@ def _refuse_outside(path: str | os.PathLike[str], root: str | os.PathLike[str]) 
         real, top = os.path.realpath(path, strict=True), os.path.realpath(root)
     except OSError as error:
         raise DataError(f"{printable(path)}: can't be followed ({error.strerror}).") from None
+    # Not startswith: /data2 begins with /data and lies outside of it.
     if os.path.commonpath([real, top]) != top:
         raise DataError(
             f"{printable(path)}: leads outside {printable(root)}; list it in a csv manifest instead."

@@ -67,6 +67,7 @@ class Preprocessing:
 
     def plain(self, images: Tensor, *, channels_last: bool = True) -> Tensor:
         """float32 [B, C, image_px, image_px], normalised and not augmented, out of uint8 [B, H, W, C] or float faces."""
+        # A user's finished tensors are normalised already; a second normalisation would be silent.
         if images.is_floating_point():
             return images
         images_BCHW = resize_center_crop(images, self.image_px, resize_px=self.resize_px)
@@ -74,6 +75,7 @@ class Preprocessing:
 
     def finish(self, images_BCHW: Tensor, *, channels_last: bool = True) -> Tensor:
         """Normalised; gray is expanded to the network's channels."""
+        # Without channels_last a step on CPU runs at 0.61 of the speed (docs/performance.md).
         images_BCHW = normalise(images_BCHW, self.mean, std=self.std, channels=self.channels)
         return (
             images_BCHW.contiguous(memory_format=torch.channels_last)
@@ -189,6 +191,8 @@ class TrainLoader:
         waiting: list[_Part] = []
 
         def requests() -> Iterator[IndexBatch]:
+            # Read late: a resume loads the engine's state after the loader is built. Ignite resumes
+            # an epoch with the loader's first batch, so the place is taken from the engine here.
             iteration = self.iteration()
             while True:
                 part = self._part(self.plan.micro_batch(iteration))
@@ -212,6 +216,7 @@ class TrainLoader:
             # Drawn for the whole batch on each rank: an image has one augmentation, whichever rank it falls to.
             drawn = sample_params(
                 self.spec,
+                # By optimizer step: the same with another grad_accum_steps.
                 generator(self.plan.seed, "augment", micro.epoch, micro.step),
                 count=len(micro.indices_W),
             )
@@ -226,6 +231,7 @@ class TrainLoader:
     def _batch(self, part: "_Part", images: Tensor) -> Batch:
         micro, drawn = part.micro, part.drawn
         targets_BK = self.targets.distributions(micro.indices_W[part.needed], self.device)
+        # Labels, not the argmax of the targets: of soft votes that may be another class.
         labels_W = self.targets.labels_N[micro.indices_W]
         labels_B = labels_W[part.positions]
         preprocessing = self.preprocessing
@@ -245,11 +251,14 @@ class TrainLoader:
             )
             images_BCHW = preprocessing.finish(images_BCHW, channels_last=self.channels_last)
         if self.batch_transform is not None:
+            # By rank: the user's function is called once per slice, so its draws can't be
+            # independent of the world size.
             draws = generator(
                 self.plan.seed, "batch", micro.epoch, micro.step, micro.start, self.rank
             )
             images_BCHW = self.batch_transform(images_BCHW, draws)
         if drawn is not None and self.spec is not None and self.spec.mixes:
+            # Images came in the order of `needed`: places below `own` are this slice's.
             own = len(part.positions)
             places = {int(position): place for place, position in enumerate(part.needed)}
             others = to_device(
@@ -323,6 +332,8 @@ class EvalLoader:
 
     def __len__(self) -> int:
         # Rounded up twice: the last batch may be short, and the last round may be empty for some ranks.
+        # Equal on all ranks: Ignite refuses a loader of length 0, and one rank that raised would
+        # leave the others waiting for its metrics.
         batches = -(-len(self.indices_N) // self.batch_size)
         return -(-batches // self.world)
 
@@ -336,6 +347,7 @@ class EvalLoader:
             yield self._batch(indices, next(images) if len(indices) else None)
 
     def _places(self) -> Sequence[Indices]:
+        # A start behind the end gives an empty slice.
         starts = [(turn * self.world + self.rank) * self.batch_size for turn in range(len(self))]
         return [self.indices_N[start : start + self.batch_size] for start in starts]
 

@@ -71,6 +71,7 @@ def find_cache(config: Config, *, keep_files: bool = False) -> tuple[Path | None
         keep_files: store the bytes of image files whatever their number, not their pixels.
     """
     if is_user_dataset(config.data):
+        # Loaded for its errors alone: they are raised here, before processes are started.
         load_object(config.data, setting="--data")
         return None, None
     cache = None if config.cache is None else Path(config.cache)
@@ -163,6 +164,7 @@ def _require_room(config: Config, cache: ShardCache) -> None:
 def blended_targets(targets: Targets, weight: float) -> Targets:
     """Targets whose distributions are (1 - weight) * label + weight * votes; cross-entropy with them is the weighted sum of both."""
     assert targets.soft_NK is not None
+    # Blended once, here: one loss call per step in place of two.
     own_NK = np.eye(targets.num_classes, dtype=np.float32)[targets.labels_N]
     return replace(targets, soft_NK=(1 - weight) * own_NK + weight * targets.soft_NK)
 

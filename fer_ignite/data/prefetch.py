@@ -69,12 +69,14 @@ def prefetch(
 
     def fetch_next() -> list[Item]:
         with aside():
+            # Not next(): a StopIteration inside a generator becomes a RuntimeError (PEP 479).
             return list(itertools.islice(batches, 1))
 
     # One batch ahead is enough: its kernels are queued before the step's, and each further one costs device memory.
     next_items = fetch_next()
     while next_items:
         (item,) = next_items
+        # Before the next batch is queued: the step would otherwise wait for that one's kernels too.
         record_stream(item)
         next_items = fetch_next()
         yield item

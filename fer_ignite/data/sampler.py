@@ -36,6 +36,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 
     Source: Philox is counter-based (Salmon et al., 2011); SeedSequence mixes the entropy into its key.
     """
+    # A new generator for each key, none that advances: a resume has no state to restore.
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence([seed, _PURPOSES[purpose], *counters]))
     )
@@ -117,6 +118,8 @@ class EpochSampler:
     shard_order: ShardOrder | None = None
 
     def __hash__(self) -> int:
+        # lru_cache below needs a hash, and arrays have none. The cache keeps its plans alive, so no
+        # id is used twice.
         return id(self)
 
     @property
@@ -127,6 +130,7 @@ class EpochSampler:
     @property
     def faces_per_epoch(self) -> int:
         """Faces seen in an epoch; less than N only with ``drop_last``."""
+        # A split smaller than one batch is kept: dropping it would leave an epoch without a step.
         count = len(self.indices_N)
         return (
             count - count % self.batch_size if self.drop_last and count > self.batch_size else count
@@ -151,6 +155,8 @@ class EpochSampler:
         epoch, step = divmod(iteration, self.iterations_per_epoch)
         window, part = divmod(step, self.grad_accum_steps)
         indices_W = self.order(epoch)[window * self.batch_size : (window + 1) * self.batch_size]
+        # A short last window has fewer micro-batches; is_last_micro then comes early, and it is
+        # stepped too. Ignite's own accumulation counts iterations of the run and would not step it.
         start = part * self.micro_size
         stop = min(start + self.micro_size, len(indices_W))
         return MicroBatch(
@@ -164,6 +170,8 @@ class EpochSampler:
         )
 
 
+# Each micro-batch of an epoch needs the same permutation. Several are kept, as batches are
+# requested ahead, over the end of an epoch.
 @lru_cache(maxsize=4)
 def _order(plan: EpochSampler, epoch: int) -> Indices:
     draw = generator(plan.seed, "order", epoch)
@@ -174,6 +182,8 @@ def _order(plan: EpochSampler, epoch: int) -> Indices:
     # Every class equally often: a class drawn per place, then its members in shuffled rounds, so that none is
     # repeated before all others of its class were seen.
     classes = np.unique(plan.labels_N)
+    # np.resize repeats the classes up to that length, so their counts differ by one at most;
+    # ndarray.resize would fill up with zeros.
     drawn = draw.permutation(np.resize(classes, plan.faces_per_epoch))
     order = np.empty(plan.faces_per_epoch, dtype=np.int64)
     for label in classes:
@@ -196,6 +206,7 @@ def _order_by_shards(plan: EpochSampler, by: ShardOrder, draw: np.random.Generat
             ranks_N[members] // by.streams, draw, window=max(1, by.window // by.streams)
         )
         parts.append(plan.indices_N[members[shuffled]])
+    # Contiguous parts of each micro-batch: rank_slice gives a process the same streams each time.
     return _interleave(parts, share=plan.micro_size // by.streams)
 
 
@@ -213,6 +224,8 @@ def _shuffle_in_window(ranks_N: Indices, draw: np.random.Generator, *, window: i
     if window < count:
         times_N = np.abs(ranks_N + 0.5 + window * (times_N - 0.5))
         times_N = np.where(times_N > count, 2 * count - times_N, times_N)
+    # Sorted by time and not cut into windows: neighbouring windows overlap, so no batch border lies
+    # between two sets of shards.
     return np.argsort(times_N, kind="stable")
 
 
@@ -221,6 +234,8 @@ def _interleave(parts: list[Indices], *, share: int) -> Indices:
     rounds = min(len(part) for part in parts) // share
     body = np.stack([part[: rounds * share].reshape(rounds, share) for part in parts], axis=1)
     rest = [part[rounds * share :] for part in parts]
+    # Stable below: parts of equal length have equal shares, and numpy's default sort may order ties
+    # differently on another processor.
     shares = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in rest])
     return np.concatenate(
         [body.reshape(-1), np.concatenate(rest)[np.argsort(shares, kind="stable")]]

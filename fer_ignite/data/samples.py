@@ -164,6 +164,7 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
     Raises:
         DataError: one file stands in two splits, or under two labels.
     """
+    # Inodes first: resolving every file's real path would cost several system calls each.
     order = np.lexsort((inodes_N2[:, 0], inodes_N2[:, 1]))
     same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (
         inodes_N2[order[1:]] != 0
@@ -201,6 +202,7 @@ def file_facts(samples: Samples) -> npt.NDArray[np.uint64]:
             status = os.stat(samples.path(index))
         except (OSError, ValueError):
             continue
+        # Times before 1970 are negative; the modulus makes them fit uint64.
         facts_N5[index] = (
             status.st_dev,
             status.st_ino,
@@ -229,7 +231,9 @@ def name_numbered_classes(samples: Samples, numbering: str | None) -> Samples:
             f"--layout {numbering}: the data has the classes {', '.join(samples.classes)}, and {', '.join(unknown)} is none of "
             f"{', '.join(f'{number} {name}' for number, name in names.items())}; name them with --classes."
         )
+    # By number: as text "10" comes before "2".
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    # argsort of a permutation is its inverse: the new place of each old class.
     place_K = np.argsort(order)
     return replace(
         samples,

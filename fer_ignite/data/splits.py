@@ -19,7 +19,9 @@ __all__ = [
 ]
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
-_PURPOSE = 0x726F6C6573  # "splits": the second half of the generator's key
+# "roles" in ASCII, as splits were called once: the second half of the generator's key. Another value
+# would deal other splits of the same data and seed.
+_PURPOSE = 0x726F6C6573
 
 Splits = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ def assign_splits(
     drawn_U = rng.permutation(len(sizes_U))
     # Within each class the shuffled units get the places (0.5, 1.5, ...) / n of the class; lined up by place, every
     # stretch of the line holds the classes in their proportions, and rare classes stand in the middle, in train.
+    # A unit of several labels counts as its first image's class.
     label_U = labels_N[first_U][drawn_U]
     by_class = np.argsort(label_U, kind="stable")
     count_K = np.bincount(label_U)
@@ -113,6 +116,7 @@ def assign_val_split(
         return splits_N, f"{own}: as the source says"
     train = np.flatnonzero(splits_N == 0)
     shares = (1 - val_fraction, val_fraction, 0.0)
+    # Only train is dealt: test stays the source's, so that results on it can be compared.
     decided_N = splits_N.copy()
     decided_N[train] = assign_splits(labels_N[train], units_N[train], shares=shares, seed=seed)
     others = "train, test: as the source says" if counts[2] else "train: as the source says"
@@ -145,6 +149,7 @@ def report_duplicates(
         test).
     """
     size_G = np.bincount(copies_N)
+    # Bit s is set where a copy lies in split s.
     roles_G = np.zeros(len(size_G), dtype=np.uint8)
     np.bitwise_or.at(roles_G, copies_N, (1 << splits_N).astype(np.uint8))
     low_G = np.full(len(size_G), np.iinfo(np.int64).max)
@@ -163,4 +168,5 @@ def report_duplicates(
             if split != other:
                 both_N = (splits_N == split) & ((roles_N >> other) & 1 == 1)
                 report[f"{name}_in_{other_name}"] = int(both_N.sum())
+    # Later SPLITS judge earlier ones: any bit above the own split is a leak.
     return report, (roles_N >> (splits_N + 1)) != 0

@@ -26,6 +26,8 @@ def gaussian_blur(images_BCHW: Tensor, sigma_B: Tensor, *, most_px: float) -> Te
         sigma_B: standard deviations in px; 0 leaves an image as it is.
         most_px: the largest one that can occur, which sets the kernel's size.
     """
+    # Sized by the setting, not by the batch's largest sigma: that would have to be read from the
+    # device, and would make an image's result depend on its batch.
     reach = max(1, math.ceil(3 * most_px))
     offsets_T = torch.arange(-reach, reach + 1, device=images_BCHW.device)
     weights_BT = torch.exp(-0.5 * (offsets_T / sigma_B.clamp_min(_SHARPEST_PX)[:, None]) ** 2)
@@ -62,5 +64,6 @@ def add_noise_(images_BCHW: Tensor, sigma_B: Tensor, *, places_B2: Tensor) -> Te
 @lru_cache(maxsize=4)
 def _canvas(channels: int, height: int, width: int, device: torch.device) -> Tensor:
     shape = (channels, height + _CANVAS_PX, width + _CANVAS_PX)
+    # By numpy: a device's own generator would give other noise on a GPU than on a CPU.
     drawn = np.random.default_rng(47).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(drawn).to(device)

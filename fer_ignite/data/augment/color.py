@@ -66,6 +66,7 @@ def random_erasing_boxes(draws: AugmentParams, hw: Size) -> npt.NDArray[np.float
     tall_B = np.minimum(np.rint(np.sqrt(area_B * draws.erase_ratio)), height)
     wide_B = np.minimum(np.rint(np.sqrt(area_B / draws.erase_ratio)), width)
     tall_B, wide_B = tall_B * draws.erase, wide_B * draws.erase
+    # + 1: the last place at which the rectangle fits counts too.
     top_B = np.floor(draws.erase_y * (height - tall_B + 1))
     left_B = np.floor(draws.erase_x * (width - wide_B + 1))
     return np.stack([top_B, top_B + tall_B, left_B, left_B + wide_B], axis=1).astype(np.float32)

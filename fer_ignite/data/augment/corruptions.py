@@ -51,6 +51,8 @@ def _in_groups(
 ) -> Tensor:
     """``change(part, group)`` for the images of each group; index modulo ``count`` is a face's group."""
     result = torch.empty_like(images_BCHW)
+    # torchvision's functions take one angle or shift per call, so the images that get the same one
+    # are changed together.
     groups_B = torch.from_numpy(indices_B % count).to(images_BCHW.device)
     for group in range(count):
         chosen_B = groups_B == group
@@ -68,6 +70,7 @@ def _affine(
 ) -> Tensor:
     """Rotated, zoomed, shifted (down, right); what comes in from outside repeats the border."""
     height, width = images_BCHW.shape[-2:]
+    # torchvision's affine can't repeat the border; a margin of half a side covers every severity.
     margin = max(height, width) // 2
     wide = F.pad(images_BCHW, [margin] * 4, padding_mode="edge")
     moved = F.affine(
@@ -116,10 +119,13 @@ def _noise_fields(shape: tuple[int, ...]) -> Tensor:
 def _noise(images_BCHW: Tensor, indices_B: Indices, sigma: float) -> Tensor:
     fields = _noise_fields(tuple(images_BCHW.shape[1:]))
     chosen = fields[torch.from_numpy(indices_B % len(fields))].to(images_BCHW.device)
+    # Rounded first: the conversion to uint8 cuts off, which would darken the image by half a level.
     return (images_BCHW + sigma * chosen).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _jpeg(images_BCHW: Tensor, _: Indices, quality: float) -> Tensor:
+    # On the CPU: torchvision codes CUDA tensors by another library, and the table is to be the same
+    # on every device.
     coded = [F.jpeg(image, quality=int(quality)) for image in images_BCHW.cpu()]
     return torch.stack(coded).to(images_BCHW.device)
 
@@ -136,6 +142,7 @@ def _occlusion(images_BCHW: Tensor, indices_B: Indices, share: float) -> Tensor:
 
     def change(part: Tensor, group: int) -> Tensor:
         top, left = (height - tall) * (group // 2), (width - broad) * (group % 2)
+        # In place on a copy: _in_groups selects by a mask.
         part[:, :, top : top + tall, left : left + broad] = 128
         return part
 

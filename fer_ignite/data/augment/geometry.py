@@ -47,6 +47,7 @@ def resized_hw(in_hw: Size, out_hw: Size, *, resize_px: int | None = None) -> Si
     if resize_px is None:
         factor = max(1.0, out_height / height, out_width / width)
         return max(out_height, round(height * factor)), max(out_width, round(width * factor))
+    # Truncated below, as torchvision's resize does.
     short, long = min(in_hw), max(in_hw)
     scaled = int(resize_px * long / short)
     resized = (resize_px, scaled) if height <= width else (scaled, resize_px)
@@ -83,6 +84,7 @@ def affine_matrices(
         (mirror_y_B * -sin_B, mirror_y_B * cos_B),
     )
     corners_2B = _corners(draws, resized, out_hw=out_hw, random_crop=random_crop)
+    # float32 is only stored: the matrices are computed in float64.
     whole_B23 = np.empty((len(draws), 2, 3), np.float32)
     for row, side in enumerate((1, 0)):  # x comes from the width
         (x_B, y_B), ratio = inverse_22B[row], in_hw[side] / resized[side]
@@ -142,6 +144,7 @@ def crop_and_flip(
     tops_B, lefts_B = _corners(draws, (height, width), out_hw=out_hw, random_crop=random_crop)
     rows_BH = _walk(tops_B, draws.vflip, steps=out_hw[0]) + height * np.arange(batch)[:, None]
     cols_BW = _walk(lefts_B, draws.hflip, steps=out_hw[1])
+    # int32 halves the copy to the device; places in a batch stay far below 2**31.
     places = to_device(
         np.concatenate([width * rows_BH, cols_BW], axis=1).astype(np.int32), images_BHWC.device
     )
@@ -159,6 +162,7 @@ def resize(images_BHWC: Tensor, hw: Size) -> Tensor:
     """
     if tuple(images_BHWC.shape[1:3]) == tuple(hw):
         return images_BHWC
+    # Floating point first: interpolation of uint8 would round to whole levels.
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
     return F.interpolate(images_BCHW, size=hw, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 

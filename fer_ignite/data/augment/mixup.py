@@ -57,6 +57,8 @@ def mix(
         Mixed images and mixed targets, new tensors.
     """
     device, hw = images_BCHW.device, (images_BCHW.shape[2], images_BCHW.shape[3])
+    # Two numbers for each image: the target's share is the rectangle's true area, which the border
+    # may have cut; the blend is 0 for cut-mix, whose pixels come from one image each.
     share_B, blend_B = shares(draws, hw), np.where(draws.cut, 0.0, draws.share).astype(np.float32)
     numbers_BP = to_device(
         np.concatenate([share_B[:, None], blend_B[:, None], cut_boxes(draws, hw)], axis=1), device

@@ -197,6 +197,7 @@ def sample_params(
     uniform_BU = generator.random((count, len(_COLUMNS)))
     u = dict(zip(_COLUMNS, uniform_BU.T, strict=True))
     sign = {name: 2.0 * u[name] - 1.0 for name in ("angle", "scale", "shift_x", "shift_y", "shear")}
+    # Drawn even where nothing is mixed: the generator must stand at the same place whatever is on.
     share_seed = int(generator.integers(2**63))
     # drawn behind all others, so that runs without blur and noise stay what they were
     blur_B, noise_B, noise_x_B, noise_y_B = generator.random((4, count))
@@ -217,6 +218,7 @@ def sample_params(
         brightness=_factors(u["brightness"], spec.brightness),
         contrast=_factors(u["contrast"], spec.contrast),
         erase_area=ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * u["erase_area"],
+        # Uniform in the logarithm, so that high and wide rectangles are equally frequent.
         erase_ratio=np.exp(low + (high - low) * u["erase_ratio"]),
         erase_x=u["erase_x"],
         erase_y=u["erase_y"],
@@ -257,5 +259,6 @@ def _shares(spec: AugmentSpec, cut_B: Bools, *, seed: int) -> Floats:
     for stream, (alpha, mine_B) in enumerate(((spec.mixup, ~cut_B), (spec.cutmix, cut_B))):
         if alpha:
             own = np.random.Generator(np.random.Philox(key=[seed, stream]))
+            # Drawn for all, then selected: a share must not depend on how many take cut-mix.
             share_B[mine_B] = own.beta(alpha, alpha, len(cut_B))[mine_B]
     return share_B

@@ -88,6 +88,7 @@ def augment(
             .permute(0, 3, 1, 2)
             .float()
         )
+    # In place is safe: .float() copies uint8, and every other way to this line has made a tensor.
     return _light(images_BCHW.div_(255.0), numbers_BP, spec=spec, fill=fill)
 
 
@@ -113,6 +114,8 @@ def _numbers(
     device: torch.device,
 ) -> Tensor:
     """Matrix, rectangle, light, blur and noise of each image, float32 [B, 16], in one copy to the device."""
+    # Columns: 0-5 matrix, 6-9 rectangle, 10 brightness, 11 contrast, 12 blur, 13 noise, 14-15 its
+    # place. Those of what is switched off stay unset and are never read.
     numbers_BP = np.empty((len(draws), 16), np.float32)
     if spec.resamples:
         numbers_BP[:, :6] = affine_matrices(
@@ -128,6 +131,7 @@ def _numbers(
 
 
 def _light(images_BCHW: Tensor, numbers_BP: Tensor, *, spec: AugmentSpec, fill: float) -> Tensor:
+    # In this order the blur does not smooth the noise, and neither reaches an erased rectangle.
     if spec.brightness:
         adjust_brightness_(images_BCHW, numbers_BP[:, 10])
     if spec.contrast:

@@ -55,6 +55,7 @@ def iter_tta_views(images_BCHW: Tensor, kind: str) -> Iterator[Tensor]:
     """The same views one after the other, of which only one at a time needs memory: each [B, C, H, W]."""
     height, width = images_BCHW.shape[-2:]
     down_px, right_px = max(1, round(REACH * height)), max(1, round(REACH * width))
+    # A flip or a slice has neither layout; each view gets the one that the network is fastest with.
     layout = (
         torch.channels_last
         if images_BCHW.is_contiguous(memory_format=torch.channels_last)

@@ -102,6 +102,7 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
         )
     fit, raw, facts = _write_images(spec, samples, folder=folder, progress=progress)
     skipped = [f"{printable(name)}: {reason}." for name, reason in samples.refused] + facts.bad
+    # After the last piece: a user learns of all bad files at once.
     _refuse_bad(
         spec, source, bad=skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0
     )
@@ -122,6 +123,8 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
         "storage": "raw" if raw else "encoded",
         "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
         "splits": splits,
+        # Without the folder: data that moved has the same content key, which these texts are part
+        # of.
         "skipped": [text.replace(str(samples.root) + os.sep, "") for text in skipped],
     }
     shape = (fit.side_px, fit.side_px, fit.depth)
@@ -187,6 +190,8 @@ def _write_images(
                     # the sample didn't show it all; with every file looked at this can't come again
                     facts = _Facts()
                     bar.reset()
+                    # The second pass may keep files where the first wrote pixels; a pixels.npy left
+                    # over would be checksummed as a part of the dataset cache.
                     for file in folder.iterdir():
                         file.unlink()
     raise DataError("the image files changed while they were read; try again.")
@@ -242,6 +247,7 @@ def _write_slots(slots: PixelSlots, fit: Fit, *, pieces: Iterator[Decoded], fact
     """Collects the facts while the decoding processes write the pixels, then closes the gaps of images that can't be read."""
     runs, at = [], 0
     for decoded in pieces:
+        # A piece writes its good images from its first slot on; the gaps lie at its end.
         runs.append((at, int(decoded.good_B.sum())))
         at += len(decoded.good_B)
         facts.add(decoded)
@@ -286,6 +292,7 @@ def _refuse_bad(spec: CacheSpec, source: Source, *, bad: list[str], left: int) -
 def _roles(
     spec: CacheSpec, source: Source, *, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
+    # Equal pixels stay in one split: a train image's copy in val would count as unseen.
     copies_N = number_equal_digests(digests_N16)
     return assign_val_split(
         samples.labels_N,

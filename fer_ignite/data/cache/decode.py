@@ -36,6 +36,7 @@ _SAMPLE_OF_PHOTOGRAPHS = 16  # the search for faces takes up to half a second ea
 _TIMED = 16
 _TIMED_PHOTOGRAPHS = 2
 _SERIAL_S = 0.5  # processes need a quarter of a second to start: less work than this is done in one
+# Time of one piece of work: short, so that all processes end at about the same time.
 _PIECE_S = 0.05
 _CACHED_BYTES = 1 << 19
 _LARGEST_UNASKED_PX = 224
@@ -121,6 +122,7 @@ def choose_fit(
         side_px: the largest side that is allowed; None: the images' own, 224 at most where they differ.
         every: look at every file, because the sample was wrong.
     """
+    # Spread over the whole list: the first files lie in one class folder and may be alike.
     sample = files[:: max(1, len(files) // (_SAMPLE_OF_PHOTOGRAPHS if crop_faces else _SAMPLE))]
     if every:
         pieces = [(files[at : at + _SAMPLE], crop_faces) for at in range(0, len(files), _SAMPLE)]
@@ -231,6 +233,7 @@ def _decode_piece(piece: _Piece) -> Decoded:
             bad.append(str(error))
             continue
         _check_promise(face, fit, any_colour=piece.any_colour)
+        # Identity, not equality: a JPEG of the stored size was decoded into the slot itself.
         if face.pixels is not out_HWC:
             out_HWC[:] = _fitted(face, fit)
         whole = file.box is None and not fit.crop_faces
@@ -251,6 +254,7 @@ class _Batches:
         self._room_BHWC = np.empty((count, fit.side_px, fit.side_px, fit.depth), dtype=np.uint8)
         self._filled = self._written = 0
         self._blobs: list[bytes] = []
+        # Facts of no images give the result its dtypes and shapes where no image is good.
         self._facts = [measure(self._room_BHWC[:0])]
 
     def next_slot(self) -> Images:

@@ -112,6 +112,7 @@ class DatasetCache:
         return int(self.manifest["count"])
 
     def __reduce__(self) -> tuple[Any, tuple[Path, int | None]]:
+        # By path: as attributes, all mapped pixels would be sent to each loader process.
         limit_bytes = None if self.shards is None else self.shards.cache.limit_bytes
         return _opened, (self.path, limit_bytes)
 
@@ -205,6 +206,8 @@ class _Blobs:
         self._data = np.memmap(folder / data, dtype=np.uint8, mode="r")
 
     def __getitem__(self, index: int) -> bytes:
+        # range counts from the end and refuses what lies outside; slices of the map would give
+        # other bytes without an error.
         index = range(len(self._ends_N))[index]
         start = int(self._ends_N[index - 1]) if index else 0
         return self._data[start : int(self._ends_N[index])].tobytes()
@@ -219,6 +222,7 @@ def is_cache(path: Path) -> bool:
     manifest = path / "manifest.json"
     try:
         with manifest.open("rb") as file:
+            # The format is the first entry; the whole manifest may list thousands of skipped files.
             return PACK_FORMAT.encode() in file.read(4096)
     except OSError:
         return False
@@ -254,6 +258,7 @@ def open_cache(path: Path | str) -> DatasetCache:
     for name, size in manifest["files"].items():
         file = path / name
         found = file.stat().st_size if file.is_file() else None
+        # A manifest may come from a server: a name that leads into another folder is refused.
         if Path(name).name != name or found != size:
             raise DataError(
                 f"{printable(file)}: {found} bytes, the manifest says {size}; build the dataset cache again."

@@ -76,6 +76,7 @@ def _chosen(blocks: int, limit_bytes: int | None) -> list[int]:
     places = list(range(blocks))
     if limit_bytes is None or blocks * BLOCK_BYTES <= limit_bytes:
         return places
+    # Other blocks at each start, and none of the random numbers that a run's seed decides about.
     return sorted(secrets.SystemRandom().sample(places, max(1, limit_bytes // BLOCK_BYTES)))
 
 
@@ -94,6 +95,7 @@ def _blocks(file: Path) -> int:
 
 def _hash(file: Path, place: int) -> str:
     digest, left = hashlib.sha256(), BLOCK_BYTES
+    # Unbuffered: the parts are larger than a buffer.
     with file.open("rb", buffering=0) as handle:
         handle.seek(place * BLOCK_BYTES, os.SEEK_SET)
         # in parts that stay in the processor's cache

@@ -142,6 +142,7 @@ def _union(
         ]
         return [CacheSource(open_or_build(own, cache=cache, progress=progress)) for own in specs]
 
+    # First each at its own size and colour; where they differ, again at the smallest side.
     sources = opened()
     caches = [open_cache(source.path) for source in sources]
     sides, channels = {one.height for one in caches}, {one.channels for one in caches}
@@ -152,6 +153,7 @@ def _union(
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:
+    # Without the texts of data and votes: the source's stamp names the files, so ./x and x are one.
     wanted = {
         name: value
         for name, value in dataclasses.asdict(spec).items()
@@ -196,6 +198,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
             key = build_cache(spec, source, folder=folder, progress=progress)
             _flush(folder)
             _publish(folder, packs / key)
+            # The stamp comes last: it never names a dataset cache that is not there.
             _write_text(stamp, key)
     except OSError as error:
         raise StorageError(
@@ -218,6 +221,7 @@ def _publish(folder: Path, target: Path) -> None:
     """Renames a finished dataset cache into its place; one that is there already and sound stays."""
     for _ in range(3):
         try:
+            # Fails where another process was first: a rename replaces no folder that holds files.
             os.rename(folder, target)
             return
         except OSError:

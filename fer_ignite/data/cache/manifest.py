@@ -149,6 +149,7 @@ def compute_fingerprint(
 ) -> str:
     """SHA-256 over everything that training sees, and over no name or path; hexadecimal."""
     digest = hashlib.sha256(json.dumps([list(classes), list(shape), len(labels_N)]).encode())
+    # Little-endian dtypes by name: machines of both byte orders get one fingerprint.
     for array in (
         labels_N.astype("<i8"),
         splits_N,
@@ -163,8 +164,10 @@ def _statistics(
     sums_N2C: npt.NDArray[np.int64], splits_N: npt.NDArray[np.uint8], *, pixels: int
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel, in 0..1, of train, or of all where there is no train."""
+    # Of train alone: val and test must not decide how images are normalised.
     chosen_N = splits_N == 0 if (splits_N == 0).any() else np.ones(len(splits_N), dtype=np.bool_)
     total_2C = sums_N2C[chosen_N].sum(axis=0) / (int(chosen_N.sum()) * pixels)
+    # The sums are exact, the quotients rounded: the difference may come out just below 0.
     std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))
     return (total_2C[0] / 255).tolist(), (std_C / 255).tolist()
 

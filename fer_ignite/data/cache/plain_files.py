@@ -73,6 +73,7 @@ def _decode_png(data: bytes, _out: Pixels | None) -> Pixels | None:
         return None
     width, height, depth, kind, *methods = _PNG_HEADER.unpack_from(data, len(_PNG_START))
     mode = _PNG_MODE.get(kind)
+    # The pixels are counted in the header: a bomb is left to decode_image, which refuses it.
     if depth != 8 or mode is None or any(methods) or not 0 < width * height <= MAX_PIXELS:
         return None
     packed = _png_data(data)
@@ -90,12 +91,14 @@ def _png_data(data: bytes) -> bytes | None:
     while True:
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         end = at + 8 + length
+        # Every chunk is checked, so that no damaged file is read here that Pillow would refuse.
         if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             return None
         if kind == b"IDAT":
             parts.append(data[at + 8 : end])
         elif kind == b"IEND":
             return parts[0] if len(parts) == 1 else b"".join(parts)
+        # Anything else may change the picture (transparency, animation, EXIF), or is misplaced.
         elif (at > 8 or kind != b"IHDR") and (parts or _PNG_NEUTRAL.get(kind) != length):
             return None
         at = end + 4
@@ -152,6 +155,7 @@ def _jpeg_decoder() -> _JpegDecoder | None:
         library = optional_library("simplejpeg", extra="jpeg", purpose="fast JPEG decoding")
     except (ConfigError, ImportError, ValueError):
         return None
+    # The exact transform and upsampling, as Pillow's defaults; the fast ones round otherwise.
     decode: _JpegDecoder = functools.partial(library.decode_jpeg, fastdct=False, fastupsample=False)
     return decode if all(_agrees(decode, **options) for options in _PROBES) else None
 
@@ -166,6 +170,7 @@ _PROBES: tuple[dict[str, Any], ...] = (
 
 
 def _agrees(decode: _JpegDecoder, *, mode: str, **options: Any) -> bool:
+    # Sides that are no multiple of a JPEG block, so that cut blocks are compared too.
     ramp_HW = np.arange(45 * 37, dtype=np.uint32).reshape(45, 37) * 2654435761 % 251
     image = Image.fromarray(
         np.stack([ramp_HW, ramp_HW.T.reshape(45, 37), ramp_HW // 2], -1).astype(np.uint8)

@@ -19,6 +19,7 @@ _NOTHING: Any = object()
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
+    # cpu_count also counts cores that taskset or a cpuset keeps from this process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -40,6 +41,7 @@ class WorkerPool:
 
     def __enter__(self) -> "WorkerPool":
         if self.workers > 1:
+            # Spawned: a fork would inherit signal handlers, and locks that other threads hold.
             self._pool = ProcessPoolExecutor(
                 self.workers - 1, mp_context=get_context("spawn"), initializer=_ignore_interrupt
             )
@@ -83,6 +85,7 @@ class WorkerPool:
             self._supply(function, items, waiting=waiting)
             if not waiting:
                 return
+            # While the next result in order is missing, this process does a piece itself.
             if not waiting[0][1].done() and len(waiting) < self._most_waiting:
                 item = next(items, _NOTHING)
                 if item is not _NOTHING:
@@ -92,6 +95,7 @@ class WorkerPool:
 
     @property
     def _most_waiting(self) -> int:
+        # A bound on memory: behind one slow piece the results of all later ones would pile up.
         return max(16, 3 * self.workers)
 
     def _supply(
@@ -142,4 +146,5 @@ def _result(item: Any, future: "Future[_Out]", *, function: Callable[[Any], _Out
     try:
         return future.result()
     except BrokenProcessPool:
+        # Repeating is safe: a piece that writes, writes its own slots and nothing else.
         return function(item)

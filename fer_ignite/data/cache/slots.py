@@ -25,6 +25,7 @@ class PixelSlots(NamedTuple):
 
     def write(self, images_BHWC: npt.NDArray[np.uint8], *, at: int) -> None:
         """Writes images into the slots from number `at`."""
+        # "r+b": "wb" would cut off what the other processes have written.
         with open(self.path, "r+b") as file:
             file.seek(self.start + at * self.slot)
             file.write(np.ascontiguousarray(images_BHWC).data)
@@ -38,6 +39,7 @@ class PixelSlots(NamedTuple):
         count = 0
         with open(self.path, "r+b") as file:
             for at, images in runs:
+                # Images only move towards the start, so none is overwritten before it was read.
                 if at != count and images:
                     file.seek(self.start + at * self.slot)
                     pixels = file.read(images * self.slot)

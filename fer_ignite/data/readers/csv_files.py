@@ -133,6 +133,8 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
             raise DataError(
                 f"{printable(path)}: no text; a csv, or a csv compressed by gzip, is read."
             )
+        # utf-8-sig drops the byte order mark that spreadsheets write; surrogateescape keeps file
+        # names of any bytes.
         opening: Callable[..., Any] = gzip.open if head.startswith(_GZIP) else open
         file = opening(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     except (OSError, ValueError) as error:
@@ -143,6 +145,7 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
 
 @contextmanager
 def _field_limit() -> Iterator[None]:
+    # The limit is global to the csv module, so it is put back.
     before = csv.field_size_limit(_FIELD_LIMIT)
     try:
         yield
@@ -178,6 +181,7 @@ def _read_faces(path: Path) -> Samples:
     places = _places(name, next(rows, (1, []))[1], needed=("emotion", "pixels"))
     emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
     width = max(places.values()) + 1
+    # bytearrays: FER2013's 82.7 million pixels in a list would take a pointer of 8 bytes each.
     pixels, labels, splits, numbers = bytearray(), bytearray(), bytearray(), []
     for number, row in rows:
         try:
@@ -310,5 +314,6 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         refused=tuple(refused),
     )
     facts_N5 = file_facts(samples)
+    # Without the device's number, which changes when a disk is mounted again.
     stamp = hashlib.sha256(file_stamp(path) + facts_N5[:, 1:].tobytes()).digest()
     return drop_same_files(samples, facts_N5[:, :2]), stamp

@@ -140,6 +140,7 @@ def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
     keep_N = votes.named_N & (column_N >= 0) & (column_N < _UNKNOWN)
     soft_NK = np.zeros((len(samples), len(FERPLUS_CLASSES)), dtype=np.float32)
     soft_NK[:, _CLASS_OF_COLUMN] = shares_NV[:, :_UNKNOWN]
+    # Three more places: unknown, NF, and the last one, which -1 (no agreement) indexes.
     labels_N = np.append(_CLASS_OF_COLUMN, (-1, -1, -1))[column_N]
     voted = replace(
         samples,

@@ -67,6 +67,8 @@ class _Walk:
             facts = (0, 0, 0, 0, 0)
         self.ids.append(name)
         self.inodes.append(facts[:2])
+        # The name's length stands in front: otherwise two different listings could give the same
+        # bytes. The device's number is left out; it changes when a disk is mounted again.
         self.digest.update(b"%d %d %d %d %d " % (len(name), *facts[1:]) + name)
 
 
@@ -249,6 +251,7 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
 def _entries(path: bytes) -> Iterator["os.DirEntry[bytes]"]:
     try:
         with os.scandir(path) as entries:
+            # scandir's order is the file system's; the images' order is part of the fingerprint.
             yield from sorted(
                 (e for e in entries if not e.name.startswith(b".")), key=lambda entry: entry.name
             )

@@ -19,6 +19,7 @@ from fer_ignite.errors import DataError
 __all__ = ["ListedFace", "Listing", "ListingSource", "Survey", "is_image_name", "walk_files"]
 
 _DEEPEST = 4  # folders below the one that is named: archives unpack into folders of folders
+# Of each folder: AffectNet's annotations are one file or more per image.
 _FIRST_FILES = 2000
 _FIRST_IMAGES = 200  # of each folder; enough to see how a data set names its files
 

@@ -68,6 +68,7 @@ def _rows(table: Path) -> list[tuple[str, int]]:
 def _images(survey: Survey, names: list[str]) -> tuple[Path, str]:
     """The folder of images and what stands between stem and suffix: aligned images before originals."""
     for ending in ("_aligned", ""):
+        # Several are tried: a few images of the list may be missing.
         for name in names[:50]:
             stem, _, suffix = name.rpartition(".")
             wanted = f"{stem}{ending}.{suffix}"

@@ -59,6 +59,7 @@ class ShardFetcher:
                 coming.look_ahead()
                 yield self._on_device(decoding.popleft().result())
         finally:
+            # Not waited for: a download that is retried takes half a minute.
             for pool in (decoders, downloads):
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -90,6 +91,7 @@ class _Coming:
         if not self._waiting and not self._pull(crossing=crossing):
             return None
         request, numbers = self._waiting.popleft()
+        # -= on a Counter drops what reaches 0, so len() counts the shards still needed.
         self._needed -= Counter(numbers)
         self._epoch = request.epoch
         return request
@@ -99,6 +101,7 @@ class _Coming:
         cache = self._shards.cache
         if cache.url is None:
             return
+        # A shard that is fetched too early would push out one that is still read.
         room = cache.capacity - SHARDS_UNDER_WAY
         while (
             len(self._waiting) < _LOOKED_AHEAD

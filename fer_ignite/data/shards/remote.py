@@ -35,6 +35,7 @@ RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 _TIMEOUT_S = 60.0
 # Answers that another try does not change; 408 and 429 ask for one.
 _FINAL_ANSWERS = (400, 401, 403, 404, 405, 410)
+# Errors of this machine's disk are raised at once, not retried as a server's are.
 _LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _QUIET_S = 10.0
 _warned: dict[tuple[str, str, float], float] = {}
@@ -137,6 +138,7 @@ def _download_http(url: str, target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
+            # http.client reports a body that ends early only for read() without a size.
             wanted = answer.headers.get("Content-Length")
             if wanted is not None and file.tell() != int(wanted):
                 raise OSError(f"{file.tell()} of {wanted} bytes came")
@@ -197,6 +199,7 @@ def _sync(file: Path) -> None:
 
 def _warn_of_retry(url: str, reason: str, *, wait_s: float) -> None:
     """One line for all files that a server refuses for the same reason at about the same time."""
+    # With the wait: each longer one is said once.
     said = (urlsplit(url).netloc, reason, wait_s)
     if time.monotonic() - _warned.get(said, -math.inf) > _QUIET_S:
         _warned[said] = time.monotonic()

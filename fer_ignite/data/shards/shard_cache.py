@@ -73,6 +73,8 @@ class ShardCache:
         """
         handle = self._open_local(number) if self.url is None else self._open_copy(number)
         try:
+            # A descriptor, not a path: another process may remove the copy meanwhile, and what is
+            # open stays readable.
             yield handle
         finally:
             os.close(handle)
@@ -128,6 +130,7 @@ class ShardCache:
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             with self._local_locks[number], _file_lock(path.with_suffix(".lock")):
+                # Another process has downloaded it while this one waited for the lock.
                 if path.exists():
                     return
                 if number in self._failed:  # its tries took half a minute: no second round of them
@@ -157,6 +160,7 @@ class ShardCache:
                     break
                 file.unlink(missing_ok=True)
                 total -= bytes_of
+            # Made under the lock: other processes count this download before its first byte.
             reserved.touch()
 
     def _copies(self) -> Iterator[tuple[int, int, Path]]:
@@ -197,6 +201,7 @@ def file_sha256(file: Path) -> str:
 @contextlib.contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     """Held by one process of this machine at a time; a process that dies releases it."""
+    # The lock file is never removed: two processes could then hold locks on two files of one name.
     with path.open("ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -92,6 +92,7 @@ class ShardImages:
 
     def _member(self, handle: int, number: int, *, index: int) -> bytes:
         data = os.pread(handle, int(self._sizes_N[index]), int(self._offsets_N[index]))
+        # At each read: a shard's SHA-256 is compared at its download only, a local one's never.
         if zlib.crc32(data) != int(self._crcs_N[index]):
             raise DataError(
                 f"shard {printable(self.cache.path(number))}: image {index} is damaged, its checksum differs; remove the file, "

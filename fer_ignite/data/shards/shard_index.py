@@ -131,6 +131,7 @@ def _is_sound(copy: Path, url: str) -> bool:
     """Whether the copy of an index can be used as it is, with its shards from ``url``; a warning where it is damaged."""
     if not copy.is_dir():
         return False
+    # The copy may stem from another URL, or one whose signature expired; shards come from this one.
     _write_origin(copy, url)
     try:
         verify_files(copy, open_cache(copy).manifest)
@@ -156,6 +157,7 @@ def _publish(fresh: Path, target: Path, *, names: list[str]) -> None:
         os.rename(fresh, target)
         return
     (target / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+    # The manifest is the last name: without it a folder does not open as a dataset cache.
     for name in names:
         os.replace(fresh / name, target / name)
 

@@ -119,6 +119,7 @@ _Place = tuple[int, int, int]  # offset, size, CRC-32
 
 def _order(dataset_cache: DatasetCache, split: str) -> Indices:
     indices = dataset_cache.indices(split)
+    # Seed 0 always: the order on disk is part of the data, and the run's seed mixes it again.
     return generator(0, "order").permutation(indices) if split == "train" else indices
 
 
@@ -139,9 +140,12 @@ class _ShardWriter:
                         break
                     data = self._encoded(index)
                     tar.addfile(self._member(index, data, len(places)), io.BytesIO(data))
+                    # From the end, as the header's length varies (PAX): behind it the data is
+                    # padded to whole blocks.
                     start = tar.offset - -(-len(data) // _BLOCK) * _BLOCK
                     places.append((start, len(data), zlib.crc32(data)))
                     bar.update(1)
+            # On the disk before the folder gets its name, with which it counts as complete.
             file.flush()
             os.fsync(file.fileno())
         if not places:
@@ -160,6 +164,7 @@ class _ShardWriter:
     def _member(self, index: int, data: bytes, place: int) -> tarfile.TarInfo:
         label = self.cache.classes[int(self.cache.labels[index])].replace("/", "_")
         info = tarfile.TarInfo(f"{self.split}/{label}/{self.first + place:09}.{_suffix(data)}")
+        # TarInfo's own time (0) and owner stay: equal data sets give equal bytes.
         info.size, info.mode = len(data), 0o644
         return info
 
