@@ -84,6 +84,7 @@ def average_checkpoints(
     content = {
         name: value
         for name, value in networks[order[0]].checkpoint.items()
+        # Without the first one's EMA, which load_model would take in place of the averaged weights.
         if name not in ("ema", "temperature", "format")
     }
     content["model"] = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
@@ -144,6 +145,7 @@ class _Scale:
             for name, tensor in states[0].items()
         }
         module.load_state_dict(mean)
+        # The mean of running statistics is not the statistics of the averaged weights.
         recompute_batch_statistics(
             module, self.train, device=self.network.device, precision=self.network.precision
         )

@@ -54,6 +54,7 @@ class EnsembleModule(nn.Module):
         self.given = preprocessing
         self.inputs = tuple(member.preprocessing for member in members)
         for number, member in enumerate(members):
+            # A buffer, as that moves with the module; not saved, as it follows from the classes.
             self.register_buffer(f"order_{number}", _class_order(member, classes), persistent=False)
             if _crop_share(member.preprocessing) != _crop_share(preprocessing):
                 raise CheckpointError(

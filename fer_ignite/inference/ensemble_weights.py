@@ -76,6 +76,7 @@ def find_weights(probabilities: Sequence[Tensor], labels_N: Tensor) -> list[floa
         labels_N: int64.
     """
     rows_N1 = labels_N.view(-1, 1)
+    # Cut below: an image to which every member gives probability 0 would make 0 / 0 of all weights.
     shares_MN = torch.stack(
         [values_NK.double().gather(1, rows_N1).squeeze(1) for values_NK in probabilities]
     ).clamp_min(_LEAST_SHARE)

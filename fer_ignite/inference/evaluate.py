@@ -178,6 +178,7 @@ def _with_test_access(outcome: Outcome, checkpoint: str) -> Outcome:
     """Logs an evaluation of the runs' own test split in their folders, and adds ``test_evaluations`` to the result."""
     if outcome.exit_code or outcome.result is None or not outcome.result.pop("own_test"):
         return outcome
+    # Each member's run has its own log: the test split of all of them was looked at.
     members = ensemble_members(checkpoint)
     found = [find_run_dir(member.path) for member in members]
     folders = [folder for folder in found if folder is not None]

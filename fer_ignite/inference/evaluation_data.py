@@ -76,6 +76,7 @@ def _refuse_selection_data(
 ) -> None:
     if request.split != "test":
         return
+    # By the pixels: other data may call the run's val split its test.
     chosen_on = [member.checkpoint["data"].get("val_fingerprint") for member in network.networks]
     scored = dataset.split_fingerprint("test")
     if scored is not None and scored in chosen_on:
@@ -105,6 +106,7 @@ def build_eval_loader(
 ) -> EvalLoader:
     """The loader of the request's split, preprocessed as the network needs it."""
     name = request.collate_fn
+    # worker_init: forked loader processes inherit signal handlers, and must not act on them.
     fetcher = dataset.fetcher(
         network.device,
         seed=config.seed,

@@ -144,6 +144,7 @@ def predict_probabilities(logits_BK: Tensor, temperature: float) -> Tensor:
 
     Rounding to float32 can make two probabilities equal; the label would then be the first of them.
     """
+    # float64 keeps the logits' order up to the rounding at the end, which leaves only ties.
     probabilities_BK = (logits_BK.double() / temperature).softmax(dim=1).float()
     top_B1 = logits_BK.argmax(dim=1, keepdim=True)
     most_B1 = probabilities_BK.amax(dim=1, keepdim=True)

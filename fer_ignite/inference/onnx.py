@@ -93,6 +93,7 @@ class OnnxModel:
 def _opened(runtime: Any, path: str | Path, *, providers: list[str]) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they become exceptions anyway
+    # onnxruntime has threads of its own and doesn't read OMP_NUM_THREADS.
     requested = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     options.intra_op_num_threads = int(requested) if requested.isdecimal() else 0  # 0: one per core
     if not os.path.isfile(path):

@@ -129,6 +129,7 @@ class FacePicker:
 
     def _face_area_share(self, image: Image) -> float | None:
         """Share of the area that the largest face covers; None where none is found, or there is no detector."""
+        # convert always copies, so thumbnail, which works in place, leaves the picture as it is.
         small = image.convert("RGB")
         small.thumbnail((_LARGEST_LOOK_PX, _LARGEST_LOOK_PX))
         boxes = self._boxes(np.asarray(small))

@@ -79,6 +79,7 @@ def score_split(
     if bar is not None and idist.get_rank() == 0:
         LiveProgressBar(f"{bar}, {views_text(tta)}").attach_live(evaluator)
     state = evaluator.run(loader, epoch_length=len(loader))
+    # Kept on the device until here: a copy in every step would make the host wait for it.
     columns = [torch.cat(parts).cpu() for parts in zip(*store.data, strict=True)]
     logits_NK, labels_N, indices_N = (_gathered(column, group) for column in columns)
     # Ranks score the batches in turn; in the data's order the result does not depend on their number.
