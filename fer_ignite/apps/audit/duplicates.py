@@ -47,6 +47,7 @@ def find_copies(cache: DatasetCache) -> Copies:
         small.append(small_versions(gray_BHW, SIDE_PX).round().astype(np.uint8))
     flat_N = np.concatenate(flat)
     exact_N = _first_members(cache.copies)
+    # One of each set of equal images: the others would fill its list of neighbours.
     different = np.flatnonzero((exact_N == np.arange(len(cache))) & ~flat_N)
     pairs_P2, mirrored_P, _ = near_pairs(np.concatenate(small)[different])
     near_N = _joined(exact_N, different[pairs_P2])

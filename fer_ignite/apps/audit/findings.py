@@ -169,6 +169,7 @@ def _advice(
     drop_N = train_N & (
         flags["blank"] | (flags["across_splits"] & judged_N) | outvoted_N | doubtful_N
     )
+    # The first of those that stay: if the first of all was dropped, another copy takes its place.
     left = np.flatnonzero(train_N & ~drop_N)
     first = np.zeros(len(labels_N), dtype=np.bool_)
     first[left[np.unique(copies.exact_N[left], return_index=True)[1]]] = True

@@ -228,6 +228,7 @@ class _Projection:
             ]
         )
         within_VV = (moved.T @ moved).double() / len(moved)
+        # The last term keeps the matrix positive definite where no image changes.
         within_VV += torch.eye(len(within_VV)) * within_VV.trace() / len(
             within_VV
         ) * _RIDGE + 1e-9 * torch.eye(len(within_VV))
@@ -353,6 +354,7 @@ def _aligned(
     target_PV = _unit(other_P1SS[:, 0][:, _CIRCLE_SMALL])
     slope_P4V = _slopes(other_P1SS)
     hessian_P44 = slope_P4V @ slope_P4V.mT
+    # Damped: images whose edges all run in one direction have a singular matrix.
     hessian_P44 += 1e-3 * hessian_P44.diagonal(dim1=1, dim2=2).mean(dim=1)[
         :, None, None
     ] * torch.eye(4) + 1e-9 * torch.eye(4)
@@ -367,6 +369,7 @@ def _aligned(
             torch.where(better[:, None, None], matrix_P23, best_P23),
         )
         if step < _STEPS:
+            # Bounded: the linear model holds near the solution only.
             change_P4 = (inverse_P44 @ (slope_P4V @ (moved_PV - target_PV)[:, :, None]))[
                 :, :, 0
             ].clamp(-0.15, 0.15)

@@ -59,6 +59,7 @@ def out_of_fold(
     Returns:
         float32 [N, K] in the order of the data's classes.
     """
+    # One save, at the end: the run's folder is temporary.
     config = check(
         {**QUICK, "epochs": epochs, "save_epochs": epochs, "seed": seed, **_size(dataset.side_px)}
     )

@@ -104,6 +104,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     """
     _check(config, request)
     clock = time.monotonic()
+    # Broken files are findings here, not errors, and an earlier exclude list would hide findings.
     dataset = open_dataset(
         config, find_cache(config.model_copy(update={"bad_images": "skip", "exclude": None}))[0]
     )
@@ -227,6 +228,7 @@ def _score_labels(
     fold_N[train] = deal(
         dataset.targets.labels_N[train], units_N[train], folds=request.folds, seed=0
     )
+    # Copies of val and test images train no network: it would judge what it has seen.
     apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
     with progress(count, "label scores, out of fold", quiet=quiet) as bar:
         probabilities_NK = out_of_fold(

@@ -56,6 +56,7 @@ class RequestGuard:
         )
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        # Lifespan only: the server is started without websockets.
         if scope["type"] != "http":
             await self.application(scope, receive, send)
             return

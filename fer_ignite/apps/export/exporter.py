@@ -179,7 +179,7 @@ def build_metadata(
 
 
 def _without_folders(source: str) -> str:
-    # Where the data lay on the training's machine is private; its name and fingerprint are.
+    # Where the data lay on the training's machine is private; its name and fingerprint are not.
     return (
         source if source.startswith(("demo:", "kaggle:")) else source.rstrip("/").rsplit("/", 1)[-1]
     )
@@ -276,6 +276,7 @@ def _write_checked(
 ) -> dict[str, Any]:
     """The file's check; the files have their names only if it passed."""
     named = [target.with_suffix(ending) if place else target for place, ending in enumerate(parts)]
+    # The ending stays: by it the readers know the format, and OpenVINO finds the .bin file.
     drafts = [path.with_name(f".unchecked-{path.name}") for path in named]
     unchecked = drafts[0]
     try:

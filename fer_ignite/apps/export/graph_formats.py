@@ -120,6 +120,7 @@ def _name_sizes(model: Any) -> None:
 
 
 def _forget_origins(model: Any) -> None:
+    # The exporter keeps stack traces in them, with this machine's paths.
     for part in (
         model.graph,
         *model.graph.node,

@@ -65,11 +65,13 @@ def halve_initializers(model: Any) -> None:
         values = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
             stored = values.astype(np.float16)
+        # fp16 ends at 65504; a tensor that does not fit stays fp32.
         if not np.isfinite(stored).all():
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_fp16"))
         casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    # Casts first: ONNX requires the nodes of a graph in topological order.
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

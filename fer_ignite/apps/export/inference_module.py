@@ -32,7 +32,7 @@ class InferenceModule(nn.Module):
             torch.tensor(fields[name], dtype=torch.float64).view(-1, 1, 1)
             for name in ("mean", "std")
         )
-        # x / 255 comes first, as in training; scale and offset then are what data.photometry.normalise multiplies and adds.
+        # x / 255 comes first, as in training; scale and offset are those of normalise in data/augment/color.py.
         self.register_buffer("scale_C11", (1 / std_C11).float())
         self.register_buffer("offset_C11", (-mean_C11 / std_C11).float())
 
@@ -49,7 +49,7 @@ class InferenceModule(nn.Module):
     def prepare(self, faces_BHWC: Tensor) -> Tensor:
         """Normalised images_BCHW: resized, the middle cut out, scaled."""
         images_BCHW = self.resize(faces_BHWC.permute(0, 3, 1, 2).float())
-        # halves go to the even pixel, as in data.warp.prepare
+        # halves go to the even pixel, as in resize_center_crop
         start = round((self.resize_px - self.image_px) / 2)
         end = start + self.image_px
         images_BCHW = images_BCHW[:, :, start:end, start:end] / 255.0

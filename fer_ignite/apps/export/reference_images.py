@@ -53,6 +53,7 @@ class Reference:
             )
             return
         for start in starts:
+            # Not --data demo's seed 0, on whose faces the checkpoint may have been trained.
             pixels_BHWC, _labels = draw_faces(
                 min(_BATCH, len(self.indices_N) - start), seed=1, start=start
             )

@@ -68,6 +68,7 @@ def iter_face_rows(
     waiting: list[tuple[str, Picture | DataError]] = []
     for source in sources:
         if is_webcam(source) or is_video(source):
+            # The pictures before it come first: rows stand in the sources' order.
             yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
             waiting = []
             yield from _video(

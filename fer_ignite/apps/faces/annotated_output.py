@@ -86,6 +86,7 @@ class VideoFile:
         self.path, self.size = path, (video_source.width, video_source.height)
         self._cv2 = cv2 = load_opencv()
         with storage_errors(path):
+            # VideoWriter reports no reason of a failure; this raises it.
             path.touch()
         try:
             code = cv2.VideoWriter.fourcc(*"mp4v")

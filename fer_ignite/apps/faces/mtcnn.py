@@ -66,6 +66,7 @@ class Mtcnn:
 
     def _detect(self, image_HW3: NDArray[np.uint8]) -> list[Box]:
         try:
+            # pop and append of a list are atomic, so the threads need no lock.
             networks = self._idle.pop()
         except IndexError:
             networks = self._networks()

@@ -71,6 +71,7 @@ class FaceTracker:
         ]
         found: dict[int, _Track] = {}
         taken: set[int] = set()
+        # By the overlap alone: at a tie tuples would compare tracks, which have no order.
         for shared, place, track in sorted(pairs, key=lambda pair: -pair[0]):
             if shared >= self.iou_threshold and place not in found and track.number not in taken:
                 found[place] = track

@@ -178,6 +178,7 @@ def nice_ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
+    # Without the tolerance a step that fits but for rounding would be passed over.
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     if whole:
         step = max(1.0, step)

@@ -145,6 +145,7 @@ def _reaches_places(grad: Tensor | None) -> bool:
 
 
 def _gradients(score: Tensor, outs: list[Tensor]) -> tuple[Tensor | None, ...]:
+    # Not backward(): parameters get no gradients; outputs that don't reach the score give None.
     return torch.autograd.grad(score, outs, allow_unused=True) if outs else ()
 
 

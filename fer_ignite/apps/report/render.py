@@ -34,6 +34,7 @@ def render_page(template: str, facts: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     loader = PackageLoader("fer_ignite.apps.report", "templates")
+    # StrictUndefined: a misspelt name in a template is an error, not an empty place on the page.
     environment = Environment(
         loader=loader,
         autoescape=True,

@@ -67,4 +67,5 @@ def format_value(value: Any) -> str:
     text: str = yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False
     )
+    # YAML ends a single plain value with "..." on a line of its own.
     return text.removesuffix("\n").removesuffix("...").strip()

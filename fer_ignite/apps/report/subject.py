@@ -35,6 +35,7 @@ class RunReference:
         """Whether the probabilities of several checkpoints are averaged."""
         return len(ensemble_members(self.source)) > 1
 
+    # It writes into __dict__, so a frozen dataclass may have one.
     @functools.cached_property
     def config(self) -> Mapping[str, Any]:
         """The run's settings, read out of the checkpoint once."""
