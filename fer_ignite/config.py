@@ -816,7 +816,7 @@ class Config(BaseModel):
         group="Training",
         structural=True,
         ge=0,
-        lt=2**63,
+        lt=2**32,  # numpy's global generator takes no larger one
     )
     deterministic: bool = _setting(
         False,

@@ -1,7 +1,7 @@
 """Checkpoint format: tensors and plain values under a fixed schema, written and read with verification.
 
 The only module that unpickles. A file is read once, then its seal is checked, its archive and pickle program are
-searched (``container.py``), torch loads it with ``weights_only=True`` and nothing allow-listed, and every value is
+searched (``archive.py``), torch loads it with ``weights_only=True`` and nothing allow-listed, and every value is
 checked against the schema, before anything is used.
 """
 

@@ -1,5 +1,6 @@
 """Flags generated from the configuration's fields."""
 
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -111,8 +112,9 @@ def _range(name: str) -> str:
         for attribute, sign in signs.items():
             value = getattr(constraint, attribute, None)
             if value is not None:
-                # With %g the bound of the seeds would read 9.22337e+18.
-                bounds.append(f"{sign} {value:g}" if value < 2**53 else f"{sign} 2^63")
+                # With %g the bounds of the seeds would read 4.29497e+09 and 9.22337e+18.
+                text = f"2^{math.log2(value):g}" if value >= 2**32 else f"{value:g}"
+                bounds.append(f"{sign} {text}")
     return ", ".join(bounds)
 
 

@@ -106,7 +106,7 @@ class Batch:
         count: faces in it, stand-ins not counted.
         micro_count: faces of the micro-batch, over all processes.
         step_size: faces of the whole optimizer step, over all processes.
-        opens, closes: whether the optimizer step begins, ends with it.
+        is_first_micro, is_last_micro: whether the optimizer step begins, ends with it.
         indices_B: places in the data.
     """
 

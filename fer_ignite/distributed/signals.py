@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -139,20 +140,24 @@ def raise_on_sigterm() -> Iterator[None]:
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """End this process, hard, when ``parent_pid`` ends; at once if it already has.
+def die_with_parent(parent_pid: int, *, launcher_pid: int | None = None) -> None:
+    """End this process, hard, when ``parent_pid`` or ``launcher_pid`` ends; at once if it already has.
 
-    On Linux the kernel does it (PR_SET_PDEATHSIG), also while the process is inside a collective operation. A thread
-    looks too: a fork server, not the launcher, may be the parent, and other systems have no such signal.
+    On Linux the kernel does it for the parent (PR_SET_PDEATHSIG), also while the process is inside a collective
+    operation. A thread looks too, as other systems have no such signal.
+
+    Args:
+        launcher_pid: where it is not the parent. A fork server lives as long as one of its children does, so its own
+            end says nothing about the launcher's.
     """
     if sys.platform == "linux":
         _set_death_signal()
     # After prctl: a parent that died before that call sends no signal.
-    if os.getppid() != parent_pid:
+    if os.getppid() != parent_pid or _has_ended(launcher_pid):
         _die()
     if all(thread.name != _WATCHER for thread in threading.enumerate()):
         threading.Thread(
-            target=_watch_parent, args=(parent_pid,), name=_WATCHER, daemon=True
+            target=_watch, args=(parent_pid, launcher_pid), name=_WATCHER, daemon=True
         ).start()
 
 
@@ -165,10 +170,24 @@ def _set_death_signal() -> None:
         return
 
 
-def _watch_parent(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
+def _watch(parent_pid: int, launcher_pid: int | None) -> None:
+    while os.getppid() == parent_pid and not _has_ended(launcher_pid):
         time.sleep(_PARENT_CHECK_S)
     _die()
+
+
+def _has_ended(pid: int | None) -> bool:
+    """Whether a process that may have any parent is gone, or only waits to be collected by it."""
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except (OSError, IndexError):  # another user's process, or no /proc
+        return False
+    return state in "ZX"
 
 
 def _die() -> NoReturn:

@@ -46,9 +46,7 @@ class ChildSetup:
         with contextlib.suppress(OSError, AttributeError):
             os.setpgid(0, 0)
         if self.start_method == "forkserver":
-            with contextlib.suppress(PermissionError):
-                _end_if_gone(self.launcher_pid)
-            die_with_parent(os.getppid())
+            die_with_parent(os.getppid(), launcher_pid=self.launcher_pid)
         else:
             die_with_parent(self.launcher_pid)
 
@@ -110,10 +108,3 @@ def _applied(*fields: Any) -> ChildSetup:
     setup = ChildSetup(*fields)
     setup.apply()
     return setup
-
-
-def _end_if_gone(pid: int) -> None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        os._exit(128 + 9)

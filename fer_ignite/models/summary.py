@@ -43,13 +43,18 @@ def describe_layers(model: nn.Module, shape: tuple[int, int, int, int]) -> str:
     def note(name: str) -> Any:
         def hook(layer: nn.Module, _: Any, output: Any) -> None:
             size = "x".join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else "-"
-            rows.append((name, type(layer).__name__, size, parameter_count(layer)))
+            own = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+            rows.append((name, type(layer).__name__, size, own))
 
         return hook
 
-    # Only layers without parts, so that no parameter is counted in two rows.
-    leaves = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
-    handles = [layer.register_forward_hook(note(name)) for name, layer in leaves]
+    # Modules that only combine their parts have no row; a parameter counts in the row of the module that holds it.
+    layers = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if not list(layer.children()) or list(layer.parameters(recurse=False))
+    ]
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers]
     try:
         flops(model, shape)
     finally:

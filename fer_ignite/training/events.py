@@ -106,7 +106,7 @@ EVENT_TABLE = (
 # What a run does differently without each handler of ``session.handles``; nothing else changes.
 REMOVAL_EFFECTS: Mapping[str, str] = {
     "reseed": "Dropout and other randomness of the network depend on the global random state, so a resumed run differs.",
-    "scheduler": "Learning rates stay as set: --lr, --backbone-lr and --head-lr.",
+    "scheduler": "Learning rates stay as set, by --lr, --backbone-lr and --head-lr; a resumed run has the checkpoint's.",
     "plateau": "The plateau schedule never lowers the rate.",
     "train_mode": "Nothing sets the training mode: the network stays in the mode it is in, frozen batch normalisations too.",
     "backward": "No gradients: unless your own handler computes them, the optimizer step raises a ConfigError.",

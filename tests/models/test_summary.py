@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from fer_ignite.models.summary import describe_groups, flops, parameter_count
+from fer_ignite.models.blocks import AttentionStage
+from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
 from fer_ignite.training.optim import build_optimizer, parameter_groups
 
 
@@ -36,3 +37,11 @@ def test_a_group_without_a_name_is_numbered():
     assert describe_groups(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)).startswith(
         "group 0"
     )
+
+
+def test_rows_of_layers_add_up_to_all_parameters():
+    """AttentionStage holds a parameter itself, beside its parts."""
+    model = AttentionStage(32, hidden=32, depth=1, areas=1)
+    rows = describe_layers(model, (1, 32, 8, 8)).splitlines()
+    counts = [int(row.split()[-1].replace(",", "")) for row in rows]
+    assert sum(counts) == parameter_count(model)

@@ -82,13 +82,17 @@ class Batcher:
                 else:
                     batch.append(more)
                     count += len(more.pictures)
-            self._answer(batch)
+            # A client that has gone has cancelled its request. From here on cancelling has no effect, as a result
+            # set on a cancelled future raises, and would end this thread.
+            self._answer([w for w in batch if w.future.set_running_or_notify_cancel()])
             with self._lock:
                 self._waiting -= count
             if ends:
                 return
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
+        if not batch:
+            return
         pictures = [picture for waiting in batch for picture in waiting.pictures]
         try:
             found = predict(

@@ -40,7 +40,7 @@ def run_service(
         faces: "auto": the faces of whole photographs are found; "never": each picture is one face; "always".
         max_bytes, max_images, per_minute: see :class:`fer_ignite.apps.serve.application.ServiceLimits`.
         model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
-        say: called with the service's address.
+        echo: called with the service's address.
     Returns:
         The exit code: 130 or 143.
     Raises:

@@ -220,3 +220,21 @@ def test_a_fault_of_the_network_ends_the_request_not_the_service(network):
     network.probabilities = Brightness().probabilities
     assert batcher.submit([np.zeros((48, 48), np.uint8)]).result(30)[0][0].label == "sad"
     batcher.close()
+
+
+def test_a_cancelled_request_ends_neither_the_service_nor_its_batch(network):
+    """A client that goes away cancels its request, while it waits or while the network works on it."""
+    batcher = Batcher(network, faces="never")
+    network.free.clear()
+    picture_HW = np.zeros((48, 48), np.uint8)
+    working = batcher.submit([picture_HW])
+    assert network.entered.wait(30)
+    waiting, other = batcher.submit([picture_HW] * 2), batcher.submit([picture_HW])
+    assert waiting.cancel() and not working.cancel()
+    network.free.set()
+    assert other.result(30)[0][0].label == "sad"
+    assert network.batches == [1, 1]
+    only = batcher.submit([picture_HW])
+    only.cancel()  # too late or not: the thread lives either way
+    assert batcher.submit([picture_HW]).result(30)[0][0].label == "sad"
+    batcher.close()
