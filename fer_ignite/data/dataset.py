@@ -253,6 +253,7 @@ def dataset_from_user_class(
         channels,
         mean,
         std,
+        # Not over the pixels: a user's samples may be random.
         fingerprint=f"dataset:{name}:{len(labels)}",
         source=name,
         fetch=fetch,

@@ -43,6 +43,7 @@ class ExcludeList:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that follow from the ids alone."""
+        # surrogateescape: ids may hold bytes that aren't UTF-8.
         return hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogateescape")).hexdigest()[
             :16
         ]

@@ -209,6 +209,7 @@ class DataLoaderFetcher:
             generator=torch.Generator().manual_seed(0),
         )
         for images in _report_dead_workers(_started(loader)):
+            # A pair's labels are dropped: targets are looked up by place, as for cached images.
             images = images[0] if isinstance(images, (tuple, list)) else images
             yield images.to(self.device, non_blocking=True)
 

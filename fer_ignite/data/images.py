@@ -392,6 +392,7 @@ def plain_image(image: Image.Image, name: Name) -> Image.Image:
 
 def _on_white(image: Image.Image) -> Image.Image:
     gray = image.mode in ("1", "L", "LA", "La")
+    # RGBA first: palette and gray images keep transparency as a table or as one value.
     solid = image.convert("RGBA")
     page = Image.new("RGBA", solid.size, "white")
     page.alpha_composite(solid)

@@ -225,6 +225,8 @@ class TrainLoader:
                 needed = np.concatenate(
                     [positions, np.setdiff1d(mixup_partners(drawn)[positions], positions)]
                 )
+        # Per-sample transforms are seeded by these positions: a partner is transformed here as in
+        # its own process.
         request = IndexBatch(micro.indices_W[needed], micro.epoch, micro.step, needed)
         return _Part(micro, positions, count, needed, drawn, request)
 
@@ -359,6 +361,7 @@ class EvalLoader:
                 self.preprocessing.image_px,
                 self.preprocessing.image_px,
             )
+            # Of a batch's shape: step and metrics then run on this rank as on the others.
             images_BCHW = torch.zeros(shape, device=self.device)
         else:
             if self.corrupt is not None:

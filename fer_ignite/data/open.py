@@ -34,6 +34,7 @@ __all__ = [
 
 def is_user_dataset(data: str) -> bool:
     """Whether ``--data`` names a user's class; ``demo:100``, ``kaggle:a/b`` and ``shards:folder`` don't."""
+    # A file may have a name that looks like module:Class.
     return (
         is_object_name(data)
         and not data.startswith(("demo:", "kaggle:", PREFIX))
@@ -48,6 +49,7 @@ def build_cache_spec(config: Config) -> CacheSpec:
         votes=config.votes,
         vote_mode=config.vote_mode if config.vote_weight is None else "second",
         classes=config.classes,
+        # Stored at the side that training needs: larger faces would be shrunk again in every epoch.
         side_px=config.resize or config.image_size,
         resize_mode=config.resize_mode,
         channels=config.channels,

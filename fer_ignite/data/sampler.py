@@ -75,6 +75,7 @@ class MicroBatch:
         return np.arange(self.start + first, self.start + last)
 
 
+# eq=False: == on arrays gives an array, which has no truth value.
 @dataclass(frozen=True, eq=False)
 class ShardOrder:
     """How an epoch's order stays within few shards at a time.

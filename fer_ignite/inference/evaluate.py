@@ -199,6 +199,7 @@ def _evaluate_in_process(
     local_rank: int, request: EvaluateRequest, cache_path: str | None, objects: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One process of an evaluation; all of them return the same result."""
+    # A spawned process starts without the objects that the caller registered.
     restore_objects(objects)
     device: Any = idist.device() if idist.get_world_size() > 1 else request.device
     network = load_model(

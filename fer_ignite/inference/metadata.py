@@ -124,6 +124,7 @@ def _problem(values: Any) -> str | None:
             if (
                 not isinstance(part, dict)
                 or not isinstance(part.get(name), kind)
+                # bool is a subclass of int.
                 or isinstance(part[name], bool)
             ):
                 return f"{name!r} is missing or of another type"

@@ -27,6 +27,7 @@ __all__ = ["VIEWS", "OnnxModel", "is_onnx"]
 
 # All views of a batch go through the graph at once; this many images at a time keep its memory where training's is.
 _IMAGES_AT_ONCE = 256
+# Repeats data/augment/tta.py, which imports torch.
 VIEWS = {"none": 1, "flip": 2, "shift10": 10, "shift18": 18}
 
 

@@ -29,6 +29,7 @@ th:first-child,td:first-child{text-align:left}
 img{width:96px;height:96px;image-rendering:pixelated;display:block;object-fit:contain}
 b{font-weight:600}
 """
+# Names and ids come from the data: if escaping failed, a browser still runs and fetches nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

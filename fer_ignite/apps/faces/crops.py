@@ -23,6 +23,7 @@ def cut_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDArra
     """
     height, width = image_HW3.shape[:2]
     side = round(max(box.width, box.height) * (1 + 2 * margin))
+    # Bounded: a user's detector may return a box of any size, and the square is made in memory.
     side = max(1, min(side, 2 * max(height, width)))
     rows = _places(box.top + box.height / 2, side, length=height)
     columns = _places(box.left + box.width / 2, side, length=width)

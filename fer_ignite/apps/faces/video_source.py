@@ -72,6 +72,7 @@ class VideoSource:
 
     def _time_s(self, last_s: float) -> float:
         """The frame's own time stamp, if it continues from the last one; files of changing frame rates have no other clock."""
+        # Checked below: stamps of damaged files stand still, go back or jump by hours.
         stamp_s = self.capture.get(load_opencv().CAP_PROP_POS_MSEC) / 1000
         return (
             stamp_s

@@ -29,6 +29,7 @@ def confident_mistakes(
     """Rows of the wrong predictions, most confident first; the temperature changes their order only."""
     confidence_N, predicted_N = _decisions(logits_NK, temperature)
     wrong = torch.nonzero(predicted_N != labels_N)[:, 0]
+    # Stable: equal confidences stay in the data's order, so the same page comes out again.
     order = confidence_N[wrong].argsort(descending=True, stable=True)
     return [int(row) for row in wrong[order][:count]]
 

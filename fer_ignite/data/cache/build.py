@@ -123,8 +123,7 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
         "storage": "raw" if raw else "encoded",
         "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
         "splits": splits,
-        # Without the folder: data that moved has the same content key, which these texts are part
-        # of.
+        # Without the folder: the content key covers these texts, and data that moved keeps its key.
         "skipped": [text.replace(str(samples.root) + os.sep, "") for text in skipped],
     }
     shape = (fit.side_px, fit.side_px, fit.depth)

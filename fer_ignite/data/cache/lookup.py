@@ -209,6 +209,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
 
 @contextlib.contextmanager
 def _hidden(packs: Path) -> Iterator[Path]:
+    # Not the pid alone: containers that share a cache may have equal ones.
     folder = packs / f".building-{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir()
     try:

@@ -39,6 +39,7 @@ def _is_annotations(file: Path) -> bool:
         return False
     try:
         with file.open("rb") as opened:
+            # The first bytes alone: such a table has hundreds of thousands of rows.
             return AFFECTNET_COLUMN.encode() in opened.read(512).lower()
     except OSError:
         return False

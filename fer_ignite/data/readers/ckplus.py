@@ -55,6 +55,7 @@ def read_ckplus(
         if sequence not in codes:
             listing.left_out["frames of sequences without a label"] += len(names)
             continue
+        # Names end in the frame's number with leading zeros, so text order is time order.
         names.sort()
         first = 1 if neutral_frames and len(names) > peak_frames else 0
         peak = names[-peak_frames:]

@@ -231,6 +231,7 @@ def _images(names: list[str]) -> list[str]:
 
 def _walk_class(walk: _Walk, folder: bytes) -> None:
     """Adds every image under a class folder. Links to folders are followed inside the root, never back up."""
+    # Real paths of the folders above: a link back to one of them would otherwise never end.
     stack: list[tuple[bytes, tuple[bytes, ...]]] = [(folder, (os.path.realpath(folder),))]
     while stack:
         path, above = stack.pop()
