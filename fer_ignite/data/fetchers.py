@@ -43,7 +43,7 @@ class Fetcher(Protocol):
     """Raw faces for a series of requests: uint8 [B, H, W, C], or float [B, C, H, W] that is taken as it is."""
 
     def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
-        """One tensor per request, on the feed's device."""
+        """One tensor per request, on the fetcher's device."""
 
 
 class CacheFetcher:

@@ -181,7 +181,6 @@ def resolve_exclude_list(
     """
     if config.exclude is None:
         return config, []
-    from fer_ignite.data.cache.format import open_cache
 
     assert dataset_cache is not None  # check_names refuses it otherwise
     exclusion = read_exclude_list(config.exclude)

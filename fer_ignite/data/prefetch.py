@@ -40,7 +40,7 @@ def prefetch_on_stream(batches: Iterable[Item], device: torch.device) -> Iterabl
 
 
 class _Ahead(Iterable[Item]):
-    """Iterable again: an engine iterates once per epoch."""
+    """Iterable again: an engine makes a new iterator at the start of a run and after the old one has ended."""
 
     def __init__(
         self,

@@ -110,6 +110,11 @@ def assign_val_split(
         raise DataError(
             "--split was given, but the data says itself what is train, val and test; drop --split."
         )
+    if unassigned := int((splits_N == UNDECIDED).sum()):
+        raise DataError(
+            f"{unassigned:,} of the {len(splits_N):,} images are in no split, and the others are in one; give every image a "
+            "split, or none."
+        )
     counts = np.bincount(splits_N, minlength=len(SPLITS))
     if counts[1] or not counts[0] or not val_fraction:
         own = ", ".join(name for name, count in zip(SPLITS, counts, strict=False) if count)
@@ -150,8 +155,8 @@ def report_duplicates(
     """
     size_G = np.bincount(copies_N)
     # Bit s is set where a copy lies in split s.
-    roles_G = np.zeros(len(size_G), dtype=np.uint8)
-    np.bitwise_or.at(roles_G, copies_N, (1 << splits_N).astype(np.uint8))
+    splits_of_G = np.zeros(len(size_G), dtype=np.uint8)
+    np.bitwise_or.at(splits_of_G, copies_N, (1 << splits_N).astype(np.uint8))
     low_G = np.full(len(size_G), np.iinfo(np.int64).max)
     high_G = np.full(len(size_G), -1)
     np.minimum.at(low_G, copies_N, labels_N)
@@ -162,11 +167,11 @@ def report_duplicates(
         "contradicting_groups": int((low_G < high_G).sum()),
         "contradicting_images": int(size_G[low_G < high_G].sum()),
     }
-    roles_N = roles_G[copies_N]
+    splits_of_N = splits_of_G[copies_N]
     for split, name in enumerate(SPLITS):
         for other, other_name in enumerate(SPLITS):
             if split != other:
-                both_N = (splits_N == split) & ((roles_N >> other) & 1 == 1)
+                both_N = (splits_N == split) & ((splits_of_N >> other) & 1 == 1)
                 report[f"{name}_in_{other_name}"] = int(both_N.sum())
     # Later SPLITS judge earlier ones: any bit above the own split is a leak.
-    return report, (roles_N >> (splits_N + 1)) != 0
+    return report, (splits_of_N >> (splits_N + 1)) != 0

@@ -43,7 +43,16 @@ class Squares:
 
 def squares(*, train=20, val=6, test=0, **changes):
     counts = {"train": train, "val": val, "test": test}
-    return lambda split: Squares(counts[split], **changes) if counts[split] else None
+    facts = {name: changes.pop(name) for name in ("classes", "targets") if name in changes}
+
+    def make(split):
+        if not counts[split]:
+            return None
+        part = Squares(counts[split], **changes)
+        vars(part).update(facts)
+        return part
+
+    return make
 
 
 def faces_of(make):
@@ -122,6 +131,14 @@ def test_val_is_a_stratified_share_of_train_where_there_is_none():
     assert faces.counts(faces.indices["val"]).tolist() == [2, 2]  # 0.2 of 10 each
     assert sorted([*faces.indices["train"], *faces.indices["val"]]) == list(range(20))
     assert len(faces.indices["test"]) == 0
+
+
+def test_a_class_of_one_sample_stays_in_train_and_no_share_takes_nothing():
+    make = squares(train=21, val=0, classes=("dark", "light", "rare"), targets=[0, 1] * 10 + [2])
+    faces = faces_of(make)
+    assert 20 in faces.indices["train"] and len(faces.indices["val"]) == 4
+    none = dataset_from_user_class(make, name="my:Data", val_fraction=0.0, seed=0)
+    assert len(none.indices["train"]) == 21 and len(none.indices["val"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_a_source_with_val_is_left_as_it_is():
     assert np.array_equal(decide(given)[0], given)
 
 
+def test_images_without_a_split_beside_others_with_one_are_refused():
+    given = np.where(np.arange(1000) < 7, UNDECIDED, np.arange(1000) % 3)
+    with pytest.raises(DataError, match=r"^7 of the 1,000 images are in no split"):
+        decide(given)
+
+
 def test_no_roles_give_the_default_and_say_so():
     splits, story = decide([UNDECIDED] * 1000)
     assert np.bincount(splits).tolist() == [800, 100, 100] and "--split sets it" in story

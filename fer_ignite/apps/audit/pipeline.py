@@ -95,7 +95,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         config: its data settings say what is read; broken files are skipped and listed.
     Returns:
         ``data, n, fingerprint, balance`` {split: {class: count}}, ``copies``, ``blank``, ``broken``, ``kinds``, ``labels``
-        {judged_by, judge, warning, listed, agreement: share of unseen images whose label is the network's own answer, skill: what
+        {scored_by, label_method, warning, listed, agreement: share of unseen images whose label is the network's own answer, skill: what
         that is compared with; without ``sufficient`` skill no label is listed},
         ``voters`` (see :func:`validate_against_votes`; None without votes), ``drop`` (train images that the list would leave out),
         ``seconds``, ``files``, and ``sentences``: the same in words.

@@ -52,7 +52,7 @@ def run_demo(
             with "none", the page reads single faces.
         model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
         browser: open a tab, where there is a screen.
-        say: called with the page's address, and what is missing, in sentences.
+        echo: called with the page's address, and what is missing, in sentences.
     Returns:
         The exit code: 130 or 143.
     Raises:

@@ -131,12 +131,12 @@ def build_explainer(data: ReportData) -> GradCam | str:
 def prepared(data: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     """Faces as the network takes them: float32 [B, C, H, W], normalised, in batches of up to 32."""
     network = data.network
-    feed = data.dataset.fetcher(network.device, seed=0)
+    fetcher = data.dataset.fetcher(network.device, seed=0)
     places = [
         data.places_N[np.array(rows[at : at + _BATCH], dtype=np.int64)]
         for at in range(0, len(rows), _BATCH)
     ]
-    for images in feed.batches(
+    for images in fetcher.batches(
         IndexBatch(places_B, 0, 0, np.arange(len(places_B))) for places_B in places
     ):
         if not images.is_floating_point():

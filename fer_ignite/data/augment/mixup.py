@@ -52,7 +52,7 @@ def mix(
     Args:
         images_BCHW, partner_images_BCHW: float, augmented, of one shape.
         targets_BK, partner_targets_BK: float distributions over the classes.
-        draws: of these B images; the partners are those at `partners(draws)`.
+        draws: of these B images; the partners are those at `mixup_partners(draws)`.
     Returns:
         Mixed images and mixed targets, new tensors.
     """

@@ -113,7 +113,9 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
             len(misnamed),
             printable(misnamed[0]),
         )
-    splits_N, splits = _roles(spec, source, samples=samples, digests_N16=facts.all("digests_B16"))
+    splits_N, splits = _assigned_splits(
+        spec, source, samples=samples, digests_N16=facts.all("digests_B16")
+    )
     facts_of_images = ImageFacts(
         *(facts.all(name) for name in ("digests_B16", "sums_B2C", "blank_B"))
     )
@@ -288,7 +290,7 @@ def _refuse_bad(spec: CacheSpec, source: Source, *, bad: list[str], left: int) -
         )
 
 
-def _roles(
+def _assigned_splits(
     spec: CacheSpec, source: Source, *, samples: Samples, digests_N16: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.uint8], str]:
     # Equal pixels stay in one split: a train image's copy in val would count as unseen.

@@ -53,12 +53,16 @@ def _split_of(name: str) -> int:
 def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
     """The faces of the tables, cut to the boxes that stand there; a table's name says its split.
 
+    The published folder has ``automatically_annotated.csv`` beside ``training.csv`` and ``validation.csv``: a network's
+    labels, for no split. Rows of a table without a split are left out, and counted, where another table has one.
+
     Raises:
         DataError: a column is missing, or none of the images is found.
     """
     root = survey.root
     listing = Listing(root, tuple(_CODES.values()), tables=list(tables))
     folder: Path | None = None
+    some_have_a_split = any(_split_of(table.stem) != UNDECIDED for table in tables)
     for table in tables:
         rows = iter_rows(table)
         header = {name.strip().lower(): place for place, name in enumerate(next(rows)[1])}
@@ -66,6 +70,9 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
         if missing:
             raise DataError(f"{printable(table)}, row 1: no column {', '.join(missing)}.")
         split = _split_of(table.stem)
+        if split == UNDECIDED and some_have_a_split:
+            listing.left_out[f"of {table.name}, whose name gives no split"] += sum(1 for _ in rows)
+            continue
         for number, row in rows:
             try:
                 file = row[header[AFFECTNET_COLUMN]].strip()

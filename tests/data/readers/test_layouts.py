@@ -150,6 +150,9 @@ def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_express
             code = number % 11 if split == "training" else number % 8
             lines.append(f"{name},8,12,32,32,1;2,{code},0.1,0.2")
         (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    # The published folder has a network's labels too; their images often lie elsewhere.
+    machine_made = [f"elsewhere/{number}.jpg,8,12,32,32,1;2,{number},0,0" for number in range(5)]
+    (tmp_path / "automatically_annotated.csv").write_text("\n".join([head, *machine_made]) + "\n")
     dataset_cache = packed(tmp_path)
     assert dataset_cache.manifest["source_kind"] == "AffectNet" and dataset_cache.classes == AFFECT
     assert (dataset_cache.height, dataset_cache.width) == (32, 32) and len(dataset_cache) == 16 + 16
@@ -157,6 +160,7 @@ def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_express
         "no expression: 8, none": 2,
         "no expression: 9, uncertain": 2,
         "no expression: 10, no face": 2,
+        "of automatically_annotated.csv, whose name gives no split": 5,
     }
     found = by_id(dataset_cache)
     for name, (label, split) in found.items():
