@@ -30,7 +30,7 @@ from fer_ignite.training.running_metrics import attach_running_metrics
 from fer_ignite.training.sam import attach_sam
 from fer_ignite.training.session import Session, versions
 from fer_ignite.training.state import evaluation_state, resume_state
-from fer_ignite.training.tensorboard import attach_tensorboard
+from fer_ignite.training.tensorboard import TensorboardReport
 from fer_ignite.training.trainer import share_of_mean_loss
 
 __all__ = ["attach_decisions", "attach_reports", "attach_run", "attach_step"]
@@ -189,7 +189,7 @@ def attach_reports(session: Session) -> None:
 
 def _attach_tensorboard(session: Session) -> None:
     config, folder = session.config, session.folder
-    session.tensorboard, handles = attach_tensorboard(
+    report = TensorboardReport(
         session.trainer,
         session.evaluator,
         optimizer=session.optimizer,
@@ -202,7 +202,8 @@ def _attach_tensorboard(session: Session) -> None:
         records=session.running_metrics,
         every=config.log_every,
     )
-    session.handles.update(handles)
+    session.tensorboard = report.logger
+    session.handles.update(report.attach())
 
 
 def _attach_trackers(session: Session) -> None:

@@ -25,7 +25,7 @@ from fer_ignite.metrics.curves import THRESHOLDS
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.running_metrics import RunningMetrics
 
-__all__ = ["attach_tensorboard"]
+__all__ = ["TensorboardReport"]
 
 _SHOWN_FACES = 32  # of the first batch
 _PICTURES = 50  # sets of curves and confusion matrices of a run at most: one takes up to 80 kB
@@ -41,20 +41,7 @@ _CHARTS = {  # of the page CUSTOM SCALARS, by regular expressions
 }
 
 
-def attach_tensorboard(
-    trainer: Engine,
-    evaluator: Engine,
-    *,
-    optimizer: Any,
-    folder: Path,
-    classes: tuple[str, ...],
-    settings: Mapping[str, Any],
-    hparam_types: Mapping[str, str],
-    picture: Path | None,
-    unnormalise: Callable[[Tensor], Tensor],
-    records: RunningMetrics,
-    every: int,
-) -> tuple[TensorboardLogger, dict[str, RemovableEventHandle]]:
+class TensorboardReport:
     """Writes TensorBoard's files on the main process; x is the iteration.
 
     Scalars: ``val/`` and ``train/`` (an epoch's), ``recall/`` of each class on val, ``step/`` (logged in between) and
@@ -68,109 +55,142 @@ def attach_tensorboard(
         picture: the confusion matrix as a PNG file that another handler draws before REPORT's handlers end; None = none.
         unnormalise: float [B, C, H, W] as the network gets it -> 0..1.
         every: iterations between two points of ``lr/``, which has one at the end of each epoch too.
+    Attributes:
+        logger: Ignite's; its ``writer`` is tensorboardX's, for a user's own figures.
     Source: Ignite's logger has no guard for ranks. tensorboardX names its files by the second, so that a quick resume would
         overwrite one, its flush leaves out what its thread hasn't taken yet, and its add_hparams opens a run of its own.
     """
-    logger = TensorboardLogger(log_dir=str(folder), filename_suffix=f".{time.time_ns():x}")
-    writer = logger.writer
-    events = writer.file_writer.event_writer
-    events.add_event = events._ev_writer.write_event  # at once, past the thread
 
-    def iteration(*_: Any) -> int:
-        return int(trainer.state.iteration)
+    def __init__(
+        self,
+        trainer: Engine,
+        evaluator: Engine,
+        *,
+        optimizer: Any,
+        folder: Path,
+        classes: tuple[str, ...],
+        settings: Mapping[str, Any],
+        hparam_types: Mapping[str, str],
+        picture: Path | None,
+        unnormalise: Callable[[Tensor], Tensor],
+        records: RunningMetrics,
+        every: int,
+    ) -> None:
+        self.logger = TensorboardLogger(log_dir=str(folder), filename_suffix=f".{time.time_ns():x}")
+        self._writer = self.logger.writer
+        events = self._writer.file_writer.event_writer
+        events.add_event = events._ev_writer.write_event  # at once, past the thread
+        self._trainer, self._evaluator, self._optimizer = trainer, evaluator, optimizer
+        self._folder, self._picture, self._every = folder, picture, every
+        self._classes, self._records, self._unnormalise = classes, records, unnormalise
+        self._settings, self._hparam_types = settings, hparam_types
 
-    def scores(_: Any) -> dict[str, Any]:
+    def attach(self) -> dict[str, RemovableEventHandle]:
+        """Attaches everything to the trainer's events; the handles by their names in ``session.handles``."""
+        trainer = self._trainer
+        self._records.on_flush.append(lambda values, step: self._write("step", values, step))
+        trainer.add_event_handler(Events.STARTED, self._describe)
+        # once=1 is iteration 1 of the run, so that a resumed one does not write the picture again.
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=1), self._show_batch)
+        return {
+            "tensorboard_val": self.logger.attach_output_handler(
+                trainer,
+                RunEvents.REPORT,
+                tag="val",
+                output_transform=lambda _: self._scores(),
+                # Ignite's default is the counter of the event that fires: for REPORT the epoch.
+                global_step_transform=lambda *_: self._iteration,
+            ),
+            "tensorboard_train": trainer.add_event_handler(
+                RunEvents.REPORT,
+                lambda: self._write("train", self._records.epoch(), self._iteration),
+            ),
+            "tensorboard_recall": trainer.add_event_handler(RunEvents.REPORT, self._write_recall),
+            "tensorboard_curves": trainer.add_event_handler(RunEvents.REPORT, self._write_curves),
+            "tensorboard_confusion": trainer.add_event_handler(
+                RunEvents.REPORT, self._show_confusion
+            ),
+            "tensorboard_lr": trainer.add_event_handler(
+                Events.ITERATION_COMPLETED(every=self._every) | RunEvents.REPORT, self._write_rates
+            ),
+            # What a resume point has seen must be in the file before the point is.
+            "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, self._flush),
+        }
+
+    @property
+    def _iteration(self) -> int:
+        return int(self._trainer.state.iteration)
+
+    def _scores(self) -> dict[str, Any]:
         return {
             name: value
-            for name, value in evaluator.state.metrics.items()
+            for name, value in self._evaluator.state.metrics.items()
             if isinstance(value, (int, float))
         }
 
-    def write(tag: str, values: Mapping[str, float], step: int) -> None:
+    def _write(self, tag: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
-                writer.add_scalar(f"{tag}/{name.removeprefix('train_')}", value, step)
+                self._writer.add_scalar(f"{tag}/{name.removeprefix('train_')}", value, step)
 
-    def describe(engine: Engine) -> None:
-        if engine.state.iteration > 0:
+    def _describe(self) -> None:
+        if self._iteration > 0:
             return  # a resumed run: its files have it
-        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-        writer.add_text("configuration", f"```yaml\n{text}\n```", 0)
-        for summary in hparams_summaries(settings, hparam_types):
-            writer.file_writer.add_summary(summary, 0)
-        writer.add_custom_scalars(_CHARTS)
+        text = yaml.safe_dump(dict(self._settings), sort_keys=False, allow_unicode=True)
+        self._writer.add_text("configuration", f"```yaml\n{text}\n```", 0)
+        for summary in hparams_summaries(self._settings, self._hparam_types):
+            self._writer.file_writer.add_summary(summary, 0)
+        self._writer.add_custom_scalars(_CHARTS)
 
-    def show_batch(engine: Engine) -> None:
-        faces_BCHW = unnormalise(engine.state.batch.images_BCHW[:_SHOWN_FACES].float()).cpu()
-        writer.add_image("first_batch", make_grid(faces_BCHW.clamp(0, 1)), 1)
+    def _show_batch(self) -> None:
+        images_BCHW = self._trainer.state.batch.images_BCHW[:_SHOWN_FACES]
+        faces_BCHW = self._unnormalise(images_BCHW.float()).cpu()
+        self._writer.add_image("first_batch", make_grid(faces_BCHW.clamp(0, 1)), 1)
 
-    def write_recall(engine: Engine) -> None:
-        if "confusion_matrix" not in evaluator.state.metrics:
+    def _write_recall(self) -> None:
+        if "confusion_matrix" not in self._evaluator.state.metrics:
             return  # the user took the validation off
-        confusion_KK = torch.as_tensor(evaluator.state.metrics["confusion_matrix"]).double()
-        # 0/0 for a class without a face: NaN, which write() leaves out.
+        confusion_KK = torch.as_tensor(self._evaluator.state.metrics["confusion_matrix"]).double()
+        # 0/0 for a class without a face: NaN, which _write() leaves out.
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
-        write("recall", dict(zip(classes, recall_K.tolist(), strict=True)), iteration())
+        recalls = dict(zip(self._classes, recall_K.tolist(), strict=True))
+        self._write("recall", recalls, self._iteration)
 
-    def is_pictured() -> bool:
-        epoch, epochs = trainer.state.epoch, trainer.state.max_epochs
-        return epoch == epochs or epoch % math.ceil(epochs / _PICTURES) == 0
+    def _is_pictured(self) -> bool:
+        epoch, epochs = self._trainer.state.epoch, self._trainer.state.max_epochs
+        return bool(epoch == epochs or epoch % math.ceil(epochs / _PICTURES) == 0)
 
-    def write_curves(engine: Engine) -> None:
-        counts_2KT = evaluator.state.metrics.get("threshold_counts")
-        if counts_2KT is None or not is_pictured():  # None: the user took the validation off
+    def _write_curves(self) -> None:
+        counts_2KT = self._evaluator.state.metrics.get("threshold_counts")
+        if counts_2KT is None or not self._is_pictured():  # None: the user took the validation off
             return
-        for name, counts_2T in zip(classes, counts_2KT.double().unbind(1), strict=True):
+        for name, counts_2T in zip(self._classes, counts_2KT.double().unbind(1), strict=True):
             if counts_2T[0, 0] > 0:  # recall is undefined without a face of the class
-                writer.add_pr_curve_raw(
+                self._writer.add_pr_curve_raw(
                     f"pr_curve/{name}",
                     *precision_recall_rows(counts_2T).numpy(),
-                    global_step=iteration(),
+                    global_step=self._iteration,
                     num_thresholds=THRESHOLDS,
                 )
 
-    def show_confusion(engine: Engine) -> None:
-        if picture is not None and picture.is_file() and is_pictured():
-            image = Summary.Image(colorspace=3, encoded_image_string=picture.read_bytes())
+    def _show_confusion(self) -> None:
+        if self._picture is not None and self._picture.is_file() and self._is_pictured():
+            encoded = self._picture.read_bytes()
+            image = Summary.Image(colorspace=3, encoded_image_string=encoded)
             value = Summary.Value(tag="val/confusion_matrix", image=image)
-            writer.file_writer.add_summary(Summary(value=[value]), iteration())
+            self._writer.file_writer.add_summary(Summary(value=[value]), self._iteration)
 
-    def write_rates(engine: Engine) -> None:
-        if engine.last_event_name == RunEvents.REPORT and iteration() % every == 0:
+    def _write_rates(self) -> None:
+        at_report = self._trainer.last_event_name == RunEvents.REPORT
+        if at_report and self._iteration % self._every == 0:
             return  # written at the iteration's end
-        groups = enumerate(optimizer.param_groups)
+        groups = enumerate(self._optimizer.param_groups)
         rates = {group.get("name", f"group_{place}"): group["lr"] for place, group in groups}
-        write("lr", rates, iteration())
+        self._write("lr", rates, self._iteration)
 
-    def flush() -> None:
-        with storage_errors(folder):
-            writer.flush()
-
-    records.on_flush.append(lambda values, step: write("step", values, step))
-    trainer.add_event_handler(Events.STARTED, describe)
-    # once=1 is iteration 1 of the run, so that a resumed one does not write the picture again.
-    trainer.add_event_handler(Events.ITERATION_STARTED(once=1), show_batch)
-    return logger, {
-        "tensorboard_val": logger.attach_output_handler(
-            trainer,
-            RunEvents.REPORT,
-            tag="val",
-            output_transform=scores,
-            # Ignite's default is the counter of the event that fires: for REPORT the epoch.
-            global_step_transform=iteration,
-        ),
-        "tensorboard_train": trainer.add_event_handler(
-            RunEvents.REPORT, lambda engine: write("train", records.epoch(), engine.state.iteration)
-        ),
-        "tensorboard_recall": trainer.add_event_handler(RunEvents.REPORT, write_recall),
-        "tensorboard_curves": trainer.add_event_handler(RunEvents.REPORT, write_curves),
-        "tensorboard_confusion": trainer.add_event_handler(RunEvents.REPORT, show_confusion),
-        "tensorboard_lr": trainer.add_event_handler(
-            Events.ITERATION_COMPLETED(every=every) | RunEvents.REPORT, write_rates
-        ),
-        # What a resume point has seen must be in the file before the point is.
-        "tensorboard_flush": trainer.add_event_handler(RunEvents.RESUME_POINT, flush),
-    }
+    def _flush(self) -> None:
+        with storage_errors(self._folder):
+            self._writer.flush()
 
 
 def hparams_summaries(settings: Mapping[str, Any], types: Mapping[str, str]) -> list[Summary]:
