@@ -82,6 +82,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one():
         ({"nnodes": 2, "node_rank": 2}, "node_rank"),
         ({"sched": "onecycle", "warmup_epochs": 1}, "warmup_epochs"),
         ({"sched": "multistep"}, "milestones"),
+        ({"logit_adjustment": 1, "sampler": "balanced"}, "logit_adjustment"),
         ({"name": "a/b"}, "name"),
         ({"name": ".."}, "name"),
         ({"opt": "sgd", "momentum": 0}, "nesterov"),

@@ -20,7 +20,14 @@ class LossSettings(SettingsGroup):
     class_weights: str = setting(
         "none", "none, balanced, effective, or a csv or json file: name, weight.", structural=True
     )
-
+    logit_adjustment: float = setting(
+        0.0,
+        "Adds this times the log of each class's share of train to the logits in the loss: 1 = trained for the mean of the recalls "
+        "(UAR), 0 = for the accuracy.",
+        structural=True,
+        ge=0,
+        le=10,
+    )
     teacher: Names = setting(
         (),
         "Distillation: checkpoints or runs' folders whose averaged probabilities are a second target, comma separated.",

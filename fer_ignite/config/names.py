@@ -18,6 +18,7 @@ _OTHERS_CALL_IT = {
     "swa": "swa_start",
     "sam": "sam_rho",
     "rho_sam": "sam_rho",
+    "tau": "logit_adjustment",
     "kd_weight": "distill_weight",
     "distillation": "teacher",
     "progressive_resizing": "image_size_schedule",

@@ -79,6 +79,10 @@ class Config(
             raise ValueError(
                 "calibrate: faces that collate_fn has made into tensors can't be corrupted; leave one of the two out"
             )
+        if self.logit_adjustment and self.sampler == "balanced":
+            raise ValueError(
+                "logit_adjustment: the balanced sampler shows every class equally often already; leave one of the two out"
+            )
         if self.sam_rho and self.grad_accum_steps > 1:
             raise ValueError(
                 "sam_rho: the second pass needs the step's whole batch; set grad_accum_steps to 1 or sam_rho to 0"

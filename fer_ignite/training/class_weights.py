@@ -1,4 +1,4 @@
-"""Class weights with mean 1 over the train split."""
+"""What makes up for rare classes: class weights with mean 1 over the train split, and logit adjustment."""
 
 # Dimensions: K expressions.
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fer_ignite.errors import ConfigError
 
-__all__ = ["class_weights"]
+__all__ = ["class_weights", "logit_adjustment"]
 
 
 def class_weights(
@@ -52,6 +52,22 @@ def class_weights(
     scale = sum(counts) / total
     scaled = [weight * scale if count else 1.0 for count, weight in zip(counts, raw, strict=True)]
     return torch.tensor(scaled, dtype=torch.float32)
+
+
+def logit_adjustment(strength: float, counts_K: Sequence[float] | Tensor) -> Tensor | None:
+    """float32 [K] to add to the logits in the loss: ``strength`` times the log of each class's share; None for 0.
+
+    The network then learns logits without the classes' shares: at a strength of 1 its decisions aim at the mean of the
+    recalls, at 0 at the accuracy.
+
+    Args:
+        counts_K: train images of each class; a class without images counts as having one.
+    Source: Menon et al., "Long-tail learning via logit adjustment", 2021, equation 10.
+    """
+    if not strength:
+        return None
+    counts = torch.as_tensor([float(count) for count in counts_K], dtype=torch.float64).clamp_min(1)
+    return (strength * (counts / counts.sum()).log()).float()
 
 
 def _from_file(text: str, classes: Sequence[str]) -> list[float]:

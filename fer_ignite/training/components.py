@@ -29,7 +29,7 @@ from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
 from fer_ignite.models.timm_models import PREFIX, published_statistics
-from fer_ignite.training.class_weights import class_weights
+from fer_ignite.training.class_weights import class_weights, logit_adjustment
 from fer_ignite.training.losses import Loss, build_loss
 from fer_ignite.training.lr_schedule import Schedule, build_schedule
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS, build_optimizer, parameter_groups
@@ -329,12 +329,14 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def build_loss_from_config(config: Config, dataset: FaceDataset, *, sampler: EpochSampler) -> Loss:
-    """What is minimised, with class weights counted on the faces that are trained on."""
-    weights_K = class_weights(
-        config.class_weights, dataset.counts(sampler.indices_N).tolist(), classes=dataset.classes
-    )
+    """What is minimised, with class weights and shares counted on the faces that are trained on."""
+    counts = dataset.counts(sampler.indices_N).tolist()
     return build_loss(
-        config.loss, smoothing=config.smoothing, focal_gamma=config.focal_gamma, weights_K=weights_K
+        config.loss,
+        smoothing=config.smoothing,
+        focal_gamma=config.focal_gamma,
+        weights_K=class_weights(config.class_weights, counts, classes=dataset.classes),
+        adjustment_K=logit_adjustment(config.logit_adjustment, counts),
     )
 
 

@@ -127,16 +127,30 @@ class Loss(nn.Module):
 
     Calling it gives losses_B. Whoever also wants the parts calls :meth:`terms`, then :meth:`total`, at no further cost.
     ``.to(device)`` moves the class weights.
+
+    Args:
+        adjustment_K: added to the logits before every term: logit adjustment, see :func:`logit_adjustment`.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module], factors: Mapping[str, float]) -> None:
+    adjustment_K: Tensor | None
+
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module],
+        factors: Mapping[str, float],
+        *,
+        adjustment_K: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.names = tuple(terms)
         self.factors = tuple(factors[name] for name in self.names)
         self.parts = nn.ModuleList(terms.values())
+        self.register_buffer("adjustment_K", adjustment_K, persistent=False)
 
     def terms(self, logits_BK: Tensor, targets_BK: Tensor) -> dict[str, Tensor]:
         """losses_B of each term by name, before its factor."""
+        if self.adjustment_K is not None:
+            logits_BK = logits_BK.float() + self.adjustment_K
         return {
             name: part(logits_BK, targets_BK)
             for name, part in zip(self.names, self.parts, strict=True)
@@ -155,7 +169,12 @@ class Loss(nn.Module):
 
 
 def build_loss(
-    text: str, *, smoothing: float = 0.0, focal_gamma: float = 2.0, weights_K: Tensor | None = None
+    text: str,
+    *,
+    smoothing: float = 0.0,
+    focal_gamma: float = 2.0,
+    weights_K: Tensor | None = None,
+    adjustment_K: Tensor | None = None,
 ) -> Loss:
     """The loss that ``text`` describes: ``ce``, ``ce+0.5*focal``, ``0.8*ce + 0.2*package.module:function``.
 
@@ -165,6 +184,7 @@ def build_loss(
         smoothing: label smoothing in [0, 1) of ce, focal and bce.
         focal_gamma: focusing parameter of focal, at least 0.
         weights_K: class weights of ce, focal and bce.
+        adjustment_K: see :class:`Loss`.
     Raises:
         ConfigError: a term that can't be read, is unknown, or occurs twice; or weights that are all 0.
     """
@@ -185,7 +205,7 @@ def build_loss(
         raise ConfigError(
             f"--loss: every factor in {text!r} is 0; give at least one term a factor above 0."
         )
-    return Loss(terms, factors)
+    return Loss(terms, factors, adjustment_K=adjustment_K)
 
 
 def _term(

@@ -43,7 +43,7 @@ SMOOTH = support.SMOOTH
 WAYS = {
     "plain": {"augment": False},
     "augmented": {"reprob": 0.3, "blur": 1.0, "noise": 0.1},
-    "mixed": {"mixup": 0.3, "cutmix": 1.0},
+    "mixed": {"mixup": 0.3, "cutmix": 1.0, "logit_adjustment": 0.5},
     "accumulating": {"grad_accum_steps": 2},
     "balanced": {"sampler": "balanced", "drop_last": True, "epochs": 35},
     "resizing": {"image_size_schedule": "24:0.3,32:0.6,48"},

@@ -18,7 +18,7 @@ LOADER = {"sample_transform": f"{HERE}/handlers.py:shaken", "augment": False, "n
 VARIANTS: dict[str, dict[str, Any]] = {
     "accumulation": {"grad_accum_steps": 4, "save_iterations": 3},
     "plateau": {"sched": "plateau", "warmup_epochs": 0, "plateau_patience": 0, "lr": 0.03},
-    "mixup_cutmix": {"mixup": 0.4, "cutmix": 1.0},
+    "mixup_cutmix": {"mixup": 0.4, "cutmix": 1.0, "logit_adjustment": 0.5},
     "balanced": {"sampler": "balanced"},
     "loader": LOADER,
     "batch_norm_sgd": {"norm": "batch", "opt": "sgd", "lr": 0.05, "clip_grad": 1.0},

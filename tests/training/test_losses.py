@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.training.class_weights import logit_adjustment
 from fer_ignite.training.losses import build_loss
 
 B, K = 6, 7
@@ -149,3 +150,31 @@ def test_class_weights_travel_with_the_loss_and_are_no_weights_of_a_network():
 def test_a_loss_that_can_not_be_read_is_answered_with_the_form(text, words):
     with pytest.raises(ConfigError, match=words):
         build_loss(text)
+
+
+def test_logit_adjustment_adds_the_logs_of_the_shares_before_every_term(batch):
+    logits_BK, labels_B, _ = batch
+    counts_K = [10, 40, 0, 25, 5, 10, 10]
+    adjustment_K = logit_adjustment(0.5, counts_K)
+    shares_K = torch.tensor([10, 40, 1, 25, 5, 10, 10]) / 101  # the class without images has one
+    torch.testing.assert_close(adjustment_K, 0.5 * shares_K.log())
+    targets_BK = F.one_hot(labels_B, K).float()
+    adjusted = build_loss("ce+0.5*focal", smoothing=0.1, adjustment_K=adjustment_K)
+    plain = build_loss("ce+0.5*focal", smoothing=0.1)
+    torch.testing.assert_close(
+        adjusted(logits_BK, targets_BK), plain(logits_BK + adjustment_K, targets_BK)
+    )
+    assert logit_adjustment(0.0, counts_K) is None
+
+
+def test_a_network_without_features_learns_equal_logits_under_full_adjustment():
+    """Without the adjustment it would learn the logs of the shares, and always name the largest class."""
+    labels_B = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    bias_K = torch.zeros(3, requires_grad=True)
+    loss = build_loss("ce", adjustment_K=logit_adjustment(1.0, [60, 30, 10]))
+    optimizer = torch.optim.SGD([bias_K], lr=1.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(bias_K.expand(100, 3), F.one_hot(labels_B, 3).float()).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(bias_K.detach(), torch.zeros(3), atol=1e-3, rtol=0)
