@@ -320,7 +320,7 @@ class Mirror:
             entry = there.get(name)
             if stamp_of(file) != stamp:
                 continue
-            if entry is None or entry.size != stamp.size:
+            if entry is None or entry.size not in (None, stamp.size):
                 raise StoreProblem(
                     f"{self._store.url}/{name} has {entry.size if entry else 'no'} bytes in the store, {stamp.size} here"
                 )

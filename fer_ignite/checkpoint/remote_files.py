@@ -110,7 +110,7 @@ def _fetch_run(url: str, checkpoint: str | None) -> Path:
     small = [
         name
         for name, entry in there.items()
-        if is_run_file(name) and not name.endswith(".pt") and entry.size <= _SMALL
+        if is_run_file(name) and not name.endswith(".pt") and (entry.size or 0) <= _SMALL
     ]
     folder = _downloads() / url_label(url) / last_part(url)
     with _local_errors(url):
@@ -176,7 +176,9 @@ def _bring_up_to_date(
 
 def _is_whole(file: Path, entry: Entry) -> bool:
     """The log of looks at test is longer here where one could not be uploaded."""
-    return file.is_file() and (file.name == TEST_ACCESS_NAME or file.stat().st_size == entry.size)
+    return file.is_file() and (
+        file.name == TEST_ACCESS_NAME or entry.size in (None, file.stat().st_size)
+    )
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class RemoteRun:
         elif here:
             self.notes.append(_choice("the store", theirs, "this machine", ours))
         self._move_in(arrived, there)
-        total = sum(entry.size for entry in there.values())
+        total = sum(entry.size or 0 for entry in there.values())
         self.notes.append(f"downloaded  {len(there)} files ({total / 1e6:.1f} MB) from {self.url}")
 
     def fetch_file(self, name: str) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ except ImportError:  # Windows
 __all__ = ["exclusive", "fetch", "replace_files", "url_label"]
 
 _BATCH = 64  # objects that are fetched together
+
+logger = logging.getLogger("fer_ignite")
 
 
 def url_label(url: str) -> str:
@@ -46,6 +49,12 @@ def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
     target = base / _content_key(names) / (last_part(url) or "data")
     # Without the lock: a copy gets its name by a rename when it is whole, and never changes.
     if target.exists():
+        if not all(entry.mark for entry in names.values()):
+            logger.warning(
+                "%s: the store gives neither a checksum nor a time of the last change; the earlier copy is used, remove %s to download again.",
+                url,
+                target.parent,
+            )
         return target
     base.mkdir(parents=True, exist_ok=True)
     with exclusive(base / "download.lock"):
@@ -81,17 +90,22 @@ def _download(
     store: Store, names: Mapping[str, Entry], *, url: str, target: Path, quiet: bool
 ) -> None:
     hidden = target.parent.parent / f".downloading-{secrets.token_hex(4)}"
-    begun, total = time.monotonic(), sum(entry.size for entry in names.values())
+    begun, total = time.monotonic(), sum(entry.size or 0 for entry in names.values())
+    arrived = 0  # in bytes; the sizes before the download may be unknown
     try:
         hidden.mkdir()
         single = store.url != url.rstrip("/")
         inside = hidden if single else hidden / target.name
         inside.mkdir(exist_ok=True)
-        with progress(total, f"downloading {url}", unit="B", quiet=quiet, scaled=True) as bar:
+        with progress(
+            total or None, f"downloading {url}", unit="B", quiet=quiet, scaled=True
+        ) as bar:
             for part in _batches(sorted(names)):
                 store.download(part, inside)
                 _require_whole(store, {name: names[name] for name in part}, inside)
-                bar.update(sum(names[name].size for name in part))
+                size = sum((inside / name).stat().st_size for name in part)
+                arrived += size
+                bar.update(size)
         shutil.rmtree(target.parent, ignore_errors=True)
         os.rename(hidden, target.parent)
     finally:
@@ -100,7 +114,7 @@ def _download(
         what = f"{len(names):,} objects, " if len(names) > 1 else ""
         seconds = time.monotonic() - begun
         write_above_bars(
-            f"downloaded  {url} ({what}{total / 1e6:.1f} MB) in {seconds:.1f} s",
+            f"downloaded  {url} ({what}{arrived / 1e6:.1f} MB) in {seconds:.1f} s",
             stream=output_stream(),
         )
 
@@ -137,7 +151,7 @@ def _batches(names: list[str]) -> Iterator[list[str]]:
 def _require_whole(store: Store, names: Mapping[str, Entry], folder: Path) -> None:
     for name, entry in names.items():
         got = (folder / name).stat().st_size
-        if got != entry.size:
+        if entry.size not in (None, got):
             raise StoreProblem(
                 f"{join_url(store.url, name)} arrived with {got} of {entry.size} bytes; start again."
             )

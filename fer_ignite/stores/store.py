@@ -42,7 +42,12 @@ Kind = Literal["missing", "denied", "invalid", "away"]
 _DISK_ERRORS = frozenset(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name)
 )
-_MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
+# What fsspec's libraries call a checksum or the time of the last change; the creation time comes last.
+_MARKS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "blob_id", "sha"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "modify"),
+    *("modificationTime", "updated", "created"),
+)
 
 
 class StoreProblem(Exception):
@@ -59,9 +64,14 @@ class StoreProblem(Exception):
 
 
 class Entry(NamedTuple):
-    """One object: bytes, and a text that changes with its content."""
+    """One object.
 
-    size: int
+    Attributes:
+        size: in bytes; None where the store doesn't tell, as a web server without Content-Length.
+        mark: changes with the content; empty where the store gives no checksum and no time.
+    """
+
+    size: int | None
     mark: str
 
 
@@ -345,7 +355,8 @@ def _package_of(error: ImportError) -> str:
 
 def _entry(facts: Mapping[str, Any]) -> Entry:
     mark = next((str(facts[name]) for name in _MARKS if facts.get(name) is not None), "")
-    return Entry(int(facts.get("size") or 0), mark.strip('"'))
+    size = facts.get("size")
+    return Entry(None if size is None else int(size), mark.strip('"'))
 
 
 def _is_bucket(error: FileNotFoundError) -> bool:

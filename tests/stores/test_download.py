@@ -1,9 +1,11 @@
+import contextlib
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from fer_ignite.stores.download import fetch, url_label
-from fer_ignite.stores.store import Store, StoreProblem
+from fer_ignite.stores.store import Store, StoreProblem, _entry
 
 
 @pytest.fixture
@@ -54,6 +56,61 @@ def test_what_is_not_there_is_refused_and_leaves_nothing(url, tmp_path):
     with pytest.raises(StoreProblem, match=r"nothing: there is no such object, nor any below it"):
         fetch(f"{url}/nothing", folder=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@contextlib.contextmanager
+def web_server(content, **headers):
+    """The URL of a file on a web server that sends these headers beside it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_changed_file_of_equal_size_is_downloaded_again_from_a_web_server(tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    found = []
+    for day, content in ((1, b"one"), (2, b"two")):
+        date = f"Thu, 0{day} Oct 2020 00:00:00 GMT"
+        with web_server(content, Content_Length="3", Last_Modified=date) as port:
+            # One URL for both: the port is not chosen.
+            monkeypatch.setattr("fer_ignite.stores.download.url_label", lambda url: "same")
+            file = fetch(f"http://127.0.0.1:{port}/faces.csv", folder=tmp_path / "cache")
+        found.append(file.read_bytes())
+    assert found == [b"one", b"two"]
+
+
+def test_a_file_of_unknown_size_arrives_and_its_copy_is_named_when_used_again(
+    tmp_path, capsys, caplog
+):
+    pytest.importorskip("aiohttp")
+    with web_server(b"emotion,pixels\n" * 10_000) as port:  # no Content-Length, no date
+        url = f"http://127.0.0.1:{port}/faces.csv"
+        file = fetch(url, folder=tmp_path / "cache")
+        assert file.stat().st_size == 150_000 and "(0.1 MB)" in capsys.readouterr().err
+        assert not caplog.records
+        assert fetch(url, folder=tmp_path / "cache") == file
+    assert f"remove {file.parent} to download again" in caplog.text
+
+
+def test_a_size_that_the_store_does_not_tell_is_none_and_one_of_zero_is_zero(tmp_path):
+    assert _entry({"name": "a", "size": None}).size is None
+    assert _entry({"name": "a", "size": 0, "Last-Modified": "x"}) == (0, "x")
 
 
 def test_labels_of_urls_are_names_of_folders_and_differ():
