@@ -29,7 +29,7 @@ def find_affectnet(survey: Survey) -> tuple[str, list[Path]] | None:
     """ "csv" and the tables of manual annotations, or "npy" and the annotation folders; None: no AffectNet."""
     tables = [file for file in survey.files if _is_annotations(file)]
     if tables:
-        return "csv", [file for file in tables if file.parent == tables[0].parent]
+        return "csv", tables
     labels = {file.parent for file in survey.files if file.name.endswith("_exp.npy")}
     return ("npy", sorted(labels)) if labels else None
 
@@ -53,15 +53,15 @@ def _split_of(name: str) -> int:
 def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
     """The faces of the tables, cut to the boxes that stand there; a table's name says its split.
 
-    The published folder has ``automatically_annotated.csv`` beside ``training.csv`` and ``validation.csv``: a network's
-    labels, for no split. Rows of a table without a split are left out, and counted, where another table has one.
+    The publication has ``automatically_annotated.csv`` beside ``training.csv`` and ``validation.csv``, or in a folder of its
+    own: a network's labels, for no split. Rows of a table without a split are left out, and counted, where another table
+    has one.
 
     Raises:
         DataError: a column is missing, or none of the images is found.
     """
     root = survey.root
     listing = Listing(root, tuple(_CODES.values()), tables=list(tables))
-    folder: Path | None = None
     some_have_a_split = any(_split_of(table.stem) != UNDECIDED for table in tables)
     for table in tables:
         rows = iter_rows(table)
@@ -73,6 +73,7 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
         if split == UNDECIDED and some_have_a_split:
             listing.left_out[f"of {table.name}, whose name gives no split"] += sum(1 for _ in rows)
             continue
+        folder: Path | None = None  # of this table: each list was published with images of its own
         for number, row in rows:
             try:
                 file = row[header[AFFECTNET_COLUMN]].strip()

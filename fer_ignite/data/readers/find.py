@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_ignite.data.cache.format import is_cache, open_cache
-from fer_ignite.data.expressions import are_numbers
+from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.affectnet import (
     AFFECTNET_COLUMN,
@@ -172,8 +172,14 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
     if wanted in (None, "rafdb"):
         if table := find_rafdb_list(survey):
             return ListingSource("RAF-DB", path, read=partial(read_rafdb, survey, table))
-        if survey.file(lambda name: name == "train_labels.csv") and _are_numbered(survey):
-            return FolderSource(path, numbering="rafdb", kind="RAF-DB folders")
+        if survey.file(lambda name: name == "train_labels.csv") and _has_rafdb_numbers(survey):
+            return FolderSource(
+                path,
+                any_classes=options.any_classes,
+                follow_links=options.follow_links,
+                numbering="rafdb",
+                kind="RAF-DB folders",
+            )
     if wanted in (None, "affectnet") and (found := find_affectnet(survey)):
         form, files = found
         read = read_affectnet_csv if form == "csv" else read_affectnet_npy
@@ -196,8 +202,9 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
     return None
 
 
-def _are_numbered(survey: Survey) -> bool:
-    return are_numbers([folder.name for folder in survey.images])
+def _has_rafdb_numbers(survey: Survey) -> bool:
+    """Whether the folders of images are exactly 1 to 7; other numbers are those of another data set."""
+    return {folder.name for folder in survey.images} == set(map(str, NUMBERED_CLASSES["rafdb"]))
 
 
 def _face_csv(table: Path, options: ReadOptions) -> Source:

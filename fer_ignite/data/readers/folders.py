@@ -3,6 +3,7 @@
 # Dimensions: N images.
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -27,9 +28,14 @@ from fer_ignite.errors import DataError
 
 __all__ = ["FolderSource", "visible"]
 
+logger = logging.getLogger("fer_ignite")
+
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in FORMAT_OF_SUFFIX)
 _OUTSIDE = "leads outside the data folder; --follow-links reads it"
-_BESIDE_SPLIT = ("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder")
+_BESIDE_SPLIT = (
+    *("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder"),
+    "new",  # SFEW 2.0: Val_Aligned_Faces_new
+)
 _IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
 
@@ -164,15 +170,22 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         "test images without a label": unlabelled,
     }
     persons = find_persons([os.fsdecode(name) for name in walk.ids])
+    if persons is not None and persons.unknown:
+        logger.warning(
+            "%s: the names of %d of %d images carry no person as the others do (first: %s); unless --group-by names the groups, "
+            "each of them is a group of its own.",
+            printable(root),
+            len(persons.unknown),
+            len(walk.ids),
+            printable(persons.unknown[0]),
+        )
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
         ids=walk.ids,
         labels_N=np.array(labels, dtype=np.int64),
         splits_N=np.array(splits, dtype=np.uint8),
         root=root,
-        groups_N=None
-        if persons is None
-        else np.unique(persons, return_inverse=True)[1].astype(np.int64),
+        groups_N=None if persons is None else persons.numbers_N,
         refused=tuple(walk.refused),
         left_out={reason: count for reason, count in counted.items() if count},
     )
@@ -198,6 +211,7 @@ def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
     splits = [
         (split, root / name) for name in folders if (split := _split_of_folder(name)) is not None
     ]
+    _refuse_doubtful_splits(root, folders, known={split for split, _ in splits})
     if not splits:
         return [(UNDECIDED, root)], 0
     parts = [(split, _inner(folder, split)) for split, folder in splits]
@@ -218,11 +232,44 @@ def _inner(folder: Path, split: int) -> Path:
 
 def _split_of_folder(name: str) -> int | None:
     """The split that a folder's name says, also as train_set, Train_Aligned_Faces or images-val."""
-    words = re.split(r"[-_. ]+", name.lower())
-    splits = {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
+    words = _words(name)
+    splits = _splits_named(words)
     if len(splits) == 1 and all(word in SPLIT_OF_NAME or word in _BESIDE_SPLIT for word in words):
         return splits.pop()
     return SPLIT_OF_NAME.get("".join(words))
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[-_. ]+", name.lower())
+
+
+def _splits_named(words: list[str]) -> set[int]:
+    return {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
+
+
+def _refuse_doubtful_splits(root: Path, folders: list[str], *, known: set[int]) -> None:
+    """Refuses train_afew: the name of a split beside an unknown word, and class folders in it.
+
+    Without `train` it would be a class, and beside `train` and `test` a val of that kind would be left out.
+    """
+    for name in folders:
+        named = _splits_named(_words(name))
+        if (
+            len(named) == 1
+            and not named & known  # beside the split itself it is another version of it
+            and _split_of_folder(name) is None
+            and _holds_class_folders(root / name)
+        ):
+            split = SPLITS[named.pop()]
+            raise DataError(
+                f"{printable(root)}: {printable(name)} holds class folders, and its name says {split} beside words that are not "
+                f"known; rename it to {split}, or move it away where it is no split."
+            )
+
+
+def _holds_class_folders(folder: Path) -> bool:
+    below, files = visible(folder)
+    return not _images(files) and sum(bool(_images(visible(folder / n)[1])) for n in below) >= 2
 
 
 def _images(names: list[str]) -> list[str]:

@@ -5,14 +5,21 @@ person KA, angry. Lundqvist, Flykt and Öhman: The Karolinska Directed Emotional
 woman 01, angry, straight.
 """
 
+# Dimensions: N images.
+
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fer_ignite.data.expressions import find_expression
 from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
 
-__all__ = ["PERSON_PATTERNS", "find_named_files", "find_persons", "read_named_files"]
+__all__ = ["PERSON_PATTERNS", "Persons", "find_named_files", "find_persons", "read_named_files"]
 
 # Named groups: person, code. KDEF's two sessions (A, B) show the same people.
 _PATTERNS = {
@@ -26,6 +33,13 @@ _PATTERNS = {
 PERSON_PATTERNS = {**_PATTERNS, "CK+": re.compile(r"^(?P<person>S\d{3})_\d{3}_\d{8}", re.I)}
 _ORDER = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 _SESSION = re.compile(r"^[AB][FM]\d\d$", re.I)
+
+
+class Persons(NamedTuple):
+    """Persons found in file names: int64 number of each image's person, and the names that carry none."""
+
+    numbers_N: NDArray[np.int64]
+    unknown: list[str]
 
 
 def find_named_files(survey: Survey) -> str | None:
@@ -62,15 +76,20 @@ def read_named_files(root: Path, kind: str) -> Listing:
     return listing
 
 
-def find_persons(names: list[str]) -> list[str] | None:
-    """The person of each image by its file's name, where all names are those of one data set; else None."""
-    for pattern in PERSON_PATTERNS.values():
-        persons = []
-        for name in names:
-            match = pattern.match(os.path.basename(name))
-            if match is None:
-                break
-            persons.append(match["person"].upper())
-        if names and len(persons) == len(names):
-            return persons
-    return None
+def find_persons(names: Sequence[str]) -> Persons | None:
+    """The person of each image by its file's name, as CK+, JAFFE and KDEF write it; None where no person has two images.
+
+    An image whose name carries no person is a group of its own.
+    """
+    numbers: dict[str, int] = {}
+    numbers_N = np.empty(len(names), dtype=np.int64)
+    unknown: list[str] = []
+    for place, name in enumerate(names):
+        file = os.path.basename(name)
+        match = next(filter(None, (each.match(file) for each in PERSON_PATTERNS.values())), None)
+        if match is None:
+            unknown.append(name)
+        # A path has a suffix, so it equals no person.
+        group = name if match is None else match["person"].upper()
+        numbers_N[place] = numbers.setdefault(group, len(numbers))
+    return None if len(numbers) == len(names) else Persons(numbers_N, unknown)

@@ -104,6 +104,30 @@ def test_folders_that_say_nothing_clear_are_refused_in_one_line(tmp_path, made, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "folders", [("train_afew", "val_afew"), ("train", "val_v2"), ("test-2013",)]
+)
+def test_a_split_s_name_beside_an_unknown_word_is_refused_where_classes_are_in_it(
+    tmp_path, folders
+):
+    for folder in folders:
+        both(tmp_path / folder)
+    faces(tmp_path / "other" / "place", "1.png")
+    with pytest.raises(
+        DataError, match=r"holds class folders, and its name says (train|val|test) "
+    ):
+        FolderSource(tmp_path).samples()
+
+
+def test_a_second_version_of_a_split_and_classes_named_like_splits_are_no_splits(tmp_path):
+    for folder in ("a/train", "a/test", "a/train_old"):
+        both(tmp_path / folder)
+    assert set(splits_of(tmp_path / "a").values()) == {0, 2}
+    for name in ("test_subject", "dev_team"):
+        faces(tmp_path / "b" / name, "1.png")
+    assert FolderSource(tmp_path / "b").samples().classes == ("dev_team", "test_subject")
+
+
 def test_differing_folders_are_accepted_when_the_user_names_the_classes(tmp_path):
     both(tmp_path / "train")
     faces(tmp_path / "val" / "happy", "1.png")

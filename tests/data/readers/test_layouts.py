@@ -116,6 +116,15 @@ def test_rafdb_as_folders_is_named_by_its_label_files(tmp_path):
     assert root.is_dir()
 
 
+@pytest.mark.parametrize("numbers", [range(7), range(1, 6), range(1, 9)])
+def test_other_numbers_beside_a_label_file_are_not_rafdb_s(tmp_path, numbers):
+    numbered_folders(tmp_path, [str(n) for n in numbers])
+    (tmp_path / "train_labels.csv").write_text("image,label\n1.png,1\n")
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.manifest["source_kind"] == "folders"
+    assert dataset_cache.classes == tuple(map(str, numbers))
+
+
 @pytest.mark.parametrize(("layout", "first"), [("rafdb", 1), ("fer2013", 0)])
 def test_a_layout_names_numbered_folders(tmp_path, layout, first):
     root = numbered_folders(tmp_path, [str(n) for n in range(first, first + 7)])
@@ -177,6 +186,32 @@ def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_express
     )
     alone = packed(tmp_path / "training.csv")
     assert len(alone) == 16 and set(np.unique(alone.splits).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("with_automatic_images", [True, False])
+def test_affectnet_s_lists_in_folders_of_their_own_give_the_manual_labels(
+    tmp_path, with_automatic_images
+):
+    tables = {
+        "Automatically_annotated_file_list/automatically_annotated.csv": "Automatically_Annotated_Images",
+        "Manually_Annotated_file_lists/training.csv": "Manually_Annotated_Images",
+        "Manually_Annotated_file_lists/validation.csv": "Manually_Annotated_Images",
+    }
+    for place, (table, images) in enumerate(tables.items()):
+        lines = ["subDirectory_filePath,expression"]
+        for number in range(16):
+            lines.append(f"{place}/{number}.png,{number % 8}")
+            if place or with_automatic_images:
+                draw(tmp_path / images / lines[-1].split(",")[0], 16 * place + number)
+        (tmp_path / table).parent.mkdir(exist_ok=True)
+        (tmp_path / table).write_text("\n".join(lines) + "\n")
+    dataset_cache = packed(tmp_path)
+    assert dataset_cache.manifest["left_out"] == {
+        "of automatically_annotated.csv, whose name gives no split": 16
+    }
+    assert {
+        (name.rpartition("/")[0], split) for name, (_, split) in by_id(dataset_cache).items()
+    } == {("Manually_Annotated_Images/1", "train"), ("Manually_Annotated_Images/2", "val")}
 
 
 def test_affectnet_s_npy_annotations_are_read(tmp_path):
@@ -320,6 +355,23 @@ def test_names_that_carry_the_person_group_class_folders_too(tmp_path):
     assert len(set(groups.values())) == 12
 
 
+def test_a_stray_name_does_not_part_the_persons_of_the_others(tmp_path, caplog):
+    """CK+ and KDEF in common class folders, and two names that carry no person."""
+    number = 0
+    for name, code in (("anger", "AN"), ("happy", "HA")):
+        for person in range(10, 16):
+            number += 2
+            draw(tmp_path / name / f"S{person:03d}_001_{number:08d}.png", number)
+            draw(tmp_path / name / f"AF{person}{code}S.JPG", number + 1)
+        draw(tmp_path / name / "AF31V.JPG", 100 + number)
+    groups = groups_of(packed(tmp_path))
+    assert groups["anger/AF10ANS.JPG"] == groups["happy/AF10HAS.JPG"]
+    assert groups["anger/S010_001_00000002.png"] == groups["happy/S010_001_00000014.png"]
+    assert groups["anger/AF31V.JPG"] != groups["happy/AF31V.JPG"]
+    assert len(set(groups.values())) == 6 + 6 + 2
+    assert "the names of 2 of 26 images carry no person" in caplog.text
+
+
 def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp_path):
     lines = []
     for number in range(21):
@@ -348,6 +400,7 @@ def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp
     [
         ("Train", "Val", "Test"),
         ("Train_Aligned_Faces", "Val_Aligned_Faces", "Test_Aligned_Faces"),
+        ("Train_Aligned_Faces", "Val_Aligned_Faces_new", "Test_Aligned_Faces"),
         ("train_set", "validation-set", "test_set"),
     ],
 )
