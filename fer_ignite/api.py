@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
-from fer_ignite.errors import ConfigError, StorageError, build_error
+from fer_ignite.errors import ConfigError, StorageError
 from fer_ignite.runs.execute import Handlers, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
@@ -69,7 +69,7 @@ def train(
     )
     outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
-        raise build_error(outcome.exit_code, outcome.message or outcome.status)
+        raise outcome.as_error()
     return outcome.result or {}
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "NonFiniteError",
     "StorageError",
     "build_error",
+    "error_kind",
     "first_clause",
     "first_line",
     "help_link",
@@ -32,12 +33,22 @@ NO_SHARED_MEMORY = (
 )
 
 
-def build_error(exit_code: int, message: str) -> "FerError":
-    """The error that ends the program with this code: of the kind that has it, else a plain one."""
-    kinds = (kind for kind in FerError.__subclasses__() if kind.exit_code == exit_code)
-    error = next(kinds, FerError)(message)
+def build_error(exit_code: int, message: str, *, kind: str | None = None) -> "FerError":
+    """The error that ends the program with this code.
+
+    Args:
+        kind: from :func:`error_kind`; None: the first exception of this module that has the code, else a plain FerError.
+    """
+    by_name = {known.__name__: known for known in _KINDS}
+    of_code = next((known for known in _KINDS if known.exit_code == exit_code), FerError)
+    error = by_name.get(kind or "", of_code)(message)
     error.exit_code = exit_code or 1
     return error
+
+
+def error_kind(error: BaseException) -> str:
+    """The name of this module's exception that an error is or is derived from, for other processes; FerError for foreign ones."""
+    return next((base.__name__ for base in type(error).__mro__ if base in _KINDS), "FerError")
 
 
 def help_link(error: "FerError") -> str:
@@ -112,3 +123,15 @@ class FolderInUseError(FerError):
 
     exit_code = 5
     topic = "folder-in-use"
+
+
+# Named one by one: users derive exceptions of their own from these.
+_KINDS: tuple[type[FerError], ...] = (
+    FerError,
+    ConfigError,
+    DataError,
+    CheckpointError,
+    NonFiniteError,
+    StorageError,
+    FolderInUseError,
+)

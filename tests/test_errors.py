@@ -3,6 +3,7 @@
 import pytest
 
 from fer_ignite.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     FerError,
@@ -10,6 +11,7 @@ from fer_ignite.errors import (
     NonFiniteError,
     StorageError,
     build_error,
+    error_kind,
     first_clause,
     first_line,
     help_link,
@@ -30,6 +32,25 @@ def test_an_exit_code_has_its_kind_of_error_and_a_link(code, kinds):
     error = build_error(code, "said")
     assert type(error) in kinds and error.exit_code == code and str(error) == "said"
     assert help_link(error) == f" (see docs/howto/errors.md#{error.topic})"
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, CheckpointError])
+def test_kinds_that_share_an_exit_code_are_told_apart(kind):
+    error = build_error(2, "said", kind=error_kind(kind("said")))
+    assert type(error) is kind and help_link(error).endswith(f"#{kind.topic})")
+
+
+def test_an_exception_derived_from_ours_passes_as_ours_and_never_as_another_users():
+    class OfTheUser(DataError):
+        pass
+
+    class Plain(FerError):
+        pass
+
+    assert type(build_error(2, "said", kind=error_kind(OfTheUser()))) is DataError
+    assert type(build_error(1, "said", kind=error_kind(Plain()))) is FerError
+    assert type(build_error(1, "said", kind=error_kind(ValueError()))) is FerError
+    assert type(build_error(1, "said")) is FerError
 
 
 @pytest.mark.parametrize("code", [129, 130, 138, 140, 143])

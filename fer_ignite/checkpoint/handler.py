@@ -20,7 +20,7 @@ from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.atomic_io import publish_alias, write_durably
 from fer_ignite.checkpoint.format import write_checkpoint
 from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, step_files
-from fer_ignite.errors import ConfigError, FerError, build_error
+from fer_ignite.errors import ConfigError, FerError, build_error, error_kind
 
 __all__ = [
     "AtomicSaver",
@@ -93,17 +93,16 @@ class AtomicSaver(BaseSaveHandler):
             error = self._write(checkpoint, filename, reached=reached)
         else:
             _pass_by(reached)
-        code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
         # A collective: called after every save, failed or not; else the other ranks would wait.
-        text = self.agree(None if error is None else f"{code} {str(error) or type(error).__name__}")
+        text = self.agree(None if error is None else _as_text(error))
         if isinstance(error, TypeError):
             # Ignite would take it for a handler of two arguments and save once more (checkpoint.py, 522-525).
             raise RuntimeError(f"saving {filename} failed: {error}") from error
         if error is not None:
             raise error
         if text is not None:  # of the same kind on all processes, whichever arrives first
-            code_there, _, said = text.partition(" ")
-            raise build_error(int(code_there), said)
+            code_there, kind, said = text.split(" ", 2)
+            raise build_error(int(code_there), said, kind=kind)
         self.written += 1
         self._prune(filename, reached)
 
@@ -346,6 +345,12 @@ def attach_top(
     )
     evaluator.add_event_handler(Events.COMPLETED, top)
     return top
+
+
+def _as_text(error: Exception) -> str:
+    # For the other processes, whose build_error() makes the same error of it.
+    code = error.exit_code if isinstance(error, FerError) else FerError.exit_code
+    return f"{code} {error_kind(error)} {str(error) or type(error).__name__}"
 
 
 def _pass_by(reached: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ from fer_ignite.cli.values import (
     require_writable,
     with_weights,
 )
-from fer_ignite.errors import ConfigError, build_error
+from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
@@ -123,7 +123,7 @@ def command(
             start_method=start_method,
         )
         if outcome.exit_code or outcome.result is None:
-            raise build_error(outcome.exit_code, outcome.message or outcome.status)
+            raise outcome.as_error()
         results.append(outcome.result)
     if is_main_process():
         outputs = results[0].pop("faces", None)

@@ -135,7 +135,8 @@ def _leave_if_final() -> None:
 
         outcome = previous_final_outcome()
         if outcome is not None:
-            _print_error(outcome.message or outcome.status, outcome.exit_code)
+            error = outcome.as_error()
+            _print_error(f"{error}{help_link(error)}", outcome.exit_code)
             leave(outcome)
 
 

@@ -10,7 +10,7 @@ from fer_ignite.cli.options import ConfigCommand, config_options, layer_options,
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import check, json_schema
-from fer_ignite.errors import ConfigError, build_error, help_link
+from fer_ignite.errors import ConfigError, help_link
 
 if TYPE_CHECKING:
     from fer_ignite.distributed import Outcome
@@ -90,9 +90,7 @@ def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:
 
     result = outcome.result
     if outcome.message:
-        link = (
-            help_link(build_error(outcome.exit_code, outcome.message)) if outcome.exit_code else ""
-        )
+        link = help_link(outcome.as_error()) if outcome.exit_code else ""
         click.echo(f"fer-ignite: {outcome.message}{link}", err=True)
     # With --quiet the run's logger prints no result, so that the lines come from here.
     if quiet and result is not None and "status" in result and is_main_process():

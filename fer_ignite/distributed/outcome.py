@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.distributed.signals import SIGNAL_CODES
-from fer_ignite.errors import NO_SHARED_MEMORY, FerError
+from fer_ignite.errors import NO_SHARED_MEMORY, FerError, build_error, error_kind
 
 __all__ = [
     "FINAL_CODES",
@@ -47,12 +47,18 @@ class Outcome:
         status: completed, early_stopped, time_limit, interrupted or failed.
         message: one sentence for people, where something went wrong.
         result: plain values for the caller (JSON).
+        kind: of the exception that ended it, from :func:`fer_ignite.errors.error_kind`; None where none of ours did.
     """
 
     exit_code: int = 0
     status: str = "completed"
     message: str | None = None
     result: dict[str, Any] | None = None
+    kind: str | None = None
+
+    def as_error(self) -> FerError:
+        """The exception to raise for an outcome that is no success, of the kind that was raised in the process."""
+        return build_error(self.exit_code, self.message or self.status, kind=self.kind)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ def as_outcome(value: object) -> Outcome:
 def read_end_record(error: BaseException, *, rank: int) -> EndRecord:
     """The record of an exception that left the worker function."""
     if isinstance(error, FerError):
-        return EndRecord(rank, Outcome(error.exit_code, "failed", str(error)), ok=False)
+        outcome = Outcome(error.exit_code, "failed", str(error), kind=error_kind(error))
+        return EndRecord(rank, outcome, ok=False)
     if isinstance(error, KeyboardInterrupt):
         signum = getattr(error, "signum", 2)
         name = signal.Signals(signum).name

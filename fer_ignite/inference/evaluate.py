@@ -22,7 +22,7 @@ from fer_ignite.data.loader import EvalLoader
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, is_main_process, launch
 from fer_ignite.distributed.collectives import cpu_group
-from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError, build_error
+from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError
 from fer_ignite.imports import register_object, registered_objects, restore_objects
 from fer_ignite.inference.evaluation_data import build_eval_loader, match_dataset
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
@@ -114,7 +114,7 @@ def evaluate(
     )
     outcome = launch_evaluation(request, nproc=nproc)
     if outcome.exit_code:
-        raise build_error(outcome.exit_code, outcome.message or outcome.status)
+        raise outcome.as_error()
     return outcome.result or {}
 
 

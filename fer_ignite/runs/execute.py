@@ -21,7 +21,7 @@ from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.distributed.collectives import gather_json, long_timeout_group
 from fer_ignite.distributed.machine import detect_machine
 from fer_ignite.distributed.resolve import make_plan
-from fer_ignite.errors import ConfigError, FerError, StorageError
+from fer_ignite.errors import ConfigError, FerError, StorageError, error_kind
 from fer_ignite.imports import is_object_name, load_object, restore_objects
 from fer_ignite.inference.evaluate import launch_evaluation
 from fer_ignite.inference.request import EvaluateRequest
@@ -78,7 +78,7 @@ def launch_training(
         )
         # Raised inside the guard, which then removes the folder that was made for the run.
         if outcome.exit_code == ConfigError.exit_code:
-            raise ConfigError(outcome.message or outcome.status)
+            raise outcome.as_error()
     return _with_delivery(outcome, run_spec, hold=hold)
 
 
@@ -92,7 +92,8 @@ def _with_delivery(outcome: Outcome, run_spec: RunSpec, *, hold: RunHold | None)
     if outcome.exit_code:
         logger.error(hold.problem)
         return outcome
-    return replace(outcome, exit_code=StorageError.exit_code, message=hold.problem)
+    code, kind = StorageError.exit_code, StorageError.__name__
+    return replace(outcome, exit_code=code, message=hold.problem, kind=kind)
 
 
 def launch_seeds(config: Config, *, given: Mapping[str, Any], seeds: Sequence[int]) -> Outcome:
@@ -228,7 +229,7 @@ def _prepare_and_work(
             shared = {**vars(run_spec), "handlers": [], "objects": {}}
         except FerError as error:
             # Sent, not raised: the other ranks wait in the collective below, and raise it too.
-            shared = {"error": type(error).__name__, "message": str(error)}
+            shared = {"error": error_kind(error), "message": str(error)}
     # a download or a large dataset cache takes longer than any operation of a run
     with long_timeout_group() as group:
         shared = gather_json(shared, group)[0]

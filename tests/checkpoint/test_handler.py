@@ -194,13 +194,13 @@ def test_a_folder_that_is_gone_is_a_storage_error_with_the_path(tmp_path: Path):
     assert points.last_checkpoint is None
 
 
-@pytest.mark.parametrize("kind", [StorageError, ConfigError])
-def test_an_error_on_one_process_is_raised_on_all_with_its_exit_code(tmp_path: Path, kind):
+@pytest.mark.parametrize("kind", [StorageError, ConfigError, CheckpointError])
+def test_an_error_on_one_process_is_raised_on_all_as_what_it_is(tmp_path: Path, kind):
     heard: list[str | None] = []
 
     def agree(text: str | None) -> str | None:
         heard.append(text)
-        return f"{kind.exit_code} the disk of process 0 is full"
+        return f"{kind.exit_code} {kind.__name__} the disk of process 0 is full"
 
     trainer, points = trainer_with_points(tmp_path, agree=agree)
     with pytest.raises(kind, match=r"^the disk of process 0"):

@@ -240,6 +240,15 @@ def test_a_complaint_ends_with_the_section_that_helps(cli):
     assert cli("pack", "absent").err.endswith("(see docs/howto/errors.md#data)\n")
 
 
+def test_a_damaged_file_is_named_as_one_where_a_process_of_the_run_finds_it(
+    cli, tiny_flags, tmp_path
+):
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(b"PK")
+    ended = cli("train", *tiny_flags, "--init-from", cut)
+    assert ended.code == 2 and ended.err.rstrip().endswith("(see docs/howto/errors.md#checkpoint)")
+
+
 def test_train_prints_its_outcome_as_json(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--json")
     printed, written = (

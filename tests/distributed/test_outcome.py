@@ -11,7 +11,7 @@ from fer_ignite.distributed.outcome import (
     write_record,
 )
 from fer_ignite.distributed.signals import Terminated
-from fer_ignite.errors import NonFiniteError, StorageError
+from fer_ignite.errors import CheckpointError, DataError, NonFiniteError, StorageError
 
 CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
 GONE = Ending(0, 10.0, killed=False)
@@ -51,6 +51,14 @@ def test_a_record_survives_its_file_with_bytes_that_are_no_text(tmp_path):
 def test_every_kind_of_error_has_its_exit_code(error, code, status):
     outcome = read_end_record(error, rank=0).outcome
     assert (outcome.exit_code, outcome.status) == (code, status)
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, DataError])
+def test_the_kind_of_an_error_outlives_the_process_that_raised_it(tmp_path, kind):
+    for rank in (0, 1):
+        write_record(tmp_path, read_end_record(kind("It is cut off."), rank=rank))
+    error = judge([FAILED] * 2, list(read_records(tmp_path).values())).as_error()
+    assert type(error) is kind and str(error) == "It is cut off."
 
 
 def test_return_values_of_all_allowed_kinds_become_outcomes():

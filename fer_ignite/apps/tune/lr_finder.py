@@ -15,7 +15,7 @@ from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.open import find_cache, open_dataset, require_shard_settings
 from fer_ignite.distributed import LaunchSpec, launch
-from fer_ignite.errors import ConfigError, FerError, build_error
+from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.imports import load_object
 from fer_ignite.runs.execute import select_device
 from fer_ignite.runs.teacher import load_teacher
@@ -99,7 +99,7 @@ def find_lr(
         spec=spec,
     )
     if outcome.exit_code:
-        raise build_error(outcome.exit_code, outcome.message or outcome.status)
+        raise outcome.as_error()
     result = {**(outcome.result or {}), "plot": plot}
     if plot is not None:
         draw_rates(

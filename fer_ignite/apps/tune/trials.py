@@ -12,7 +12,7 @@ from fer_ignite.apps.tune.study import build_optuna_sampler, requeue_trial, requ
 from fer_ignite.config import check, merged
 from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.signals import SIGNAL_CODES
-from fer_ignite.errors import ConfigError, FerError, build_error
+from fer_ignite.errors import CheckpointError, ConfigError, FerError
 from fer_ignite.runs.execute import launch_training
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.session import Session
@@ -115,7 +115,7 @@ def run_trial(
         config = check(chosen)
         report = ReportToStudy(trial, monitor=monitor, prune=prune)
         outcome = launch_training(config, given=chosen, handlers=[report])
-    except ConfigError as error:
+    except (ConfigError, CheckpointError) as error:
         raise _invalid_trial(trial, str(error)) from None
     except KeyboardInterrupt:
         requeue_trial(trial.study, trial)
@@ -134,7 +134,7 @@ def _figure(optuna: Any, trial: Any, *, outcome: Outcome) -> float:
     if code == FerError.exit_code:
         raise _invalid_trial(trial, message)
     if code:
-        raise build_error(code, message)
+        raise outcome.as_error()
     # The run may have been in another process: the storage has what its handler noted.
     noted = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
     best = (outcome.result or {}).get("best", {})
