@@ -12,7 +12,7 @@ import numpy as np
 from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.csv_files import iter_rows
-from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name
 from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED
 from fer_ignite.errors import DataError
 
@@ -61,7 +61,9 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
         DataError: a column is missing, or none of the images is found.
     """
     root = survey.root
-    listing = Listing(root, tuple(_CODES.values()), tables=list(tables))
+    listing = Listing(
+        root, tuple(_CODES.values()), tables=list(tables), follow_links=survey.follow_links
+    )
     some_have_a_split = any(_split_of(table.stem) != UNDECIDED for table in tables)
     for table in tables:
         rows = iter_rows(table)
@@ -73,7 +75,7 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
         if split == UNDECIDED and some_have_a_split:
             listing.left_out[f"of {table.name}, whose name gives no split"] += sum(1 for _ in rows)
             continue
-        folder: Path | None = None  # of this table: each list was published with images of its own
+        found: list[tuple[str, str, tuple[int, int, int, int] | None]] = []
         for number, row in rows:
             try:
                 file = row[header[AFFECTNET_COLUMN]].strip()
@@ -88,10 +90,13 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
             if code not in _CODES or not file or "\0" in file:
                 listing.refused.append((f"{table.name} row {number}", f"{code} is no code 0 to 10"))
                 continue
-            folder = folder or _folder_of(survey, table, file=file)
-            listing.faces.append(
-                ListedFace(os.path.relpath(folder / file, root), _CODES[code], split, box=box)
-            )
+            found.append((file, _CODES[code], box))
+        # Of each table: every list was published with images of its own.
+        folder = _folder_of(survey, table, files=[row[0] for row in found]) if found else root
+        listing.faces += [
+            ListedFace(os.path.relpath(folder / file, root), label, split, box=box)
+            for file, label, box in found
+        ]
     return listing
 
 
@@ -102,13 +107,13 @@ def _box(row: list[str], header: dict[str, int]) -> tuple[int, int, int, int] | 
     return (left, top, left + width, top + height) if width > 0 and height > 0 else None
 
 
-def _folder_of(survey: Survey, table: Path, *, file: str) -> Path:
+def _folder_of(survey: Survey, table: Path, *, files: list[str]) -> Path:
     """The folder that the paths of a table start from."""
-    found = survey.folder_holding(file)
+    found = survey.folder_holding(files)
     if found is None:
         raise DataError(
-            f"{printable(table)} (AffectNet): {printable(file)}, its first image, is in no folder of {printable(survey.root)}; "
-            "unpack the images beside the csv."
+            f"{printable(table)} (AffectNet): {printable(files[0])} and the images after it are in no folder of {printable(survey.root)}; "
+            f"{survey.missing_images('unpack the images beside the csv')}."
         )
     return found
 
@@ -116,11 +121,11 @@ def _folder_of(survey: Survey, table: Path, *, file: str) -> Path:
 def read_affectnet_npy(survey: Survey, folders: list[Path]) -> Listing:
     """The images with `annotations/<name>_exp.npy` beside `images/<name>.jpg`."""
     root = survey.root
-    listing = Listing(root, tuple(_CODES.values()))
+    listing = Listing(root, tuple(_CODES.values()), follow_links=survey.follow_links)
     for folder in folders:
         split = _split_of(folder.parent.name)
         images = folder.parent / "images"
-        for name in walk_files(images):
+        for name in listing.walk(images):
             if not is_image_name(name):
                 continue
             label = folder / f"{os.path.splitext(name)[0]}_exp.npy"

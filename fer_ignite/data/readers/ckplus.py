@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from fer_ignite.data.expressions import NUMBERED_CLASSES
-from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name
 
 __all__ = ["find_ckplus", "read_ckplus"]
 
@@ -26,7 +26,7 @@ def find_ckplus(survey: Survey) -> tuple[Path, Path] | None:
 
 
 def read_ckplus(
-    root: Path, *, images: Path, labels: Path, peak_frames: int, neutral_frames: bool
+    survey: Survey, *, images: Path, labels: Path, peak_frames: int, neutral_frames: bool
 ) -> Listing:
     """The last frames of every labelled sequence; the person is the group.
 
@@ -34,9 +34,10 @@ def read_ckplus(
         peak_frames: how many of the last frames.
         neutral_frames: also take each labelled sequence's first frame, as neutral.
     """
-    listing = Listing(root, tuple(_CODES.values()))
+    root = survey.root
+    listing = Listing(root, tuple(_CODES.values()), follow_links=survey.follow_links)
     codes: dict[str, int] = {}
-    for name in walk_files(labels):
+    for name in listing.walk(labels):
         if not name.endswith("_emotion.txt"):
             continue
         file = labels / name
@@ -48,7 +49,7 @@ def read_ckplus(
         else:
             codes[sequence] = code
     frames: dict[str, list[str]] = {}
-    for name in walk_files(images):
+    for name in listing.walk(images):
         if is_image_name(name):
             frames.setdefault("/".join(os.path.basename(name).split("_")[:2]), []).append(name)
     for sequence, names in frames.items():

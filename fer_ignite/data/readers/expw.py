@@ -26,11 +26,13 @@ def read_expw(survey: Survey, table: Path) -> Listing:
     """The faces of the list, cut to their boxes; the faces of one picture are a group.
 
     Raises:
-        DataError: the list can't be read, or its first image is not found.
+        DataError: the list can't be read, or none of its first images is found.
     """
     root = survey.root
-    listing = Listing(root, tuple(_CODES.values()), tables=[table])
-    folder: Path | None = None
+    listing = Listing(
+        root, tuple(_CODES.values()), tables=[table], follow_links=survey.follow_links
+    )
+    rows: list[tuple[str, int, str, tuple[int, int, int, int]]] = []
     try:
         lines = table.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -46,21 +48,20 @@ def read_expw(survey: Survey, table: Path) -> Listing:
         except (ValueError, IndexError, KeyError):
             listing.refused.append((f"{table.name} row {number}", "no row of eight fields"))
             continue
-        folder = folder or _folder_of(survey, image)
+        rows.append((image, face, label, (left, top, right, bottom)))
+    folder = _folder_of(survey, [row[0] for row in rows]) if rows else root
+    for image, face, label, box in rows:
         file = os.path.relpath(folder / image, root)
-        listing.faces.append(
-            ListedFace(
-                file, label, group=image, box=(left, top, right, bottom), name=f"{file}#{face}"
-            )
-        )
+        listing.faces.append(ListedFace(file, label, group=image, box=box, name=f"{file}#{face}"))
     return listing
 
 
-def _folder_of(survey: Survey, image: str) -> Path:
-    found = survey.folder_holding(image)
+def _folder_of(survey: Survey, images: list[str]) -> Path:
+    # One picture may have many rows.
+    found = survey.folder_holding(dict.fromkeys(images))
     if found is None:
         raise DataError(
-            f"{printable(survey.root)} (ExpW): {printable(image)}, the first image of label.lst, is not below it; unpack the images "
-            "beside the list."
+            f"{printable(survey.root)} (ExpW): {printable(images[0])} and the images after it in label.lst are not below it; "
+            f"{survey.missing_images('unpack the images beside the list')}."
         )
     return found

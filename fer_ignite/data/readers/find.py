@@ -168,7 +168,7 @@ _PUBLISHED = {
 def _published(path: Path, options: ReadOptions) -> Source | None:
     """The data set whose files lie in a folder; None: none that is known."""
     wanted = None if options.layout == "auto" else options.layout
-    survey = Survey(Path(os.path.realpath(path)))
+    survey = Survey(Path(os.path.realpath(path)), follow_links=options.follow_links)
     if wanted in (None, "rafdb"):
         if table := find_rafdb_list(survey):
             return ListingSource("RAF-DB", path, read=partial(read_rafdb, survey, table))
@@ -187,7 +187,7 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
     if wanted in (None, "ckplus") and (folders := find_ckplus(survey)):
         read_sequences = partial(
             read_ckplus,
-            survey.root,
+            survey,
             images=folders[0],
             labels=folders[1],
             peak_frames=options.peak_frames,
@@ -198,7 +198,7 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
         return ListingSource("ExpW", path, read=partial(read_expw, survey, table))
     kind = find_named_files(survey)
     if kind is not None and wanted in (None, kind.lower()):
-        return ListingSource(kind, path, read=partial(read_named_files, survey.root, kind))
+        return ListingSource(kind, path, read=partial(read_named_files, survey, kind))
     return None
 
 
@@ -221,7 +221,7 @@ def _csv_source(path: Path, options: ReadOptions) -> Source:
     if "emotion" in columns or "pixels" in columns:
         return _face_csv(path, options)
     if AFFECTNET_COLUMN in columns:
-        survey = Survey(path.resolve().parent)
+        survey = Survey(path.resolve().parent, follow_links=options.follow_links)
         return ListingSource(
             "AffectNet", path, read=partial(read_affectnet_csv, survey, [path.resolve()])
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from fer_ignite.data.classes import class_difference
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
+from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside
 from fer_ignite.data.readers.named_files import find_persons
 from fer_ignite.data.samples import (
     SPLIT_OF_NAME,
@@ -31,7 +32,6 @@ __all__ = ["FolderSource", "visible"]
 logger = logging.getLogger("fer_ignite")
 
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in FORMAT_OF_SUFFIX)
-_OUTSIDE = "leads outside the data folder; --follow-links reads it"
 _BESIDE_SPLIT = (
     *("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder"),
     "new",  # SFEW 2.0: Val_Aligned_Faces_new
@@ -56,9 +56,9 @@ class _Walk:
         if (
             entry.is_symlink()
             and not self.follow_links
-            and not _inside(os.path.realpath(entry.path), self.root)
+            and not is_inside(os.path.realpath(entry.path), self.root)
         ):
-            self.refused.append((name, _OUTSIDE))
+            self.refused.append((name, OUTSIDE))
             return
         try:
             status = entry.stat()
@@ -115,7 +115,7 @@ def visible(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders and of the other entries in a folder, sorted; hidden ones and system litter left out."""
     try:
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries if _is_meant(entry.name)]
+            found = [(entry.name, is_folder(entry)) for entry in entries if _is_meant(entry.name)]
     except OSError as error:
         raise DataError(
             f"{printable(folder)}: can't be listed ({error.strerror}); check its permissions."
@@ -282,13 +282,13 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
     stack: list[tuple[bytes, tuple[bytes, ...]]] = [(folder, (os.path.realpath(folder),))]
     while stack:
         path, above = stack.pop()
-        if not walk.follow_links and not _inside(above[-1], walk.root):
-            walk.refused.append((path[len(walk.root) + 1 :], _OUTSIDE))
+        if not walk.follow_links and not is_inside(above[-1], walk.root):
+            walk.refused.append((path[len(walk.root) + 1 :], OUTSIDE))
             continue
         for entry in _entries(path):
-            if entry.is_dir():
+            if is_folder(entry):
                 real = os.path.realpath(entry.path)
-                if not any(_inside(seen, real) for seen in above):
+                if not any(is_inside(seen, real) for seen in above):
                     stack.append((entry.path, (*above, real)))
             elif entry.name.lower().endswith(_SUFFIXES):
                 walk.add(entry)
@@ -307,10 +307,6 @@ def _entries(path: bytes) -> Iterator["os.DirEntry[bytes]"]:
         raise DataError(
             f"{printable(path)}: can't be listed ({error.strerror}); check its permissions."
         ) from None
-
-
-def _inside(path: bytes, top: bytes) -> bool:
-    return path == top or path.startswith(top + os.fsencode(os.sep))
 
 
 def _refuse_differences(

@@ -5,9 +5,11 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import AnyStr
 
 import numpy as np
 
@@ -16,12 +18,23 @@ from fer_ignite.data.readers.csv_files import file_stamp
 from fer_ignite.data.samples import UNDECIDED, ReadOnceSource, Samples, drop_same_files, file_facts
 from fer_ignite.errors import DataError
 
-__all__ = ["ListedFace", "Listing", "ListingSource", "Survey", "is_image_name", "walk_files"]
+__all__ = [
+    "OUTSIDE",
+    "ListedFace",
+    "Listing",
+    "ListingSource",
+    "Survey",
+    "is_folder",
+    "is_image_name",
+    "is_inside",
+]
 
+OUTSIDE = "leads outside the data folder; --follow-links reads it"
 _DEEPEST = 4  # folders below the one that is named: archives unpack into folders of folders
 # Of each folder: AffectNet's annotations are one file or more per image.
 _FIRST_FILES = 2000
 _FIRST_IMAGES = 200  # of each folder; enough to see how a data set names its files
+_FIRST_LISTED = 50  # of a list; some of its images may be missing
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Listing:
     Args:
         classes: names in the data set's own order; those without a face are dropped.
         tables: files that the labels come from.
+        follow_links: read symbolic links that lead out of the root.
         left_out: how many images or entries were left out, by reason.
         refused: entries that can't be used, with the reason.
     """
@@ -60,8 +74,50 @@ class Listing:
     classes: Sequence[str]
     faces: list[ListedFace] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
+    follow_links: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def walk(self, folder: Path) -> Iterator[str]:
+        """Paths, under a folder of the root, of all files below it, sorted within each folder; hidden ones left out.
+
+        Links to folders are followed inside the root, never back up; those that lead out of it are refused, or followed on
+        request.
+        """
+        # Real paths of the folders above: a link back to one of them would otherwise never end.
+        stack: list[tuple[str, tuple[str, ...]]] = [(str(folder), (os.path.realpath(folder),))]
+        while stack:
+            path, above = stack.pop()
+            if not self.follow_links and not is_inside(above[-1], str(self.root)):
+                self.refused.append((os.path.relpath(path, self.root), OUTSIDE))
+                continue
+            below: list[tuple[str, tuple[str, ...]]] = []
+            for entry in _entries(path):
+                if not is_folder(entry):
+                    yield os.path.relpath(entry.path, folder)
+                elif not _leads_up(real := os.path.realpath(entry.path), above):
+                    below.append((entry.path, (*above, real)))
+            stack += reversed(below)
+
+    def refuse_links_out(self) -> None:
+        """Moves the faces whose files' real paths are outside the root to `refused`, unless links are followed."""
+        if self.follow_links:
+            return
+        root, real_of, kept = str(self.root), dict[str, str](), []
+        for face in self.faces:
+            if "\0" in face.file:  # no path; reading it will say so
+                kept.append(face)
+                continue
+            folder, name = os.path.split(os.path.join(root, face.file))
+            # By folder: a real path takes a system call for each of its parts.
+            if folder not in real_of:
+                real_of[folder] = os.path.realpath(folder)
+            path = os.path.join(real_of[folder], name)
+            if is_inside(os.path.realpath(path) if os.path.islink(path) else path, root):
+                kept.append(face)
+            else:
+                self.refused.append((face.name or face.file, OUTSIDE))
+        self.faces = kept
 
 
 class ListingSource(ReadOnceSource):
@@ -78,6 +134,7 @@ class ListingSource(ReadOnceSource):
 
     def _read(self) -> tuple[Samples, bytes]:
         listing = self._list()
+        listing.refuse_links_out()
         samples = _samples(listing, f"{printable(self.where)} ({self.kind})")
         facts_N5 = file_facts(samples)
         digest = hashlib.sha256(repr((samples.classes, samples.left_out)).encode())
@@ -92,7 +149,7 @@ class ListingSource(ReadOnceSource):
 def _samples(listing: Listing, name: str) -> Samples:
     faces = listing.faces
     if not faces:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in listing.left_out.items())
+        reasons = "; ".join(_reasons(listing))
         raise DataError(
             f"{name}: no labelled image is found{f' ({reasons})' if reasons else ''}; name the folder that holds labels and images."
         )
@@ -123,31 +180,47 @@ def _samples(listing: Listing, name: str) -> Samples:
     )
 
 
+def _reasons(listing: Listing) -> Iterator[str]:
+    """Why no face is left."""
+    for reason, count in listing.left_out.items():
+        yield f"{count} {reason}"
+    if listing.refused:
+        name, reason = listing.refused[0]
+        yield f"{len(listing.refused)} can't be used, such as {printable(name)}: {reason}"
+
+
 class Survey:
     """The names below a folder, at most four folders down, looked at once.
+
+    Args:
+        follow_links: look into folders that links out of the root lead to.
 
     Attributes:
         root: the folder.
         folders: all folders, the root first, then the nearest.
+        links_out: folders among them that are links out of the root, and were not looked into.
         files: files that are no images, the nearest first.
         images: by folder, the names of its first images.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, follow_links: bool = False) -> None:
+        self.root, self.follow_links = root, follow_links
         self.folders: list[Path] = [root]
+        self.links_out: list[Path] = []
         self.files: list[Path] = []
         self.images: dict[Path, list[str]] = {}
         level = [root]
         for _ in range(_DEEPEST + 1):
-            level = [below for folder in level for below in self._look(folder)]
-            self.folders += level
+            found = [below for folder in level for below in self._look(folder)]
+            self.folders += found
+            level = [folder for folder in found if folder not in self.links_out]
 
     def _look(self, folder: Path) -> list[Path]:
         below, others = [], 0
         for entry in _entries(folder):
-            if entry.is_dir():
-                below.append(Path(entry.path))
+            if is_folder(entry):
+                if self._is_new(entry):
+                    below.append(Path(entry.path))
             elif not is_image_name(entry.name):
                 others += 1
                 if others <= _FIRST_FILES:
@@ -155,6 +228,15 @@ class Survey:
             elif len(names := self.images.setdefault(folder, [])) < _FIRST_IMAGES:
                 names.append(entry.name)
         return below
+
+    def _is_new(self, entry: "os.DirEntry[str]") -> bool:
+        """Whether a folder is no link back up; one that leads out is noted."""
+        if not entry.is_symlink():
+            return True
+        real = os.path.realpath(entry.path)
+        if not self.follow_links and not is_inside(real, str(self.root)):
+            self.links_out.append(Path(entry.path))
+        return not _leads_up(real, (os.path.realpath(os.path.dirname(entry.path)),))
 
     def file(self, wanted: Callable[[str], bool]) -> Path | None:
         """The nearest file, no image, whose name is wanted."""
@@ -164,12 +246,39 @@ class Survey:
         """The nearest folder below the root whose name is wanted."""
         return next((folder for folder in self.folders[1:] if wanted(folder.name)), None)
 
-    def folder_holding(self, name: str) -> Path | None:
-        """The nearest folder in which a path leads to a file."""
-        return next((folder for folder in self.folders if (folder / name).is_file()), None)
+    def folder_holding(self, names: Iterable[str]) -> Path | None:
+        """The nearest folder in which a path leads to a file, for the first of 50 paths where there is one."""
+        for name in islice(names, _FIRST_LISTED):
+            for folder in self.folders:
+                if os.path.isfile(folder / name):
+                    return folder
+        return None
+
+    def missing_images(self, remedy: str) -> str:
+        """What to do where a list's images are not found: the links that were not followed, else the remedy."""
+        if not self.links_out:
+            return remedy
+        return f"{printable(self.links_out[0].relative_to(self.root))} {OUTSIDE}"
 
 
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+def is_folder(entry: "os.DirEntry[AnyStr]") -> bool:
+    """Whether an entry is a folder or leads to one; a link that leads nowhere or to itself does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_inside(path: AnyStr, top: AnyStr) -> bool:
+    """Whether a path is a folder or below it, by the texts of real paths."""
+    return path == top or path.startswith(os.path.join(top, top[:0]))
+
+
+def _leads_up(real: str, above: Sequence[str]) -> bool:
+    return any(is_inside(seen, real) for seen in above)
+
+
+def _entries(folder: str | Path) -> list["os.DirEntry[str]"]:
     try:
         with os.scandir(folder) as entries:
             return sorted(
@@ -178,15 +287,6 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
             )
     except OSError:
         return []
-
-
-def walk_files(root: Path) -> Iterator[str]:
-    """Paths under the root of all files below it, sorted within each folder; hidden ones left out."""
-    for above, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(above, name), root)
 
 
 def is_image_name(name: str) -> bool:

@@ -10,14 +10,13 @@ woman 01, angry, straight.
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.data.expressions import find_expression
-from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name, walk_files
+from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name
 
 __all__ = ["PERSON_PATTERNS", "Persons", "find_named_files", "find_persons", "read_named_files"]
 
@@ -59,10 +58,10 @@ def find_named_files(survey: Survey) -> str | None:
     return None
 
 
-def read_named_files(root: Path, kind: str) -> Listing:
+def read_named_files(survey: Survey, kind: str) -> Listing:
     """The images whose names are the data set's; the person is the group."""
-    listing = Listing(root, _ORDER)
-    for name in walk_files(root):
+    listing = Listing(survey.root, _ORDER, follow_links=survey.follow_links)
+    for name in listing.walk(survey.root):
         if not is_image_name(name):
             listing.left_out["no image by name"] += 1
             continue

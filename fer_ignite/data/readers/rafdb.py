@@ -31,7 +31,9 @@ def read_rafdb(survey: Survey, table: Path) -> Listing:
     """
     entries = _rows(table)
     root = survey.root
-    listing = Listing(root, tuple(_CODES.values()), tables=[table])
+    listing = Listing(
+        root, tuple(_CODES.values()), tables=[table], follow_links=survey.follow_links
+    )
     folder, ending = _images(survey, [name for name, _ in entries])
     for name, code in entries:
         split = SPLIT_OF_NAME.get(name.partition("_")[0].lower())
@@ -40,8 +42,7 @@ def read_rafdb(survey: Survey, table: Path) -> Listing:
                 (name, f"{code} is no label from 1 to 7" if split is not None else "names no split")
             )
             continue
-        stem, _, suffix = name.rpartition(".")
-        file = folder / f"{stem}{ending}.{suffix}"
+        file = folder / _with_ending(name, ending)
         listing.faces.append(ListedFace(str(file.relative_to(root)), _CODES[code], split))
     return listing
 
@@ -68,13 +69,15 @@ def _rows(table: Path) -> list[tuple[str, int]]:
 def _images(survey: Survey, names: list[str]) -> tuple[Path, str]:
     """The folder of images and what stands between stem and suffix: aligned images before originals."""
     for ending in ("_aligned", ""):
-        # Several are tried: a few images of the list may be missing.
-        for name in names[:50]:
-            stem, _, suffix = name.rpartition(".")
-            wanted = f"{stem}{ending}.{suffix}"
-            folder = survey.folder_holding(wanted)
-            if folder is not None:
-                return folder, ending
+        folder = survey.folder_holding(_with_ending(name, ending) for name in names)
+        if folder is not None:
+            return folder, ending
     raise DataError(
-        f"{printable(survey.root)} (RAF-DB): none of the images that the list names is below it; unpack aligned.zip beside the list."
+        f"{printable(survey.root)} (RAF-DB): none of the images that the list names is below it; "
+        f"{survey.missing_images('unpack aligned.zip beside the list')}."
     )
+
+
+def _with_ending(name: str, ending: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}{ending}.{suffix}"

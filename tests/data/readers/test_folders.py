@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fer_ignite.data.images import printable
+from fer_ignite.data.readers.find import find_source
 from fer_ignite.data.readers.folders import FolderSource
 from fer_ignite.data.samples import UNDECIDED
 from fer_ignite.errors import DataError
@@ -143,6 +144,14 @@ def test_a_loop_of_links_adds_nothing_and_ends(tmp_path):
     start = time.perf_counter()
     assert len(splits_of(tmp_path)) == 4
     assert time.perf_counter() - start < 25
+
+
+def test_a_link_to_itself_is_a_bad_image_or_a_stray_file(tmp_path):
+    both(tmp_path / "train")
+    os.symlink("loop", tmp_path / "train" / "happy" / "loop")
+    os.symlink("loop.png", tmp_path / "train" / "happy" / "loop.png")
+    samples = find_source(str(tmp_path)).samples()
+    assert b"train/happy/loop.png" in samples.ids and samples.left_out["no image by name"] == 1
 
 
 def test_links_out_of_the_folder_are_reported(tmp_path):

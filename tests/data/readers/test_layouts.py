@@ -446,6 +446,85 @@ def test_links_out_of_the_folder_are_followed_on_request(tmp_path):
     assert len(packed(tmp_path / "data", follow_links=True)) == 20
 
 
+def move_out(place, outside):
+    """A file or folder lies elsewhere, and a link in its place."""
+    outside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(place, outside)
+    place.symlink_to(outside)
+
+
+def test_linked_sessions_and_files_of_kdef_are_refused_or_followed(tmp_path):
+    root = tmp_path / "KDEF"
+    for number in range(12):
+        session = f"AF0{number // 3}"
+        draw(root / session / f"{session}{('AN', 'HA', 'SA')[number % 3]}S.JPG", number)
+    move_out(root / "AF03", tmp_path / "store" / "AF03")
+    move_out(root / "AF00" / "AF00ANS.JPG", tmp_path / "store" / "AF00ANS.JPG")
+    (root / "AF01" / "up").symlink_to("..")
+    (root / "AF01" / "itself.JPG").symlink_to("itself.JPG")
+    with pytest.raises(
+        DataError,
+        match=r"2 of the images .*\(AF03: leads outside .*; AF00/AF00ANS.JPG: leads outside",
+    ):
+        packed(root)
+    assert len(packed(root, bad_images="skip")) == 8
+    found = packed(root, follow_links=True)
+    assert len(found) == 12 and len(set(groups_of(found).values())) == 4
+
+
+def test_linked_images_of_lists_are_refused_or_followed(raf, tmp_path):
+    aligned = raf / "Image" / "aligned"
+    move_out(aligned / "train_00001_aligned.jpg", tmp_path / "store" / "one.jpg")
+    with pytest.raises(DataError, match=r"\(Image/aligned/train_00001_aligned.jpg: leads outside"):
+        packed(raf)
+    assert len(packed(raf, bad_images="skip")) == 27
+    assert len(packed(raf, follow_links=True)) == 28
+    move_out(raf / "Image", tmp_path / "all")
+    with pytest.raises(DataError, match=r"none of the images .*; Image leads outside the data"):
+        packed(raf)
+    assert len(packed(raf, follow_links=True)) == 28
+
+
+def test_a_linked_folder_of_images_is_refused_or_followed(ckplus, tmp_path):
+    count = len(packed(ckplus))
+    move_out(ckplus / "cohn-kanade-images", tmp_path / "store")
+    with pytest.raises(DataError, match=r"1 can't be used, such as cohn-kanade-images: leads outs"):
+        packed(ckplus)
+    assert len(packed(ckplus, follow_links=True)) == count
+
+
+def test_a_list_with_a_zero_byte_in_a_name_is_one_sentence(tmp_path):
+    for number in range(14):
+        draw(tmp_path / "image" / f"{number}.png", number)
+    rows = [f"{number}.png 0 0 0 20 20 9.0 {number % 7}" for number in range(14)]
+    (tmp_path / "label.lst").write_text("\n".join([*rows, "a\0/b.png 0 0 0 9 9 9.0 1"]))
+    with pytest.raises(DataError, match="1 of the images"):
+        packed(tmp_path)
+    assert len(packed(tmp_path, bad_images="skip")) == 14
+
+
+@pytest.mark.parametrize("kind", ["AffectNet", "ExpW"])
+def test_the_first_images_of_a_list_may_be_missing(tmp_path, kind):
+    names = [f"{number}.png" for number in range(20)]
+    for number in range(3, 20):
+        draw(tmp_path / "images" / names[number], number)
+    if kind == "ExpW":
+        rows = [f"{name} 0 0 0 20 20 9.0 {number % 7}" for number, name in enumerate(names)]
+        (tmp_path / "label.lst").write_text("\n".join(rows))
+    else:
+        rows = [f"{name},{number % 7}" for number, name in enumerate(names)]
+        (tmp_path / "training.csv").write_text(
+            "\n".join(["subDirectory_filePath,expression", *rows])
+        )
+    with pytest.raises(DataError, match="3 of the images"):
+        packed(tmp_path)
+    found = packed(tmp_path, bad_images="skip")
+    assert found.manifest["source_kind"] == kind and len(found) == 17
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(DataError, match=r"0\.png and the images after it .*unpack the images"):
+        packed(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("layout", "words"),
     [("ckplus", "cohn-kanade-images"), ("jaffe", "KA.AN1.39.tiff"), ("csv", "fer2013.csv")],
