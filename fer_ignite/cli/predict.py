@@ -50,7 +50,8 @@ class _PredictCommand(click.Command):
     "--predictions",
     "predictions_file",
     metavar="OUT.csv",
-    help="Also write a line per face there: id, predicted, a probability per class.",
+    help="Also write a line per face there: id, predicted, a probability per class. Of pictures alone, and not "
+    "with --faces always or --save-annotated.",
 )
 @click.option("--out", metavar="FILE", help="Write there instead of to the terminal.")
 @faces_option(
@@ -120,14 +121,22 @@ def command(
     if checkpoint is not None:
         checkpoint = with_weights(checkpoint, weights)
     files = list(find_files(sources, faces=faces != "never"))
-    if predictions_file and faces == "always":
-        raise ConfigError("--predictions is written for pictures with --faces auto or never.")
+    with_boxes = (
+        faces == "always"
+        or search["save_annotated"] is not None
+        or any(is_video(file) or is_webcam(file) for file in files)
+    )
+    if predictions_file and with_boxes:
+        raise ConfigError(
+            "--predictions is written for pictures with --faces auto or never, without --save-annotated, videos and "
+            "webcams; leave it out and use --format csv --topk 99 --out FILE."
+        )
     sizes: dict[str, Any] = {"topk": topk, "batch_size": batch_size}
     load = functools.partial(_load_predictor, checkpoint, device=device, model=model, tta=tta)
-    if faces == "always" or given or any(is_video(file) or is_webcam(file) for file in files):
+    if with_boxes:
         from fer_ignite.cli.predict_faces import open_face_rows, write_face_rows
 
-        face_rows, topk = open_face_rows(load, files, **sizes, **search)
+        face_rows, topk = open_face_rows(load, files, faces=faces, **sizes, **search)
         with _target(out) as write:
             readable = write_face_rows(face_rows, write, form=form, topk=topk)
     else:
@@ -143,6 +152,8 @@ def command(
                 write=write,
                 form=form,
                 faces=faces,
+                detector=search["detector"],
+                margin=search["margin"],
                 predictions_file=predictions_file,
                 bar=bar,
                 **sizes,

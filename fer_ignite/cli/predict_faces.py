@@ -1,4 +1,4 @@
-"""``fer-ignite predict --faces always``: one row per detected face, as table, csv or JSON lines."""
+"""``fer-ignite predict`` with ``--faces always``, ``--save-annotated`` or videos: one row per detected face, as table, csv or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fer_ignite.apps.faces.opencv import load_opencv
 from fer_ignite.cli.rows import csv_line, describe_box, top_cells, top_columns
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
+from fer_ignite.inference.photographs import FacePicker
 from fer_ignite.inference.predictor import Predictor
 
 __all__ = ["open_face_rows", "write_face_rows"]
@@ -27,6 +28,7 @@ def open_face_rows(
     predictor: Callable[[], Predictor],
     files: Iterable[str],
     *,
+    faces: str,
     topk: int,
     batch_size: int,
     detector: str | None,
@@ -37,6 +39,8 @@ def open_face_rows(
 ) -> tuple[Iterator[FaceRow], int]:
     """The rows, and how many expressions each has; what is missing is reported before a network is read.
 
+    Args:
+        faces: "always" searches in every picture; "auto" takes face crops as they are. Videos are always searched.
     Raises:
         ConfigError: a library, the detector or the folder can't be used.
     """
@@ -46,12 +50,16 @@ def open_face_rows(
         None if save_annotated is None else AnnotatedOutput(save_annotated),
     )
     reader = FaceReader(predictor(), found, margin=margin, batch_size=batch_size)
+    picker = FacePicker(
+        faces, usual_px=reader.predictor.side_px, warn=_warn, detector=detector, margin=margin
+    )
     rows = iter_face_rows(
         files,
         reader,
         frame_stride=frame_stride or 1,
         smooth_seconds=0.5 if smooth_seconds is None else smooth_seconds,
         annotated_output=annotated_output,
+        picker=picker if faces == "auto" else None,
     )
     return rows, min(topk, len(reader.predictor.classes))
 
@@ -73,6 +81,10 @@ def write_face_rows(
         if row.error is not None and form == "table":
             click.echo(f"fer-ignite: {row.error}", err=True)
     return readable
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"fer-ignite: warning: {sentence}", err=True)
 
 
 def _best(row: FaceRow, topk: int) -> list[tuple[str, float]]:

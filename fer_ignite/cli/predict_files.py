@@ -1,4 +1,4 @@
-"""``fer-ignite predict`` without ``--faces``: one row per file, as table, csv or JSON lines."""
+"""``fer-ignite predict`` on pictures alone: one row per face, as table, csv or JSON lines."""
 
 import json
 import sys
@@ -25,6 +25,8 @@ def write_predictions(
     topk: int,
     faces: str,
     batch_size: int,
+    detector: str | None = None,
+    margin: float | None = None,
     predictions_file: str | None = None,
     bar: Any,
 ) -> bool:
@@ -32,6 +34,7 @@ def write_predictions(
 
     Args:
         topk: expressions per file, at most as many as the network has.
+        detector, margin: of the faces in whole photographs.
         bar: a progress bar that counts the files.
         predictions_file: a csv with the probabilities of all classes is written there too.
     """
@@ -46,6 +49,8 @@ def write_predictions(
         topk=len(predictor.classes) if predictions_file else topk,
         faces=faces,
         batch_size=batch_size,
+        detector=detector,
+        margin=margin,
         on_batch=bar.update,
         warn=_warn,
     ):

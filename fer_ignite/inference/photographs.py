@@ -52,7 +52,7 @@ class FacePicker:
         detector, margin: as :func:`fer_ignite.apps.faces.detection.open_detector` and ``cut_face`` take them; None: mtcnn, and
             the detector's own margin.
     Raises:
-        ConfigError: "always" without the detector's library.
+        ConfigError: "always", or a detector's name, without the detector's library; there is no such detector.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FacePicker:
         self.warned, self.looks = False, 0
         self._name, self._margin = detector, margin
         self._opened: Any = None
-        if faces == "always":
+        if faces == "always" or (faces == "auto" and detector is not None):
             self._detector()
 
     def pick(self, name: str, image: Image) -> list[tuple[Image, FaceBox | None]]:
@@ -81,14 +81,29 @@ class FacePicker:
         Returns:
             Empty where "always" finds no face.
         """
+        boxes = self.find(name, image)
+        return [(image, None)] if boxes is None else self._cut(image, boxes)
+
+    def find(self, name: str, image: Image) -> Sequence[Any] | None:
+        """The boxes of the faces in a picture, in reading order; None where the picture itself is the face.
+
+        Args:
+            name: of the picture, for the sentence.
+        Returns:
+            Empty where "always" finds no face.
+        """
         if self.faces == "always":
-            return self._cut(image)
+            return self._boxes(np.asarray(image.convert("RGB")))
         if self.faces == "never" and self.warned:
-            return [(image, None)]
+            return None
         reason, share = self._reason(image)
         if reason is None:
-            return [(image, None)]
-        if self.faces == "auto" and share is not None and (found := self._cut(image)):
+            return None
+        if (
+            self.faces == "auto"
+            and share is not None
+            and (found := self._boxes(np.asarray(image.convert("RGB"))))
+        ):
             self._say(
                 f"{name} is a whole photograph ({image.width} x {image.height}, {reason}); the faces in it are cut out "
                 "(--faces never takes pictures as they are)."
@@ -104,7 +119,7 @@ class FacePicker:
             )
             + "."
         )
-        return [(image, None)]
+        return None
 
     def _say(self, sentence: str) -> None:
         if not self.warned:
@@ -139,16 +154,12 @@ class FacePicker:
             or None
         )
 
-    def _cut(self, image: Image) -> list[tuple[Image, FaceBox | None]]:
+    def _cut(self, image: Image, boxes: Sequence[Any]) -> list[tuple[Image, FaceBox | None]]:
         from PIL import Image as pillow
 
         # By name, as the detector: the core imports no application.
         cut_face = load_object("fer_ignite.apps.faces.crops:cut_face", setting="--faces")
-        in_reading_order = load_object(
-            "fer_ignite.apps.faces.crops:in_reading_order", setting="--faces"
-        )
         image_HW3 = np.asarray(image.convert("RGB"))
-        boxes = in_reading_order(self._boxes(image_HW3))
         margin = getattr(self._opened, "margin", 0.0) if self._margin is None else self._margin
         return [
             (
@@ -165,7 +176,10 @@ class FacePicker:
             if self.faces == "always":
                 raise
             return []
-        boxes: Sequence[Any] = detector([image_HW3])[0]
+        in_reading_order = load_object(
+            "fer_ignite.apps.faces.crops:in_reading_order", setting="--faces"
+        )
+        boxes: Sequence[Any] = in_reading_order(detector([image_HW3])[0])
         return boxes
 
     def _detector(self) -> Any:

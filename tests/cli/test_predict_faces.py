@@ -11,6 +11,8 @@ import sys
 import pytest
 from PIL import Image
 
+from fer_ignite.data.drawn_faces import draw_faces
+
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
@@ -101,6 +103,54 @@ def test_csv_has_as_many_cells_in_every_row_and_harmless_ones(cli, photographs):
     }
 
 
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crops")
+    for place, image in enumerate(draw_faces(3, seed=5)[0]):
+        Image.fromarray(image.squeeze()).save(folder / f"{place}.png")
+    return folder
+
+
+def test_search_flags_leave_face_crops_as_they_are_and_predictions_are_written(cli, crops):
+    plain = cli("predict", crops)
+    ended = cli("predict", crops, "--margin", "0.1", "--predictions", "all.csv")
+    assert ended.code == 0 and ended.out == plain.out and "no face" not in ended.out
+    rows = csv.DictReader(io.StringIO((ended.folder / "all.csv").read_text(encoding="utf-8")))
+    assert [row["face"] for row in rows] == ["0", "0", "0"]
+
+
+def test_a_detector_that_is_unknown_is_reported_also_where_all_are_face_crops(cli, crops):
+    ended = cli("predict", crops, "--detector", "yolo")
+    assert ended.code == 2 and ended.out == "" and "yolo" in ended.err
+
+
+def test_a_margin_holds_for_the_faces_of_photographs(cli, photographs):
+    shares = [
+        json.loads(cli("predict", photographs / "astronaut.png", "--format", "jsonl", *more).out)
+        for more in ((), ("--margin", "0.3"))
+    ]
+    assert shares[0]["box"] == shares[1]["box"]
+    assert shares[0]["probabilities"] != shares[1]["probabilities"]
+
+
+@pytest.mark.parametrize("more", ["video", "--save-annotated"])
+def test_face_crops_beside_a_video_or_with_saved_pictures_are_not_searched(
+    cli, crops, photographs, more
+):
+    plain = cli("predict", crops, photographs / "astronaut.png", "--format", "jsonl")
+    given = [photographs / "bad.mp4"] if more == "video" else [more, "marked"]
+    words = ("predict", crops, photographs / "astronaut.png", *given, "--format", "jsonl")
+    ended = cli(*words, "--topk", "3")
+    theirs, ours = (
+        [json.loads(line) for line in found.out.splitlines()[:4]] for found in (plain, ended)
+    )
+    assert [row["probabilities"] for row in ours] == [row["probabilities"] for row in theirs]
+    assert [row["box"]["width"] for row in ours[:3]] == [48, 48, 48] and ours[3]["face"] == 1
+    assert "is a whole photograph" in ended.err
+    searched = cli(*words, "--faces", "always").out.splitlines()
+    assert json.loads(searched[0]) != ours[0]
+
+
 def test_nothing_readable_is_an_exit_code(cli, photographs):
     ended = cli("predict", "--faces", photographs / "bad.mp4")
     assert ended.code == 2 and ended.out.endswith("bad.mp4  -\n") and "Traceback" not in ended.err
@@ -113,6 +163,9 @@ def test_nothing_readable_is_an_exit_code(cli, photographs):
             ("--faces", "never", "--save-annotated", "album", "."),
             "--save-annotated is about finding faces",
         ),
+        (("--predictions", "all.csv", "--faces", "always", "webcam:0"), "leave it out"),
+        (("--predictions", "all.csv", "--save-annotated", "album", "webcam:0"), "leave it out"),
+        (("--predictions", "all.csv", "webcam:0"), "leave it out"),
         (("--faces", "never", "clip.mp4"), "with --faces"),
         (("--faces", "never", "webcam:0"), "with --faces"),
         (("--faces", "webcam:97"), "no such camera"),

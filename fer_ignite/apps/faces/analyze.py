@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fer_ignite.apps.faces.annotated_output import AnnotatedOutput, VideoFile
 from fer_ignite.apps.faces.drawing import draw_faces_on_image
@@ -17,6 +19,7 @@ from fer_ignite.apps.faces.video import FrameResult, iter_video_results
 from fer_ignite.apps.faces.video_source import VideoSource, is_video, is_webcam, open_video
 from fer_ignite.data.images import fit_image, printable, read_image
 from fer_ignite.errors import DataError
+from fer_ignite.inference.photographs import FacePicker
 
 __all__ = ["FaceRow", "iter_face_rows"]
 
@@ -51,6 +54,7 @@ def iter_face_rows(
     frame_stride: int = 1,
     smooth_seconds: float = 0.5,
     annotated_output: AnnotatedOutput | None = None,
+    picker: FacePicker | None = None,
 ) -> Iterator[FaceRow]:
     """The faces in each source, in the sources' order.
 
@@ -58,6 +62,7 @@ def iter_face_rows(
         sources: image files, video files, ``webcam:N``.
         frame_stride, smooth_seconds: of videos and webcams, see :func:`fer_ignite.apps.faces.video.iter_video_results`.
         annotated_output: where annotated pictures and videos go.
+        picker: finds the faces of pictures, and takes face crops as they are; None: the reader's detector searches in all.
     Yields:
         A row per face; one with ``face`` 0 for a picture, or a whole video, without any; one with ``error`` for what
         can't be read, which doesn't stop the rest.
@@ -65,11 +70,14 @@ def iter_face_rows(
         ConfigError: there is no such camera.
         StorageError: the annotated output can't be written.
     """
+    read = functools.partial(
+        _read_pictures, reader=reader, annotated_output=annotated_output, picker=picker
+    )
     waiting: list[tuple[str, Picture | DataError]] = []
     for source in sources:
         if is_webcam(source) or is_video(source):
             # The pictures before it come first: rows stand in the sources' order.
-            yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
+            yield from read(waiting)
             waiting = []
             yield from _video(
                 source,
@@ -82,9 +90,9 @@ def iter_face_rows(
         waiting.append((source, _picture(source)))
         pixels = sum(picture.nbytes for _, picture in waiting if not isinstance(picture, DataError))
         if len(waiting) == _MOST_PICTURES or pixels > _BATCH_BYTES:
-            yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
+            yield from read(waiting)
             waiting = []
-    yield from _read_pictures(waiting, reader, annotated_output=annotated_output)
+    yield from read(waiting)
 
 
 def _picture(source: str) -> Picture | DataError:
@@ -96,12 +104,18 @@ def _picture(source: str) -> Picture | DataError:
 
 def _read_pictures(
     pictures: list[tuple[str, Picture | DataError]],
-    reader: FaceReader,
     *,
+    reader: FaceReader,
     annotated_output: AnnotatedOutput | None,
+    picker: FacePicker | None,
 ) -> Iterator[FaceRow]:
-    sound = [picture for _, picture in pictures if not isinstance(picture, DataError)]
-    readings = iter(reader.read(sound) if sound else ())
+    sound = [(name, picture) for name, picture in pictures if not isinstance(picture, DataError)]
+    images_HW3 = [picture for _, picture in sound]
+    if picker is not None:
+        found = [picker.find(name, Image.fromarray(image_HW3)) for name, image_HW3 in sound]
+        readings = iter(reader.read_boxes(images_HW3, found))
+    else:
+        readings = iter(reader.read(images_HW3) if sound else ())
     for source, picture in pictures:
         if isinstance(picture, DataError):
             yield FaceRow(source, error=str(picture))

@@ -63,28 +63,45 @@ class FaceReader:
         Args:
             images_HW3: uint8 RGB pictures of any sizes.
         """
-        found = [in_reading_order(boxes) for boxes in self.detector(images_HW3)]
+        return self.read_boxes(
+            images_HW3, [in_reading_order(boxes) for boxes in self.detector(images_HW3)]
+        )
+
+    def read_boxes(
+        self, images_HW3: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[Box] | None]
+    ) -> list[list[FaceReading]]:
+        """The faces in the boxes of each picture.
+
+        Args:
+            images_HW3: uint8 RGB pictures of any sizes.
+            found: each picture's boxes; None where the picture itself is the face, whose box is then the whole picture.
+        """
         crops = [
-            self._crop(image, box)
+            self._whole(image) if box is None else self._crop(image, box)
             for image, boxes in zip(images_HW3, found, strict=True)
-            for box in boxes
+            for box in ([None] if boxes is None else boxes)
         ]
         probabilities = iter(self._chances(crops))
         classes = self.predictor.classes
         return [
             [
                 FaceReading(box, dict(zip(classes, next(probabilities), strict=True)))
-                for box in boxes
+                for box in ([_box_of_whole(image)] if boxes is None else boxes)
             ]
-            for boxes in found
+            for image, boxes in zip(images_HW3, found, strict=True)
         ]
 
     def _crop(self, image_HW3: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-        face = Image.fromarray(cut_face(image_HW3, box, margin=self.margin))
+        return self._fitted(cut_face(image_HW3, box, margin=self.margin), mode="squash")
+
+    def _whole(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self._fitted(image_HW3, mode=self.predictor.resize_mode)
+
+    def _fitted(self, face_HW3: NDArray[np.uint8], *, mode: str) -> NDArray[np.uint8]:
         return fit_image(
-            face,
+            Image.fromarray(face_HW3),
             self.predictor.side_px,
-            mode="squash",
+            mode=mode,
             channels="gray" if self.predictor.channels == 1 else "rgb",
         )
 
@@ -94,3 +111,8 @@ class FaceReader:
             faces_BHWC = np.stack(crops[start : start + self.batch_size])
             probabilities += self.predictor.probabilities(faces_BHWC).tolist()
         return probabilities
+
+
+def _box_of_whole(image_HW3: NDArray[np.uint8]) -> Box:
+    height, width = image_HW3.shape[:2]
+    return Box(0, 0, width, height)

@@ -41,6 +41,15 @@ def test_the_faces_of_all_pictures_go_through_the_network_at_once_and_come_back_
     ) == ["dark", "light"]
 
 
+def test_a_picture_that_is_a_face_is_read_as_a_whole():
+    picture = np.zeros((100, 60, 3), np.uint8)
+    picture[:50] = 255
+    reader = FaceReader(Recorder(), halves, margin=-0.4)
+    (whole,), none = reader.read_boxes([picture, picture], [None, []])
+    assert whole.box == Box(0, 0, 60, 100) and none == []
+    assert whole.probabilities == pytest.approx({"dark": 0.5, "light": 0.5}, abs=0.02)
+
+
 def test_many_faces_are_classified_in_batches():
     reader = FaceReader(Recorder(), halves, batch_size=3)
     assert len(reader.read([np.zeros((100, 100, 3), np.uint8)] * 4)) == 4
