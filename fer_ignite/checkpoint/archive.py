@@ -22,6 +22,7 @@ from fer_ignite.errors import CheckpointError
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "MAX_OPERATIONS",
     "HashingWriter",
     "check_archive",
     "has_sha256",
@@ -34,7 +35,7 @@ __all__ = [
 # A file is read into memory whole before it is checked, so its size is bounded.
 MAX_FILE_BYTES = 16 << 30
 _MAX_ENTRIES = 100_000
-_MAX_OPERATIONS = 1_000_000  # a tensor takes about 30; densenet201 with EMA and Adam 120,000
+MAX_OPERATIONS = 1_000_000  # a tensor takes about 30; densenet201 with EMA and Adam 120,000
 
 _SEAL = b"fer_ignite sha256 "
 # Of fixed length: the archive's length field is written, and hashed, before the digest is known.
@@ -261,8 +262,8 @@ def _check_program(program: bytes, path: str | os.PathLike[str]) -> None:
                 path,
                 f"names {name!a}; only tensors and plain values are loaded, never code or other objects",
             )
-        if count >= _MAX_OPERATIONS:
-            refuse(path, f"needs more than {_MAX_OPERATIONS} pickle operations")
+        if count >= MAX_OPERATIONS:
+            refuse(path, f"needs more than {MAX_OPERATIONS} pickle operations")
 
 
 def _kind(data: bytes) -> str:

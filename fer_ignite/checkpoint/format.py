@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fer_ignite.checkpoint.archive import (
+    MAX_OPERATIONS,
     HashingWriter,
     check_archive,
     has_sha256,
@@ -28,7 +29,13 @@ from fer_ignite.checkpoint.archive import (
 )
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.checkpoint.paths import LAST_NAME, resolve_checkpoint, step_files
-from fer_ignite.checkpoint.plain import state_digest, tensor_problem, to_plain
+from fer_ignite.checkpoint.plain import (
+    key_path,
+    operation_count,
+    state_digest,
+    tensor_problem,
+    to_plain,
+)
 from fer_ignite.errors import CheckpointError
 
 __all__ = [
@@ -117,7 +124,8 @@ def write_checkpoint(
     Returns:
         The SHA-256 that the file carries.
     Raises:
-        CheckpointError: an entry is missing, or holds what is neither a tensor nor a plain value.
+        CheckpointError: an entry is missing, holds what is neither a tensor nor a plain value, or holds more values than
+            :func:`load_checkpoint` reads.
         OSError: writing failed.
     """
     # Before the first byte is written: weights_only would refuse the file only at the resume.
@@ -125,7 +133,7 @@ def write_checkpoint(
         "format": FORMAT,
         **{name: to_plain(value, (str(name),)) for name, value in mapping.items()},
     }
-    problem = _schema_problem(content)
+    problem = _schema_problem(content) or _size_problem(content)
     if problem:
         raise CheckpointError(f"The checkpoint wasn't written: {problem}.")
     writer = HashingWriter(file)
@@ -259,6 +267,24 @@ def _schema_problem(content: Mapping[str, Any]) -> str | None:
         if name in content and not _fits(content[name], entry.types):
             return f"{name!r} is a {type(content[name]).__name__}, not a {' or '.join(t.__name__ for t in entry.types)}"
     return _value_problem(content)
+
+
+def _size_problem(content: Mapping[str, Any]) -> str | None:
+    """Why :func:`check_archive` would refuse a file with this content: too many values, most of them in the part that is named."""
+    handlers = content.get("handlers") or {}
+    parts: dict[tuple[str, ...], Any] = {
+        (name,): value for name, value in content.items() if name != "handlers"
+    }
+    parts |= {("handlers", str(name)): state for name, state in handlers.items()}
+    counts = {place: operation_count(value) for place, value in parts.items()}
+    # What the containers around the parts take.
+    if sum(counts.values()) + 4 * len(counts) + 20 < MAX_OPERATIONS:
+        return None
+    largest = max(counts, key=lambda place: counts[place])
+    return (
+        f"{key_path(largest)} takes about {counts[largest]:,} pickle operations, and a checkpoint may have {MAX_OPERATIONS:,}; "
+        "return many numbers from state_dict() as one tensor"
+    )
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

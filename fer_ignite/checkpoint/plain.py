@@ -12,7 +12,14 @@ from torch import Tensor
 from fer_ignite.checkpoint.atomic_io import shown
 from fer_ignite.errors import CheckpointError
 
-__all__ = ["iter_leaves", "key_path", "state_digest", "tensor_problem", "to_plain"]
+__all__ = [
+    "iter_leaves",
+    "key_path",
+    "operation_count",
+    "state_digest",
+    "tensor_problem",
+    "to_plain",
+]
 
 # Far below Python's recursion limit, which a hostile file would otherwise exceed in to_plain.
 _MAX_DEPTH = 64
@@ -33,6 +40,11 @@ def to_plain(value: Any, place: Place) -> Any:
     if type(value) in _PLAIN:
         return value
     if type(value) in (Tensor, torch.nn.Parameter):
+        if not _is_dense(value) or value.is_meta:
+            raise CheckpointError(
+                f"{key_path(place)} is a sparse, quantized or meta tensor; a checkpoint holds dense tensors: "
+                "convert it in state_dict()."
+            )
         return _compact(value.detach())
     if type(value) in (list, tuple):
         return type(value)(
@@ -74,12 +86,29 @@ def iter_leaves(value: Any) -> Iterator[tuple[Place, Any]]:
     raise CheckpointError(f"It holds more than {_MAX_VALUES} values.")
 
 
+def operation_count(value: Any) -> int:
+    """Pickle operations that ``torch.save`` writes for plain values and tensors, at most.
+
+    Source: measured with ``pickletools.genops`` on torch 2.13, protocol 2; a tensor of n dimensions takes up to 34 + 2n.
+    """
+    if isinstance(value, Tensor):
+        return 34 + 2 * value.ndim
+    if isinstance(value, Mapping):
+        # A key is written and memoised; every 1000 items are put into the container together.
+        inner = sum(2 + operation_count(item) for item in value.values())
+    elif isinstance(value, (list, tuple)):
+        inner = sum(operation_count(item) for item in value)
+    else:
+        return 2 if isinstance(value, str) else 1
+    return 7 + inner + 2 * (len(value) // 1000)
+
+
 def tensor_problem(content: Any, *, file_bytes: int) -> str | None:
     """Why a loaded file's tensors can't be trusted with their shapes; None where they can."""
     for place, leaf in iter_leaves(content):
         if not isinstance(leaf, Tensor):
             continue
-        if leaf.layout is not torch.strided or leaf.device.type != "cpu" or leaf.is_quantized:
+        if not _is_dense(leaf) or leaf.device.type != "cpu":
             return f"{key_path(place)} is not an ordinary dense tensor"
         if leaf.numel() * leaf.element_size() > file_bytes:  # a stride of 0 claims any size
             return (
@@ -123,11 +152,13 @@ def _check_depth(place: Place) -> None:
         raise CheckpointError(f"{key_path(place[:4])}... is nested deeper than {_MAX_DEPTH}.")
 
 
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized
+
+
 def _compact(tensor: Tensor) -> Tensor:
-    # torch.save writes the whole storage behind a view.
-    if (
-        tensor.layout is torch.strided
-        and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
-    ):
+    # torch.save writes the whole storage behind a view; of an expanded tensor it writes less than the shape says,
+    # which the reader refuses.
+    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
         return tensor.clone()
     return tensor

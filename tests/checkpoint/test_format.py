@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import os
+import pickletools
 import random
 import re
 import shutil
@@ -29,6 +30,7 @@ from fer_ignite.checkpoint.format import (
     state_digest,
     write_checkpoint,
 )
+from fer_ignite.checkpoint.plain import operation_count, to_plain
 from fer_ignite.errors import CheckpointError
 
 TRACE = ("strace", "-f", "--seccomp-bpf", "-e")
@@ -223,6 +225,48 @@ def reseal(good: bytes, changes: dict[str, Any]) -> bytes:
 def test_a_value_that_could_not_be_loaded_is_not_saved_and_named(value: Any):
     with pytest.raises(CheckpointError, match=r"handlers\.mine\.0"):
         save_bytes(content() | {"handlers": {"mine": [value]}})
+
+
+def test_a_state_with_more_values_than_are_read_is_not_saved_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("archive", "format"):  # 1,000,000, which takes seconds
+        monkeypatch.setattr(f"fer_ignite.checkpoint.{module}.MAX_OPERATIONS", 6000)
+    mixed = [1.5, "text", (1, 2, 3, 4), {"a": [None]}, torch.zeros(2, 3)]
+    for count in (1, 10, 20):  # what is written, is read
+        state = {f"{number:04d}.png": mixed for number in range(count)}
+        (tmp_path / "x.pt").write_bytes(save_bytes(content() | {"handlers": {"mine": state}}))
+        assert len(load_checkpoint(tmp_path / "x.pt")["handlers"]["mine"]) == count
+    state = {f"{number:04d}.png": mixed for number in range(90)}
+    with pytest.raises(CheckpointError, match=r"handlers\.mine takes about .* one tensor"):
+        save_bytes(content() | {"handlers": {"mine": state, "small": {"seen": 3}}})
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000, 2500])
+@pytest.mark.parametrize(
+    "item", [1.5, "text", [1], {"a": 1}, OrderedDict(a=()), (1, 2, 3, 4), torch.zeros(1, 2, 3, 4)]
+)
+def test_the_counted_operations_are_at_least_those_that_are_written(count: int, item: Any):
+    for value in ([item] * count, {f"k{number}": item for number in range(count)}):
+        plain = to_plain(value, ())
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        with zipfile.ZipFile(buffer) as archive:
+            program = archive.read("archive/data.pkl")
+        written = sum(1 for _ in pickletools.genops(program)) - 2  # PROTO and STOP
+        assert written <= operation_count(plain) + 10  # names of types, once
+
+
+@pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.zeros(3, device="meta")])
+def test_a_tensor_that_could_not_be_loaded_is_not_saved_and_named(value: torch.Tensor):
+    with pytest.raises(CheckpointError, match=r"handlers\.mine\.0 .* dense"):
+        save_bytes(content() | {"handlers": {"mine": [value]}})
+
+
+def test_an_expanded_tensor_is_saved_whole(tmp_path: Path):
+    wide = torch.ones(1).expand(1_000_000)
+    (tmp_path / "x.pt").write_bytes(save_bytes(content() | {"handlers": {"mine": [wide]}}))
+    assert torch.equal(load_checkpoint(tmp_path / "x.pt")["handlers"]["mine"][0], wide)
 
 
 def test_a_view_is_saved_without_the_storage_behind_it():
