@@ -1,6 +1,7 @@
 """Supervisor of spawned processes: start, signal forwarding, joint end, root cause."""
 
 import ast
+import hashlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -33,6 +34,8 @@ from fer_ignite.terminal import LINES_TO_STDOUT, in_notebook
 __all__ = ["quiet_parallel", "run_spawned"]
 
 _FOLDER_PREFIX = "fer-ignite-launch-"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 _SAVE_LIMIT_S = 30.0  # for all processes to save and leave after a signal
 _LEAVE_LIMIT_S = 4.0  # for the others to notice a failure by themselves, then SIGTERM
 _TERM_LIMIT_S = 3.0  # then SIGKILL
@@ -327,7 +330,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def _private_folder() -> Iterator[Path]:
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-{_pid_space()}-"))
     except OSError as error:
         raise ConfigError(
             f"No temporary folder can be made ({error}): set TMPDIR to one that can be written."
@@ -339,11 +342,21 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _pid_space() -> str:
+    """Eight characters for the machine and the PID namespace in which this process's number is unique; empty where unknown."""
+    # Not the host's name: containers of several machines may share one, and a temporary folder too.
+    try:
+        text = f"{_BOOT_ID.read_text().strip()} {os.readlink(_PID_NAMESPACE)}"
+    except OSError:
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _remove_leftovers(parent: Path) -> None:
-    """Remove the folders of launchers that were killed."""
-    if not Path("/proc/self").exists():
+    """Remove the folders of launchers that were killed: only of those whose number can be looked up here."""
+    if not (space := _pid_space()):
         return
-    for folder in parent.glob(f"{_FOLDER_PREFIX}*-*"):
+    for folder in parent.glob(f"{_FOLDER_PREFIX}*-{space}-*"):
         pid = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
         with suppress(OSError):
             if (

@@ -126,8 +126,8 @@ def check_names(config: Config) -> None:
 
 def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:
     # A loader passes tensors on by a socket below this folder; a name that is too long for one leaves the run waiting.
-    # Forked processes keep the launcher's own folder, /fer-ignite-launch-PID-xxxxxxxx, which comes on top.
-    folder, longest = tempfile.gettempdir(), _LONGEST_TEMPORARY - 36 * forked
+    # Forked processes keep the launcher's own folder, /fer-ignite-launch-PID-xxxxxxxx-xxxxxxxx, which comes on top.
+    folder, longest = tempfile.gettempdir(), _LONGEST_TEMPORARY - 45 * forked
     if workers and len(os.fsencode(folder)) > longest:
         raise ConfigError(
             f"--workers {workers}: the folder of temporary files, {folder}, has {len(os.fsencode(folder))} bytes in its name, "

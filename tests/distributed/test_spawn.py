@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
 
 import pytest
 
-from fer_ignite.distributed import LaunchSpec, launch
+from fer_ignite.distributed import LaunchSpec, launch, spawn
 from fer_ignite.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -282,6 +283,28 @@ def test_no_process_survives_a_killed_launcher_and_its_folder_goes_at_the_next_s
     left = [path.name for path in (tmp_path / "tmp").iterdir()]
     assert all(name.startswith("pymp-") for name in left)  # multiprocessing's, of its fork server
     assert not left or start_method == "forkserver"
+
+
+@linux
+def test_only_folders_of_launchers_that_can_be_looked_up_here_are_removed(tmp_path, monkeypatch):
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    (tmp_path / "boot_id").write_text("another machine")
+    here = spawn._pid_space()
+    monkeypatch.setattr(spawn, "_BOOT_ID", tmp_path / "boot_id")
+    elsewhere = spawn._pid_space()
+    monkeypatch.undo()
+    assert len({here, elsewhere, ""}) == 3
+    names = [f"{os.getpid()}-{here}", f"{ended.pid}-{here}", f"{ended.pid}-{elsewhere}", "1"]
+    folders = [tmp_path / f"fer-ignite-launch-{name}-abcdefgh" for name in names]
+    for folder in folders:
+        folder.mkdir()
+    spawn._remove_leftovers(tmp_path)
+    assert [folder.exists() for folder in folders] == [True, False, True, True]
+    monkeypatch.setattr(spawn, "_PID_NAMESPACE", tmp_path / "absent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with spawn._private_folder() as made:  # where nothing can be looked up, nothing is removed
+        assert made.is_dir() and folders[0].exists()
 
 
 @linux
