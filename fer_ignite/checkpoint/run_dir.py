@@ -132,6 +132,10 @@ class RunDir:
         """Whether training has begun here before."""
         return self.config.exists() or any(self.checkpoints.glob("*.pt"))
 
+    def predictions(self, split: str) -> Path:
+        """File of the probabilities of a split's faces (``--predictions``)."""
+        return self.path / f"predictions_{split}.csv"
+
     def clear(self) -> None:
         """Removes what an earlier run left; files of other origin stay."""
         stale = [
@@ -143,6 +147,8 @@ class RunDir:
             self.report,
             self.trackers,
             self.run_id,
+            self.predictions("val"),
+            self.predictions("test"),
         ]
         for folder, pattern in (
             (self.checkpoints, "*.pt"),

@@ -103,9 +103,7 @@ def _write_predictions(
         "logits": scored.logits_NK.tolist(),
     }
     rows = prediction_rows(columns, dataset.classes, temperature=temperature or 1.0)
-    write_predictions_csv(
-        session.folder.path / f"predictions_{split}.csv", dataset.classes, rows=rows
-    )
+    write_predictions_csv(session.folder.predictions(split), dataset.classes, rows=rows)
 
 
 def _store_temperature(path: Path, temperature: float | None) -> None:

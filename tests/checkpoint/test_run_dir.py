@@ -122,11 +122,20 @@ def test_clearing_removes_the_run_and_nothing_else(folder):
     folder.log_test_access({"n": 1})
     write_scalars(folder, [1])
     (folder.checkpoints / "step-1.pt").write_bytes(b"x")
+    folder.predictions("val").write_text("id\n")
+    folder.predictions("test").write_text("id\n")
+    (folder.path / "predictions_mine.csv").write_text("mine")
     (folder.path / "notes.txt").write_text("mine")
     (folder.plots / "mine.svg").write_text("mine")
     folder.clear()
     left = sorted(path.name for path in folder.path.rglob("*") if path.is_file())
-    assert left == ["config.schema.json", "config.yaml", "mine.svg", "notes.txt"]
+    assert left == [
+        "config.schema.json",
+        "config.yaml",
+        "mine.svg",
+        "notes.txt",
+        "predictions_mine.csv",
+    ]
 
 
 def test_looks_at_the_test_split_are_counted(folder):
