@@ -6,6 +6,7 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 import contextlib
 import functools
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -370,7 +371,7 @@ def _best_is_lost(found: Found, folder: RunDir) -> bool:
 
 
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
-    """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken. And whether it was there.
+    """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken, one more than the highest. And whether it was there.
 
     An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the folder is a
     working copy, and a name is also taken where the store has it.
@@ -382,24 +383,22 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
             return RunDir(checkpoint.parent.parent), True
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
-    in_store = set()
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
     if is_url(config.out):
-        in_store = _ask_store(config, "--out", lambda: runs_in_store(config.out))
-    base, number = default_name(config), 1
-    while (path := _numbered(out, base, number=number)).exists() or path.name in in_store:
-        number += 1
+        names += _ask_store(config, "--out", lambda: runs_in_store(config.out))
+    base = default_name(config)
+    # Behind the highest number, also where a lower one is free again: the numbers keep the order of the starts.
+    highest = max((_number(name, base) for name in names), default=0)
     # A restarted torchrun attempt and --resume continue in the newest folder, all else gets a new one.
-    if number > 1 and (config.resume is not None or restart_count() > 0):
-        newest = _numbered(out, base, number=number - 1)
+    if highest > 0 and (config.resume is not None or restart_count() > 0):
+        newest = _numbered(out, base, number=highest)
         return RunDir(newest), newest.exists()
     while True:
-        try:
-            _numbered(out, base, number=number).mkdir(parents=True)
+        highest += 1
         # mkdir is atomic: of two runs that start together one gets the name.
-        except FileExistsError:
-            number += 1
-        else:
-            return RunDir(_numbered(out, base, number=number)), False
+        with contextlib.suppress(FileExistsError):
+            _numbered(out, base, number=highest).mkdir(parents=True)
+            return RunDir(_numbered(out, base, number=highest)), False
 
 
 def default_name(config: Config) -> str:
@@ -409,6 +408,14 @@ def default_name(config: Config) -> str:
 
 def _numbered(out: Path, base: str, *, number: int) -> Path:
     return out / (base if number == 1 else f"{base}-{number}")
+
+
+def _number(name: str, base: str) -> int:
+    """What :func:`_numbered` was given for a name; 0 for the name of another run."""
+    if name == base:
+        return 1
+    match = re.fullmatch(re.escape(base) + r"-([2-9]|[1-9]\d+)", name)
+    return 0 if match is None else int(match[1])
 
 
 def _plain_name(text: str) -> str:

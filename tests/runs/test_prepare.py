@@ -59,6 +59,15 @@ def test_a_run_without_a_name_gets_a_numbered_one(tiny, tmp_path):
     assert newest.path.name == "fer48-demo-3" and existed
 
 
+def test_a_removed_folder_of_a_run_without_a_name_leaves_its_number_free(tiny, tmp_path):
+    for name in ("fer48-demo-2", "fer48-demo-10", "fer48-demo-10-seed1", "fer48-demo-x"):
+        (tmp_path / name).mkdir()
+    newest, existed = choose_folder(tiny(name=None, resume="auto"))
+    assert newest.path.name == "fer48-demo-10" and existed
+    fresh, existed = choose_folder(tiny(name=None))
+    assert fresh.path.name == "fer48-demo-11" and not existed
+
+
 def test_two_runs_can_t_share_a_folder(ready):
     ready()
     with pytest.raises(FolderInUseError):
