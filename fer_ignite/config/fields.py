@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from fer_ignite.imports import split_names
+
 __all__ = [
     "Floats",
     "Integers",
@@ -42,8 +44,17 @@ def parse_duration(value: Any) -> Any:
 
 
 def join_sources(value: Any) -> Any:
-    """Several data sets as one text; one is left as it is."""
+    """Several data sets as one text; one is left as it is.
+
+    Raises:
+        ValueError: one of several is a path with a comma, which would be taken for several data sets.
+    """
     if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        for part in value if len(value) > 1 else ():
+            if "," in part and split_names(part) == (part,):
+                raise ValueError(
+                    f"data: got {part!r} among several data sets, and a comma separates data sets; rename it, or name a link without a comma"
+                )
         return ",".join(value)
     return value
 

@@ -67,13 +67,17 @@ class ClassMatch:
         )
 
 
-def match_classes(data_classes: Sequence[str], known_classes: Sequence[str]) -> ClassMatch:
+def match_classes(
+    data_classes: Sequence[str], known_classes: Sequence[str], *, numbers_are_names: bool = False
+) -> ClassMatch:
     """Matches the classes of a data set with a network's: by name, then by the expression that a name means.
 
+    Args:
+        numbers_are_names: numbers on one side are matched with nothing, in place of an error.
     Raises:
         DataError: one side has numbers and the other names, or a name means several of the network's classes.
     """
-    if are_numbers(data_classes) != are_numbers(known_classes):
+    if not numbers_are_names and are_numbers(data_classes) != are_numbers(known_classes):
         raise DataError(_numbers_against_names(data_classes, known_classes))
     exact = {name: place for place, name in enumerate(known_classes)}
     by_case: dict[str, list[int]] = {}

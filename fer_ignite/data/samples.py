@@ -65,6 +65,7 @@ class Samples:
         groups_N: int64, images of one group (a person, a film) must not be torn apart; None: no groups.
         soft_NK: float32 shares of the votes; None: no votes.
         refused: files that are known to be unusable before any is opened, with the reason.
+        skipped: what can't be used was left out before, each with its reason, as a dataset cache's manifest lists it.
         left_out: how many were left out, by reason.
     """
 
@@ -79,6 +80,7 @@ class Samples:
     groups_N: npt.NDArray[np.int64] | None = None
     soft_NK: npt.NDArray[np.float32] | None = None
     refused: tuple[tuple[bytes, str], ...] = ()
+    skipped: tuple[str, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:

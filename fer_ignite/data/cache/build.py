@@ -126,7 +126,10 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
         "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
         "splits": splits,
         # Without the folder: the content key covers these texts, and data that moved keeps its key.
-        "skipped": [text.replace(str(samples.root) + os.sep, "") for text in skipped],
+        "skipped": [
+            *samples.skipped,
+            *(text.replace(str(samples.root) + os.sep, "") for text in skipped),
+        ],
     }
     shape = (fit.side_px, fit.side_px, fit.depth)
     return write_facts(
@@ -146,7 +149,8 @@ def _write_images(
         if samples.pixels_NHWC is not None:
             if spec.crop_faces:
                 raise DataError(
-                    f"--crop-faces: {printable(spec.data)} holds faces that are cut out already; leave the flag out."
+                    f"--crop-faces: {printable(spec.data)} holds faces that are cut out already; leave the flag out, and "
+                    "pack photographs that are joined with it first: fer-ignite pack PHOTOGRAPHS --crop-faces."
                 )
             fit = _fit_of_pixels(spec, samples.pixels_NHWC)
             _write_raw(

@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
     """The folder of the dataset cache that a spec describes.
 
-    A dataset cache as `data` is used as it is: of all settings, only other `classes` make a new one.
+    A dataset cache as `data` is used as it is: of all settings, only other `classes` and `split` make a new one.
 
     Args:
         cache: where dataset caches are kept; None for `cache_folder()`.
@@ -67,6 +67,33 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
         DataError: the source can't be read.
         ConfigError: the cache can't be written.
         StorageError: writing failed half-way.
+    """
+    parts = split_sources(spec.data)
+    if is_shards(spec.data) and len(parts) == 1:
+        return _shards(spec, cache=cache_folder() if cache is None else cache)
+    if len(parts) == 1:
+        return _open_one(spec, cache=cache, progress=progress)
+    source = _union(spec, parts, cache=cache, progress=progress)
+    # The parts' faces are cut out and grouped: the union holds faces, under names that begin with a number.
+    spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
+    return _known_or_built(spec, source, cache=cache, progress=progress)
+
+
+def _open_one(
+    spec: CacheSpec,
+    *,
+    cache: Path | None,
+    progress: bool,
+    layout: str | None = None,
+    any_classes: bool = False,
+    refit: bool = False,
+) -> Path:
+    """The folder of one data set's dataset cache.
+
+    Args:
+        layout: how it is read, where that is not the spec's; the spec's still names its numbers.
+        any_classes: its splits may differ in their classes, even if the spec names none.
+        refit: a dataset cache as `data` is built again where it has another side or colour than the spec.
     """
 
     def local(text: str, setting: str = "--data") -> str:
@@ -79,21 +106,27 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
     options = ReadOptions(
         votes=spec.votes and local(spec.votes, "--votes"),
         vote_mode=spec.vote_mode,
-        layout=spec.layout,
-        any_classes=spec.classes is not None,
+        layout=layout or spec.layout,
+        any_classes=any_classes or spec.classes is not None,
         peak_frames=spec.peak_frames,
         neutral_frames=spec.neutral_frames,
         follow_links=spec.follow_links,
     )
-    parts = split_sources(spec.data)
-    if is_shards(spec.data) and len(parts) == 1:
-        return _shards(spec, cache=cache_folder() if cache is None else cache)
-    if len(parts) > 1:
-        source: Source = _union(spec, parts, cache=cache, progress=progress)
-    else:
-        source = find_source(local(spec.data), options)
+    source = find_source(local(spec.data), options)
     if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
-        return _sound(source.path)
+        if not refit or _fits(spec, source):
+            return _sound(source.path)
+        spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
+    return _known_or_built(spec, source, cache=cache, progress=progress)
+
+
+def _fits(spec: CacheSpec, source: CacheSource) -> bool:
+    """Whether a dataset cache has the side and the colour of a spec."""
+    found = open_cache(source.path)
+    return (found.height, found.channels) == (spec.side_px, 1 if spec.channels == "gray" else 3)
+
+
+def _known_or_built(spec: CacheSpec, source: Source, *, cache: Path | None, progress: bool) -> Path:
     cache = cache_folder() if cache is None else cache
     stamp = cache / "stamps" / _stamp_name(spec, source)
     return _known(cache, stamp) or _build(spec, source, cache=cache, stamp=stamp, progress=progress)
@@ -132,6 +165,11 @@ def _union(
                 f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or dataset caches."
             )
 
+    # What names numbers may be meant for one of them; and a csv file is in no layout of folders.
+    layouts = [
+        "auto" if spec.numbering is not None or os.path.isfile(part) else None for part in parts
+    ]
+
     def opened(**changed: Any) -> list[CacheSource]:
         # Votes belong to the first; classes are chosen on the union.
         specs = [
@@ -140,16 +178,29 @@ def _union(
             )
             for place, part in enumerate(parts)
         ]
-        return [CacheSource(open_or_build(own, cache=cache, progress=progress)) for own in specs]
+        return [
+            CacheSource(
+                _open_one(
+                    own,
+                    cache=cache,
+                    progress=progress,
+                    layout=layout,
+                    any_classes=spec.classes is not None,
+                    refit=bool(changed),
+                )
+            )
+            for own, layout in zip(specs, layouts, strict=True)
+        ]
 
     # First each at its own size and colour; where they differ, again at the smallest side.
     sources = opened()
     caches = [open_cache(source.path) for source in sources]
     sides, channels = {one.height for one in caches}, {one.channels for one in caches}
     if len(sides) == len(channels) == 1:
-        return UnionSource(spec.data, sources)
+        return UnionSource(spec.data, sources, any_classes=spec.classes is not None)
     gray = spec.channels == "gray" or (spec.channels == "auto" and 1 in channels)
-    return UnionSource(spec.data, opened(side_px=min(sides), channels="gray" if gray else "rgb"))
+    sources = opened(side_px=min(sides), channels="gray" if gray else "rgb")
+    return UnionSource(spec.data, sources, any_classes=spec.classes is not None)
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:

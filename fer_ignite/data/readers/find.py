@@ -214,7 +214,9 @@ def _face_csv(table: Path, options: ReadOptions) -> Source:
 
 def _csv_source(path: Path, options: ReadOptions) -> Source:
     columns = read_columns(path)
-    if options.layout not in ("auto", "csv", "fer2013", "affectnet"):
+    # The numbers of a manifest's labels may be any data set's.
+    numbered = NUMBERED_CLASSES if {"path", "label"} <= set(columns) else ()
+    if options.layout not in ("auto", "csv", "fer2013", "affectnet", *numbered):
         raise DataError(
             f"--layout {options.layout}: {printable(path)} is a file; name the folder that holds the data set."
         )
@@ -322,5 +324,6 @@ class CacheSource:
             else dataset_cache.read(everything),
             groups_N=None if dataset_cache.groups is None else np.array(dataset_cache.groups),
             soft_NK=None if dataset_cache.soft is None else np.array(dataset_cache.soft),
+            skipped=tuple(dataset_cache.manifest["skipped"]),
             left_out=dict(dataset_cache.manifest["left_out"]),
         )

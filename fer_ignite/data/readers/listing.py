@@ -138,6 +138,8 @@ class ListingSource(ReadOnceSource):
         samples = _samples(listing, f"{printable(self.where)} ({self.kind})")
         facts_N5 = file_facts(samples)
         digest = hashlib.sha256(repr((samples.classes, samples.left_out)).encode())
+        for refused in samples.refused:
+            digest.update(repr(refused).encode())
         for table in listing.tables:
             digest.update(file_stamp(table))
         digest.update(facts_N5[:, 1:].tobytes() + samples.labels_N.tobytes())

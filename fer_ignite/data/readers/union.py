@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fer_ignite.data.classes import match_classes
+from fer_ignite.data.classes import LAYOUTS_OF_NUMBERS, match_classes
+from fer_ignite.data.expressions import are_numbers
+from fer_ignite.data.images import printable
 from fer_ignite.data.readers.find import CacheSource
 from fer_ignite.data.samples import Samples
 from fer_ignite.errors import DataError
@@ -27,12 +29,15 @@ class UnionSource:
     Args:
         where: the names of the data sets, for messages.
         parts: dataset caches of one side and one number of channels.
+        any_classes: numbers stay classes beside names, because the user names the classes of the union.
     """
 
     kind = "union"
 
-    def __init__(self, where: str, parts: Sequence[CacheSource]) -> None:
-        self.where, self._parts = where, tuple(parts)
+    def __init__(
+        self, where: str, parts: Sequence[CacheSource], *, any_classes: bool = False
+    ) -> None:
+        self.where, self._parts, self._any_classes = where, tuple(parts), any_classes
 
     def stamp(self) -> bytes:
         return hashlib.sha256(b"".join(part.stamp() for part in self._parts)).digest()
@@ -47,10 +52,10 @@ class UnionSource:
                 f"{self.where}: the faces are stored with different sides or channels ({_shown(shapes)}); give --image-size no larger "
                 "than the smallest, and --channels."
             )
+        if not self._any_classes:
+            self._refuse_numbers_beside_names(found)
         classes = _all_classes(found)
-        labels = [
-            match_classes(samples.classes, classes).places_K[samples.labels_N] for samples in found
-        ]
+        labels = [_places(samples, classes)[samples.labels_N] for samples in found]
         soft_NK = None
         if any(samples.soft_NK is not None for samples in found):
             soft_NK = np.concatenate(
@@ -76,8 +81,23 @@ class UnionSource:
             ),
             groups_N=_groups(found),
             soft_NK=soft_NK,
+            skipped=tuple(
+                f"{number}{_MARK.decode()}{text}"
+                for number, samples in enumerate(found, 1)
+                for text in samples.skipped
+            ),
             left_out=left_out,
         )
+
+    def _refuse_numbers_beside_names(self, found: Sequence[Samples]) -> None:
+        numbered = [number for number, one in enumerate(found, 1) if are_numbers(one.classes)]
+        if 0 < len(numbered) < len(found):
+            first = found[numbered[0] - 1].classes
+            raise DataError(
+                f"{printable(self.where)}: the classes of data set {numbered[0]} are numbers ({', '.join(first)}), whose meaning is not "
+                f"guessed, and another's are names; name them with --layout {'|'.join(LAYOUTS_OF_NUMBERS)} where it is one of these, or "
+                f"with --classes 'angry=angry+{first[0]}, ...'."
+            )
 
 
 def set_numbers(ids: Sequence[bytes]) -> npt.NDArray[np.int64]:
@@ -94,8 +114,13 @@ def _shown(shapes: set[tuple[int, ...]]) -> str:
 def _all_classes(found: Sequence[Samples]) -> tuple[str, ...]:
     classes: tuple[str, ...] = found[0].classes
     for samples in found[1:]:
-        classes += match_classes(samples.classes, classes).unknown
+        classes += match_classes(samples.classes, classes, numbers_are_names=True).unknown
     return classes
+
+
+def _places(samples: Samples, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """int64 [K of the samples]: the places of their classes in the union's."""
+    return match_classes(samples.classes, classes, numbers_are_names=True).places_K
 
 
 def _distributions(
@@ -105,7 +130,7 @@ def _distributions(
     if samples.soft_NK is None:
         soft_NK[np.arange(len(samples)), labels_N] = 1
     else:
-        soft_NK[:, match_classes(samples.classes, classes).places_K] = samples.soft_NK
+        soft_NK[:, _places(samples, classes)] = samples.soft_NK
     return soft_NK
 
 

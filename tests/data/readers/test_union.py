@@ -9,7 +9,8 @@ from PIL import Image
 
 from fer_ignite import build_session, evaluate, train
 from fer_ignite.config import check
-from fer_ignite.data.cache.format import open_cache
+from fer_ignite.data.cache import face_files
+from fer_ignite.data.cache.format import describe, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
@@ -116,6 +117,89 @@ def test_what_does_not_go_together_is_refused(tiny, folder, cli, tiny_flags):
                 folder.parent / "numbers" / "train" / name / f"{name}.png"
             )
         dataset_cache(f"demo:140,{folder.parent / 'numbers'}")
+
+
+def class_folders(root, classes, count=6, side=48, mode="L", first=0):
+    """Class folders of pictures of their own; classes with a slash are split/class."""
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for place in range(count):
+            rng = np.random.default_rng([first, number, place])
+            pixels = rng.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / name / f"film{place}_{number}.png")
+    return root
+
+
+def test_numbers_beside_names_are_named_by_the_layout_or_by_classes(tmp_path):
+    raf = class_folders(tmp_path / "raf", [str(number) for number in range(1, 8)], count=3)
+    listed = "".join(f"raf/{n % 7 + 1}/film{n // 7}_{n % 7}.png,{n % 7 + 1}\n" for n in range(21))
+    (tmp_path / "numbers.csv").write_text("path,label\n" + listed)
+    table = tmp_path / "fer2013.csv"
+    face = " ".join(["7"] * 2304)
+    rows = [f"{n % 7},{n} {face[2:]},{('Training', 'PublicTest')[n // 14]}" for n in range(21)]
+    table.write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    for numbered, count in ((raf, 21), (tmp_path / "numbers.csv", 21)):
+        with pytest.raises(DataError, match=r"data set 2 are numbers .*angry=angry\+1"):
+            dataset_cache(f"{table},{numbered}")
+        named = dataset_cache(f"{table},{numbered}", layout="rafdb")
+        assert set(named.classes) == set(DEMO_CLASSES) and len(named) == 21 + count
+        assert np.bincount(named.labels).tolist() == [3 + count // 7] * 7
+        chosen = dataset_cache(f"{table},{numbered}", classes="happy=happy+4,sad=sad+5")
+        assert np.bincount(chosen.labels).tolist() == [3 + count // 7] * 2
+    alone = dataset_cache(str(tmp_path / "numbers.csv"), layout="rafdb")
+    assert set(alone.classes) == set(DEMO_CLASSES)
+    with pytest.raises(DataError, match="is a file; name the folder"):
+        dataset_cache(str(table), layout="rafdb")
+
+
+def test_parts_may_differ_in_classes_when_the_user_names_those_of_the_union(tmp_path):
+    uneven = class_folders(
+        tmp_path / "uneven", ["train/angry", "train/happy", "train/contempt", "test/angry"]
+    )
+    even = class_folders(tmp_path / "even", ["angry", "happy"], first=1)
+    with pytest.raises(DataError, match="name the classes that are meant with --classes"):
+        dataset_cache(f"{uneven},{even}")
+    union = dataset_cache(f"{uneven},{even}", classes="angry,happy")
+    assert np.bincount(union.labels).tolist() == [18, 12]
+
+
+def test_skipped_images_of_the_parts_are_listed_under_their_names_in_the_union(tmp_path):
+    roots = [class_folders(tmp_path / name, ["angry", "happy"]) for name in "ab"]
+    for root in roots:
+        (root / "angry" / "broken.png").write_bytes(b"x")
+    union = dataset_cache(f"{roots[0]},{roots[1]}", bad_images="skip")
+    named = [text.partition(": ")[0] for text in union.manifest["skipped"]]
+    assert named == ["1/angry/broken.png", "2/angry/broken.png"]
+    assert "skipped: 2 that can't be read" in describe(union)
+    renamed = dataset_cache(str(union.path), classes="happy,angry")
+    assert renamed.manifest["skipped"] == union.manifest["skipped"]
+
+
+def test_groups_and_cut_out_faces_are_those_of_the_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        face_files, "_face_cropper", lambda: lambda rgb: np.ascontiguousarray(rgb[8:40, 8:40])
+    )
+    roots = [class_folders(tmp_path / name, ["angry", "happy"], side=64) for name in "ab"]
+    union = dataset_cache(f"{roots[0]},{roots[1]}", crop_faces=True, group_by=r"^[a-z]+/film(\d)")
+    assert (len(union), union.height) == (24, 32) and len(set(union.groups.tolist())) == 12
+    with pytest.raises(DataError, match=r"--crop-faces: demo:70 holds .*pack photographs that"):
+        dataset_cache(f"{roots[0]},demo:70", crop_faces=True)
+
+
+def test_a_dataset_cache_of_another_side_and_colour_is_joined(tmp_path):
+    large = dataset_cache(str(class_folders(tmp_path / "a", ["angry", "sad"], side=64, mode="RGB")))
+    assert (large.height, large.channels) == (64, 3)
+    union = dataset_cache(f"{large.path},demo:140")
+    assert (len(union), union.height, union.channels) == (152, 48, 1)
+
+
+def test_a_path_with_a_comma_among_several_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a,b").mkdir()
+    assert check({"data": ["a,b"]}).data == "a,b"
+    with pytest.raises(ConfigError, match=r"'a,b' among several data sets"):
+        check({"data": ["a,b", "c"]})
+    assert check({"data": ["a,x", "c"]}).data == "a,x,c"  # no such path: two data sets
 
 
 @pytest.mark.slow
