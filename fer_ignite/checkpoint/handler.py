@@ -313,15 +313,17 @@ def attach_best(
     saver: AtomicSaver,
     score: Callable[[Engine], float],
     trainer: Engine,
+    event: Events | CallableEventWithFilter | EventsList = Events.COMPLETED,
 ) -> BestCheckpoint:
     """Save ``best.pt`` when an evaluation ends with the highest score so far.
 
     Args:
+        event: of the evaluator; fires after each evaluation that counts.
         score: of the evaluator after a run; higher is better, non-finite never counts.
         trainer: whose iteration and epoch the best is remembered with.
     """
     best = BestCheckpoint(to_save, saver, trainer=trainer, score=score)
-    evaluator.add_event_handler(Events.COMPLETED, best)
+    evaluator.add_event_handler(event, best)
     return best
 
 
@@ -333,6 +335,7 @@ def attach_top(
     score: Callable[[Engine], float],
     trainer: Engine,
     keep: int,
+    event: Events | CallableEventWithFilter | EventsList = Events.COMPLETED,
 ) -> TopCheckpoints:
     """Save ``best-<iteration>.pt`` of the ``keep`` highest scores; arguments as in :func:`attach_best`."""
     top = TopCheckpoints(
@@ -343,7 +346,7 @@ def attach_top(
         n_saved=keep,
         filename_pattern=f"{_TOP_PREFIX}{{global_step}}.pt",
     )
-    evaluator.add_event_handler(Events.COMPLETED, top)
+    evaluator.add_event_handler(event, top)
     return top
 
 

@@ -24,8 +24,8 @@ from fer_ignite.inference.robustness import common_temperature, score_conditions
 from fer_ignite.inference.scoring import ScoredSplit, score_report, score_split
 from fer_ignite.metrics.calibration import fit_temperature
 from fer_ignite.training.coordination import STATUS, StopReason
-from fer_ignite.training.early_stopping import lower_is_better
 from fer_ignite.training.loggers import warn_on_plot_errors
+from fer_ignite.training.monitor import lower_is_better
 from fer_ignite.training.plots import draw_confusion
 from fer_ignite.training.session import Session, versions
 

@@ -16,8 +16,8 @@ from fer_ignite.imports import load_function, send_problem
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.registry import check_name
 from fer_ignite.stores.store import is_url
-from fer_ignite.training.early_stopping import lower_is_better
 from fer_ignite.training.losses import build_loss
+from fer_ignite.training.monitor import lower_is_better
 
 __all__ = [
     "check_callables",

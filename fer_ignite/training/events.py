@@ -72,8 +72,8 @@ EVENT_TABLE = (
     ),
     EventFacts(
         RunEvents.VALIDATED,
-        "behind the validation and all other handlers of EPOCH_COMPLETED, when all metrics stand in evaluator.state.metrics",
-        "evaluator.state.metrics",
+        "behind the validation and all other handlers of EPOCH_COMPLETED, when all metrics stand in session.val_metrics",
+        "session.val_metrics",
         "epoch",
         (),
     ),

@@ -1,7 +1,6 @@
 """Built-in handlers in their order, each under a name in ``session.handles``."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -9,13 +8,12 @@ from ignite.handlers import BasicTimeProfiler
 
 from fer_ignite.checkpoint.handler import AtomicSaver, attach_best, attach_resume_points, attach_top
 from fer_ignite.distributed.collectives import agree_on_text
-from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
 from fer_ignite.models.summary import parameter_count
 from fer_ignite.training import step
 from fer_ignite.training.components import build_schedule_from_config, hparam_types
 from fer_ignite.training.coordination import coordination_handlers
-from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
+from fer_ignite.training.early_stopping import attach_early_stopping
 from fer_ignite.training.ema import attach_ema
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.loggers import (
@@ -26,6 +24,7 @@ from fer_ignite.training.loggers import (
     attach_progress_bar,
 )
 from fer_ignite.training.lr_schedule import PlateauFactor, attach_schedule
+from fer_ignite.training.monitor import lower_is_better, monitor_score
 from fer_ignite.training.running_metrics import attach_running_metrics
 from fer_ignite.training.sam import attach_sam
 from fer_ignite.training.session import Session, versions
@@ -97,8 +96,10 @@ def _attach_schedule(session: Session) -> None:
         )
         plateau = session.plateau
         # register_last moves what is attached already; it attaches nothing.
-        session.evaluator.add_event_handler(Events.COMPLETED, plateau)
-        session.register_last("plateau", session.evaluator, event=Events.COMPLETED, handler=plateau)
+        session.evaluator.add_event_handler(session.validation_completed, plateau)
+        session.register_last(
+            "plateau", session.evaluator, event=session.validation_completed, handler=plateau
+        )
     # Schedules count optimizer steps: the rate is set at the first micro-batch of an accumulation group.
     # The filter reads the new batch: Ignite fetches it before ITERATION_STARTED.
     opens = Events.ITERATION_STARTED(
@@ -143,7 +144,7 @@ def attach_run(session: Session) -> None:
     session.epoch_clock = attach_epoch_clock(trainer)
     # Before best, plateau and early stopping: a diverged network ends the run, and is not counted
     # as an epoch without gain.
-    session.evaluator.add_event_handler(Events.COMPLETED, session.require_finite_scores)
+    session.evaluator.add_event_handler(session.validation_completed, session.require_finite_scores)
     trainer.add_event_handler(RunEvents.RESUME_POINT, session.require_finite_weights)
     if session.swa is not None:
         session.attach("swa", trainer, event=Events.EPOCH_COMPLETED, handler=session.swa.update)
@@ -170,7 +171,10 @@ def attach_reports(session: Session) -> None:
         session.register_handle(
             "plots",
             attach_plots(
-                trainer, folder, classes=session.dataset.classes, evaluator=session.evaluator
+                trainer,
+                folder,
+                classes=session.dataset.classes,
+                metrics=lambda: session.val_metrics,
             ),
         )
     if not config.quiet:
@@ -191,7 +195,7 @@ def _attach_tensorboard(session: Session) -> None:
     config, folder = session.config, session.folder
     report = TensorboardReport(
         session.trainer,
-        session.evaluator,
+        metrics=lambda: session.val_metrics,
         optimizer=session.optimizer,
         folder=folder.tensorboard,
         classes=session.dataset.classes,
@@ -243,17 +247,23 @@ def _described(session: Session) -> dict[str, Any]:
 def attach_decisions(session: Session) -> None:
     """Best checkpoint, early stopping, reports, resume points, votes: behind the user's handlers once the run starts."""
     config, trainer, evaluator = session.config, session.trainer, session.evaluator
-    score = _score(config.monitor, config.monitor_mode)
+    score = monitor_score(config.monitor, config.monitor_mode)
     # Only rank 0 writes. agree_on_text shares its error, so that a full disk ends all ranks in the
     # same save.
     saver = AtomicSaver(session.folder.checkpoints, agree=agree_on_text)
     # What decides moves behind the users' handlers at the start: they may add the metric that is
     # monitored.
+    validated = session.validation_completed
     best = attach_best(
-        evaluator, evaluation_state(session), saver=saver, score=score, trainer=trainer
+        evaluator,
+        evaluation_state(session),
+        saver=saver,
+        score=score,
+        trainer=trainer,
+        event=validated,
     )
     session.best_checkpoint = best
-    session.register_last("best", evaluator, event=Events.COMPLETED, handler=best)
+    session.register_last("best", evaluator, event=validated, handler=best)
     if config.keep_best > 1:
         top = attach_top(
             evaluator,
@@ -262,15 +272,21 @@ def attach_decisions(session: Session) -> None:
             score=score,
             trainer=trainer,
             keep=config.keep_best,
+            event=validated,
         )
         session.top_checkpoints = top
-        session.register_last("top", evaluator, event=Events.COMPLETED, handler=top)
+        session.register_last("top", evaluator, event=validated, handler=top)
     if config.patience > 0:
         stopper = attach_early_stopping(
-            trainer, evaluator, patience=config.patience, min_delta=config.min_delta, score=score
+            trainer,
+            evaluator,
+            patience=config.patience,
+            min_delta=config.min_delta,
+            score=score,
+            event=validated,
         )
         session.early_stopping = stopper
-        session.register_last("early_stopping", evaluator, event=Events.COMPLETED, handler=stopper)
+        session.register_last("early_stopping", evaluator, event=validated, handler=stopper)
     # The point at an epoch's end is written by sync_epoch, when best, plateau and early stopping
     # have seen the epoch. Written earlier, it would hold their states of the epoch before, and a
     # resumed run would stop one epoch late.
@@ -327,20 +343,3 @@ def _guard_handles(session: Session) -> None:
             else None
         ),
     )
-
-
-def _score(monitor: str, mode: str) -> Callable[[Engine], float]:
-    falls = lower_is_better(monitor, mode)
-
-    def score(engine: Engine) -> float:
-        metrics = engine.state.metrics
-        if monitor not in metrics:
-            known = ", ".join(
-                name for name, value in metrics.items() if isinstance(value, (int, float))
-            )
-            raise ConfigError(
-                f"--monitor {monitor!r} is no metric of the evaluation; there are {known}."
-            )
-        return finite_score(metrics[monitor], lower_is_better=falls)
-
-    return score

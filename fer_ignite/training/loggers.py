@@ -274,14 +274,22 @@ def warn_on_plot_errors(which: str) -> Iterator[None]:
 
 
 def attach_plots(
-    trainer: Engine, folder: RunDir, *, classes: tuple[str, ...], evaluator: Engine
+    trainer: Engine,
+    folder: RunDir,
+    *,
+    classes: tuple[str, ...],
+    metrics: Callable[[], Mapping[str, Any]],
 ) -> RemovableEventHandle:
-    """REPORT: curves.png and confusion_matrix.png as of now."""
+    """REPORT: curves.png and confusion_matrix.png as of now.
+
+    Args:
+        metrics: those of the newest validation.
+    """
 
     def draw(engine: Engine) -> None:
         with warn_on_plot_errors(f"of epoch {engine.state.epoch}"):
             draw_curves(list(folder.read_history()), folder.plots / "curves.png")
-            matrix = evaluator.state.metrics["confusion_matrix"].tolist()
+            matrix = metrics()["confusion_matrix"].tolist()
             draw_confusion(
                 matrix,
                 classes,

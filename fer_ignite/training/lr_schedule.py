@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.metrics.scalars import as_number
+from fer_ignite.training.monitor import monitored_value
 
 __all__ = ["SCHEDULES", "PlateauFactor", "StepSchedule", "attach_schedule", "build_schedule"]
 
@@ -190,9 +192,11 @@ class PlateauFactor:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def __call__(self, engine: Engine) -> None:
-        metric = float(engine.state.metrics[self.metric_name])
-        # An infinite score could never be improved on; NaN compares as worse than everything.
-        self._scheduler.step(metric if math.isfinite(metric) else math.nan)
+        metric = as_number(monitored_value(engine, self.metric_name))
+        if metric is None or not math.isfinite(metric):
+            # An infinite score could never be improved on; NaN compares as worse than everything.
+            metric = math.nan
+        self._scheduler.step(metric)
 
     def state_dict(self) -> dict[str, float | int]:
         # Not torch's state_dict: it also holds factor and patience, which belong to the

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.engine.events import RemovableEventHandle
+from ignite.engine.events import CallableEventWithFilter, RemovableEventHandle
 from ignite.handlers import EarlyStopping, EMAHandler, ProgressBar
 from ignite.handlers.tensorboard_logger import TensorboardLogger
 from ignite.metrics import Metric
@@ -36,6 +36,7 @@ from fer_ignite.data.sampler import generator
 from fer_ignite.distributed.collectives import broadcast_tensors
 from fer_ignite.errors import NONFINITE_REMEDY, ConfigError, NonFiniteError
 from fer_ignite.metrics.classification import SCORES
+from fer_ignite.metrics.scalars import scalar_metrics
 from fer_ignite.models.evaluation_mode import evaluation_mode
 from fer_ignite.training.coordination import StopCoordinator, StopReason
 from fer_ignite.training.events import RunEvents
@@ -99,6 +100,7 @@ class Session:
     Attributes:
         trainer, evaluator: Ignite engines; attach to them whatever you like.
         metrics: the evaluator's metrics by name, for metrics of your own that are made out of them.
+        val_metrics: the results of the newest validation; a handler may run the evaluator on other images as well.
         model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off, with the effect that
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
@@ -149,6 +151,9 @@ class Session:
     at_close: ExitStack = field(default_factory=ExitStack)
     at_end: Callable[["Session", StopReason], dict[str, Any]] | None = None
     summary: dict[str, Any] | None = None
+    _ended_by: str | None = None
+    _validating: bool = False
+    _validated: Mapping[str, Any] = field(default_factory=dict)
     _late: list[tuple[str, Engine, Any, Callable[..., Any]]] = field(default_factory=list)
 
     # -- for users
@@ -273,6 +278,8 @@ class Session:
 
         Returns:
             The reason of the end, the same on all processes.
+        Raises:
+            ConfigError: an error or an interrupt ended an earlier call; such a run continues in a new session.
         """
         reason = self._train()
         if self.at_end is not None:
@@ -280,6 +287,14 @@ class Session:
         return reason
 
     def _train(self) -> StopReason:
+        # The cut iteration is counted and its step is not taken, and Ignite's engine would return at
+        # once as if the run were over.
+        if self._ended_by is not None:
+            raise ConfigError(
+                f"this run was ended by {self._ended_by} at iteration {self.trainer.state.iteration} and can't continue in this session; "
+                f"build_session(Config(name={self.folder.path.name!r}, resume='auto')), with the same objects and handlers, "
+                "continues from its last resume point."
+            )
         self._move_late_handlers_back()
         # Attached at the start and therefore last: a user's handler on EXCEPTION_RAISED still sees
         # the error.
@@ -309,6 +324,9 @@ class Session:
             )
             # The last iteration's vote is still under way; a rank that left now would abort the others' all_reduce.
             self.coordinator.wait_pending()
+        except BaseException as error:
+            self._ended_by = type(error).__name__
+            raise
         finally:
             self._settle()
         return self.coordinator.reason
@@ -355,16 +373,37 @@ class Session:
             engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
 
     def validate(self, engine: Engine | None = None) -> dict[str, Any]:
-        """Runs the evaluator over val; returns its metrics."""
+        """Runs the evaluator over val, for best checkpoint, early stopping, plateau and reports; returns its metrics."""
         # batch statistics: each process has its own slices', but one network is scored
         broadcast_tensors(self.evaluated.buffers())
         failpoints.reach(
             "during-validation", rank=self.rank, iteration=self.trainer.state.iteration
         )
         # training does not depend on the handler train_mode to undo the evaluation's mode
-        with evaluation_mode(self.evaluated):
-            self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
-        return self.evaluator.state.metrics
+        state = self.evaluator.state
+        # Ignite would continue an evaluation that an error has cut, and keeps results of earlier ones.
+        state.max_epochs = None
+        state.metrics.clear()
+        self._validating = True
+        try:
+            with evaluation_mode(self.evaluated):
+                self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
+        finally:
+            self._validating = False
+        self._validated = dict(state.metrics)
+        return self.val_metrics
+
+    @property
+    def validation_completed(self) -> CallableEventWithFilter:
+        """The evaluator's COMPLETED after :meth:`validate`, not after other runs of the evaluator."""
+        return Events.COMPLETED(event_filter=lambda engine, count: self._validating)
+
+    @property
+    def val_metrics(self) -> dict[str, Any]:
+        """The metrics of the newest validation, with those that handlers have added since; empty before the first one."""
+        if not self._validated:
+            return {}
+        return {**self.evaluator.state.metrics, **self._validated}
 
     def require_finite_scores(self, engine: Engine) -> None:
         """The evaluator's COMPLETED, before the best checkpoint: a network whose loss on val is not finite has diverged.
@@ -435,20 +474,15 @@ class Session:
 
     def history_line(self) -> dict[str, Any]:
         """The epoch's line, as history.jsonl has it."""
-        state, metrics = self.trainer.state, self.evaluator.state.metrics
+        state, metrics = self.trainer.state, scalar_metrics(self.val_metrics)
         clock, best = self.epoch_clock, self.best_checkpoint
-        scalars = {
-            f"val_{name}": value
-            for name, value in metrics.items()
-            if isinstance(value, (int, float))
-        }
         return {
             "epoch": state.epoch,
             "iteration": state.iteration,
             "optimizer_steps": state.optimizer_steps,
             "lr": self.optimizer.param_groups[0]["lr"],
             **self.running_metrics.epoch(),
-            **scalars,
+            **{f"val_{name}": value for name, value in metrics.items()},
             # This waits for the device; once per epoch.
             "skipped_steps": int(state.skipped_steps),
             "is_best": best is not None and best.best["epoch"] == state.epoch,

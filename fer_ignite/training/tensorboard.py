@@ -22,6 +22,7 @@ from torchvision.utils import make_grid
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.metrics.curves import THRESHOLDS
+from fer_ignite.metrics.scalars import scalar_metrics
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.running_metrics import RunningMetrics
 
@@ -49,6 +50,7 @@ class TensorboardReport:
     Of at most 50 epochs: the precision-recall curve of each class on val, and the confusion matrix.
 
     Args:
+        metrics: those of the newest validation; empty where there is none.
         folder: of the event files.
         settings: the run's configuration.
         hparam_types: see :func:`hparams_summaries`.
@@ -64,8 +66,8 @@ class TensorboardReport:
     def __init__(
         self,
         trainer: Engine,
-        evaluator: Engine,
         *,
+        metrics: Callable[[], Mapping[str, Any]],
         optimizer: Any,
         folder: Path,
         classes: tuple[str, ...],
@@ -80,7 +82,7 @@ class TensorboardReport:
         self._writer = self.logger.writer
         events = self._writer.file_writer.event_writer
         events.add_event = events._ev_writer.write_event  # at once, past the thread
-        self._trainer, self._evaluator, self._optimizer = trainer, evaluator, optimizer
+        self._trainer, self._metrics, self._optimizer = trainer, metrics, optimizer
         self._folder, self._picture, self._every = folder, picture, every
         self._classes, self._records, self._unnormalise = classes, records, unnormalise
         self._settings, self._hparam_types = settings, hparam_types
@@ -97,7 +99,7 @@ class TensorboardReport:
                 trainer,
                 RunEvents.REPORT,
                 tag="val",
-                output_transform=lambda _: self._scores(),
+                output_transform=lambda _: scalar_metrics(self._metrics()),
                 # Ignite's default is the counter of the event that fires: for REPORT the epoch.
                 global_step_transform=lambda *_: self._iteration,
             ),
@@ -121,13 +123,6 @@ class TensorboardReport:
     def _iteration(self) -> int:
         return int(self._trainer.state.iteration)
 
-    def _scores(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self._evaluator.state.metrics.items()
-            if isinstance(value, (int, float))
-        }
-
     def _write(self, tag: str, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             if math.isfinite(value):  # of a step that was not taken; tensorboardX complains of each
@@ -148,9 +143,10 @@ class TensorboardReport:
         self._writer.add_image("first_batch", make_grid(faces_BCHW.clamp(0, 1)), 1)
 
     def _write_recall(self) -> None:
-        if "confusion_matrix" not in self._evaluator.state.metrics:
+        confusion_KK = self._metrics().get("confusion_matrix")
+        if confusion_KK is None:
             return  # the user took the validation off
-        confusion_KK = torch.as_tensor(self._evaluator.state.metrics["confusion_matrix"]).double()
+        confusion_KK = torch.as_tensor(confusion_KK).double()
         # 0/0 for a class without a face: NaN, which _write() leaves out.
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
         recalls = dict(zip(self._classes, recall_K.tolist(), strict=True))
@@ -161,7 +157,7 @@ class TensorboardReport:
         return bool(epoch == epochs or epoch % math.ceil(epochs / _PICTURES) == 0)
 
     def _write_curves(self) -> None:
-        counts_2KT = self._evaluator.state.metrics.get("threshold_counts")
+        counts_2KT = self._metrics().get("threshold_counts")
         if counts_2KT is None or not self._is_pictured():  # None: the user took the validation off
             return
         for name, counts_2T in zip(self._classes, counts_2KT.double().unbind(1), strict=True):

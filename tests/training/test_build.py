@@ -194,8 +194,9 @@ def test_a_frozen_part_does_not_learn(wired):
     assert changed and not any(name.startswith("head") for name in changed)
 
 
-def test_a_monitor_that_is_no_metric_is_refused_with_those_that_are(wired):
-    session = wired(monitor="top5_accuracy")
+@pytest.mark.parametrize("sched", ["constant", "plateau"])
+def test_a_monitor_that_is_no_metric_is_refused_with_those_that_are(wired, sched):
+    session = wired(monitor="top5_accuracy", sched=sched)
     with pytest.raises(
         ConfigError, match=r"--monitor 'top5_accuracy' is no metric.*there are.*uar"
     ):

@@ -8,8 +8,9 @@ from ignite.engine import Engine, Events
 
 from fer_ignite.errors import ConfigError, NonFiniteError
 from fer_ignite.training.coordination import StopCoordinator, StopReason, coordination_handlers
-from fer_ignite.training.early_stopping import attach_early_stopping, finite_score, lower_is_better
+from fer_ignite.training.early_stopping import attach_early_stopping
 from fer_ignite.training.events import RunEvents
+from fer_ignite.training.monitor import finite_score, lower_is_better
 
 
 def voting(made, **settings):

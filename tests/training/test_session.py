@@ -1,6 +1,7 @@
 import logging
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,28 @@ def test_a_user_may_stop_the_run_and_a_resume_point_is_left(made):
     assert session.run() is StopReason.HANDLER
     assert session.trainer.state.iteration == 6
     assert (session.folder.checkpoints / "step-6.pt").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize(
+    "event", [Events.ITERATION_STARTED(once=6), Events.EPOCH_COMPLETED(once=2)]
+)
+def test_a_run_that_an_error_has_ended_continues_in_a_new_session_only(made, error, event):
+    def end():
+        raise error
+
+    session = made(epochs=2)
+    session.trainer.add_event_handler(event, end)
+    with pytest.raises(error):
+        session.run()
+    with pytest.raises(
+        ConfigError, match=f"ended by {error.__name__} at iteration .*name='run', resume='auto'"
+    ):
+        session.run()
+    assert session.summary is None and session.folder.test_evaluations() == 0
+    session.close()
+    again = made(epochs=2, resume="auto")
+    assert again.run() is StopReason.NONE and again.trainer.state.iteration == 8
 
 
 def test_an_error_in_a_user_s_handler_ends_the_run_even_with_a_handler_on_exceptions(made):
@@ -282,6 +305,77 @@ def test_validation_can_run_at_any_time(made):
     session = made()
     metrics = session.validate()
     assert 0 <= metrics["accuracy"] <= 1 and metrics["confusion_matrix"].sum() == 14
+
+
+def test_validation_begins_anew_after_one_that_an_error_has_cut(made):
+    session, evaluated = made(batch_size=8, eval_batch_size=8), []
+
+    def fails(engine):
+        raise KeyError("evaluating")
+
+    with (
+        session.evaluator.add_event_handler(Events.ITERATION_COMPLETED(once=1), fails),
+        pytest.raises(KeyError),
+    ):
+        session.validate()
+    assert session.val_metrics == {}
+    session.evaluator.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: evaluated.append(len(engine.state.output["y"]))
+    )
+    assert session.validate()["confusion_matrix"].sum() == sum(evaluated) == 14
+
+
+SETTINGS_OF_DECISIONS = {
+    "epochs": 3,
+    "patience": 9,
+    "keep_best": 2,
+    "sched": "plateau",
+    "plateau_patience": 0,
+    "min_delta": 1.0,
+    "tensorboard": True,
+}
+
+
+def evaluating_train_too(session):
+    """A common handler of Ignite users: the same evaluator over train, to compare the two."""
+    loader = replace(session.val_loader, indices_N=session.dataset.indices["train"])
+
+    @session.trainer.on(Events.EPOCH_COMPLETED)
+    def evaluate(engine):
+        found = session.evaluator.run(loader, epoch_length=len(loader)).metrics
+        assert found["confusion_matrix"].sum() == 112
+        found["gap"] = engine.state.epoch
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_other_images_decides_and_reports_nothing(made):
+    plain = made(name="plain", **SETTINGS_OF_DECISIONS)
+    plain.run()
+    session = made([evaluating_train_too], name="both", **SETTINGS_OF_DECISIONS)
+    session.run()
+    assert state_digest(session.model.state_dict()) == state_digest(plain.model.state_dict())
+    for part in ("best_checkpoint", "top_checkpoints", "early_stopping", "plateau"):
+        assert getattr(session, part).state_dict() == getattr(plain, part).state_dict()
+    for line, expected in zip(history(session), history(plain), strict=True):
+        # What the handler has put among the metrics is reported with those of val.
+        assert line.pop("val_gap") == line["epoch"]
+        assert {n: v for n, v in line.items() if n.startswith("val_")} == {
+            n: v for n, v in expected.items() if n.startswith("val_")
+        }
+    assert session.val_metrics["confusion_matrix"].sum() == 14
+
+
+@pytest.mark.parametrize("as_type", [np.float32, np.int64, torch.tensor])
+def test_a_metric_of_numpy_or_torch_is_monitored_as_any_other(made, as_type):
+    def rising(session):
+        @session.evaluator.on(Events.COMPLETED)
+        def give(engine):
+            engine.state.metrics["my_auc"] = as_type(session.trainer.state.epoch)
+
+    session = made([rising], epochs=3, monitor="my_auc", patience=1)
+    assert session.run() is StopReason.NONE
+    assert session.best_checkpoint.best["value"] == 3.0
+    assert [line["val_my_auc"] for line in history(session)] == [1.0, 2.0, 3.0]
 
 
 def test_without_the_scheduler_s_handle_the_rate_stays(made):

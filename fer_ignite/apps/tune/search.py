@@ -16,7 +16,7 @@ from fer_ignite.distributed import Outcome
 from fer_ignite.errors import ConfigError
 from fer_ignite.runs.validate import check_handlers, check_monitor, check_names
 from fer_ignite.stores.store import is_url
-from fer_ignite.training.early_stopping import lower_is_better
+from fer_ignite.training.monitor import lower_is_better
 
 __all__ = ["TuneRequest", "tune"]
 

@@ -13,6 +13,7 @@ from fer_ignite.config import check, merged
 from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.signals import SIGNAL_CODES
 from fer_ignite.errors import CheckpointError, ConfigError, FerError
+from fer_ignite.metrics.scalars import as_number
 from fer_ignite.runs.execute import launch_training
 from fer_ignite.training.events import RunEvents
 from fer_ignite.training.session import Session
@@ -66,15 +67,16 @@ class ReportToStudy:
         @trainer.on(RunEvents.VALIDATED)
         def report(engine: Engine) -> None:
             epoch = engine.state.epoch
-            self.report(session.evaluator.state.metrics.get(self.monitor), epoch)
+            self.report(session.val_metrics.get(self.monitor), epoch)
             if self.prune and epoch < session.config.epochs and self.trial.should_prune():
                 self.trial.set_user_attr("pruned_at", epoch)
                 session.stop()
 
     def report(self, value: Any, epoch: int) -> None:
         """Reports a value to the study; one that is not finite is left out, as a diverged run is reported when it ends."""
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            self.trial.report(float(value), epoch)
+        number = as_number(value)
+        if number is not None and math.isfinite(number):
+            self.trial.report(number, epoch)
 
 
 def run_trial(
