@@ -127,7 +127,7 @@ class DataSettings(SettingsGroup):
     )
     image_size: int | None = setting(
         None,
-        "Side of the network's input. [default: the data's own, 48 where it varies]",
+        "Side of the network's input. [default: the data's own; the median, at most 224, where images differ or are not square]",
         unit="px",
         structural=True,
         ge=16,

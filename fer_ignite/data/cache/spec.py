@@ -31,7 +31,8 @@ class CacheSpec:
         votes: fer2013new.csv, the FER+ votes for the rows of `data`.
         vote_mode: "majority", "distribution" or "second" (see :func:`fer_ignite.data.readers.ferplus.apply_votes`).
         classes: names in order, renamed or merged: "angry,happy,calm=neutral+sad"; None keeps the source's.
-        side_px: the largest side to store; images are never enlarged for it. None: the images' own size.
+        side_px: the largest side to store; images are never enlarged for it. None: the images' own where all are
+            squares of one side, else the median of their shorter (letterbox: longer) sides, 224 at most.
         resize_mode: "squash", "letterbox" or "crop".
         channels: "auto", "gray" or "rgb".
         split: shares of train, val and test for a source that has no splits of its own.

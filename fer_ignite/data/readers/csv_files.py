@@ -129,18 +129,36 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
             raise DataError(f"{printable(path)}: there is no such file.")
         with path.open("rb") as raw:
             head = raw.read(4096)
-        if not head.startswith(_GZIP) and b"\0" in head:
-            raise DataError(
-                f"{printable(path)}: no text; a csv, or a csv compressed by gzip, is read."
-            )
+        compressed = head.startswith(_GZIP)
+        _refuse_no_text(path, _unzipped_head(path) if compressed else head)
         # utf-8-sig drops the byte order mark that spreadsheets write; surrogateescape keeps file
         # names of any bytes.
-        opening: Callable[..., Any] = gzip.open if head.startswith(_GZIP) else open
+        opening: Callable[..., Any] = gzip.open if compressed else open
         file = opening(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(path)}: can't be opened ({error}).") from None
     with file:
         yield file
+
+
+def _unzipped_head(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(4096)
+    except (OSError, EOFError, zlib.error):
+        return b""  # cut short or damaged: reading the rows says where
+
+
+def _refuse_no_text(path: Path, head: bytes) -> None:
+    """Refuses an archive or another file that is no csv by its first 4096 bytes, after decompression."""
+    # An old tar archive has no mark, but zero bytes behind its first name.
+    kind = "tar" if head[257:262] == b"ustar" else "zip" if head.startswith(b"PK\3\4") else None
+    if kind is not None:
+        raise DataError(
+            f"{printable(path)}: a {kind} archive; unpack it, and name the folder or the csv that it holds."
+        )
+    if b"\0" in head:
+        raise DataError(f"{printable(path)}: no text; a csv, or a csv compressed by gzip, is read.")
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 import fer_ignite
+from fer_ignite.config import field_facts
+from fer_ignite.data.cache.decode import _LARGEST_UNASKED_PX
 from fer_ignite.data.cache.format import DatasetCache, describe, open_cache
 from fer_ignite.data.cache.lookup import CacheSpec, cache_folder, open_or_build, verify_cache
 from fer_ignite.errors import ConfigError, DataError, StorageError
@@ -211,6 +213,19 @@ def test_the_stored_size_and_channels(tmp_path, sizes, wishes, expected):
         == expected
         == (dataset_cache.width, len(dataset_cache.mean))
     )
+
+
+@pytest.mark.parametrize(("sides", "expected"), [((20, 30, 60), 30), ((240, 300, 400), 224)])
+def test_images_of_different_sides_are_stored_at_their_median_or_at_the_largest_unasked(
+    tmp_path, sides, expected
+):
+    for name in ("happy", "sad"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for side in sides:
+            Image.new("L", (side, side), side % 256).save(tmp_path / "data" / name / f"{side}.png")
+    dataset_cache = build(tmp_path / "data", tmp_path, split=(1.0, 0.0, 0.0))
+    assert dataset_cache.height == expected
+    assert f"the median, at most {_LARGEST_UNASKED_PX}" in field_facts("image_size")["help"]
 
 
 def test_an_image_that_breaks_the_sample_s_promise_is_not_lost(tmp_path, monkeypatch):

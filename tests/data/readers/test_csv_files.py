@@ -3,6 +3,8 @@
 import gzip
 import os
 import re
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -226,6 +228,27 @@ def test_a_csv_is_recognised_by_its_content(tmp_path, name):
     path.write_bytes(gzip.compress(plain) if name in ("fer2013.csv.gz", "packed") else plain)
     samples = find_source(str(path)).samples()
     assert len(samples) == 3 and not samples.refused
+
+
+@pytest.mark.parametrize("name", ["fer2013.tar.gz", "fer2013.tar", "fer2013.csv.zip"])
+def test_an_archive_is_refused_by_its_kind(tmp_path, name):
+    table, path = fer_csv(tmp_path / "fer2013.csv", rows()), tmp_path / name
+    if "tar" in name:
+        with tarfile.open(path, "w:gz" if name.endswith("gz") else "w") as archive:
+            archive.add(table, "fer2013/fer2013.csv")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(table, "fer2013.csv")
+    kind = "tar" if "tar" in name else "zip"
+    with pytest.raises(DataError, match=f"{re.escape(name)}: a {kind} archive; unpack it"):
+        find_source(str(path))
+
+
+def test_compressed_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(bytes(1000)))
+    with pytest.raises(DataError, match="no text"):
+        find_source(str(path))
 
 
 def test_a_damaged_gzip_file_is_refused_in_one_sentence(tmp_path):
