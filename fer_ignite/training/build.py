@@ -42,7 +42,7 @@ from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.ema import make_ema
 from fer_ignite.training.handlers import attach_decisions, attach_reports, attach_run, attach_step
 from fer_ignite.training.loggers import attach_profiler
-from fer_ignite.training.losses import build_loss
+from fer_ignite.training.losses import LossBuffers, build_loss
 from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.running_metrics import RunningMetrics
 from fer_ignite.training.session import Session
@@ -130,6 +130,8 @@ def build_session_objects(
         ema=ema,
         swa=swa,
     )
+    if (buffers := LossBuffers(loss)).state_dict():
+        session.add_to_checkpoint("--loss", buffers)
     attach_step(session)
     attach_run(session)
     # On one rank only, so none of these may call a collective; report() reduces what they show on

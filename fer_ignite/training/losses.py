@@ -27,6 +27,7 @@ __all__ = [
     "CrossEntropy",
     "Focal",
     "Loss",
+    "LossBuffers",
     "UserLoss",
     "build_loss",
     "class_weights",
@@ -120,6 +121,38 @@ class UserLoss(nn.Module):
                 "not their mean (reduction='none')."
             )
         return losses_B.float()
+
+
+class LossBuffers:
+    """Buffers of the user's loss modules as an entry of resume points; empty where they have none.
+
+    Those of torch's own losses (``weight``, ``pos_weight``) are left out: they are settings, which each start gives anew.
+    """
+
+    def __init__(self, loss: "Loss") -> None:
+        functions = [part.function for part in loss.parts if isinstance(part, UserLoss)]
+        self._modules = {
+            str(place): function
+            for place, function in enumerate(functions)
+            if isinstance(function, nn.Module)
+            and not type(function).__module__.startswith("torch.nn.")
+        }
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        states = {place: _buffers(module) for place, module in self._modules.items()}
+        return {place: state for place, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for place, buffers in state.items():
+            # Not strict: the parameters, all frozen, are not among them.
+            if place in self._modules:
+                self._modules[place].load_state_dict(buffers, strict=False)
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The persistent buffers by name."""
+    parameters = dict(module.named_parameters())
+    return {name: value for name, value in module.state_dict().items() if name not in parameters}
 
 
 class Loss(nn.Module):
@@ -231,4 +264,15 @@ def _term(
         raise ConfigError(
             f"--loss: {name} can't be called; it must be a function (logits_BK, targets_BK) -> losses_B."
         )
+    if isinstance(function, nn.Module):
+        _require_no_parameters(name, function)
     return UserLoss(name, function)
+
+
+def _require_no_parameters(name: str, function: nn.Module) -> None:
+    trainable = [key for key, value in function.named_parameters() if value.requires_grad]
+    if trainable:
+        raise ConfigError(
+            f"--loss: {name} has trainable parameters ({', '.join(trainable[:3])}), and the optimizer has the network's only: "
+            "put them into the network, or make them buffers (register_buffer)."
+        )

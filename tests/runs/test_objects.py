@@ -168,6 +168,23 @@ def test_a_resumed_run_wants_the_same_objects_again(tiny, tmp_path):
     assert train(again, model=Net, optimizer=slow_sgd)["epochs"] == 2
 
 
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits_BK, targets_BK):
+        self.seen += len(logits_BK)
+        return squared(logits_BK, targets_BK)
+
+
+def test_a_resumed_run_has_the_buffers_of_its_loss(tiny):
+    train(tiny(epochs=1), loss=Counting())
+    loss = Counting()
+    train(tiny(epochs=2, resume="auto"), loss=loss)
+    assert int(loss.seen) == 2 * 112
+
+
 def test_what_can_t_be_sent_to_other_processes_is_named_before_they_start(tiny):
     class Local(Net):
         pass

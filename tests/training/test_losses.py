@@ -2,11 +2,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.imports import register_object
 from fer_ignite.training.class_weights import logit_adjustment
-from fer_ignite.training.losses import build_loss
+from fer_ignite.training.losses import LossBuffers, build_loss
 
 B, K = 6, 7
 WEIGHTS_K = torch.tensor([0.5, 2.0, 1.0, 0.1, 3.0, 1.0, 0.7])
@@ -134,6 +136,44 @@ def test_class_weights_travel_with_the_loss_and_are_no_weights_of_a_network():
     loss = build_loss("ce+focal", weights_K=WEIGHTS_K)
     assert len(list(loss.buffers())) >= 1
     assert not loss.state_dict() and not list(loss.parameters())
+
+
+class Counting(nn.Module):
+    """A loss with a running figure and a frozen parameter."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits_BK, targets_BK):
+        self.seen = self.seen + len(logits_BK)
+        return F.cross_entropy(self.scale * logits_BK, targets_BK, reduction="none")
+
+
+def test_a_loss_with_trainable_parameters_is_refused_with_their_names():
+    name = register_object("loss", "Counting", thing=Counting().requires_grad_(True))
+    with pytest.raises(ConfigError, match=r"trainable parameters \(scale\).*into the network"):
+        build_loss(f"ce+{name}")
+
+
+def test_buffers_of_a_user_s_loss_are_kept_and_settings_are_not(batch):
+    logits_BK, _, soft_BK = batch
+    weighted = nn.CrossEntropyLoss(weight=WEIGHTS_K, reduction="none")
+    names = [
+        register_object("loss", shown, thing=thing)
+        for shown, thing in (("Weighted", weighted), ("Counting", Counting(2.0)))
+    ]
+    loss = build_loss("+".join(["ce", *names]), weights_K=WEIGHTS_K)
+    loss(logits_BK, soft_BK)
+    state = LossBuffers(loss).state_dict()
+    assert state == {"1": {"seen": torch.tensor(B)}}
+    fresh = Counting(3.0)
+    register_object("loss", "Counting", thing=fresh)
+    LossBuffers(build_loss("+".join(["ce", *names]))).load_state_dict(state)
+    assert (int(fresh.seen), float(fresh.scale)) == (B, 3.0)
+    LossBuffers(build_loss("ce")).load_state_dict(state)  # another loss has no use for them
+    assert not LossBuffers(build_loss("ce+focal", weights_K=WEIGHTS_K)).state_dict()
 
 
 @pytest.mark.parametrize(
