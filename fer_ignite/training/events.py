@@ -54,7 +54,7 @@ EVENT_TABLE = (
         "after the last micro-batch of an accumulation group, the short last group too; gradients are summed over processes",
         "parameters' .grad; listeners leave state.grad_norm (None before) and state.step_taken (true before) on the device",
         "optimizer_steps",
-        ("sam", "unscale", "gradient_norm", "clip"),
+        ("unused_parameters", "sam", "unscale", "gradient_norm", "clip"),
     ),
     EventFacts(
         StepEvents.OPTIMIZER_STEP,
@@ -110,6 +110,8 @@ REMOVAL_EFFECTS: Mapping[str, str] = {
     "plateau": "The plateau schedule never lowers the rate.",
     "train_mode": "Nothing sets the training mode: the network stays in the mode it is in, frozen batch normalisations too.",
     "backward": "No gradients: unless your own handler computes them, the optimizer step raises a ConfigError.",
+    "unused_parameters": "With several processes, a parameter that the loss does not depend on ends the run with torch's RuntimeError; "
+    "gradients beside it are not summed over processes.",
     "sam": "The gradient is taken at the weights themselves, as without --sam-rho.",
     "unscale": "None without fp16. With fp16, the first handler that needs the gradients unscales them.",
     "gradient_norm": "`state.grad_norm` is None and not logged; non-finite gradients are not found (fp16's scaler still skips them, "

@@ -49,6 +49,10 @@ def attach_step(session: Session) -> None:
     # From here on the order decides the result: each handler reads the gradients as the ones before
     # have left them.
     session.register_handle("backward", step.attach_backward(trainer, scaler))
+    if session.world > 1:
+        session.register_handle(
+            "unused_parameters", step.attach_unused_parameter_check(trainer, model)
+        )
     # Before norm and clip, which are about the second pass's gradients; with fp16, SAM is refused.
     if config.sam_rho:
         session.register_handle(

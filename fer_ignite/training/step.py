@@ -24,6 +24,7 @@ __all__ = [
     "attach_gradient_norm",
     "attach_optimizer_step",
     "attach_unscale",
+    "attach_unused_parameter_check",
     "attach_zero_grad",
     "make_scaler",
 ]
@@ -42,6 +43,44 @@ def attach_backward(trainer: Engine, scaler: torch.amp.GradScaler) -> RemovableE
         scaler.scale(engine.state.loss).backward()
 
     return trainer.add_event_handler(StepEvents.LOSS_READY, backward)
+
+
+def attach_unused_parameter_check(trainer: Engine, model: nn.Module) -> RemovableEventHandle:
+    """GRADIENTS_READY, first: refuses parameters without a gradient, for a network in DistributedDataParallel.
+
+    DDP reduces a bucket of gradients when all of it are there: beside an unused parameter, used ones keep the gradients of
+    their own process, and the next forward pass raises a RuntimeError.
+
+    Args:
+        model: the bare network.
+    Raises:
+        ConfigError: in the run, with the ``--freeze`` that helps.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+    def check_gradients(engine: Engine) -> None:
+        unused = [name for name, p in trained if p.grad is None]
+        # None has one: the optimizer step has the sentence for that.
+        if unused and len(unused) < len(trained):
+            names = ",".join(_as_modules(unused, model))
+            raise ConfigError(
+                f"no gradient reached {names}, and several processes need one for every trained parameter: use these in every "
+                f"forward pass, leave them out with --freeze {names}, or train in one process (--nproc 1)."
+            )
+
+    return trainer.add_event_handler(StepEvents.GRADIENTS_READY, check_gradients)
+
+
+def _as_modules(unused: list[str], model: nn.Module) -> list[str]:
+    """Names of the outermost modules whose parameters are all among ``unused``, and of the parameters beside these."""
+    left, found = dict.fromkeys(unused), []
+    for prefix, module in model.named_modules():
+        own = [f"{prefix}.{name}" for name, p in module.named_parameters() if p.requires_grad]
+        if own and all(name in left for name in own):
+            found.append(prefix)
+            for name in own:
+                del left[name]
+    return [*found, *left]
 
 
 def attach_unscale(

@@ -68,6 +68,12 @@ def ones(num_classes, in_channels):
     return nn.Identity()
 
 
+class Unused(Net):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self[1].aux = nn.Linear(2, 2)
+
+
 def squared(logits_BK, targets_BK):
     return ((logits_BK.softmax(1) - targets_BK) ** 2).sum(1)
 
@@ -152,6 +158,15 @@ def test_a_piece_of_the_user_s_takes_part(trained, mine, flags):
     ended = trained(flags[0], mine(flags[1]))
     assert ended.code == 0, ended.err
     assert ended.summary["status"] == "completed" and ended.summary["iterations"] == 4
+
+
+@pytest.mark.slow
+def test_a_network_with_an_unused_parameter_is_refused_with_several_processes(trained, mine):
+    flags = ("--model", mine("Unused"), "--epochs", "1", "--nproc", "2")
+    ended = trained(*flags)
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert "--freeze 1, " in ended.err
+    assert trained(*flags, "--freeze", "1").summary["status"] == "completed"
 
 
 def test_a_transform_gets_the_images_of_a_data_set_without_their_labels(trained, mine):

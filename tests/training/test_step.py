@@ -18,6 +18,7 @@ from fer_ignite.training.optim import (
     skips_on_device,
 )
 from fer_ignite.training.precision import resolve_precision
+from tests.step_fixtures import network
 
 CPU = torch.device("cpu")
 EVENT_OF = {
@@ -333,3 +334,33 @@ def test_a_step_without_any_gradient_is_refused(steps, batches):
         made.handles["backward"].remove()
         with pytest.raises(ConfigError, match="LOSS_READY"):
             run(made, [batches(4)])
+
+
+class Unused(nn.Module):
+    """Parameters, a module and a part of a module that the loss does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.aux = network(), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        self.partly = nn.Bilinear(16, 1, 1, bias=False)
+        self.partly.scale = nn.Parameter(torch.ones(()))
+        self.alone = nn.Parameter(torch.ones(3))
+
+    def forward(self, images_BCHW):
+        return self.used(images_BCHW) * self.partly.scale
+
+
+def test_parameters_that_ddp_would_wait_for_are_named_with_their_freeze_flag(steps, batches):
+    made = steps(model=Unused())
+    step.attach_unused_parameter_check(made.trainer, made.model)
+    names = "aux,alone,partly.weight"
+    with pytest.raises(ConfigError, match=f"reached {names}, .* --freeze {names}, "):
+        run(made, [batches(4)])
+    model = Unused()
+    parameter_groups(model, lr=0.1, freeze=names.split(","))
+    made = steps(model=model)
+    step.attach_unused_parameter_check(made.trainer, made.model)
+    assert run(made, [batches(4)] * 2).optimizer_steps == 2
+    made.handles["backward"].remove()  # no gradient at all: the optimizer step's own sentence
+    with pytest.raises(ConfigError, match="LOSS_READY"):
+        run(made, [batches(4)])
