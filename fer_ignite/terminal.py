@@ -104,9 +104,8 @@ def _wrapped(text: str, width: int) -> str:
 
 def write_above_bars(text: str, *, stream: TextIO) -> None:
     """Writes one line; bars that are shown are erased before and drawn again after it."""
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=stream):
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)  # without it there is no bar
+    with contextlib.nullcontext() if tqdm is None else tqdm.external_write_mode(file=stream):
         stream.write(f"{text}\n")
         stream.flush()
 
@@ -174,6 +173,21 @@ def bar_class() -> Any:
     return LiveBar
 
 
+class _NoBar:
+    """In place of a bar, where tqdm is not installed."""
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *raised: object) -> None: ...
+
+    def update(self, count: int = 1) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def bar_format() -> str | None:
     """What a bar of a known length shows; a notebook's own bar has its own format."""
     return None if bar_class().__module__ == "tqdm.notebook" else BAR_FORMAT
@@ -182,14 +196,18 @@ def bar_format() -> str | None:
 def progress(
     total: int | None, what: str, *, unit: str = "image", quiet: bool = False, scaled: bool = False
 ) -> Any:
-    """A tqdm bar that is erased when it closes; silent where output is no terminal.
+    """A tqdm bar that is erased when it closes; silent where output is no terminal, or tqdm is not installed.
 
     Args:
         total: steps; None where their number is unknown.
         what: what is done, in front of the bar.
         scaled: numbers as k, M and G, for bytes.
     """
-    return bar_class()(
+    try:
+        make = bar_class()
+    except ModuleNotFoundError:  # prediction with an .onnx file needs few libraries
+        return _NoBar()
+    return make(
         total=total,
         desc=what,
         unit=unit,

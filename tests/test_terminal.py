@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import sys
 import time
 
 import pytest
@@ -124,3 +125,15 @@ def test_a_status_is_erased(monkeypatch):
     with terminal.status("loading torch"):
         assert "loading torch" in screen.getvalue()
     assert screen.getvalue().endswith("\r\033[K")
+
+
+def test_without_tqdm_lines_are_written_and_no_bar_is_shown(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(terminal, "bar_class", terminal.bar_class.__wrapped__)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.progress(2, "files") as bar:
+        bar.update(2)
+    bar.close()
+    terminal.write_above_bars("a line", stream=screen)
+    assert screen.getvalue() == "a line\n"

@@ -117,7 +117,7 @@ def csv_or_text(text):
 
 _BLOCKED = """
 import sys
-blocked = ("torch", "torchvision", "ignite", "pydantic", "yaml", "matplotlib", "tensorboardX", "onnx")
+blocked = ("torch", "torchvision", "ignite", "pydantic", "yaml", "matplotlib", "tensorboardX", "onnx", "tqdm")
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked:
