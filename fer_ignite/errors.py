@@ -112,7 +112,7 @@ class NonFiniteError(FerError):
 
 
 class StorageError(FerError):
-    """Storage failed during a run: disk full, quota reached, folder removed, shards out of reach."""
+    """Storage failed during the work: disk full, quota reached, folder removed, shards out of reach."""
 
     exit_code = 4
     topic = "storage"

@@ -65,7 +65,7 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"{shown(path)} can't be written: {error.strerror or error}. "
-            "What was there before is unchanged; make room or mend the folder, then continue with --resume auto."
+            "What was there before is unchanged; make room or mend the folder."
         ) from error
 
 
@@ -74,18 +74,20 @@ def write_durably(
     content: bytes | Callable[[BinaryIO], object],
     *,
     reached: Reached = lambda _: None,
+    named: str | os.PathLike[str] | None = None,
 ) -> None:
     """Replace the file, or create it, in one step that survives a crash.
 
     Args:
         path: in a folder that exists; the new file's mode follows the umask.
         content: the bytes, or a function that writes them to the open file it is given.
+        named: the path that an error names, where the file is a draft of that one.
         reached: called with the name of each point passed (``fer_ignite.checkpoint.failpoints.SAVE_POINTS``).
     Raises:
         StorageError: the system refused; the temporary file is removed and the old file stays.
     """
     path = Path(path)
-    with storage_errors(path):
+    with storage_errors(named or path):
         _refuse_special_file(path)
         reached("before-open")
         with _temporary_beside(path) as temporary:

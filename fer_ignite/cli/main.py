@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import click
 
 import fer_ignite
-from fer_ignite.errors import FerError, help_link
+from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown
+from fer_ignite.errors import FerError, StorageError, help_link
 from fer_ignite.terminal import forbid_colours, styled
 
 __all__ = ["main"]
@@ -122,9 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FerError as error:
         code = _print_error(f"{error}{help_link(error)}", error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is left to say, also not by the interpreter at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader of our output has gone (`| head`): nothing is left to say.
+        _silence_stdout()
         code = 0
+    except OSError as error:
+        if not is_storage_failure(error):
+            raise
+        failed = _storage_error(error)
+        code = _print_error(f"{failed}{help_link(failed)}", failed.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -138,6 +144,23 @@ def _leave_if_final() -> None:
             error = outcome.as_error()
             _print_error(f"{error}{help_link(error)}", outcome.exit_code)
             leave(outcome)
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Of what has no path of its own: standard output (`> FILE`), or a library's temporary file."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+    place = shown(error.filename) if error.filename else "standard output or a temporary file"
+    return StorageError(
+        f"{place} can't be written: {error.strerror}; make room and give the command again."
+    )
+
+
+def _silence_stdout() -> None:
+    """What is still in the buffer goes nowhere: the interpreter's flush at its exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _no_such_flag(error: click.NoSuchOption) -> str:

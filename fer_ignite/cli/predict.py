@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fer_ignite.checkpoint.atomic_io import is_storage_failure, shown
 from fer_ignite.cli.shared_options import (
     checkpoint_options,
     choice_option,
@@ -15,7 +16,7 @@ from fer_ignite.cli.shared_options import (
     faces_option,
 )
 from fer_ignite.cli.values import FiniteRange, require_writable, with_weights
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, StorageError
 from fer_ignite.terminal import progress, status
 
 if TYPE_CHECKING:
@@ -178,11 +179,18 @@ def _load_predictor(checkpoint: str | None, **options: Any) -> "Predictor":
 
 @contextlib.contextmanager
 def _target(out: str | None) -> Iterator[Callable[[str], Any]]:
-    target: Any = open(out, "w", encoding="utf-8", newline="") if out else sys.stdout  # noqa: SIM115
+    if out is None:
+        yield sys.stdout.write
+        # A closed pipe or a full disk is met here, where main() handles it, and not at the interpreter's exit.
+        sys.stdout.flush()
+        return
     try:
-        yield target.write
-        # A closed pipe is met here, where main() handles it, and not at the interpreter's exit.
-        target.flush()
-    finally:
-        if out:
-            target.close()
+        with open(out, "w", encoding="utf-8", newline="") as target:
+            yield target.write
+    except OSError as error:
+        # Rows are written as they come, so not through a temporary file.
+        if not is_storage_failure(error) or error.filename not in (None, out):
+            raise
+        raise StorageError(
+            f"{shown(out)} can't be written: {error.strerror}. It has the first rows; make room and give the command again."
+        ) from error

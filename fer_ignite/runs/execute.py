@@ -161,7 +161,8 @@ def _launch_each(
 
 def _write_result(out: str, name: str, result: Mapping[str, Any]) -> None:
     file = local_out(out) / name
-    write_json_durably(file, result)
+    with _resumable():
+        write_json_durably(file, result)
     if is_url(out):
         with refused_as(StorageError, "--out"):
             Store(out).upload(file, name)
@@ -257,7 +258,7 @@ def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
     restore_objects(run_spec.objects)
     config = check(run_spec.config)
-    with _explain_machine_errors(config), SignalFlag() as received:
+    with _resumable(), _explain_machine_errors(config), SignalFlag() as received:
         rank, folder = idist.get_rank(), RunDir(run_spec.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
         try:
@@ -271,6 +272,17 @@ def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
         finally:
             close_run_logger()
         return Outcome(reason.exit_code, str(summary["status"]), None, summary)
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Adds to a storage error how a run continues; other commands, which write with the same functions, lack the flag."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"{str(error).rstrip('.')}. Then continue with --resume auto."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -292,9 +304,7 @@ def _explain_machine_errors(config: Config) -> Iterator[None]:
             raise
         place = f"{shown(error.filename)} can't be written" if error.filename else "a write failed"
         checked = f"{shown(local_out(config.out))}, the folder of temporary files and /dev/shm"
-        raise StorageError(
-            f"{place}: {error.strerror}. Make room or repair {checked}, then continue with --resume auto."
-        ) from error
+        raise StorageError(f"{place}: {error.strerror}. Make room or repair {checked}.") from error
 
 
 def _out_of_memory(config: Config) -> str:

@@ -374,7 +374,9 @@ def test_a_disk_that_fails_for_good_ends_the_run_with_a_storage_error(tiny, monk
 
     run = tiny(plots=True, tensorboard=True, save_iterations=2)
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StorageError, match="Input/output error") as ended:
+    with pytest.raises(
+        StorageError, match=r"Input/output error.*Then continue with --resume auto\.$"
+    ) as ended:
         train(run)
     assert ended.value.exit_code == 4
 
@@ -385,5 +387,7 @@ def test_a_user_s_handler_that_finds_the_disk_full_is_a_storage_error(tiny):
         def write(engine):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/notes.txt")
 
-    with pytest.raises(StorageError, match=r"/full/notes\.txt can't be written: No space left"):
+    with pytest.raises(
+        StorageError, match=r"/full/notes\.txt can't be written: No space left.*--resume auto"
+    ):
         train(tiny(), handlers=[setup])

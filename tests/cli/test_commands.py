@@ -1,16 +1,21 @@
 """train, evaluate, predict, pack and info at work on drawn faces."""
 
 import csv
+import errno
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import fer_ignite
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.images import printable
 
@@ -415,3 +420,45 @@ def test_predict_also_writes_every_probability_on_request(cli, best, faces):
     shares = {name: float(row[f"p_{name}"]) for name in DEMO_CLASSES}
     assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
     assert row["predicted"] == max(shares, key=shares.__getitem__) and row["face"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["predict", "BEST", "FACE", "--predictions", "old"], "old"),
+        (["predict", "BEST", "FACE", "--out", "/dev/full"], "/dev/full"),
+        (["train", "--data", "demo:700", "--plot-lr", "old.png"], "old.png"),
+        (["average", "BEST", "BEST", "--out", "old.pt", "--exist-ok"], "old.pt"),
+        (["export", "BEST", "--format", "safetensors", "--out", "a.safetensors"], "a.safetensors"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_a_full_disk_is_one_line_that_names_no_flag_of_another_command(
+    cli, best, faces, tmp_path, monkeypatch, arguments, file
+):
+    old = tmp_path / "work" / ("none" if file[0] in "/a" else file)
+    old.write_text("kept")
+    places = {"BEST": best, "FACE": faces / "sad.png"}
+    words = [places.get(word, word) for word in arguments]
+
+    def fail(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    ended = cli(*words)
+    assert ended.code == 4 and old.read_text() == "kept" and len(ended.err.splitlines()) == 1
+    assert f"{file} can't be written: No space left on device" in ended.err
+    assert "--resume" not in ended.err and "#storage" in ended.err
+
+
+def test_a_full_disk_below_standard_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "fer_ignite", "completion", "bash"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(fer_ignite.__file__).parents[1])},
+        )
+    assert ended.returncode == 4 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "standard output or a temporary file can't be written: No space left" in ended.stderr

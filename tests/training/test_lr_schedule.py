@@ -277,3 +277,9 @@ def test_the_picture_of_a_schedule_is_a_picture(tmp_path):
     plot_schedule(build_schedule("onecycle", steps_per_epoch=5, epochs=2), 10, path=path, lr=0.1)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
+
+
+def test_a_format_that_no_plot_has_is_refused(tmp_path):
+    schedule = build_schedule("onecycle", steps_per_epoch=5, epochs=2)
+    with pytest.raises(ConfigError, match=r"\.xyz is no format of a plot; allowed are .*png"):
+        plot_schedule(schedule, 10, path=tmp_path / "lr.xyz")

@@ -280,8 +280,8 @@ def _write_checked(
     drafts = [path.with_name(f".unchecked-{path.name}") for path in named]
     unchecked = drafts[0]
     try:
-        for draft, content in zip(drafts, parts.values(), strict=True):
-            write_durably(draft, content)
+        for draft, path, content in zip(drafts, named, parts.values(), strict=True):
+            write_durably(draft, content, named=path)
         answers, written = predict_with_export(unchecked, request.form, network=network)
         assert written == record, "the record inside is not the one that was given"
         check = compare_outputs(network, answers, reference=reference, tta=record.tta)

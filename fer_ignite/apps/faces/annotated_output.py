@@ -14,7 +14,7 @@ from PIL import Image
 
 from fer_ignite.apps.faces.opencv import load_opencv
 from fer_ignite.apps.faces.video_source import VideoSource
-from fer_ignite.checkpoint.atomic_io import shown, storage_errors
+from fer_ignite.checkpoint.atomic_io import shown, storage_errors, write_durably
 from fer_ignite.errors import ConfigError, StorageError
 
 __all__ = ["AnnotatedOutput", "VideoFile"]
@@ -52,9 +52,9 @@ class AnnotatedOutput:
         """
         jpeg = os.path.splitext(source)[1].lower() in _JPEG
         path = self._place(source, ".jpg" if jpeg else ".png")
-        with storage_errors(path):
-            # PNG has no quality and ignores it
-            Image.fromarray(image_HW3).save(path, quality=92)
+        image = Image.fromarray(image_HW3)
+        # PNG has no quality and ignores it
+        write_durably(path, lambda file: image.save(file, "JPEG" if jpeg else "PNG", quality=92))
         return path
 
     def begin_video(self, video_source: VideoSource) -> VideoFile:

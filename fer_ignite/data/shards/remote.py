@@ -183,7 +183,7 @@ def fetch(
             if wait_s is None:
                 tries = len(RETRY_WAITS_S) + 1
                 raise StorageError(
-                    f"{shown(url)} can't be read after {tries} tries ({reason}); when the server is back, continue with --resume auto."
+                    f"{shown(url)} can't be read after {tries} tries ({reason}); wait until the server is back."
                 )
             _warn_of_retry(url, reason, wait_s=wait_s)
             time.sleep(wait_s)

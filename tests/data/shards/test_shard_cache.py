@@ -138,7 +138,7 @@ def test_a_download_that_is_damaged_or_cut_off_is_repeated(server, tmp_path, no_
 @pytest.mark.parametrize(
     ("answer", "tries", "said"),
     [
-        (503, 4, r"can't be read after 4 tries \(HTTP 503.*--resume auto"),
+        (503, 4, r"can't be read after 4 tries \(HTTP 503.*wait until the server is back\.$"),
         ("damaged", 4, r"after 4 tries \(its checksum is not the index's"),
         (404, 1, r"can't be read \(HTTP 404.*that all shards were copied there"),
         (403, 1, r"can't be read \(HTTP 403.*the rights"),
