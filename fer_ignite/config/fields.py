@@ -53,7 +53,7 @@ def join_sources(value: Any) -> Any:
         for part in value if len(value) > 1 else ():
             if "," in part and split_names(part) == (part,):
                 raise ValueError(
-                    f"data: got {part!r} among several data sets, and a comma separates data sets; rename it, or name a link without a comma"
+                    f"needs several data sets without commas in their names, and {part!r} has one; rename it, or name a link to it"
                 )
         return ",".join(value)
     return value
