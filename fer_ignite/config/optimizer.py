@@ -85,7 +85,7 @@ class OptimizerSettings(SettingsGroup):
     )
     optimizer_factory: str | None = setting(
         None,
-        "Your own optimizer in place of --opt: module:function(parameter groups); its learning rate holds.",
+        "Your own optimizer in place of --opt: module:function(parameter groups); its learning rate and weight decay hold.",
         structural=True,
     )
 

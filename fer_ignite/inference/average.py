@@ -102,6 +102,17 @@ def average_checkpoints(
     }
 
 
+def _common_statistics(states: Sequence[State]) -> set[str]:
+    """Names of the normalisations whose statistics are the same in all states: those that were frozen in training."""
+    ends = (".running_mean", ".running_var")
+    differing = {
+        name.rpartition(".")[0]
+        for name, tensor in states[0].items()
+        if name.endswith(ends) and not all(torch.equal(tensor, state[name]) for state in states)
+    }
+    return {name.rpartition(".")[0] for name in states[0] if name.endswith(ends)} - differing
+
+
 def _require_same_network(path: str | Path, first: LoadedModel, *, other: LoadedModel) -> None:
     shapes = [
         {name: tensor.shape for name, tensor in network.model.state_dict().items()}
@@ -147,7 +158,11 @@ class _Scale:
         module.load_state_dict(mean)
         # The mean of running statistics is not the statistics of the averaged weights.
         recompute_batch_statistics(
-            module, self.train, device=self.network.device, precision=self.network.precision
+            module,
+            self.train,
+            device=self.network.device,
+            precision=self.network.precision,
+            keep=_common_statistics(states),
         )
         return module.eval()
 

@@ -37,6 +37,11 @@ _RULES = (
     _Rule(("padding",), _moves_pixels, "--rotate, --scale, --translate or --shear"),
     _Rule(("focal_gamma",), lambda c: "focal" in c.loss, "--loss focal"),
     _Rule(("distill_weight", "distill_temperature"), lambda c: c.teacher, "--teacher"),
+    _Rule(
+        ("lr", "backbone_lr", "head_lr", "weight_decay"),
+        lambda c: not c.optimizer_factory,
+        "an optimizer of --opt, without --optimizer-factory",
+    ),
     _Rule(("clip_mode",), lambda c: c.clip_grad, "--clip-grad"),
     _Rule(("warmup_start",), lambda c: c.warmup_epochs, "--warmup-epochs"),
     _Rule(

@@ -47,6 +47,8 @@ __all__ = [
     "build_schedule_from_config",
     "hparam_types",
     "loss_terms",
+    "min_lr_factor",
+    "nominal_lr",
 ]
 
 logger = logging.getLogger("fer_ignite")
@@ -178,16 +180,37 @@ def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
     )
 
 
-def build_schedule_from_config(config: Config, *, steps_per_epoch: int) -> Schedule:
-    """Factor of the learning rate at each optimizer step."""
+def min_lr_factor(config: Config, *, lr: float) -> float:
+    """``min_lr`` as a factor: schedules are factors of each group's own rate, so their floor is one as well.
+
+    Args:
+        lr: the rate that falls to ``min_lr``; see :func:`nominal_lr`.
+    """
+    return config.min_lr / lr if config.min_lr < lr else 1.0
+
+
+def nominal_lr(config: Config, optimizer: Optimizer) -> float:
+    """The run's learning rate: ``--lr``, or the highest rate of the user's own optimizer."""
+    if config.optimizer_factory is None:
+        return config.lr
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def build_schedule_from_config(
+    config: Config, *, steps_per_epoch: int, lr: float | None = None
+) -> Schedule:
+    """Factor of the learning rate at each optimizer step.
+
+    Args:
+        lr: see :func:`nominal_lr`; None: the configuration's.
+    """
     return build_schedule(
         config.sched,
         steps_per_epoch=steps_per_epoch,
         epochs=config.epochs,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
         warmup_start_factor=config.warmup_start,
-        # A schedule is a factor of each group's own rate, so the floor is one as well.
-        min_factor=min(1.0, config.min_lr / config.lr),
+        min_factor=min_lr_factor(config, lr=config.lr if lr is None else lr),
         decay_epochs=config.decay_epochs,
         decay_rate=config.decay_rate,
         milestones=config.milestones,
@@ -315,7 +338,7 @@ def _user_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
         {
             key: value
             for key, value in group.items()
-            if key not in ("lr", "weight_decay") or (key, value) == ("weight_decay", 0.0)
+            if key != "lr" and (key != "weight_decay" or group["name"].endswith("_no_decay"))
         }
         for group in groups
     ]

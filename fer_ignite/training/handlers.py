@@ -11,7 +11,12 @@ from fer_ignite.distributed.collectives import agree_on_text
 from fer_ignite.imports import load_object
 from fer_ignite.models.summary import parameter_count
 from fer_ignite.training import step
-from fer_ignite.training.components import build_schedule_from_config, hparam_types
+from fer_ignite.training.components import (
+    build_schedule_from_config,
+    hparam_types,
+    min_lr_factor,
+    nominal_lr,
+)
 from fer_ignite.training.coordination import coordination_handlers
 from fer_ignite.training.early_stopping import attach_early_stopping
 from fer_ignite.training.ema import attach_ema
@@ -89,6 +94,7 @@ def attach_step(session: Session) -> None:
 
 def _attach_schedule(session: Session) -> None:
     config, trainer = session.config, session.trainer
+    lr = nominal_lr(config, session.optimizer)
     if config.sched == "plateau":
         session.plateau = PlateauFactor(
             config.monitor,
@@ -96,7 +102,7 @@ def _attach_schedule(session: Session) -> None:
             factor=config.decay_rate,
             patience=config.plateau_patience,
             threshold=config.min_delta,
-            min_factor=min(1.0, config.min_lr / config.lr),
+            min_factor=min_lr_factor(config, lr=lr),
         )
         plateau = session.plateau
         # register_last moves what is attached already; it attaches nothing.
@@ -110,7 +116,7 @@ def _attach_schedule(session: Session) -> None:
         event_filter=lambda engine, _: engine.state.batch.is_first_micro
     )
     schedule = build_schedule_from_config(
-        config, steps_per_epoch=session.train_loader.plan.steps_per_epoch
+        config, steps_per_epoch=session.train_loader.plan.steps_per_epoch, lr=lr
     )
     session.scheduler, handle = attach_schedule(
         trainer, session.optimizer, schedule=schedule, event=opens, plateau=session.plateau
@@ -123,8 +129,13 @@ def attach_run(session: Session) -> None:
     trainer, running_metrics = session.trainer, session.running_metrics
 
     def log_step(engine: Engine) -> None:
-        session.log("step_loss", share_of_mean_loss(engine.state, session.world))
-        session.log("grad_norm", engine.state.grad_norm)
+        iteration, norm = engine.state.iteration, engine.state.grad_norm
+        # Not session.log(), which refuses these names to users.
+        running_metrics.log(
+            "step_loss", share_of_mean_loss(engine.state, session.world), iteration=iteration
+        )
+        if norm is not None:
+            running_metrics.log("grad_norm", norm, iteration=iteration)
 
     # A run that continues within an epoch fires no EPOCH_STARTED, so the sums of its resume point
     # stay.

@@ -191,6 +191,10 @@ class PlateauFactor:
     def value(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
+    @value.setter
+    def value(self, value: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = float(value)
+
     def __call__(self, engine: Engine) -> None:
         metric = as_number(monitored_value(engine, self.metric_name))
         if metric is None or not math.isfinite(metric):
@@ -205,7 +209,7 @@ class PlateauFactor:
         return {"value": self.value, "best": float(self._scheduler.best), **counts}
 
     def load_state_dict(self, state: Mapping[str, float | int]) -> None:
-        self._optimizer.param_groups[0]["lr"] = float(state["value"])
+        self.value = state["value"]
         self._scheduler.best = float(state["best"])
         for name in _PLATEAU_COUNTS:
             setattr(self._scheduler, name, int(state[name]))

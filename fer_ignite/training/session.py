@@ -67,6 +67,8 @@ _OWN_COLUMNS = frozenset(
         "epoch_seconds",
         "elapsed_seconds",
         "images_per_second",
+        "step_loss",
+        "grad_norm",
     }
 )
 

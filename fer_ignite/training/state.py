@@ -178,7 +178,7 @@ def _restore_optimizer(session: Session, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
-    """Best score, early stopping, plateau: only where they go by the same metric as before."""
+    """Best score, early stopping, plateau: those that go by the same metric as before; the plateau's factor in any case."""
     # Scores of two metrics can't be compared: after an accuracy of 0.65 no negated loss would ever
     # be the best. A checkpoint from before monitor_mode lacks it; then the name decided, as auto
     # does now.
@@ -188,6 +188,11 @@ def _restore_decisions(session: Session, checkpoint: Mapping[str, Any]) -> None:
             "--monitor was %s: best.pt is chosen again from here on, and patience is counted again.",
             before["monitor"],
         )
+        if session.plateau is not None and checkpoint["plateau"] is not None:
+            session.plateau.value = checkpoint["plateau"]["value"]
+        if session.top_checkpoints is not None:
+            # The files of the other metric go once the first of this one is there.
+            session.top_checkpoints.load_state_dict({"saved": []})
         return
     for name, part in _optional_parts(session).items():
         if part is not None and checkpoint.get(name) is not None:

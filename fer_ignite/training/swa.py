@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fer_ignite.data.loader import EvalBatch, EvalLoader
+from fer_ignite.training.optim import frozen_modules
 from fer_ignite.training.precision import autocast
 
 __all__ = ["WeightAverage", "recompute_batch_statistics", "statistics_loader"]
@@ -63,21 +64,37 @@ class WeightAverage:
             else:
                 tensor.lerp_(source[name], share)
         if count > 1:
+            # Of the trained network: all parameters of the average are without gradients.
+            frozen = frozen_modules(self._source)
             recompute_batch_statistics(
-                self.model, self._images, device=self._device, precision=self._precision
+                self.model,
+                self._images,
+                device=self._device,
+                precision=self._precision,
+                keep={name for name, module in self._source.named_modules() if module in frozen},
             )
 
 
 @torch.no_grad()
 def recompute_batch_statistics(
-    model: nn.Module, images: Iterable[EvalBatch], *, device: torch.device, precision: str
+    model: nn.Module,
+    images: Iterable[EvalBatch],
+    *,
+    device: torch.device,
+    precision: str,
+    keep: Collection[str] = (),
 ) -> None:
     """Sets the batch statistics of a network to their mean over batches; averaged weights have others than any of their parts.
 
     Args:
         images: see :func:`statistics_loader`.
+        keep: names of normalisations whose statistics stay as they are: frozen ones.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and name not in keep
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

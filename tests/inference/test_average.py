@@ -83,3 +83,14 @@ def test_the_command(cli, kept):
     assert json.loads(said.out)["file"] == "soup.pt"
     said = cli("average", tops(kept)[0], "nothing.pt", "--out", "x.pt")
     assert said.code == 2 and "nothing.pt" in said.err and not shutil.which("x.pt")
+
+
+@pytest.mark.slow
+def test_the_statistics_of_frozen_normalisations_stay_in_the_average(tiny, tmp_path):
+    train(tiny(epochs=2, keep_best=2, monitor="loss", lr=1e-4, freeze="*norm*"))
+    average_checkpoints(tops(tmp_path / "run"), tmp_path / "soup.pt", method="uniform", quiet=True)
+    part, soup = (
+        load_checkpoint(p)["model"] for p in (tops(tmp_path / "run")[0], tmp_path / "soup.pt")
+    )
+    statistics = [name for name in part if name.endswith(("running_mean", "running_var"))]
+    assert statistics and all(torch.equal(part[name], soup[name]) for name in statistics)

@@ -4,6 +4,8 @@ from fer_ignite.config import Config, check
 from fer_ignite.recipes import read_recipe, recipe_names
 from fer_ignite.runs.unused_settings import _RULES, unused_settings
 
+OWN = {"optimizer_factory": "torch.optim:SGD"}
+
 
 @pytest.mark.parametrize(
     ("settings", "flag", "needs"),
@@ -21,6 +23,10 @@ from fer_ignite.runs.unused_settings import _RULES, unused_settings
         ({"model_ema_decay": 0.9}, "--model-ema-decay 0.9", "--model-ema"),
         ({"track_checkpoints": False}, "--no-track-checkpoints", "--track"),
         ({"min_delta": 0.1}, "--min-delta 0.1", "--patience or --sched plateau"),
+        ({**OWN, "lr": 0.5}, "--lr 0.5", "without --optimizer-factory"),
+        ({**OWN, "backbone_lr": 0.5}, "--backbone-lr 0.5", "without --optimizer-factory"),
+        ({**OWN, "head_lr": 0.7}, "--head-lr 0.7", "without --optimizer-factory"),
+        ({**OWN, "weight_decay": 0.0}, "--weight-decay 0.0", "without --optimizer-factory"),
     ],
 )
 def test_a_changed_setting_without_effect_is_named(settings, flag, needs):
@@ -37,6 +43,8 @@ def test_a_changed_setting_without_effect_is_named(settings, flag, needs):
         {"opt": "muon"},
         {"sched": "step", "decay_epochs": 5, "decay_rate": 0.5, "min_lr": 1e-5},
         {"patience": 3, "min_delta": 0.1},
+        {**OWN, "sched": "cosine", "min_lr": 1e-5},
+        {"lr": 0.5, "backbone_lr": 0.1, "head_lr": 0.7, "weight_decay": 0.3},
         {"loss": "ce+0.5*focal", "focal_gamma": 1.0},
         {"rotate": 0, "scale": 0, "translate": 0.1, "padding": "border"},
     ],

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -73,6 +75,27 @@ def test_the_rate_changes_at_the_first_micro_batch_of_a_group(wired):
     # 2 windows of 2
     seen = rates(wired(sched="cosine", epochs=1, batch_size=64, grad_accum_steps=2, lr=0.1))
     assert seen[0] == seen[1] == pytest.approx(0.1) and seen[2] == seen[3] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("sched", ["exponential", "plateau"])
+def test_the_lowest_rate_holds_for_a_user_s_own_optimizer_too(tiny, sched):
+    settings = {"plateau_patience": 0, "min_delta": 1.0} if sched == "plateau" else {}
+    settings |= {"epochs": 3, "batch_size": 128, "decay_rate": 1e-3, "min_lr": 1e-3}
+    own = functools.partial(torch.optim.SGD, lr=0.1)
+    with build_session(tiny(sched=sched, lr=0.003, **settings), optimizer=own) as session:
+        assert min(rates(session)) == pytest.approx(1e-3)
+
+
+def test_a_user_s_own_optimizer_keeps_its_weight_decay_but_on_norms_and_biases(tiny):
+    own = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.01)
+    with build_session(tiny(weight_decay=0.0), optimizer=own) as session:
+        decays = {group["name"]: group["weight_decay"] for group in session.optimizer.param_groups}
+    assert decays == {
+        "backbone": 0.01,
+        "backbone_no_decay": 0.0,
+        "head": 0.01,
+        "head_no_decay": 0.0,
+    }
 
 
 def test_plateau_lowers_the_rate_when_the_monitored_metric_stands_still(wired):

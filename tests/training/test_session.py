@@ -207,7 +207,9 @@ def test_a_handler_finds_its_state_also_where_the_others_are_gone(made, caplog):
     assert "other_counting#0" in caplog.text and counter.count == 8
 
 
-@pytest.mark.parametrize("name", ["iteration", "lr", "is_best", "train_loss", "val_mine"])
+@pytest.mark.parametrize(
+    "name", ["iteration", "lr", "is_best", "step_loss", "grad_norm", "train_loss", "val_mine"]
+)
 def test_the_epoch_s_own_columns_can_t_be_logged_over(made, name):
     session = made()
     with pytest.raises(ConfigError, match=f"'{name}'.*another name"):

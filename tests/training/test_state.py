@@ -157,6 +157,20 @@ def test_under_another_metric_the_best_is_chosen_again(made, capfd):
     assert second.best_checkpoint.best["epoch"] == 3 and second.early_stopping.counter == 0
 
 
+def test_under_another_metric_the_rate_stays_lowered_and_the_old_best_files_go(made):
+    settings = {"sched": "plateau", "plateau_patience": 0, "min_delta": 1.0, "keep_best": 2}
+    first = made(**settings)
+    first.run()
+    kept, checkpoints = first.plateau.state_dict(), first.folder.checkpoints
+    assert kept["value"] == pytest.approx(0.1) and sorted(checkpoints.glob("best-*.pt"))
+    first.close()
+    second = made(**settings, monitor="uar", epochs=3, resume="auto")
+    assert second.plateau.value == kept["value"]
+    assert second.plateau.state_dict()["last_epoch"] == 0  # its evaluations are counted again
+    second.run()
+    assert [path.name for path in checkpoints.glob("best-*.pt")] == ["best-12.pt"]
+
+
 def test_what_is_set_of_an_optimizer_is_as_it_is_set_now_and_what_it_learned_comes_back(made):
     first, second = resumed(
         made, {"opt": "adamw", "weight_decay": 0.1}, weight_decay=0.3, betas=(0.8, 0.999), epochs=3

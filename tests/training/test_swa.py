@@ -39,3 +39,14 @@ def test_the_average_is_the_mean_of_the_last_epochs_weights_and_is_what_evaluati
     name = next(iter(ends[3]))
     torch.testing.assert_close(last["ema"][name], (ends[2][name] + ends[3][name]) / 2)
     assert load_model(tmp_path / "run").config.swa_start == 0.5
+
+
+def test_the_statistics_of_frozen_normalisations_stay_in_the_average(tiny):
+    with build_session(tiny(swa_start=0.0, epochs=2, freeze="*norm*")) as session:
+        session.run()
+        pairs = zip(session.model.modules(), session.averaged.modules(), strict=True)
+        norms = [pair for pair in pairs if isinstance(pair[0], torch.nn.BatchNorm2d)]
+        assert norms
+        for frozen, average in norms:
+            assert torch.equal(frozen.running_mean, average.running_mean)
+            assert torch.equal(frozen.running_var, average.running_var)
