@@ -17,9 +17,11 @@ from fer_ignite.data.fetchers import (
     CacheFetcher,
     DataLoaderFetcher,
     Fetcher,
+    is_finished,
     sample_image,
-    sample_pixels,
+    unpaired,
 )
+from fer_ignite.data.images import fit_image
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.sampler import generator
 from fer_ignite.data.shards.read_ahead import ShardFetcher
@@ -29,7 +31,6 @@ __all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
 
 SPLITS = ("train", "val", "test")
 _STATISTICS_SAMPLES = 2000
-_GRAY = ("1", "L", "LA", "I", "I;16", "F")
 
 
 @dataclass
@@ -38,13 +39,15 @@ class FaceDataset:
 
     Attributes:
         indices: split -> int64 places in the data.
-        side_px: side of the stored faces; 0 where samples come as finished tensors.
+        side_px: side of the stored faces, or of finished tensors.
         mean, std: per channel of the train split, in [0, 1].
         fingerprint: of the content; equal where the same data lies elsewhere.
         leaks: bool [N] or None: train faces that occur in val or test too.
         cache: the dataset cache with the pixels, if there is one.
         fetch: sample by place, if not packed.
         exclude: the list of images that training leaves out; read when the train split is requested.
+        resize_mode: how other images than squares get their side.
+        finished: samples are float tensors, which are neither resized, augmented nor normalised.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +64,8 @@ class FaceDataset:
     fetch: Callable[[int], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     exclude: str | None = None
+    resize_mode: str = "squash"
+    finished: bool = False
 
     def train_indices(
         self, *, drop_train_duplicates: bool, limit: int | None, seed: int
@@ -143,6 +148,7 @@ class FaceDataset:
             device=device,
             side_px=self.side_px or 48,
             channels=self.channels,
+            resize_mode=self.resize_mode,
             transform=transform,
             collate_fn=collate_fn,
             workers=workers,
@@ -180,6 +186,7 @@ def dataset_from_cache(path: str | Path) -> FaceDataset:
         leaks=dataset_cache.leaks,
         cache=dataset_cache,
         facts=dataset_cache.manifest,
+        resize_mode=dataset_cache.manifest["fit"]["mode"],
     )
 
 
@@ -196,16 +203,24 @@ class _Joined:
 
 
 def dataset_from_user_class(
-    make: Callable[..., Any], *, name: str, val_fraction: float, seed: int
+    make: Callable[..., Any],
+    *,
+    name: str,
+    val_fraction: float,
+    seed: int,
+    channels: str = "auto",
+    resize_mode: str = "squash",
 ) -> FaceDataset:
     """A user's data set as the faces of a run.
 
     Args:
         make: called as ``make(split="train")``, "val" and "test"; returns a map-style data set of (image, label) with
             ``classes`` (names in label order) and, so that labels need no reading of images, ``targets``; None where
-            there is no such split. Images are PIL images, uint8 pixels, or finished float tensors [C, H, W].
+            there is no such split. Images are PIL images, uint8 pixels, or finished float tensors [C, H, W]. A label is a
+            number, or one of the names in ``classes``.
+        channels, resize_mode: the settings of these names, for images; "auto" is gray where all images that are looked at are.
     Raises:
-        DataError: no train split, no class names, or labels outside of them.
+        DataError: no train split, no class names, labels outside of them, or images of another kind.
     """
     _require_factory(make, name)
     parts = {split: make(split=split) for split in SPLITS}
@@ -223,8 +238,10 @@ def dataset_from_user_class(
             f"{name}(split='train') gave no data; it must return a data set with at least one sample."
         )
     first = next(iter(present.values()))
-    labels = np.concatenate([_labels(part) for part in present.values()])
     classes = tuple(map(str, getattr(make, "classes", None) or _class_names(first)))
+    labels = np.concatenate(
+        [_numbers(_labels(part), classes, name=name) for part in present.values()]
+    )
     if not classes and not getattr(make, "needs_train", True):
         classes = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))
     if len(classes) < 2:
@@ -244,19 +261,23 @@ def dataset_from_user_class(
             indices["train"], labels, share=val_fraction, seed=seed
         )
     chosen = indices["train"] if len(indices["train"]) else np.arange(len(labels))
-    side_px, channels, mean, std = _statistics(fetch, chosen, seed=seed)
+    side_px, depth, mean, std, finished = _statistics(
+        fetch, chosen, seed=seed, channels=channels, resize_mode=resize_mode
+    )
     return FaceDataset(
         classes,
         Targets(labels, len(classes)),
         indices,
         side_px,
-        channels,
+        depth,
         mean,
         std,
         # Not over the pixels: a user's samples may be random.
         fingerprint=f"dataset:{name}:{len(labels)}",
         source=name,
         fetch=fetch,
+        resize_mode=resize_mode,
+        finished=finished,
     )
 
 
@@ -282,14 +303,34 @@ def _class_names(part: Any) -> Sequence[Any]:
     return getattr(part, "classes", ())
 
 
-def _labels(part: Any) -> NDArray[np.int64]:
+def _labels(part: Any) -> list[Any]:
     known = getattr(part, "targets", None)
     if known is None and hasattr(part, "dataset") and hasattr(part, "indices"):  # a subset
-        return _labels(part.dataset)[np.asarray(part.indices, dtype=np.int64)]
+        labels = _labels(part.dataset)
+        return [labels[int(index)] for index in part.indices]
     # Reads every sample, and with it every image, once; an attribute `targets` avoids that.
     if known is None:
-        known = [part[index][1] for index in range(len(part))]
-    return np.asarray(known, dtype=np.int64)
+        return [part[index][1] for index in range(len(part))]
+    return known.tolist() if hasattr(known, "tolist") else list(known)
+
+
+def _numbers(labels: Sequence[Any], classes: Sequence[str], *, name: str) -> NDArray[np.int64]:
+    """int64 [N]: the classes' numbers, out of numbers or names."""
+    places = {label: place for place, label in enumerate(classes)}
+    numbers = [places.get(x) if isinstance(x, str) else _whole_number(x) for x in labels]
+    if None in numbers:
+        raise DataError(
+            f"{name} has the label {labels[numbers.index(None)]!r}; a label is a whole number from 0, or one of the names in "
+            f"`classes` ({', '.join(classes) or 'none'})."
+        )
+    return np.array(numbers, dtype=np.int64)
+
+
+def _whole_number(label: Any) -> int | None:
+    try:
+        return int(label) if int(label) == label else None
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: a tensor of several
+        return None
 
 
 def _take_share(
@@ -306,27 +347,36 @@ def _take_share(
 
 
 def _statistics(
-    fetch: Callable[[int], Any], indices: NDArray[np.int64], *, seed: int
-) -> tuple[int, int, tuple[float, ...], tuple[float, ...]]:
-    """Side, channels, mean and std of up to 2000 train samples; a finished tensor is taken as normalised already."""
+    fetch: Callable[[int], Any],
+    indices: NDArray[np.int64],
+    *,
+    seed: int,
+    channels: str,
+    resize_mode: str,
+) -> tuple[int, int, tuple[float, ...], tuple[float, ...], bool]:
+    """Side, channels, mean and std of up to 2000 train samples, and whether these are finished tensors, normalised already."""
     chosen = generator(seed, "limit").permutation(indices)[:_STATISTICS_SAMPLES]
-    first = fetch(int(chosen[0]))[0]
-    if isinstance(first, torch.Tensor) and first.is_floating_point():
-        return (
-            int(first.shape[-1]),
-            int(first.shape[0]),
-            (0.0,) * int(first.shape[0]),
-            (1.0,) * int(first.shape[0]),
-        )
-    image = sample_image(first)
-    channels, side = 1 if image.mode in _GRAY else 3, min(image.size)
-    # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64.
-    sums, squares = np.zeros(channels), np.zeros(channels)
+    first = unpaired(fetch(int(chosen[0])))
+    if is_finished(first):
+        if first.ndim != 3:
+            raise DataError(
+                f"a sample's tensor has the shape {list(first.shape)}; a finished float tensor has [channels, height, width]."
+            )
+        depth, _, width = map(int, first.shape)
+        return width, depth, (0.0,) * depth, (1.0,) * depth, True
+    side = min(sample_image(first).size)
+    depth = 3 if channels == "rgb" else 1
+    # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64. Gray ones count in all three channels.
+    sums, squares = np.zeros(3), np.zeros(3)
     for index in chosen:
-        pixels_HWC = sample_pixels(fetch(int(index))[0], side, channels=channels) / 255.0
+        image = sample_image(fetch(int(index)))
+        if channels == "auto" and image.mode == "RGB":
+            depth = 3
+        own = "gray" if channels == "gray" or image.mode == "L" else "rgb"
+        pixels_HWC = fit_image(image, side, mode=resize_mode, channels=own) / 255.0
         sums += pixels_HWC.sum(axis=(0, 1))
         squares += np.square(pixels_HWC).sum(axis=(0, 1))
-    mean = sums / (len(chosen) * side * side)
-    std = np.sqrt(np.maximum(squares / (len(chosen) * side * side) - mean**2, 0))
+    mean = sums[:depth] / (len(chosen) * side * side)
+    std = np.sqrt(np.maximum(squares[:depth] / (len(chosen) * side * side) - mean**2, 0))
     # Clipped below: normalise() refuses the deviation 0 of images of one gray.
-    return side, channels, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist())
+    return side, depth, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist()), False

@@ -22,11 +22,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.images import fit_image
+from fer_ignite.data.images import fit_image, plain_image
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import NO_SHARED_MEMORY, DataError, FerError
 
-__all__ = ["CacheFetcher", "DataLoaderFetcher", "Fetcher", "IndexBatch", "in_channels"]
+__all__ = [
+    "CacheFetcher",
+    "DataLoaderFetcher",
+    "Fetcher",
+    "IndexBatch",
+    "in_channels",
+    "is_finished",
+    "sample_image",
+    "sample_pixels",
+    "unpaired",
+]
+
+_WANTED = (
+    "give a PIL image, uint8 pixels [H, W] or [H, W, C], a uint8 tensor [C, H, W], or finished float tensors [C, H, W] for all "
+    "samples, in a pair (image, label)"
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ class _SeededSamples(Dataset[Any]):
                 return sample
             image, *label = sample if isinstance(sample, (tuple, list)) else (sample,)
             made = self.transform(image)
-            if _is_finished(made) and not _is_finished(image):
+            if is_finished(made) and not is_finished(image):
                 raise DataError(
                     "--sample-transform turned an image into a float tensor, which would pass by the augmentation and the "
                     "normalisation that val and test have; return a PIL image or uint8 pixels (leave ToTensor and Normalize out), or "
@@ -148,10 +163,6 @@ class _SeededSamples(Dataset[Any]):
             torch.set_rng_state(saved[0])
             random.setstate(saved[1])
             np.random.set_state(saved[2])
-
-
-def _is_finished(image: Any) -> bool:
-    return isinstance(image, Tensor) and image.is_floating_point()
 
 
 class _Keys:
@@ -176,7 +187,7 @@ class DataLoaderFetcher:
         fetch: sample by place.
         transform: applied to each sample's image, seeded per sample; images stay images (PIL or uint8).
         collate_fn: makes a tensor out of a list of samples; the default stacks them.
-        side_px, channels: shape for samples that come as images.
+        side_px, channels, resize_mode: shape for samples that come as images, and how others than squares get it.
         worker_init: called first in every worker process.
     """
 
@@ -188,6 +199,7 @@ class DataLoaderFetcher:
         device: torch.device,
         side_px: int,
         channels: int,
+        resize_mode: str = "squash",
         transform: Callable[[Any], Any] | None = None,
         collate_fn: Callable[[Sequence[Any]], Any] | None = None,
         workers: int = 0,
@@ -195,7 +207,9 @@ class DataLoaderFetcher:
     ) -> None:
         self.samples = _SeededSamples(fetch, transform, seed=seed)
         self.device, self.workers, self.worker_init = device, workers, worker_init
-        self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(side_px, channels)
+        self.collate: Callable[[Sequence[Any]], Any] = collate_fn or _Stack(
+            side_px, channels, resize_mode=resize_mode
+        )
 
     def batches(self, requests: Iterable[IndexBatch]) -> Iterator[Tensor]:
         loader: DataLoader[Any] = DataLoader(
@@ -284,45 +298,65 @@ def _dead_worker(workers: Sequence[Any], *, wait_s: float = 2.0) -> int | None:
 class _Stack:
     """Stacks samples: images and uint8 arrays to [B, H, W, C], float tensors [C, H, W] to [B, C, H, W]."""
 
-    def __init__(self, side_px: int, channels: int) -> None:
-        self.side_px, self.channels = side_px, channels
+    def __init__(self, side_px: int, channels: int, *, resize_mode: str) -> None:
+        self.side_px, self.channels, self.resize_mode = side_px, channels, resize_mode
 
     def __call__(self, samples: Sequence[Any]) -> Tensor:
         return torch.stack([self.pixels(sample) for sample in samples])
 
     def pixels(self, sample: Any) -> Tensor:
-        image = sample[0] if isinstance(sample, tuple) else sample
-        if isinstance(image, Tensor) and image.is_floating_point():
-            return image
-        return torch.from_numpy(sample_pixels(image, self.side_px, channels=self.channels))
+        image = unpaired(sample)
+        if is_finished(image):
+            return image  # type: ignore[no-any-return]
+        return torch.from_numpy(
+            sample_pixels(image, self.side_px, channels=self.channels, resize_mode=self.resize_mode)
+        )
 
 
 def sample_image(sample: Any) -> Image.Image:
-    """A PIL image out of itself, of uint8 pixels [H, W] or [H, W, C], or of a uint8 tensor [H, W] or [C, H, W]."""
-    if isinstance(sample, Tensor):
-        sample = sample.permute(1, 2, 0).numpy() if sample.ndim == 3 else sample.numpy()
-    if isinstance(sample, np.ndarray):
-        return Image.fromarray(
-            np.ascontiguousarray(
-                sample[:, :, 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample
-            )
-        )
-    if not isinstance(sample, Image.Image):
-        raise DataError(
-            f"a sample's image is a {type(sample).__name__}; it must be a PIL image, uint8 pixels [H, W] or [H, W, C], "
-            "or a tensor, in a pair (image, label)."
-        )
-    return sample
+    """An upright PIL image of mode "L" or "RGB", out of a sample's image or of a pair (image, label).
+
+    Args:
+        sample: a PIL image, uint8 pixels [H, W] or [H, W, C], or a uint8 tensor [H, W] or [C, H, W].
+    Raises:
+        DataError: anything else; values of other types are not guessed to lie in 0..1 or 0..65535.
+    """
+    image = unpaired(sample)
+    if isinstance(image, Image.Image):
+        return plain_image(image, "a sample's image")
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise DataError(f"a sample's image is a {type(image).__name__}; {_WANTED}.")
+    dtype, shape = str(image.dtype).removeprefix("torch."), list(image.shape)
+    if isinstance(image, Tensor) and image.ndim == 3:
+        image = image.permute(1, 2, 0)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if dtype != "uint8" or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
+        raise DataError(f"a sample's image came as {dtype} {shape}; {_WANTED}.")
+    image = np.asarray(image)
+    pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return plain_image(Image.fromarray(np.ascontiguousarray(pixels)), "a sample's image")
 
 
-def sample_pixels(sample: Any, side_px: int, *, channels: int) -> NDArray[np.uint8]:
+def sample_pixels(
+    sample: Any, side_px: int, *, channels: int, resize_mode: str = "squash"
+) -> NDArray[np.uint8]:
     """uint8 [side_px, side_px, C], a copy of its own, of whatever :func:`sample_image` takes."""
     # np.array copies: pixels of a PIL image are read-only, about which torch.from_numpy warns.
     return np.array(
         fit_image(
             sample_image(sample),
             side_px,
-            mode="squash",
+            mode=resize_mode,
             channels="gray" if channels == 1 else "rgb",
         )
     )
+
+
+def unpaired(sample: Any) -> Any:
+    """The image of a pair (image, label); anything else as it is."""
+    return sample[0] if isinstance(sample, (tuple, list)) and sample else sample
+
+
+def is_finished(image: Any) -> bool:
+    """Whether a sample's image is a finished tensor: float [C, H, W], which is neither resized, augmented nor normalised."""
+    return isinstance(image, Tensor) and image.is_floating_point()

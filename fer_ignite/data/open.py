@@ -103,7 +103,12 @@ def open_dataset(config: Config, dataset_cache: str | Path | None) -> FaceDatase
     else:
         make = load_object(config.data, setting="--data")
         faces = dataset_from_user_class(
-            make, name=config.data, val_fraction=config.val_fraction, seed=config.split_seed
+            make,
+            name=config.data,
+            val_fraction=config.val_fraction,
+            seed=config.split_seed,
+            channels=config.channels,
+            resize_mode=config.resize_mode,
         )
     if config.folds is None:
         return faces

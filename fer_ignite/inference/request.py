@@ -97,14 +97,14 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
         if is_object_name(source) and not source.startswith(("demo:", "kaggle:", "shards:")):
             raise _missing_user_code("data came from the user's class", "data", saved)
     elif not is_same_source(request.data, source):
-        changes |= _other_source(checkpoint["preprocessing"]["channels"])
+        changes |= _other_source(checkpoint["preprocessing"])
     for name in ("data", "votes", "classes", "layout"):
         if (value := getattr(request, name)) is not None:
             changes[name] = value
     return check({**saved, **changes})
 
 
-def _other_source(channels: int) -> dict[str, Any]:
+def _other_source(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that described the run's own source: another one has labels and splits of its own."""
     return {
         "votes": None,
@@ -115,7 +115,9 @@ def _other_source(channels: int) -> dict[str, Any]:
         "fold": None,
         "split": None,
         "drop_train_duplicates": False,
-        "channels": {1: "gray", 3: "rgb"}[channels],
+        "channels": {1: "gray", 3: "rgb"}[preprocessing["channels"]],
+        # Of the faces that were trained on: a dataset cache as data has a mode of its own.
+        "resize_mode": preprocessing["resize_mode"],
     }
 
 

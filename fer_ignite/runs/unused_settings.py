@@ -1,9 +1,14 @@
 """Warnings about settings that have no effect beside the others, such as a momentum for AdamW."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fer_ignite.config import Config, default_settings
+from fer_ignite.data.cache.format import is_cache
+from fer_ignite.data.open import is_user_dataset
+from fer_ignite.data.shards.remote import is_shards
+from fer_ignite.imports import OBJECT
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS
 
 __all__ = ["unused_settings"]
@@ -23,6 +28,21 @@ def _moves_pixels(config: Config) -> bool:
     return bool(config.rotate or config.scale or config.translate or config.shear)
 
 
+def _is_class(config: Config) -> bool:
+    return is_user_dataset(config.data)
+
+
+def _is_packed(config: Config) -> bool:
+    return is_shards(config.data) or ("\0" not in config.data and is_cache(Path(config.data)))
+
+
+def _is_used_as_packed(config: Config) -> bool:
+    # Of a dataset cache, --classes makes another one.
+    return _is_packed(config) and config.classes is None
+
+
+_FILES = "image files or a csv as --data"
+_READING = ("bad_images", "crop_faces", "follow_links", "neutral_frames", "peak_frames")
 _SHARDS = ("shard_window", "shard_streams", "shard_cache_gb")
 _ONE_CYCLE = ("pct_start", "div_factor", "final_div_factor")
 _AUGMENTATION = (
@@ -32,6 +52,14 @@ _AUGMENTATION = (
 
 _RULES = (
     _Rule(_SHARDS, lambda c: "shards:" in c.data, "--data shards:URL"),
+    _Rule(_READING, lambda c: not (_is_class(c) or _is_packed(c)), _FILES),
+    _Rule(("group_by", "layout"), lambda c: not (_is_class(c) or _is_used_as_packed(c)), _FILES),
+    _Rule(("resize_mode",), lambda c: not _is_packed(c), _FILES),
+    _Rule(("channels", "val_fraction"), lambda c: not _is_used_as_packed(c), _FILES),
+    _Rule(("split_seed",), lambda c: c.folds or not _is_used_as_packed(c), _FILES),
+    _Rule(("drop_train_duplicates", "split", "votes"), lambda c: not _is_class(c), _FILES),
+    # A data set that is a Python object takes its names from them.
+    _Rule(("classes",), lambda c: not _is_class(c) or c.data.startswith(OBJECT), _FILES),
     _Rule(("vote_mode",), lambda c: c.votes, "--votes"),
     _Rule(_AUGMENTATION, lambda c: c.augment, "--augment"),
     _Rule(("padding",), _moves_pixels, "--rotate, --scale, --translate or --shear"),

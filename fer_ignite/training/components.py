@@ -58,9 +58,21 @@ DEV_BATCHES = 3
 
 
 def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
-    """From stored faces to the network's input."""
-    # side_px is 0 where samples come as finished tensors.
+    """From stored faces to the network's input.
+
+    Raises:
+        ConfigError: another side is set than that of finished tensors, which nothing resizes.
+    """
     image_px = config.image_size or dataset.side_px or 48
+    for setting, value, fits in (
+        ("--image-size", config.image_size, image_px == dataset.side_px),
+        ("--image-size-schedule", config.image_size_schedule, False),
+    ):
+        if dataset.finished and value is not None and not fits:
+            raise ConfigError(
+                f"{setting} {value}: {dataset.source} gives finished tensors of {dataset.side_px} px, which are not resized; leave "
+                "it out, or let the data set give images."
+            )
     mean, std = (dataset.mean, dataset.std) if config.normalize == "train" else IMAGENET
     if config.normalize == "model" and config.model.startswith(PREFIX):
         mean, std = published_statistics(config.model)
@@ -74,7 +86,7 @@ def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
         mean,
         std,
         dataset.side_px,
-        config.resize_mode,
+        dataset.resize_mode,
     )
 
 

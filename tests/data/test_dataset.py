@@ -6,7 +6,7 @@ from PIL import Image
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import dataset_from_cache, dataset_from_user_class
-from fer_ignite.data.fetchers import CacheFetcher, DataLoaderFetcher
+from fer_ignite.data.fetchers import CacheFetcher, DataLoaderFetcher, IndexBatch
 from fer_ignite.errors import DataError
 
 CPU = torch.device("cpu")
@@ -150,6 +150,60 @@ def test_samples_may_be_images_arrays_or_finished_tensors(kind, side, channels):
     assert (faces.side_px, faces.channels) == (side, channels)
     if kind == "tensor":
         assert faces.mean == (0.0,) and faces.std == (1.0,)
+
+
+def train_alone(data, **settings):
+    return dataset_from_user_class(
+        lambda split: data if split == "train" else None,
+        **{"name": "my:Data", "val_fraction": 0, "seed": 0} | settings,
+    )
+
+
+def test_one_colour_image_makes_the_data_coloured_unless_gray_is_set():
+    faces = train_alone(MostlyGray(40))
+    assert faces.channels == 3
+    # 39 gray images of 50 and 200 in turn, and a red one of 200 in place of the last
+    assert faces.mean == pytest.approx([125 / 255, 120 / 255, 120 / 255], abs=1e-6)
+    assert train_alone(MostlyGray(40), channels="gray").channels == 1
+    assert train_alone(Squares(40), channels="rgb").mean == pytest.approx([125 / 255] * 3)
+
+
+class MostlyGray(Squares):
+    def __getitem__(self, index):
+        red = Image.new("RGB", (20, 24), (200, 0, 0))
+        return (red, 1) if index == 39 else super().__getitem__(index)
+
+
+@pytest.mark.parametrize("mode", ["squash", "crop"])
+def test_images_are_resized_as_set_for_the_statistics_and_for_training(mode):
+    class Bands(Squares):
+        def __getitem__(self, index):
+            pixels = np.zeros((24, 20), np.uint8)
+            pixels[[0, 1, -2, -1]] = 255  # outside of the middle square
+            return pixels, index % 2
+
+    faces = train_alone(Bands(20), resize_mode=mode)
+    batch = next(faces.fetcher(CPU, seed=0).batches([IndexBatch(np.arange(2), 0, 0, np.arange(2))]))
+    assert faces.resize_mode == mode and bool(faces.mean[0]) is bool(batch.any()) is (
+        mode == "squash"
+    )
+
+
+def test_a_dataset_cache_s_own_resize_mode_is_the_run_s(tmp_path):
+    first = open_or_build(CacheSpec(data="demo:140", resize_mode="crop"), cache=tmp_path)
+    chosen = open_or_build(CacheSpec(data=str(first), classes="happy,sad"), cache=tmp_path)
+    assert dataset_from_cache(first).resize_mode == dataset_from_cache(chosen).resize_mode == "crop"
+
+
+def test_labels_may_be_names_and_other_labels_are_refused():
+    named = squares(targets=["dark", "light"] * 10, val=0)
+    assert faces_of(named).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+    whole = squares(targets=np.array([0.0, 1.0] * 10), val=0)
+    assert faces_of(whole).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+    for strange in ("dim", 0.5, None, [0, 1], float("nan")):
+        with pytest.raises(DataError, match="my:Data has the label") as caught:
+            faces_of(squares(targets=[0, strange] * 10, val=0))
+        assert repr(strange) in str(caught.value)
 
 
 def test_labels_are_read_one_by_one_where_there_is_no_targets_attribute():

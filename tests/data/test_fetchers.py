@@ -74,14 +74,58 @@ def test_samples_become_one_tensor_whatever_they_are():
     samples = [
         image(10),
         (image(10, (16, 16)), 3),
+        [image(10), 3],
         np.full((8, 8), 10, np.uint8),
         np.full((8, 8, 1), 10, np.uint8),
         torch.full((1, 8, 8), 10, dtype=torch.uint8),
         torch.full((8, 8), 10, dtype=torch.uint8),
     ]
     (batch,) = loader(samples.__getitem__).batches([request(range(len(samples)))])
-    assert batch.shape == (6, 8, 8, 1) and batch.dtype == torch.uint8
+    assert batch.shape == (7, 8, 8, 1) and batch.dtype == torch.uint8
     assert (batch == 10).all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "came"),
+    [
+        (np.full((8, 8), 9000, np.uint16), "uint16 [8, 8]"),
+        (np.full((8, 8), 0.5, np.float32), "float32 [8, 8]"),
+        (np.full((8, 8, 3), 0.5), "float64 [8, 8, 3]"),
+        (torch.full((1, 8, 8), 10), "int64 [1, 8, 8]"),
+        (np.full((3, 8, 8), 10, np.uint8), "uint8 [3, 8, 8]"),
+        (Image.new("F", (8, 8), 0.5), "mode 'F'"),
+        ("a.png", "is a str"),
+    ],
+)
+def test_samples_whose_white_is_not_known_are_refused(sample, came):
+    with pytest.raises(DataError, match="a sample's image") as caught:
+        next(loader(lambda index: (sample, 0)).batches([request([0])]))
+    assert came in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_images_of_a_user_s_data_set_are_read_as_packed_ones_are():
+    wide = Image.fromarray(np.full((8, 8), 257 * 10, np.uint16))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))  # transparent, with black below
+    turned = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    turned.info["exif"] = exif_of(turned, orientation=3)  # upside down
+    samples = [wide, clear, turned]
+    (batch,) = loader(samples.__getitem__).batches([request(range(3))])
+    assert (batch[0] == 10).all() and (batch[1] == 255).all()
+    assert batch[2, :, :, 0].flatten().tolist() == list(range(63, -1, -1))
+
+
+def exif_of(picture, *, orientation):
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize(("mode", "first_row"), [("squash", 255), ("crop", 0), ("letterbox", 255)])
+def test_images_that_are_not_square_get_their_side_as_set(mode, first_row):
+    band = np.zeros((12, 8), np.uint8)
+    band[:2] = 255
+    (batch,) = loader(lambda index: band, resize_mode=mode).batches([request([0])])
+    assert int(batch[0, 0].max()) == first_row
 
 
 def test_finished_tensors_are_taken_as_they_are():

@@ -23,6 +23,7 @@ from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteE
 from fer_ignite.inference.comparison import compare
 from fer_ignite.inference.evaluation_data import remap_targets
 from fer_ignite.inference.loaded_model import find_run_dir, predict_probabilities
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config
 from fer_ignite.models import build_model
 
 
@@ -50,6 +51,17 @@ def folders(tmp_path_factory):
         return root
 
     return make
+
+
+def test_other_data_is_resized_as_the_faces_of_the_training_were():
+    """A dataset cache as the run's data has a mode of its own, which its setting does not say."""
+    checkpoint = {
+        "config": check({"data": "a/pack"}).model_dump(mode="json"),
+        "preprocessing": {"channels": 1, "resize_mode": "crop"},
+    }
+    for data, mode in (("photos", "crop"), ("a/pack", "squash")):
+        request = EvaluateRequest(checkpoint="best.pt", data=data)
+        assert evaluation_config(request, checkpoint).resize_mode == mode
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 import pytest
 
 from fer_ignite.config import Config, check
+from fer_ignite.data.cache.lookup import open_or_build
+from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.recipes import read_recipe, recipe_names
 from fer_ignite.runs.unused_settings import _RULES, unused_settings
 
@@ -27,6 +29,11 @@ OWN = {"optimizer_factory": "torch.optim:SGD"}
         ({**OWN, "backbone_lr": 0.5}, "--backbone-lr 0.5", "without --optimizer-factory"),
         ({**OWN, "head_lr": 0.7}, "--head-lr 0.7", "without --optimizer-factory"),
         ({**OWN, "weight_decay": 0.0}, "--weight-decay 0.0", "without --optimizer-factory"),
+        ({"data": "my:Data", "classes": "a,b"}, "--classes a,b", "image files or a csv as --data"),
+        ({"data": "my:Data", "split": (0.5, 0.3, 0.2)}, "--split 0.5,0.3,0.2", "image files"),
+        ({"data": "my:Data", "group_by": "S"}, "--group-by S", "image files"),
+        ({"data": "my:Data", "bad_images": "skip"}, "--bad-images skip", "image files"),
+        ({"data": "shards:s3://b/x", "channels": "gray"}, "--channels gray", "image files"),
     ],
 )
 def test_a_changed_setting_without_effect_is_named(settings, flag, needs):
@@ -46,11 +53,22 @@ def test_a_changed_setting_without_effect_is_named(settings, flag, needs):
         {**OWN, "sched": "cosine", "min_lr": 1e-5},
         {"lr": 0.5, "backbone_lr": 0.1, "head_lr": 0.7, "weight_decay": 0.3},
         {"loss": "ce+0.5*focal", "focal_gamma": 1.0},
+        {"data": "my:Data", "channels": "gray", "resize_mode": "crop", "val_fraction": 0.2},
+        {"data": "object:Data", "classes": "a,b"},
         {"rotate": 0, "scale": 0, "translate": 0.1, "padding": "border"},
     ],
 )
 def test_settings_that_are_read_are_not_named(settings):
     assert unused_settings(check(settings)) == []
+
+
+def test_settings_that_a_dataset_cache_has_settled_are_named():
+    cache = {"data": str(open_or_build(CacheSpec(data="demo:70")))}
+    ignored = {"group_by": "S", "split_seed": 7, "val_fraction": 0.3, "resize_mode": "crop"}
+    named = {sentence.split()[0] for sentence in unused_settings(check(cache | ignored))}
+    assert named == {"--group-by", "--split-seed", "--val-fraction", "--resize-mode"}
+    assert unused_settings(check(cache | {"group_by": "S", "classes": "happy,sad"})) == []
+    assert unused_settings(check(cache | {"split_seed": 7, "folds": 3})) == []
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +41,20 @@ def test_the_preparation_is_the_data_s_unless_settings_say_otherwise(tiny, faces
     cropped = build_preprocessing(tiny(image_size=32, resize=40, normalize="imagenet"), faces)
     assert (cropped.image_px, cropped.resize_px) == (32, 40)
     assert cropped.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
+
+
+def test_the_data_decides_how_other_images_than_squares_are_resized(tiny, faces):
+    cropped = replace(faces, resize_mode="crop")
+    assert build_preprocessing(tiny(), cropped).resize_mode == "crop"
+
+
+def test_finished_tensors_decide_the_side_of_the_input(tiny, faces):
+    tensors = replace(faces, cache=None, finished=True, side_px=40)
+    assert build_preprocessing(tiny(), tensors).image_px == 40
+    assert build_preprocessing(tiny(image_size=40), tensors).image_px == 40
+    for settings in ({"image_size": 48}, {"image_size_schedule": "32:0.5,40"}):
+        with pytest.raises(ConfigError, match="finished tensors of 40 px, which are not resized"):
+            build_preprocessing(tiny(**settings), tensors)
 
 
 def test_augmentation_is_taken_as_set_or_not_at_all(tiny):

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from fer_ignite.data.dataset import FaceDataset
-from fer_ignite.data.fetchers import sample_pixels
+from fer_ignite.data.fetchers import is_finished, sample_pixels, unpaired
 from fer_ignite.data.images import as_data_uri
 
 __all__ = ["load_pixels", "overlay_uri", "thumbnail_uri"]
@@ -35,12 +34,14 @@ def load_pixels(dataset: FaceDataset, places: Sequence[int]) -> Pixels:
 
 
 def _pixels(sample: object, dataset: FaceDataset) -> Pixels:
-    image = sample[0] if isinstance(sample, tuple) else sample
-    if isinstance(image, torch.Tensor) and image.is_floating_point():
+    image = unpaired(sample)
+    if is_finished(image):
         image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()
         low, high = float(image_HWC.min()), float(image_HWC.max())
         return ((image_HWC - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-    return np.asarray(sample_pixels(image, dataset.side_px or 48, channels=dataset.channels))
+    return sample_pixels(
+        image, dataset.side_px or 48, channels=dataset.channels, resize_mode=dataset.resize_mode
+    )
 
 
 def thumbnail_uri(face_HWC: Pixels) -> str:

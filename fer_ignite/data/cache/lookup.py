@@ -113,10 +113,14 @@ def _open_one(
         follow_links=spec.follow_links,
     )
     source = find_source(local(spec.data), options)
-    if isinstance(source, CacheSource) and spec.classes is None and spec.split is None:
-        if not refit or _fits(spec, source):
-            return _sound(source.path)
-        spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
+    if isinstance(source, CacheSource):
+        if spec.classes is None and spec.split is None:
+            if not refit or _fits(spec, source):
+                return _sound(source.path)
+            spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
+        # Its faces are square already: how they became so is a fact, not a setting.
+        mode = open_cache(source.path).manifest["fit"]["mode"]
+        spec = dataclasses.replace(spec, resize_mode=mode)
     return _known_or_built(spec, source, cache=cache, progress=progress)
 
 
