@@ -286,6 +286,16 @@ def _usage(text: str, name: str, *, number: int) -> int:
     )
 
 
+def _listed_path(text: str, folder: Path) -> str:
+    """A path as it is listed, or as it was meant: blanks around it are dropped, a list from Windows has backslashes.
+
+    Both may belong to a name here, so a file of exactly that name wins.
+    """
+    if ("\\" in text or text != text.strip()) and not os.path.lexists(folder / text):
+        return text.strip().replace("\\", "/")
+    return text
+
+
 def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     name = printable(path)
     refused: list[tuple[bytes, str]] = []
@@ -312,7 +322,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         except DataError as error:
             refused.append(_refusal(number, error))
             continue
-        ids.append(os.fsencode(row[places["path"]]))
+        ids.append(os.fsencode(_listed_path(row[places["path"]], path.parent)))
         labels.append(printable(row[places["label"]].strip()))
         splits.append(split)
         if has_group:

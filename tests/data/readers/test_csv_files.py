@@ -186,6 +186,15 @@ def test_a_manifest_row_that_says_nothing_is_refused(tmp_path, lines, words):
         )
 
 
+def test_a_list_from_windows_or_with_blanks_finds_its_files(tmp_path):
+    (tmp_path / "sad").mkdir()
+    for name in ("sad/0.png", "1.png", "odd\\name.png"):
+        Image.new("L", (8, 8), 9).save(tmp_path / name)
+    rows = ("sad\\0.png,sad", " 1.png ,happy", "odd\\name.png,happy")
+    samples = ManifestSource(manifest(tmp_path, "path,label", *rows)).samples()
+    assert samples.ids == [b"sad/0.png", b"1.png", b"odd\\name.png"]
+
+
 def test_manifest_paths_may_hold_any_bytes(tmp_path):
     odd = b"\xff\n.png"
     Image.new("L", (8, 8)).save(os.fsencode(tmp_path) + b"/" + odd, "PNG")
