@@ -22,6 +22,8 @@ from fer_ignite.errors import ConfigError, one_line
 
 __all__ = [
     "OBJECT",
+    "install_extra",
+    "install_package",
     "is_object_name",
     "load_function",
     "load_object",
@@ -214,8 +216,22 @@ def require_library(name: str, *, extra: str, purpose: str, package: str | None 
     top = name.split(".")[0]
     if importlib.util.find_spec(top) is None:
         raise ConfigError(
-            f'{purpose} needs {package or top}, which is not installed; install it with: pip install ".[{extra}]".'
+            f"{purpose} needs {package or top}, which is not installed; install it with: {install_extra(extra)}."
         )
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of this package for the Python that runs; right in any folder."""
+    checkout = Path(__file__).resolve().parents[1]
+    # pip takes the extras of an installed package from its metadata.
+    source = checkout if (checkout / "setup.cfg").is_file() else "fer_ignite"
+    return install_package(f'"{source}[{extra}]"')
+
+
+def install_package(package: str) -> str:
+    """The command that installs a package for the Python that runs."""
+    python = sys.executable or "python"
+    return (f'"{python}"' if " " in python else python) + f" -m pip install {package}"
 
 
 class _SendPickler(ForkingPickler):

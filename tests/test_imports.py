@@ -1,10 +1,12 @@
 import pickle
+import re
 import sys
 
 import pytest
 
+from fer_ignite import imports
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import is_object_name, load_object, require_library
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:D", "./x.py:f", "/tmp/dir with space/x.py:f"])
@@ -98,3 +100,21 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
         load_object(f"{tmp_path / folder / 'mine.py'}:VALUE", setting="--x") for folder in "ab"
     ]
     assert values == [1, 2]
+
+
+def test_a_missing_extra_is_installed_for_this_python_out_of_any_folder(tmp_path, monkeypatch):
+    checkout = tmp_path / "my code"
+    monkeypatch.setattr(imports, "__file__", str(checkout / "fer_ignite" / "imports.py"))
+    monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
+    said = r"x needs absent_library, which is not installed; install it with: "
+    for source in ("fer_ignite", checkout):
+        command = f'/opt/venv/bin/python -m pip install "{source}[faces]".'
+        with pytest.raises(ConfigError, match=re.escape(said + command)):
+            require_library("absent_library", extra="faces", purpose="x")
+        checkout.mkdir(exist_ok=True)
+        (checkout / "setup.cfg").touch()
+
+
+def test_a_python_below_a_folder_with_a_blank_is_quoted(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/my venv/bin/python")
+    assert imports.install_package("gcsfs") == '"/my venv/bin/python" -m pip install gcsfs'

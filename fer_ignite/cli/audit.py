@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from fer_ignite.apps.audit.summary import DATA_SETTINGS
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.shared_options import (
     VIEWS,
@@ -14,22 +15,11 @@ from fer_ignite.cli.shared_options import (
     model_option,
 )
 from fer_ignite.cli.values import FiniteRange, loading_torch, require_checkpoints, require_data
-from fer_ignite.config import READING_SETTINGS, check
+from fer_ignite.config import check
 
 __all__ = ["command"]
 
-_DATA = (
-    *READING_SETTINGS,
-    "classes",
-    "split",
-    "val_fraction",
-    "split_seed",
-    "cache",
-    "channels",
-    "image_size",
-    "resize_mode",
-    "quiet",
-)
+_DATA = (*DATA_SETTINGS, "quiet")
 
 
 @click.command(

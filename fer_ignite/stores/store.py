@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fer_ignite.errors import ConfigError, FerError, first_line
-from fer_ignite.imports import optional_library
+from fer_ignite.imports import install_extra, install_package, optional_library
 
 __all__ = [
     "Entry",
@@ -26,15 +26,16 @@ __all__ = [
 ]
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# The package that fsspec imports for a protocol, and how it is installed.
+# The package that fsspec imports for a protocol.
 _PACKAGES = {
-    "s3": ("s3fs", 'pip install ".[store]"'),
-    "s3a": ("s3fs", 'pip install ".[store]"'),
-    "gs": ("gcsfs", "pip install gcsfs"),
-    "gcs": ("gcsfs", "pip install gcsfs"),
-    "az": ("adlfs", "pip install adlfs"),
-    "abfs": ("adlfs", "pip install adlfs"),
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
 }
+_OF_THE_EXTRA = frozenset({"fsspec", "s3fs"})
 # Where an object appears whole or not at all; elsewhere it is written under another name and moved.
 _ATOMIC = frozenset({*_PACKAGES, "memory"})
 # Object or bucket does not exist; keys lack the right; a name or setting that can't be used; all else, such as the network.
@@ -102,10 +103,10 @@ def require_store_library(url: str) -> None:
         ConfigError: naming the library and how to install it.
     """
     protocol = url.partition("://")[0].lower()
-    package, command = _PACKAGES.get(protocol, ("fsspec", 'pip install ".[store]"'))
+    package = _PACKAGES.get(protocol, "fsspec")
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"{url} needs {package}, which is not installed; install it with: {command}."
+            f"{url} needs {package}, which is not installed; install it with: {_install(package)}."
         )
 
 
@@ -337,7 +338,7 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ConfigError(
-            f"{url}: {first_line(error, most=200)}; install it with: pip install {_package_of(error)}."
+            f"{url}: {first_line(error, most=200)}; install it with: {_install(_package_of(error))}."
         ) from None
     except ValueError as error:
         raise ConfigError(
@@ -346,11 +347,15 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
     return fs, str(root)
 
 
+def _install(package: str) -> str:
+    return install_extra("store") if package in _OF_THE_EXTRA else install_package(package)
+
+
 def _package_of(error: ImportError) -> str:
-    """What fsspec's message names in quotes (the package), else the module that was not found."""
+    """What fsspec's message names in quotes (the package), else the module that was not found, else fsspec."""
     quoted = re.search(r'"([\w.-]+)"', str(error))
     module = error.name or getattr(error.__cause__, "name", None)
-    return quoted[1] if quoted else module or '".[store]"'
+    return quoted[1] if quoted else module or "fsspec"
 
 
 def _entry(facts: Mapping[str, Any]) -> Entry:

@@ -68,7 +68,7 @@ def test_a_url_is_checked_without_a_network_for_its_library_only(monkeypatch):
 
     require_source("file:///nowhere/faces.csv")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match=r"s3fs, which is not installed.*\.\[store\]"):
+    with pytest.raises(ConfigError, match=r"s3fs, which is not installed.*\[store\]"):
         require_source("demo,s3://b/faces.csv")
 
 

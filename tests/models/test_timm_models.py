@@ -73,7 +73,7 @@ def test_weights_that_can_t_be_had_are_one_sentence(monkeypatch):
 
 def test_without_timm_the_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "\.\[timm\]"'):
+    with pytest.raises(ConfigError, match=r'-m pip install "\S+\[timm\]"'):
         check_name("timm:resnet10t")
     assert check({"model": "timm:resnet10t"}).model == "timm:resnet10t"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fer_ignite.errors import ConfigError
+from fer_ignite.imports import install_extra
 from fer_ignite.stores.store import (
     Store,
     StoreProblem,
@@ -99,7 +100,7 @@ def test_an_interrupted_upload_leaves_the_old_object(tmp_path, monkeypatch):
 
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # Python's own way to say: not installed
-    said = 's3://b/x needs s3fs, which is not installed; install it with: pip install ".[store]"'
+    said = f"s3://b/x needs s3fs, which is not installed; install it with: {install_extra('store')}"
     for attempt in (require_store_library, Store):
         with pytest.raises(ConfigError, match=re.escape(said)):
             attempt("s3://b/x")
@@ -114,7 +115,7 @@ def test_a_protocol_whose_library_is_missing_gets_the_command_that_installs_it(m
     monkeypatch.setitem(sys.modules, "paramiko", None)
     monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
     with pytest.raises(
-        ConfigError, match=r"sftp://.*paramiko.*install it with: pip install paramiko"
+        ConfigError, match=r"sftp://.*paramiko.*install it with: \S+ -m pip install paramiko"
     ):
         Store("sftp://host/runs")
 

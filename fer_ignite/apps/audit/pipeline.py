@@ -153,7 +153,9 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         ),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    return _write(report, findings, dataset=dataset, out=Path(request.out))
+    out = Path(request.out)
+    sentences = summarise(report, config, out=out)
+    return _write({**report, "sentences": sentences}, findings, dataset=dataset, out=out)
 
 
 def _skill(
@@ -348,15 +350,17 @@ def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
 def _write(
     report: dict[str, Any], findings: Sequence[Finding], *, dataset: FaceDataset, out: Path
 ) -> dict[str, Any]:
-    assert dataset.cache is not None
-    sentences = summarise(report, out)
+    cache = dataset.cache
+    assert cache is not None
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
-        "audit.html": lambda: draw_page(report, sentences, findings=findings, cache=dataset.cache),  # type: ignore[arg-type]
-        "audit.json": lambda: json.dumps({**report, "sentences": sentences}, indent=2) + "\n",
+        "audit.html": lambda: draw_page(
+            report, report["sentences"], findings=findings, cache=cache
+        ),
+        "audit.json": lambda: json.dumps(report, indent=2) + "\n",
     }
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_text_durably(out / name, content())
-    return {**report, "sentences": sentences, "files": [str(out / name) for name in FILES]}
+    return {**report, "files": [str(out / name) for name in FILES]}

@@ -5,13 +5,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["summarise"]
+from fer_ignite.config import READING_SETTINGS, Config
+
+__all__ = ["DATA_SETTINGS", "summarise"]
+
+# Settings that decide which images there are, and in which split; train must be given the same.
+DATA_SETTINGS = (
+    *READING_SETTINGS,
+    "classes",
+    "split",
+    "val_fraction",
+    "split_seed",
+    "cache",
+    "channels",
+    "image_size",
+    "resize_mode",
+)
 
 
-def summarise(report: Mapping[str, Any], out: Path) -> list[str]:
+def summarise(report: Mapping[str, Any], config: Config, *, out: Path) -> list[str]:
     """One sentence per fact, out of what :func:`fer_ignite.apps.audit.pipeline.audit` found.
 
     Args:
+        config: how the data was read.
         out: the folder that it is written to.
     """
     copies, leaks = report["copies"], report["copies"]["train_images_also_in_val_or_test"]
@@ -30,9 +46,27 @@ def summarise(report: Mapping[str, Any], out: Path) -> list[str]:
         *_labels(report),
         *_voters(report),
         f"{report['drop']} train images are advised to be left out: "
-        f"fer-ignite train --data {shlex.quote(str(report['data']))} --exclude {shlex.quote(str(out / 'audit.csv'))}",
+        + _train_command(config, out / "audit.csv", broken=report["broken"] > 0),
     ]
     return lines
+
+
+def _train_command(config: Config, findings: Path, *, broken: bool) -> str:
+    """The command that trains on the audited data as the audit has read it, without what the findings advise to leave out."""
+    words = ["fer-ignite", "train", "--data", config.data]
+    for name in DATA_SETTINGS:
+        value = getattr(config, name)
+        if value == Config.model_fields[name].default:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", ",".join(map(str, several))]
+    # The audit lists such files, where train refuses them.
+    words += ["--bad-images", "skip"] if broken else []
+    return shlex.join([*words, "--exclude", str(findings)])
 
 
 def _persons(copies: Mapping[str, Any]) -> list[str]:

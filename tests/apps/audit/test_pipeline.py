@@ -1,12 +1,36 @@
 import csv
 import json
+import shlex
 
+import click
 import numpy as np
 import pytest
 
 from fer_ignite.apps.audit import pipeline
 from fer_ignite.apps.audit.pipeline import AuditRequest, _LabelScores, _skill, audit
+from fer_ignite.apps.audit.summary import DATA_SETTINGS, summarise
+from fer_ignite.cli import train
+from fer_ignite.cli.options import given_settings
+from fer_ignite.config import check
 from fer_ignite.errors import ConfigError, DataError
+
+_REPORT = {
+    "n": 4,
+    "balance": {"train": {"angry": 2, "happy": 2}},
+    "copies": {
+        "exact_images": 0,
+        "near_images": 0,
+        "groups": 0,
+        "contradicting_groups": 0,
+        "across_splits_groups": 0,
+        "same_person_groups": 0,
+        "train_images_also_in_val_or_test": {"exact": 0, "exact_or_near": 0},
+    },
+    "blank": 0,
+    "labels": {"scored_by": "nobody"},
+    "voters": None,
+    "drop": 1,
+}
 
 
 def iter_rows(path):
@@ -53,18 +77,37 @@ def test_the_command_writes_csv_page_and_report_and_train_takes_the_csv(cli, fol
         "exact_or_near": 1,
     }
     assert "<!doctype html>" in (ended.folder / "audit" / "audit.html").read_text()
-    trained = cli(
-        "train",
-        *tiny_flags[2:],
-        "--data",
-        folder,
-        "--bad-images",
-        "skip",
-        "--exclude",
-        "audit/audit.csv",
-    )
+    (said,) = (line for line in ended.out.splitlines() if "advised to be left out: " in line)
+    program, command, *words = shlex.split(said.partition("left out: ")[2])
+    assert [program, command, *words[:2]] == ["fer-ignite", "train", "--data", str(folder)]
+    trained = cli("train", *words, *tiny_flags[2:])
     assert trained.code == 0, trained.err
     assert "4 of 6 train images left out" in trained.err
+
+
+def test_the_printed_command_reads_the_data_as_the_audit_did(tmp_path):
+    report = {**_REPORT, "broken": 0}
+    values = {
+        "data": "my faces",
+        "group_by": "S[0-9]+",
+        "crop_faces": True,
+        "split": "0.7,0.1,0.2",
+        "split_seed": 3,
+        "classes": "angry,happy",
+        "layout": "folders",
+    }
+    config = check(values)
+    said = summarise(report, config, out=tmp_path)[-1]
+    words = shlex.split(said.partition("left out: ")[2])
+    with click.Context(train.command) as context:
+        train.command.parse_args(context, words[2:])
+        given = {name: value for name, value in context.params.items() if value is not None}
+    assert given.pop("exclude") == str(tmp_path / "audit.csv") and "bad_images" not in given
+    settings = given_settings({name: given.get(name) for name in (*DATA_SETTINGS, "data")})
+    assert check(settings) == config
+    assert (
+        summarise({**report, "broken": 2}, config, out=tmp_path)[-1].count("--bad-images skip") == 1
+    )
 
 
 def test_an_audit_is_not_overwritten_unless_requested(cli, folder):

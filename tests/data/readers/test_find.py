@@ -79,5 +79,5 @@ def test_votes_go_with_the_csv_alone(tmp_path):
 
 def test_kaggle_without_its_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)  # Python's own way to say: not installed
-    with pytest.raises(ConfigError, match=r'pip install "\.\[kaggle\]"'):
+    with pytest.raises(ConfigError, match=r'-m pip install "\S+\[kaggle\]"'):
         find_source("kaggle:msambare/fer2013")

@@ -380,7 +380,7 @@ def test_an_object_store_is_read_through_fsspec(folder, tmp_path, no_waiting):
 def test_the_library_of_a_store_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r's3fs, which is not installed.*pip install "\.\[store\]"'
+        ConfigError, match=r's3fs, which is not installed.*-m pip install "\S+\[store\]"'
     ):
         opened("s3://bucket/faces", tmp_path)
 
