@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, StorageError
-from fer_ignite.runs.execute import Handlers, launch_training, open_session
+from fer_ignite.runs.banner import log_notes
+from fer_ignite.runs.execute import Handlers, configure_own_process, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
 from fer_ignite.runs.prepare import RunSpec, local_out, prepare, undo
@@ -89,10 +90,14 @@ def build_session(
     free; so does a second session of this process in the same folder, and a first one that never trained leaves nothing.
 
     Args:
+        config: the settings, for this process alone: ``threads`` is set for it.
         model, data, loss, optimizer, handlers: as :func:`train` takes them.
+    Raises:
+        ConfigError: ``nproc`` or ``nnodes`` is above 1, among what :func:`train` raises.
     """
     require_config("build_session", config)
     check_callables(handlers)
+    configure_own_process(config)
     _close_session_in(config)
     config, given = with_objects(
         config,
@@ -110,6 +115,7 @@ def build_session(
     resolved = check(run_spec.config)
     run_logger(folder, rank=0, quiet=resolved.quiet)
     try:
+        log_notes(run_spec)
         session = open_session(resolved, run_spec, folder=folder)
     except BaseException:
         hold.release()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fer_ignite.checkpoint.paths import step_files
+from fer_ignite.config import Config
 from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.expressions import other_spellings
@@ -17,10 +18,11 @@ from fer_ignite.distributed.machine import describe_device
 from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
-from fer_ignite.runs.prepare import USER_CODE, RunSpec
+from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec
+from fer_ignite.stores.store import parent_url
 from fer_ignite.training.session import Session
 
-__all__ = ["log_run_header", "log_run_result", "result_lines"]
+__all__ = ["log_notes", "log_run_header", "log_run_result", "result_lines"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -38,7 +40,6 @@ def log_run_header(session: Session, run_spec: RunSpec) -> None:
         + (f" in {config.grad_accum_steps} micro-batches" if config.grad_accum_steps > 1 else ""),
         f"runs on     {session.device}, {session.precision}, {session.world} process(es) x {torch.get_num_threads()} thread(s)",
         f"writes to   {session.folder.path}",
-        *run_spec.notes,
     ]
     if run_spec.resume is not None:
         lines.append(
@@ -52,6 +53,13 @@ def log_run_header(session: Session, run_spec: RunSpec) -> None:
         logger.info(line)
     for line in describe_groups(session.optimizer).splitlines():
         logger.info("  group     %s", line, extra={"file_only": not config.verbose})
+    log_notes(run_spec)
+
+
+def log_notes(run_spec: RunSpec) -> None:
+    """What the preparation had to say: notes, and warnings, which are shown under ``quiet`` too."""
+    for line in run_spec.notes:
+        logger.info(line)
     for line in run_spec.warnings:
         logger.warning(line)
 
@@ -192,16 +200,32 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     config, path = session.config, session.folder.path
     if not step_files(path / "checkpoints"):
         return "not possible: the run ended before its first resume point; start it again with --exist-ok"
+    out = str(path.parent) if run_spec.store is None else parent_url(run_spec.store)
+    launch = _launch_settings(config)
     if run_spec.handlers or run_spec.objects:
-        return f"from Python, with the same handlers and objects: train(Config(name={path.name!r}, out={str(path.parent)!r}, resume='auto'), ...)"
+        place = {"name": path.name, "out": out, "resume": "auto", **launch}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in place.items())
+        return f"from Python, with the same handlers and objects: train(Config({arguments}), ...)"
     words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
-    if str(path.parent) != "runs":
-        words += ["--out", str(path.parent)]
+    if out != "runs":
+        words += ["--out", out]
+    for name, value in launch.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
     for name in USER_CODE:
         words += _user_code_flag(session, name)
     for name in config.handlers:
         words += ["--handlers", name]
     return shlex.join(words + _cache(session))
+
+
+def _launch_settings(config: Config) -> dict[str, Any]:
+    """How the processes were started, where it isn't the default: no checkpoint brings it back."""
+    values = config.model_dump(include=set(LAUNCH_SETTINGS), exclude_defaults=True)
+    # As the flag takes it: 0,2.
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
 
 
 def _user_code_flag(session: Session, name: str) -> list[str]:

@@ -19,7 +19,7 @@ from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
 from fer_ignite.distributed.collectives import gather_json, long_timeout_group
-from fer_ignite.distributed.machine import detect_machine
+from fer_ignite.distributed.machine import configure_process, detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError, error_kind
 from fer_ignite.imports import is_object_name, load_object, restore_objects
@@ -39,7 +39,13 @@ from fer_ignite.training.objects import find_objects, require_sendable
 from fer_ignite.training.session import Session
 from fer_ignite.training.state import restore
 
-__all__ = ["launch_folds", "launch_seeds", "launch_training"]
+__all__ = [
+    "configure_own_process",
+    "launch_folds",
+    "launch_seeds",
+    "launch_training",
+    "open_session",
+]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -192,6 +198,21 @@ def _score_ensemble(config: Config, result: Mapping[str, Any]) -> dict[str, Any]
         names = ("accuracy", "uar", "macro_f1", "loss", "n", "tta")
         scores[split] = {name: outcome.result[name] for name in names}
     return scores
+
+
+def configure_own_process(config: Config) -> None:
+    """Sets this process up as :func:`launch_training` would set up the only one of a run.
+
+    Raises:
+        ConfigError: the settings ask for several processes, or for what this machine doesn't have.
+    """
+    plan = make_plan(launch_spec(config), os.environ, machine=detect_machine())
+    if plan.mode == "spawn":
+        flag = "nnodes" if config.nnodes > 1 else "nproc"
+        raise ConfigError(
+            f"build_session works in this process, and {flag} is {getattr(config, flag)}: leave it out, or call train(...)."
+        )
+    configure_process(plan.threads)
 
 
 def launch_spec(config: Config) -> LaunchSpec:

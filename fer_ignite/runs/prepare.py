@@ -50,13 +50,28 @@ from fer_ignite.stores.store import (
 from fer_ignite.training.early_stopping import has_patience_left, stopped_by_patience
 from fer_ignite.training.objects import find_objects
 
-__all__ = ["USER_CODE", "RunSpec", "default_name", "local_out", "prepare", "run_guard", "undo"]
+__all__ = [
+    "LAUNCH_SETTINGS",
+    "USER_CODE",
+    "RunSpec",
+    "default_name",
+    "local_out",
+    "prepare",
+    "run_guard",
+    "undo",
+]
 
 logger = logging.getLogger("fer_ignite")
 
 T = TypeVar("T")
 
 _STORE_RETRY_S = 2.0
+# sync_bn stands among the launch flags, but changes the results.
+LAUNCH_SETTINGS = tuple(
+    name
+    for name in Config.model_fields
+    if field_facts(name)["group"] == "Launch" and name != "sync_bn"
+)
 # Settings that belong to one start of the program, not to the run: a checkpoint's are never taken up.
 _OF_ONE_START = frozenset(
     {
@@ -75,12 +90,7 @@ _OF_ONE_START = frozenset(
         "cache",
         "profile",
     }
-    | {
-        name
-        for name in Config.model_fields
-        # sync_bn stands among the launch flags, but changes the results.
-        if field_facts(name)["group"] == "Launch" and name != "sync_bn"
-    }
+    | set(LAUNCH_SETTINGS)
 )
 # Settings that may name a user's code; code is never imported because a checkpoint names it.
 USER_CODE = (
@@ -169,7 +179,13 @@ def prepare(
         run_spec = _prepare_in(
             folder, config, given=given, handlers=tuple(handlers), remote=hold.remote
         )
-        return replace(run_spec, made=tuple(str(path) for path in made), store=url), hold
+        locking = () if hold.lock.warning is None else (hold.lock.warning,)
+        return replace(
+            run_spec,
+            made=tuple(str(path) for path in made),
+            warnings=(*locking, *run_spec.warnings),
+            store=url,
+        ), hold
     except BaseException:
         hold.release()
         _remove(folder, made)

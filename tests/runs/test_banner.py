@@ -4,10 +4,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from fer_ignite import Config
+from fer_ignite.checkpoint.run_dir import RunDir
+from fer_ignite.runs import banner
 from fer_ignite.runs.banner import result_lines
+from fer_ignite.runs.prepare import RunSpec
 
 CODE = """
 from torch import nn
@@ -107,6 +112,46 @@ def test_the_printed_continue_command_continues_the_run(cli, runs, flags):
     assert again.code == 0, again.err
     assert re.search(r"^continues .*step-|^continues .*last", again.err, re.M)
     assert "demo:140" in again.err
+
+
+@pytest.fixture
+def stopped(tiny, tmp_path):
+    """(store=None, handlers=(), **settings) -> the words of the command that continues a stopped run."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-4.pt").touch()
+
+    def words(*, store=None, handlers=(), **settings):
+        config = tiny(**{"threads": None, "device": "auto", **settings})
+        session = SimpleNamespace(config=config, folder=RunDir(tmp_path))
+        run_spec = RunSpec({}, str(tmp_path), None, store=store, handlers=handlers)
+        return banner._continue(session, run_spec)
+
+    return words
+
+
+def test_the_continue_command_has_what_no_checkpoint_brings_back(stopped, tmp_path):
+    flags = f"fer-ignite train --resume auto --name {tmp_path.name} --out {tmp_path.parent}"
+    assert stopped() == flags
+    assert (
+        stopped(nproc=2, device="cuda", gpus=(0, 2), threads=3, dist_timeout=90)
+        == f"{flags} --nproc 2 --device cuda --gpus 0,2 --threads 3 --dist-timeout 90.0"
+    )
+    assert stopped(sync_bn=True, lr=0.5) == flags  # the checkpoint's
+    in_store = stopped(store=f"s3://bucket/runs/{tmp_path.name}")
+    assert in_store.endswith(" --out s3://bucket/runs")
+
+
+def test_the_python_call_that_continues_can_be_evaluated(stopped, tmp_path):
+    text = stopped(nproc=2, device="cpu", gpus=(1,), handlers=(print,))
+    call = text.partition("train(")[2].removesuffix(", ...)")
+    assert eval(call, {"Config": Config}) == Config(
+        name=tmp_path.name,
+        out=str(tmp_path.parent),
+        resume="auto",
+        nproc=2,
+        device="cpu",
+        gpus=(1,),
+    )
 
 
 def test_the_header_counts_the_faces_that_are_trained_on(runs):

@@ -225,6 +225,24 @@ def test_a_session_ends_as_train_does_and_says_what_it_is(tiny, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["val"]["n"] == 14
 
 
+def test_a_session_has_the_threads_of_its_settings_and_logs_what_has_no_effect(tiny, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        with build_session(tiny(threads=3, focal_gamma=1.0)):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert "focal_gamma" in (tmp_path / "run" / "log.txt").read_text().replace("-", "_")
+
+
+def test_a_session_of_several_processes_is_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match=r"nproc is 2: leave it out, or call train\("):
+        build_session(tiny(nproc=2))
+    with pytest.raises(ConfigError, match="nnodes is 2"):
+        build_session(tiny(nnodes=2, master_addr="127.0.0.1", master_port=29500))
+    assert not (tmp_path / "run").exists()
+
+
 def test_names_and_descriptions_are_short(finished_run):
     assert dir(fer_ignite) == sorted([*fer_ignite.__all__, "__version__"])
     assert repr(Config()) == "Config()"

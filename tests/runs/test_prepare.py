@@ -68,6 +68,11 @@ def test_a_removed_folder_of_a_run_without_a_name_leaves_its_number_free(tiny, t
     assert fresh.path.name == "fer48-demo-11" and not existed
 
 
+def test_a_system_without_locks_is_warned_of(ready, monkeypatch):
+    monkeypatch.setattr("fer_ignite.checkpoint.run_lock.fcntl", None)
+    assert "no file locks" in ready().warnings[0]
+
+
 def test_two_runs_can_t_share_a_folder(ready):
     ready()
     with pytest.raises(FolderInUseError):
