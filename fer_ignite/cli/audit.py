@@ -4,7 +4,6 @@ from typing import Any
 
 import click
 
-from fer_ignite.apps.audit.summary import DATA_SETTINGS
 from fer_ignite.cli.options import ConfigCommand, config_options, given_settings
 from fer_ignite.cli.shared_options import (
     VIEWS,
@@ -15,7 +14,7 @@ from fer_ignite.cli.shared_options import (
     model_option,
 )
 from fer_ignite.cli.values import FiniteRange, loading_torch, require_checkpoints, require_data
-from fer_ignite.config import check
+from fer_ignite.config import DATA_SETTINGS, check
 
 __all__ = ["command"]
 

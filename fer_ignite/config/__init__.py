@@ -4,7 +4,7 @@
 of settings; ``structural`` marks a setting without which a resumed run would be another run.
 """
 
-from fer_ignite.config.data import READING_SETTINGS
+from fer_ignite.config.data import DATA_SETTINGS, READING_SETTINGS
 from fer_ignite.config.fields import parse_duration, parse_image_sizes, parse_yaml
 from fer_ignite.config.names import nearest_setting
 from fer_ignite.config.optimizer import OF_ONE_OPTIMIZER, OPTIMIZER_DEFAULTS
@@ -19,6 +19,7 @@ from fer_ignite.config.settings import (
 )
 
 __all__ = [
+    "DATA_SETTINGS",
     "GROUPS",
     "OF_ONE_OPTIMIZER",
     "OPTIMIZER_DEFAULTS",

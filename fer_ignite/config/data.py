@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, model_validator
 
 from fer_ignite.config.fields import Floats, SettingsGroup, join_sources, setting
 
-__all__ = ["READING_SETTINGS", "DataSettings"]
+__all__ = ["DATA_SETTINGS", "READING_SETTINGS", "DataSettings"]
 
 # How a data set's files are read; commands that read data take them all.
 READING_SETTINGS = (
@@ -17,6 +17,18 @@ READING_SETTINGS = (
     "group_by",
     "follow_links",
     "crop_faces",
+)
+# Which images there are, in which split, and their pixels.
+DATA_SETTINGS = (
+    *READING_SETTINGS,
+    "classes",
+    "split",
+    "val_fraction",
+    "split_seed",
+    "cache",
+    "channels",
+    "image_size",
+    "resize_mode",
 )
 
 

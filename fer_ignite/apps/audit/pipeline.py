@@ -23,7 +23,7 @@ from fer_ignite.apps.audit.summary import summarise
 from fer_ignite.apps.audit.vote_validation import validate_against_votes, voted_labels
 from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
 from fer_ignite.checkpoint.remote_files import send_test_access
-from fer_ignite.config import Config
+from fer_ignite.config import DATA_SETTINGS, Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.folds import build_fold_dataset, deal
 from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
@@ -39,7 +39,7 @@ from fer_ignite.inference.loaded_model import find_run_dir, load_model
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.terminal import progress, status
 
-__all__ = ["AuditRequest", "audit"]
+__all__ = ["AuditRequest", "audit", "changed_data_settings"]
 
 FILES = ("audit.csv", "audit.html", "audit.json")
 # Share of the way from the largest class to 1 from which labels are listed. On drawn persons with planted errors (scripts/audit_persons), networks 13
@@ -154,7 +154,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     out = Path(request.out)
-    sentences = summarise(report, config, out=out)
+    sentences = summarise(report, changed_data_settings(config), out=out)
     return _write({**report, "sentences": sentences}, findings, dataset=dataset, out=out)
 
 
@@ -345,6 +345,16 @@ def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
         name: int(np.isin(groups_N[train_N], groups_N[(splits_N != 0) & ~copies.flat_N]).sum())
         for name, groups_N in (("exact", copies.exact_N), ("exact_or_near", alike_N))
     }
+
+
+def changed_data_settings(config: Config) -> dict[str, Any]:
+    """``data``, and the settings of the data that are not at their defaults."""
+    changed = {"data": config.data}
+    for name in DATA_SETTINGS:
+        value = getattr(config, name)
+        if value != Config.model_fields[name].default:
+            changed[name] = value
+    return changed
 
 
 def _write(

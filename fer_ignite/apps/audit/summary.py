@@ -5,29 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.config import READING_SETTINGS, Config
-
-__all__ = ["DATA_SETTINGS", "summarise"]
-
-# Settings that decide which images there are, and in which split; train must be given the same.
-DATA_SETTINGS = (
-    *READING_SETTINGS,
-    "classes",
-    "split",
-    "val_fraction",
-    "split_seed",
-    "cache",
-    "channels",
-    "image_size",
-    "resize_mode",
-)
+__all__ = ["summarise"]
 
 
-def summarise(report: Mapping[str, Any], config: Config, *, out: Path) -> list[str]:
+def summarise(report: Mapping[str, Any], settings: Mapping[str, Any], *, out: Path) -> list[str]:
     """One sentence per fact, out of what :func:`fer_ignite.apps.audit.pipeline.audit` found.
 
     Args:
-        config: how the data was read.
+        settings: ``data``, and those of the data that are not at their defaults.
         out: the folder that it is written to.
     """
     copies, leaks = report["copies"], report["copies"]["train_images_also_in_val_or_test"]
@@ -46,18 +31,15 @@ def summarise(report: Mapping[str, Any], config: Config, *, out: Path) -> list[s
         *_labels(report),
         *_voters(report),
         f"{report['drop']} train images are advised to be left out: "
-        + _train_command(config, out / "audit.csv", broken=report["broken"] > 0),
+        + _train_command(settings, out / "audit.csv", broken=report["broken"] > 0),
     ]
     return lines
 
 
-def _train_command(config: Config, findings: Path, *, broken: bool) -> str:
+def _train_command(settings: Mapping[str, Any], findings: Path, *, broken: bool) -> str:
     """The command that trains on the audited data as the audit has read it, without what the findings advise to leave out."""
-    words = ["fer-ignite", "train", "--data", config.data]
-    for name in DATA_SETTINGS:
-        value = getattr(config, name)
-        if value == Config.model_fields[name].default:
-            continue
+    words = ["fer-ignite", "train"]
+    for name, value in settings.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

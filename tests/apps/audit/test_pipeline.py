@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 from fer_ignite.apps.audit import pipeline
-from fer_ignite.apps.audit.pipeline import AuditRequest, _LabelScores, _skill, audit
-from fer_ignite.apps.audit.summary import DATA_SETTINGS, summarise
+from fer_ignite.apps.audit.pipeline import (
+    AuditRequest,
+    _LabelScores,
+    _skill,
+    audit,
+    changed_data_settings,
+)
+from fer_ignite.apps.audit.summary import summarise
 from fer_ignite.cli import train
 from fer_ignite.cli.options import given_settings
-from fer_ignite.config import check
+from fer_ignite.config import DATA_SETTINGS, check
 from fer_ignite.errors import ConfigError, DataError
 
 _REPORT = {
@@ -97,16 +103,18 @@ def test_the_printed_command_reads_the_data_as_the_audit_did(tmp_path):
         "layout": "folders",
     }
     config = check(values)
-    said = summarise(report, config, out=tmp_path)[-1]
+    settings = changed_data_settings(config)
+    said = summarise(report, settings, out=tmp_path)[-1]
     words = shlex.split(said.partition("left out: ")[2])
     with click.Context(train.command) as context:
         train.command.parse_args(context, words[2:])
         given = {name: value for name, value in context.params.items() if value is not None}
     assert given.pop("exclude") == str(tmp_path / "audit.csv") and "bad_images" not in given
-    settings = given_settings({name: given.get(name) for name in (*DATA_SETTINGS, "data")})
-    assert check(settings) == config
+    again = given_settings({name: given.get(name) for name in (*DATA_SETTINGS, "data")})
+    assert check(again) == config
     assert (
-        summarise({**report, "broken": 2}, config, out=tmp_path)[-1].count("--bad-images skip") == 1
+        summarise({**report, "broken": 2}, settings, out=tmp_path)[-1].count("--bad-images skip")
+        == 1
     )
 
 
