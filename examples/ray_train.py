@@ -19,6 +19,9 @@ from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from fer_ignite import Config, RunEvents, train
+from fer_ignite.cli.train import read_flags
+from fer_ignite.config import check
+from fer_ignite.errors import FerError
 
 
 def report_to_ray(session):
@@ -76,18 +79,20 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--storage", default=os.path.abspath("ray"))
     parser.add_argument(
-        "settings",
+        "flags",
         nargs="*",
         metavar="-- --flag value",
-        help="flags of fer-ignite train, each with its value",
+        help="flags of fer-ignite train, but --out and --name",
     )
     given = parser.parse_args()
-    flags = [flag.removeprefix("--").replace("-", "_") for flag in given.settings[::2]]
-    result = fit(
-        dict(zip(flags, given.settings[1::2], strict=True)),
-        workers=given.workers,
-        storage=given.storage,
-    )
+    try:
+        settings = read_flags(given.flags)
+        check(settings)  # here, where a wrong value costs no worker
+    except FerError as error:
+        parser.error(str(error))
+    if {"out", "name"} & set(settings):
+        parser.error("--out and --name: Ray keeps the run in --storage; leave them out.")
+    result = fit(settings, workers=given.workers, storage=given.storage)
     print(result.metrics, result.checkpoint)
 
 

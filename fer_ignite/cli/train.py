@@ -1,6 +1,7 @@
 """``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,13 +10,13 @@ import yaml
 from fer_ignite.cli.options import ConfigCommand, config_options, layer_options, layered_settings
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
-from fer_ignite.config import check, json_schema
+from fer_ignite.config import Config, check, json_schema
 from fer_ignite.errors import ConfigError, help_link
 
 if TYPE_CHECKING:
     from fer_ignite.distributed import Outcome
 
-__all__ = ["command"]
+__all__ = ["command", "read_flags"]
 
 
 @click.command("train", cls=ConfigCommand, short_help="Train a network.")
@@ -83,6 +84,34 @@ def command(
         outcome = execute.launch_training(config, given=given)
     _print_outcome(outcome, quiet=config.quiet, as_json=as_json)
     leave(outcome)
+
+
+def read_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings that flags of ``fer-ignite train`` give, for a launcher of one's own.
+
+    Args:
+        arguments: what would stand behind ``fer-ignite train``.
+    Returns:
+        Only what was given, recipe and file included; :func:`fer_ignite.config.check` makes the configuration of it.
+    Raises:
+        ConfigError: an unknown flag, one that doesn't set a training run's settings, or one without its value.
+    """
+    try:
+        given = command.make_context("fer-ignite train", list(arguments)).params
+    except click.UsageError as error:
+        raise ConfigError(error.format_message()) from None
+    except click.exceptions.Exit as ended:  # --help
+        raise SystemExit(ended.exit_code) from None
+    recipe, file, assignments = (
+        given.pop(name) for name in ("recipe", "config_file", "assignments")
+    )
+    for name in sorted(set(given) - set(Config.model_fields)):
+        if given.pop(name):
+            flag = "--json" if name == "as_json" else "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{flag} is of fer-ignite train itself and sets nothing; leave it out."
+            )
+    return layered_settings(recipe, file, assignments=assignments, flags=given)
 
 
 def _print_outcome(outcome: "Outcome", *, quiet: bool, as_json: bool) -> None:

@@ -7,7 +7,10 @@ import pytest
 import yaml
 
 from fer_ignite.cli.options import COMMON_SETTINGS
+from fer_ignite.cli.train import read_flags
 from fer_ignite.config import GROUPS, Config, check, field_facts
+from fer_ignite.errors import ConfigError
+from fer_ignite.recipes import read_recipe
 
 
 def test_without_a_command_it_says_what_to_do_first(cli):
@@ -256,6 +259,32 @@ def test_train_prints_its_outcome_as_json(cli, tiny_flags):
         json.loads((ended.folder / "runs/run/summary.json").read_text()),
     )
     assert printed["exit_code"] == 0 and {name: printed[name] for name in written} == written
+
+
+def test_a_launcher_of_one_s_own_reads_flags_as_train_does(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 9\nlr: 0.5\n")
+    flags = ["--recipe", "strong", "--config", str(tmp_path / "mine.yaml"), "--no-plots"]
+    given = read_flags([*flags, "--data", "a", "--data=b", "--set", "seed=3", "--lr", "0.1"])
+    config = check(given)
+    assert (config.data, config.epochs, config.lr) == (check({"data": ("a", "b")}).data, 9, 0.1)
+    assert (config.seed, config.plots) == (3, False)
+    assert config.mixup == check(read_recipe("strong")).mixup and "batch_transform" not in given
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--lr"], "--lr"),
+        (["--lr", "0.1", "--lr", "0.2"], "given twice"),
+        (["--seeds", "0,1"], "--seeds"),
+        (["--json"], "--json"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_a_launcher_of_one_s_own_is_told_what_is_no_setting(flags, said):
+    with pytest.raises(ConfigError, match=said):
+        read_flags(flags)
 
 
 @pytest.mark.parametrize("layers", [(), ("--recipe", "strong"), ("--config",)])
