@@ -51,6 +51,27 @@ def test_the_job_for_kubernetes_has_the_fields_that_the_operator_knows():
     assert container["resources"]["limits"]["nvidia.com/gpu"] == int(spec["nprocPerNode"])
 
 
+def test_every_job_for_kubernetes_may_write_its_volume_and_has_shared_memory():
+    """The image's user is no root, and a container's own /dev/shm has 64 MB, too few for --workers and NCCL."""
+    user_id = int(re.search(r"useradd .*--uid (\d+)", (DEPLOY / "Dockerfile").read_text())[1])
+    for name in ("pytorchjob.yaml", "trainjob.yaml"):
+        (pod,) = _pods(yaml.safe_load((DEPLOY / name).read_text()))
+        assert pod["securityContext"]["fsGroup"] == user_id, name
+        mounted = {
+            mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]
+        }
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes[mounted["/dev/shm"]]["emptyDir"] == {"medium": "Memory"}, name
+
+
+def _pods(part):
+    """The specifications of pods in a job, wherever they stand."""
+    if isinstance(part, dict) and "containers" in part:
+        return [part]
+    values = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return [pod for value in values for pod in _pods(value)]
+
+
 def test_the_command_for_kubernetes_is_one_that_torchrun_and_the_program_know():
     job = yaml.safe_load((DEPLOY / "pytorchjob.yaml").read_text())
     (container,) = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
