@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,6 +19,8 @@ from fer_ignite.config import (
 )
 from fer_ignite.errors import ConfigError
 from fer_ignite.recipes import read_recipe, recipe_names
+
+RUNS = Path(__file__).parents[1] / "docs" / "runs"
 
 
 def test_every_setting_has_a_group_a_sentence_and_a_valid_default():
@@ -46,6 +49,13 @@ def test_what_is_no_duration_is_left_as_it_came(text):
 def test_what_is_no_duration_is_refused_by_name(text):
     with pytest.raises(ConfigError, match="--max-time"):
         check({"max_time": text})
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RUNS.glob("*/config.yaml")), ids=lambda path: path.parent.name
+)
+def test_the_configuration_of_every_kept_run_can_be_given_again(path):
+    assert set(read_yaml(path)) <= set(check(read_yaml(path)).model_dump())
 
 
 def test_lists_may_be_written_with_commas():
