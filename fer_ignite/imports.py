@@ -185,6 +185,9 @@ def _module_from_file(path: Path, *, setting: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    # As for a script, so that the file can import those beside it; last, so that none of them hides a library.
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -92,6 +92,19 @@ def test_the_same_file_is_run_once(tmp_path):
     assert (tmp_path / "counts.py.n").read_text() == "x"
 
 
+def test_a_file_can_import_the_file_beside_it_which_hides_no_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "my_blocks_beside.py").write_text("WIDTH = 8\n")
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError\n")
+    (tmp_path / "net_beside.py").write_text(
+        "import colorsys\nfrom my_blocks_beside import WIDTH\n\n\ndef net():\n    return WIDTH\n"
+    )
+    for _ in range(2):
+        assert load_object(f"{tmp_path}/net_beside.py:net", setting="--model")() == 8
+    assert sys.path.count(str(tmp_path)) == 1
+
+
 def test_two_files_of_one_name_are_two_modules(tmp_path):
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
