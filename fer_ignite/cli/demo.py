@@ -33,6 +33,5 @@ def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> i
     """
     from fer_ignite.apps.demo.run import run_demo
 
-    if checkpoint is not None:
-        checkpoint = with_weights(checkpoint, weights)
+    checkpoint = with_weights(checkpoint, weights)
     return run_demo(checkpoint, echo=click.echo, **options)

@@ -172,11 +172,7 @@ def _no_such_flag(error: click.NoSuchOption) -> str:
     setting = nearest_setting(error.option_name.lstrip("-"))
     meant = None if setting is None else "--" + setting.replace("_", "-")
     near = [meant] if meant in flags else difflib.get_close_matches(error.option_name, flags, n=1)
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else f"fer-ignite {error.ctx.info_name} --help lists them."
-    )
+    hint = f"did you mean {near[0]}?" if near else f"{error.ctx.command_path} --help lists them."
     return f"there is no flag {error.option_name}; {hint}"
 
 

@@ -119,8 +119,7 @@ def command(
     from fer_ignite.cli.sources import find_files, split_words
 
     checkpoint, sources = split_words(words, faces=faces != "never")
-    if checkpoint is not None:
-        checkpoint = with_weights(checkpoint, weights)
+    checkpoint = with_weights(checkpoint, weights)
     files = list(find_files(sources, faces=faces != "never"))
     with_boxes = (
         faces == "always"

@@ -38,6 +38,5 @@ def command(checkpoint: str | None, *, weights: str | None, **options: Any) -> i
     """
     from fer_ignite.apps.serve.run import run_service
 
-    if checkpoint is not None:
-        checkpoint = with_weights(checkpoint, weights)
+    checkpoint = with_weights(checkpoint, weights)
     return run_service(checkpoint, echo=click.echo, **options)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import click
 
@@ -67,11 +67,18 @@ def require_checkpoints(paths: Iterable[str | None]) -> None:
             require_checkpoint(path)
 
 
-def with_weights(name: str, weights: str | None) -> str:
+@overload
+def with_weights(name: str, weights: str | None) -> str: ...
+@overload
+def with_weights(name: str | None, weights: str | None) -> str | None: ...
+def with_weights(name: str | None, weights: str | None) -> str | None:
     """The name of an ensemble with the weights of ``--weights``; without them the name as it is.
 
+    Args:
+        name: None where no checkpoint was named and the shipped network is used.
+
     Raises:
-        ConfigError: no list of positive numbers, or one checkpoint alone.
+        ConfigError: no list of positive numbers, or one checkpoint alone, or none.
         CheckpointError: another number of weights than of checkpoints.
     """
     from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
@@ -87,6 +94,8 @@ def with_weights(name: str, weights: str | None) -> str:
         raise ConfigError(
             f"--weights {weights!r} is no list of numbers above 0; write --weights 0.5,0.3,0.2."
         )
+    if name is None:
+        raise ConfigError("--weights: no checkpoint is named; name several as A,B,C.")
     paths = [member.path for member in ensemble_members(name)]
     if len(paths) < 2:
         raise ConfigError(f"--weights: {name} is one checkpoint; name several as A,B,C.")

@@ -46,7 +46,9 @@ def check_name(name: str) -> None:
         check_timm_name(name)
     elif name not in OWN and name not in zoo_names():
         near = difflib.get_close_matches(name, available_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info' lists all."
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "'fer-ignite info --full' lists all."
+        )
         raise ConfigError(
             f"--model: there is no network {name!r}; {hint} An own one is named as package.module:Class."
         )

@@ -195,6 +195,14 @@ def test_an_unknown_flag_is_answered_with_the_nearest(cli):
     assert ended.code == 2 and "--epochs" in ended.err
 
 
+@pytest.mark.parametrize("command", [(), ("train",), ("find-lr",)])
+def test_an_unknown_flag_without_a_near_one_is_answered_with_the_command_that_lists_them(
+    cli, command
+):
+    said = cli(*command, "--zzzz").err
+    assert f"; {' '.join(('fer-ignite', *command))} --help lists them." in said
+
+
 def test_the_schedule_is_drawn_without_training(cli, tiny_flags):
     ended = cli("train", *tiny_flags, "--plot-lr", "lr.png")
     assert ended.code == 0 and "onecycle, 4 optimizer steps (4 per epoch)" in ended.out

@@ -10,6 +10,8 @@ import pytest
 
 import fer_ignite
 
+PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "faces.png"
+
 NONSENSE = [
     ("--lr", "0"),
     ("--lr", "-1"),
@@ -170,6 +172,10 @@ def test_nonsense_is_refused_in_one_line_and_nothing_is_written(cli, arguments):
         (["audit", "demo:70", "--drop-above", "nan"], "--drop-above"),
         (["find-lr", "--data", "demo:70", "--end-lr", "nan"], "--end-lr"),
         (["predict", "x.pt", "y", "--topk", "0"], "--topk"),
+        (["predict", str(PICTURE), "--weights", "0.5,0.5"], "--weights: no checkpoint is named"),
+        (["demo", "--weights", "0.5,0.5"], "--weights: no checkpoint is named"),
+        (["serve", "--weights", "0.5,0.5"], "--weights: no checkpoint is named"),
+        (["train", "--model", "zzz", "--data", "demo:70"], "'fer-ignite info --full' lists all"),
         (["predict", "x.pt", "y", "--format", "xml"], "--format"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
