@@ -31,7 +31,7 @@ _WITHOUT_TRAINING = ("--help", "--print-config", "--plot-lr", "--fast-dev-run")
 # What the tests add to a command that lacks it. The data is then small too: the files of that name are drawn faces.
 _ADDED = {
     "train": {"--max-train-samples": "256", "--epochs": "1"},
-    "audit": {"--folds": "2", "--epochs": "1", "--exist-ok": ""},
+    "audit": {"--folds": "2", "--epochs": "1"},
     "find-lr": {"--iterations": "20", "--max-train-samples": "256"},
     "tune": {"--max-train-samples": "256", "--epochs": "1", "--trials": "2"},
 }
