@@ -112,6 +112,7 @@ def test_no_module_of_the_library_reads_the_configuration_but_those_that_wire():
         "inference/loaded_model.py",
         "inference/request.py",
         "recipes/__init__.py",
+        "runs/banner.py",
         "runs/execute.py",
         "runs/prepare.py",
         "runs/previews.py",
