@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import webbrowser
@@ -30,6 +31,7 @@ __all__ = [
     "reserve_port",
     "serve",
     "server_address",
+    "strip_port",
 ]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -117,6 +119,12 @@ def host_names(listener: socket.socket) -> frozenset[str]:
         if is_loopback(listener)
         else frozenset()
     )
+
+
+def strip_port(host: str) -> str:
+    """The name in a Host header: ``[::1]:7860`` -> ``::1``; ``localhost:7860`` -> ``localhost``."""
+    found = re.fullmatch(r"\[(.*)\](?::\d+)?|([^:]*)(?::\d+)?", host)
+    return (found[1] or found[2] or "").lower() if found else host
 
 
 def serve(

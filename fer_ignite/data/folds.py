@@ -65,6 +65,10 @@ def deal(labels_N: Indices, units_N: Indices, *, folds: int, seed: int) -> Indic
         ConfigError: fewer units than folds.
     """
     _, unit_N, sizes_U = np.unique(units_N, return_inverse=True, return_counts=True)
+    if len(sizes_U) < 2:
+        raise ConfigError(
+            f"--folds {folds}: all images are copies of each other or of one group, and these stay in one fold; leave --folds out."
+        )
     if not 2 <= folds <= len(sizes_U):
         most = f"{len(sizes_U)}, the number of images (or groups of them) that are no copies of each other"
         raise ConfigError(f"--folds {folds}: give 2 to {most}.")

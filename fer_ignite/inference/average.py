@@ -18,6 +18,7 @@ from fer_ignite.data.loader import EvalLoader
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.evaluation_data import open_for_scoring
 from fer_ignite.inference.loaded_model import LoadedModel, load_model
+from fer_ignite.inference.onnx import refuse_onnx
 from fer_ignite.inference.request import EvaluateRequest
 from fer_ignite.inference.scoring import ScoredSplit, score_network
 from fer_ignite.metrics.calibration import fit_temperature
@@ -53,8 +54,8 @@ def average_checkpoints(
     Returns:
         ``file, method, members [{checkpoint, accuracy, used}], accuracy`` (of the average), all on val with the run's views.
     Raises:
-        ConfigError: fewer than two checkpoints, an unknown method, or a file that is there.
-        CheckpointError: a file can't be used, or is another network than the first.
+        ConfigError: fewer than two checkpoints, an unknown method, a file that is there, or runs that split the data differently.
+        CheckpointError: a file can't be used, or is another network or has another preprocessing than the first.
     """
     if len(checkpoints) < 2:
         raise ConfigError(f"an average needs at least two checkpoints, not {len(checkpoints)}.")
@@ -62,10 +63,14 @@ def average_checkpoints(
         raise ConfigError(f"--method {method!r} is unknown; allowed are greedy, uniform.")
     if Path(out).exists() and not exist_ok:
         raise ConfigError(f"{out} exists; pass --exist-ok to replace it, or name another file.")
+    for path in checkpoints:
+        refuse_onnx(path, "average")
     networks = [load_model(path, device=device, model=model, collated=True) for path in checkpoints]
     for path, network in zip(checkpoints[1:], networks[1:], strict=True):
         _require_same_network(path, networks[0], other=network)
-    scale = _Scale.of(networks[0], str(checkpoints[0]), cache=cache, quiet=quiet)
+    scale = _Scale.of(networks, str(checkpoints[0]), cache=cache, quiet=quiet)
+    for path, network in zip(checkpoints[1:], networks[1:], strict=True):
+        _require_same_preprocessing(path, networks[0], other=network)
     states = [network.model.state_dict() for network in networks]
     alone = [scale.score(network.model) for network in networks]
     # Greedy from the best one on, as in the paper: a bad one at the start would be kept by all later averages.
@@ -125,6 +130,17 @@ def _require_same_network(path: str | Path, first: LoadedModel, *, other: Loaded
         )
 
 
+def _require_same_preprocessing(
+    path: str | Path, first: LoadedModel, *, other: LoadedModel
+) -> None:
+    fields, others = vars(first.preprocessing), vars(other.preprocessing)
+    if differing := [name for name, value in fields.items() if others[name] != value]:
+        raise CheckpointError(
+            f"{path} was trained on images of another preprocessing than the first ({', '.join(differing)}); weights can only be "
+            "averaged between checkpoints of one preprocessing. Its probabilities can be: name the checkpoints A,B as an ensemble."
+        )
+
+
 @dataclass(frozen=True)
 class _Scale:
     """Builds and scores averages: the first checkpoint's val, and its train images for batch statistics."""
@@ -136,9 +152,12 @@ class _Scale:
     quiet: bool
 
     @staticmethod
-    def of(network: LoadedModel, name: str, *, cache: str | None, quiet: bool) -> "_Scale":
+    def of(
+        networks: Sequence[LoadedModel], name: str, *, cache: str | None, quiet: bool
+    ) -> "_Scale":
+        network = networks[0]
         config, dataset, val = open_for_scoring(
-            network, EvaluateRequest(name, cache=cache, quiet=quiet)
+            network, EvaluateRequest(name, cache=cache, quiet=quiet), networks=networks
         )
         indices_N = np.asarray(dataset.indices["train"], dtype=np.int64)
         return _Scale(network, val, statistics_loader(val, indices_N), config.tta, quiet)

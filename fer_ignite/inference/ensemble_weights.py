@@ -40,13 +40,13 @@ def fit_ensemble_weights(
     Returns:
         One weight per checkpoint; they add up to 1.
     Raises:
-        ConfigError: one checkpoint alone.
+        ConfigError: one checkpoint alone, or runs that split the data differently.
     """
     if len(ensemble_members(name)) < 2:
         raise ConfigError(f"--weights: {name} is one checkpoint; name several as A,B,C.")
     network = load_model(name, device=device, model=model, collated=True)
     request = EvaluateRequest(name, tta=tta, collate_fn=collate_fn, cache=cache, quiet=quiet)
-    config, _, loader = open_for_scoring(network, request)
+    config, _, loader = open_for_scoring(network, request, networks=network.networks)
     probabilities, labels_N = [], torch.empty(0)
     for number, member in enumerate(network.members, 1):
         # An ensemble of one: it adapts the images to the member, and its classes to the first one's order.

@@ -3,6 +3,7 @@
 # Dimensions: N images of the split, K expressions.
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from fer_ignite.distributed import LaunchSpec, Outcome, is_main_process, launch
 from fer_ignite.distributed.collectives import cpu_group
 from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError
 from fer_ignite.imports import register_object, registered_objects, restore_objects
-from fer_ignite.inference.evaluation_data import build_eval_loader, match_dataset
+from fer_ignite.inference.evaluation_data import build_eval_loader, match_dataset, split_warning
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
 from fer_ignite.inference.request import (
     EvaluateRequest,
@@ -42,6 +43,8 @@ from fer_ignite.inference.scoring import (
 from fer_ignite.training.objects import dataset_object, model_name, object_label, require_sendable
 
 __all__ = ["evaluate", "launch_evaluation"]
+
+logger = logging.getLogger("fer_ignite")
 
 # Figures of an evaluation of test that the run's test-access log keeps.
 _LOGGED = ("n", "loss", "accuracy", "uar", "macro_f1", "tta", "data")
@@ -82,9 +85,10 @@ def evaluate(
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
         ``data``, ``fingerprint`` (of the data), ``faces_sha256`` (of the images' places in it), ``checkpoint``,
         ``images_per_second``, ``test_evaluations`` where the run's test-access log is at hand; ``renamed`` (how classes were
-        matched), ``dropped {class: images}``, ``absent`` (classes without an image), ``restricted``; with ``robustness``,
-        ``robustness`` (see :func:`robustness_table`); with ``with_faces``, ``faces``: lists ``places`` (in the data), ``ids``,
-        ``splits``, ``labels`` (the checkpoint's numbers) and ``logits``, in one order.
+        matched), ``dropped {class: images}``, ``absent`` (classes without an image), ``restricted``, ``warning`` (logged
+        too; None, or why the figures may be too good: see :func:`split_warning`); with ``robustness``, ``robustness`` (see
+        :func:`robustness_table`); with ``with_faces``, ``faces``: lists ``places`` (in the data), ``ids``, ``splits``, ``labels``
+        (the checkpoint's numbers) and ``logits``, in one order.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
@@ -171,6 +175,8 @@ def launch_evaluation(
             start_method=start_method,
         ),
     )
+    if outcome.result is not None and outcome.result["warning"] and is_main_process():
+        logger.warning("%s: %s", request.checkpoint, outcome.result["warning"])
     return _with_test_access(outcome, request.checkpoint)
 
 
@@ -230,6 +236,7 @@ def _evaluate_in_process(
             lambda part, name: score(part, name, request.tta or "none"),
             loader,
             temperature=network.temperature,
+            present_K=present_K if request.restrict_classes else None,
         )
     if request.with_faces:
         result["faces"] = _image_columns(dataset, scored)
@@ -255,6 +262,7 @@ def _evaluate_in_process(
             name for name, found in zip(network.classes, present_K, strict=True) if not found
         ],
         "restricted": request.restrict_classes,
+        "warning": split_warning(config, opened, networks=network.networks, split=request.split),
         "own_test": request.split == "test" and _is_own_data(network, dataset, request=request),
     }
 

@@ -2,6 +2,7 @@
 
 # Dimensions: N images, K expressions.
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import ignite.distributed as idist
@@ -13,22 +14,85 @@ from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.loader import EvalLoader, Targets
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.distributed import reset_signals
-from fer_ignite.errors import DataError
+from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import load_object
 from fer_ignite.inference.loaded_model import LoadedModel
-from fer_ignite.inference.request import EvaluateRequest, evaluation_config
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config, is_same_source
 
-__all__ = ["build_eval_loader", "match_dataset", "open_for_scoring", "remap_targets"]
+__all__ = [
+    "build_eval_loader",
+    "differing_split_settings",
+    "match_dataset",
+    "open_for_scoring",
+    "remap_targets",
+    "split_warning",
+]
+
+# Settings that decide which images of a data set are train, val and test; the first three decide about test.
+_SPLITTING = ("split", "split_seed", "group_by", "val_fraction", "folds", "fold")
+_TEST_SPLITTING = _SPLITTING[:3]
 
 
 def open_for_scoring(
-    network: LoadedModel, request: EvaluateRequest
+    network: LoadedModel, request: EvaluateRequest, *, networks: Sequence[LoadedModel]
 ) -> tuple[Config, FaceDataset, EvalLoader]:
-    """The run's settings, the images under the network's classes, and the loader of the request's split, in this process."""
+    """The run's settings, the images under the network's classes, and the loader of the request's split, in this process.
+
+    Args:
+        networks: those that are chosen or weighted by their scores.
+    Raises:
+        ConfigError: one of ``networks`` was trained on another split of the data, so that its score would be too good.
+    """
     config = evaluation_config(request, network.checkpoint)
     opened = open_dataset(config, find_cache(config)[0])
+    if found := differing_split_settings(config, opened, networks=networks, split=request.split):
+        raise ConfigError(
+            f"the checkpoints were trained on different splits of {opened.source} ({', '.join(found)}), so {request.split} may hold "
+            "images that some of them were trained on, and can't rank them; name checkpoints of runs with the same split settings."
+        )
     dataset, _, _ = match_dataset(network, opened, request=request)
     return config, dataset, build_eval_loader(network, dataset, request=request, config=config)
+
+
+def differing_split_settings(
+    config: Config, dataset: FaceDataset, *, networks: Sequence[LoadedModel], split: str
+) -> list[str]:
+    """Split settings in which a network's run on this data differs from ``config``: it may have been trained on images of ``split``.
+
+    Args:
+        config: the settings by which ``dataset`` was opened.
+        split: "val" or "test"; none are returned for "train" and "all".
+    Returns:
+        Names of settings, of the first such network; empty where none differs.
+    """
+    names = {"val": _SPLITTING, "test": _TEST_SPLITTING}.get(split, ())
+    val = dataset.split_fingerprint("val") if names else None
+    for network in networks:
+        data, saved = network.checkpoint["data"], network.config
+        # The fingerprint covers the splits, but not the folds, which are dealt on top of them.
+        same_content = data["fingerprint"] == dataset.fingerprint
+        if not (same_content or is_same_source(saved.data, config.data)):
+            continue
+        same_splits = same_content and (split == "test" or saved.folds is config.folds is None)
+        same_val = val is not None and data.get("val_fingerprint") == val
+        if not (same_splits or same_val) and (
+            found := [name for name in names if getattr(saved, name) != getattr(config, name)]
+        ):
+            return found
+    return []
+
+
+def split_warning(
+    config: Config, dataset: FaceDataset, *, networks: Sequence[LoadedModel], split: str
+) -> str | None:
+    """A sentence where figures on a split may be too good, see :func:`differing_split_settings`; else None."""
+    found = differing_split_settings(config, dataset, networks=networks, split=split)
+    if not found:
+        return None
+    return (
+        f"{'a member of the ensemble' if len(networks) > 1 else 'the network'} was trained on another split of this data "
+        f"({', '.join(found)}), so it may have been trained on images of {split}; the figures may be too good."
+    )
 
 
 def match_dataset(

@@ -23,7 +23,7 @@ from fer_ignite.inference.metadata import INPUT, KEY, OUTPUT, ExportMetadata
 if TYPE_CHECKING:
     from fer_ignite.inference.predictor import Prediction
 
-__all__ = ["VIEWS", "OnnxModel", "is_onnx"]
+__all__ = ["VIEWS", "OnnxModel", "is_onnx", "refuse_onnx"]
 
 # All views of a batch go through the graph at once; this many images at a time keep its memory where training's is.
 _IMAGES_AT_ONCE = 256
@@ -35,6 +35,20 @@ def is_onnx(path: str | Path) -> bool:
     """Whether the name is an ONNX file's."""
     names = split_names(str(path))  # several are an ensemble, which is made of checkpoints
     return len(names) == 1 and names[0].lower().endswith(".onnx")
+
+
+def refuse_onnx(path: str | Path, purpose: str) -> None:
+    """Refuses an ONNX file where a checkpoint is needed.
+
+    Args:
+        purpose: what needs it, at the start of the sentence.
+    Raises:
+        CheckpointError: the name is an ONNX file's.
+    """
+    if is_onnx(path):
+        raise CheckpointError(
+            f"{purpose}: {printable(path)} is an exported file; name the checkpoint that it was exported from."
+        )
 
 
 class OnnxModel:

@@ -13,7 +13,7 @@ from fer_ignite.imports import load_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FACES", "FaceBox", "FacePicker"]
+__all__ = ["FACES", "MOST_LOOKS", "FaceBox", "FacePicker"]
 
 FACES = ("auto", "never", "always")
 
@@ -29,7 +29,8 @@ _SMALLEST_LOOK_PX = 96  # in a smaller picture a face that covers a tenth is too
 _LARGEST_LOOK_PX = (
     512  # larger pictures are shrunk for the first look, which then takes at most about 15 ms
 )
-_MOST_LOOKS = 64  # among files of the usual size; a folder of faces is not slowed down
+MOST_LOOKS = 64
+"""Pictures of a face crop's size in a row that are searched without finding a photograph; a folder of faces is not slowed down."""
 
 
 class FaceBox(NamedTuple):
@@ -48,9 +49,11 @@ class FacePicker:
         faces: "auto", "never" (a picture is one face; a photograph is warned about) or "always" (faces are searched in every
             picture).
         usual_px: side of the network's own images; crops up to this size are usual too.
-        warn: called with one sentence, for the first photograph.
+        warn: called with one sentence, for the first photograph, and with one where the search in pictures of a face crop's size ends.
         detector, margin: as :func:`fer_ignite.apps.faces.detection.open_detector` and ``cut_face`` take them; None: mtcnn, and
             the detector's own margin.
+        most_looks: pictures of a face crop's size in a row that are searched without finding a photograph, before later ones of
+            that size are taken as faces; None: all are searched.
     Raises:
         ConfigError: "always", or a detector's name, without the detector's library; there is no such detector.
     """
@@ -63,11 +66,12 @@ class FacePicker:
         warn: Callable[[str], Any],
         detector: str | None = None,
         margin: float | None = None,
+        most_looks: int | None = MOST_LOOKS,
     ) -> None:
         if faces not in FACES:
             raise ConfigError(f"faces={faces!r} is unknown; allowed are {', '.join(FACES)}.")
         self.faces, self.usual_px, self.warn = faces, usual_px, warn
-        self.warned, self.looks = False, 0
+        self.warned, self.most_looks, self.looks = False, most_looks, 0
         self._name, self._margin = detector, margin
         self._opened: Any = None
         if faces == "always" or (faces == "auto" and detector is not None):
@@ -131,9 +135,12 @@ class FacePicker:
         long, short = max(image.size), min(image.size)
         large = long > max(_LARGEST_CROP_PX, self.usual_px) or long > _LONGEST_CROP * short
         share = None
-        if short >= _SMALLEST_LOOK_PX and (large or self.looks < _MOST_LOOKS):
-            self.looks += not large
+        if short >= _SMALLEST_LOOK_PX and (large or self._looks_on()):
             share = self._face_area_share(image)
+            if not large:
+                # In a row: pictures among which photographs were found may hold more.
+                found = share is not None and share < _SMALLEST_SHARE
+                self.looks = 0 if found else self.looks + 1
         if share is None:
             return ("larger or longer than face crops are" if large else None), None
         if share < _SMALLEST_SHARE:
@@ -141,6 +148,19 @@ class FacePicker:
         if large and share < _SMALLEST_SHARE_OF_LARGE and self.faces == "auto":
             return "its largest face covers less than half of it", share
         return None, share
+
+    def _looks_on(self) -> bool:
+        """Whether the next picture of a face crop's size is searched; a sentence for the first that is not."""
+        if self.most_looks is None or self.looks < self.most_looks:
+            return True
+        # Nothing was searched without the detector's library.
+        if self.looks == self.most_looks and self.faces == "auto" and self._opened is not None:
+            self.looks += 1
+            self.warn(
+                f"{self.looks - 1} pictures of a face crop's size in a row are no photographs, so later ones up to "
+                f"{max(_LARGEST_CROP_PX, self.usual_px)} px are taken as faces without a search (--faces always searches in all)."
+            )
+        return False
 
     def _face_area_share(self, image: Image) -> float | None:
         """Share of the area that the largest face covers; None where none is found, or there is no detector."""

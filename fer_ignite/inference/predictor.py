@@ -16,7 +16,7 @@ from fer_ignite.data.images import fit_image, printable, require_faces
 from fer_ignite.data.pictures import iter_pictures, read_picture
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.inference.onnx import VIEWS, OnnxModel, is_onnx
-from fer_ignite.inference.photographs import FaceBox, FacePicker
+from fer_ignite.inference.photographs import MOST_LOOKS, FaceBox, FacePicker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,6 +149,7 @@ def predict(
     tta: str | None = None,
     detector: str | None = None,
     margin: float | None = None,
+    most_looks: int | None = MOST_LOOKS,
     on_batch: Callable[[int], None] = lambda done: None,
     warn: Callable[[str], Any] = logger.warning,
 ) -> Iterator[Prediction]:
@@ -162,9 +163,10 @@ def predict(
         faces: "never": each picture is one face; "auto": the faces of whole photographs are found and cut out; "always":
             faces are searched in every picture.
         tta: views to average; None = the run's. Of paths and networks; a predictor has its own.
-        detector, margin: see :class:`FacePicker`.
+        detector, margin, most_looks: see :class:`FacePicker`.
         on_batch: called with the number of pictures of each batch that is done.
-        warn: called with one sentence, once, where a picture seems to be a whole photograph.
+        warn: called with one sentence, once, where a picture seems to be a whole photograph; and once where ``most_looks`` ends
+            the search.
     Returns:
         An iterator of one :class:`Prediction` per face; a file that can't be read doesn't stop the rest. A picture without a
         face, where faces were searched, gives one with an error.
@@ -181,7 +183,12 @@ def predict(
     pictures = iter_pictures(files)
     predictor = _open_model(checkpoint, tta)
     picker = FacePicker(
-        faces, usual_px=predictor.side_px, warn=warn, detector=detector, margin=margin
+        faces,
+        usual_px=predictor.side_px,
+        warn=warn,
+        detector=detector,
+        margin=margin,
+        most_looks=most_looks,
     )
     return _predict(
         predictor, pictures, picker=picker, topk=topk, batch_size=batch_size, on_batch=on_batch

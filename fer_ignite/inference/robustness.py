@@ -7,11 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.errors import NONFINITE_OUTPUTS, NonFiniteError
-from fer_ignite.inference.scoring import ScoredSplit
+from fer_ignite.inference.scoring import ScoredSplit, restrict_to_classes
 from fer_ignite.metrics.calibration import calibration_error, fit_temperature
 
 __all__ = ["common_temperature", "robustness_table", "score_conditions"]
@@ -20,7 +22,11 @@ _FIGURES = ("accuracy", "uar", "loss", "ece")
 
 
 def robustness_table(
-    score: Callable[[EvalLoader, str], ScoredSplit], loader: EvalLoader, *, temperature: float
+    score: Callable[[EvalLoader, str], ScoredSplit],
+    loader: EvalLoader,
+    *,
+    temperature: float,
+    present_K: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Scores the images of a loader under every corruption and severity.
 
@@ -30,6 +36,7 @@ def robustness_table(
     Args:
         score: (loader, name of the condition) -> outputs; all processes call it alike.
         temperature: the network's own, by which logits are divided before calibration is measured.
+        present_K: bool, the only classes that can be predicted, see :func:`restrict_to_classes`; None: all.
     Returns:
         ``clean``, ``mean`` and ``corruptions {kind: {severity: ...}}``, each with ``accuracy, uar, loss, ece``; ``temperature``
         and ``robust_temperature`` (fitted on all conditions together, clean among them), and ``robust_ece {clean, mean}``, the
@@ -38,6 +45,10 @@ def robustness_table(
         NonFiniteError: outputs are not finite under a condition.
     """
     conditions = score_conditions(score, loader)
+    if present_K is not None:
+        conditions = {
+            key: restrict_to_classes(scored, present_K) for key, scored in conditions.items()
+        }
     robust = common_temperature(conditions)
     rows = {key: _figures(scored, temperature) for key, scored in conditions.items()}
     robust_rows = {

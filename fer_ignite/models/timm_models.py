@@ -28,13 +28,24 @@ def check_timm_name(name: str) -> None:
     """Fails early where ``timm:NAME`` names nothing; names of the hub can't be checked without a network.
 
     Raises:
-        ConfigError: timm is not installed, or has no such network.
+        ConfigError: timm is not installed, or has no such network, or no such weights of it.
     """
     require_library("timm", extra="timm", purpose="--model timm:NAME")
     import timm
 
     short = name.removeprefix(PREFIX)
-    if short.startswith(_HUB) or timm.is_model(short.split(".")[0]):
+    if short.startswith(_HUB):
+        return
+    architecture = short.split(".")[0]
+    if timm.is_model(architecture):
+        try:
+            timm.models.get_pretrained_cfg(short)
+        except RuntimeError:
+            tags = timm.list_models(f"{architecture}.*", include_tags=True)
+            raise ConfigError(
+                f"--model: timm has no weights {short!r}; name {PREFIX}{architecture}"
+                + (f", or one of {', '.join(PREFIX + tag for tag in tags)}." if tags else ".")
+            ) from None
         return
     near = difflib.get_close_matches(short, timm.list_models(), n=3)
     hint = (

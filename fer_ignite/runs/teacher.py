@@ -11,15 +11,13 @@ from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.ensemble import EnsembleModule
+from fer_ignite.inference.evaluation_data import differing_split_settings
 from fer_ignite.inference.loaded_model import LoadedModel, load_model
 from fer_ignite.training.components import build_preprocessing
 
 __all__ = ["load_teacher"]
 
 logger = logging.getLogger("fer_ignite")
-
-# Settings that decide which faces of a data set are train, val and test.
-_SPLITTING = ("split", "val_fraction", "split_seed", "folds", "fold", "group_by")
 
 
 def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) -> nn.Module | None:
@@ -52,16 +50,10 @@ def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) 
 
 def _warn_about_leaks(config: Config, members: list[LoadedModel], dataset: FaceDataset) -> None:
     """A teacher of another split of the same data may have learned on faces that val and test hold here."""
-    for member in members:
-        same = member.checkpoint["data"].get("source") == dataset.source
-        differing = [
-            name for name in _SPLITTING if getattr(member.config, name) != getattr(config, name)
-        ]
-        if same and differing:
-            logger.warning(
-                "--teacher: %s was trained on another split of this data (%s), so it may have been trained on faces that val or "
-                "test hold here; their figures may be too good.",
-                ensemble_name(config.teacher),
-                ", ".join(differing),
-            )
-            return
+    if differing := differing_split_settings(config, dataset, networks=members, split="val"):
+        logger.warning(
+            "--teacher: %s was trained on another split of this data (%s), so it may have been trained on faces that val or "
+            "test hold here; their figures may be too good.",
+            ensemble_name(config.teacher),
+            ", ".join(differing),
+        )

@@ -2,7 +2,13 @@ import socket
 
 import pytest
 
-from fer_ignite.apps.web_server import host_names, is_loopback, reserve_port, server_address
+from fer_ignite.apps.web_server import (
+    host_names,
+    is_loopback,
+    reserve_port,
+    server_address,
+    strip_port,
+)
 from fer_ignite.errors import ConfigError
 
 
@@ -40,3 +46,18 @@ def test_only_a_loopback_page_is_bound_to_its_names():
             and host_names(taken) == frozenset()
             and server_address(taken).startswith("http://127.0.0.1:")
         )
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("[::1]:8000", "::1"),
+        ("[::1]", "::1"),
+        ("localhost:8000", "localhost"),
+        ("LOCALHOST", "localhost"),
+        ("", ""),
+        ("a:b", "a:b"),
+    ],
+)
+def test_the_name_in_a_host_header_has_no_port_and_no_brackets(header, name):
+    assert strip_port(header) == name

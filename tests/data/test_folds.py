@@ -98,6 +98,11 @@ def test_more_folds_than_different_images_are_refused(twins):
         folds_of(twins, 29)
 
 
+def test_one_group_can_t_be_dealt():
+    with pytest.raises(ConfigError, match=r"one group.*leave --folds out"):
+        deal(np.array([0, 1, 0]), np.zeros(3, dtype=np.int64), folds=2, seed=0)
+
+
 class Numbers:
     classes = ("even", "odd")
 

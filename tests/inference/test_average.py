@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fer_ignite import evaluate, load_model, train
-from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.average import average_checkpoints
 from tests.conftest import TINY
@@ -72,6 +72,26 @@ def test_what_can_t_be_averaged_is_refused(kept, tiny, tmp_path):
     other = tmp_path / "run" / "checkpoints" / "best.pt"
     with pytest.raises(CheckpointError, match="another network"):
         average_checkpoints([tops(kept)[0], other], tmp_path / "a.pt", quiet=True)
+    with pytest.raises(CheckpointError, match=r"m\.onnx is an exported file"):
+        average_checkpoints([tops(kept)[0], "m.onnx"], tmp_path / "a.pt", quiet=True)
+
+
+def test_checkpoints_of_other_splits_or_preprocessing_are_not_averaged(kept, tmp_path):
+    """All are scored on the first one's val, with the first one's preprocessing."""
+    content = load_checkpoint(tops(kept)[0])
+    fold = {
+        "config": {**content["config"], "folds": 2, "fold": 1},
+        "data": {**content["data"], "val_fingerprint": "0" * 64},
+    }
+    scaled = {"preprocessing": {**content["preprocessing"], "image_px": 40, "resize_px": 40}}
+    for name, changes in (("fold", fold), ("scaled", scaled)):
+        with (tmp_path / f"{name}.pt").open("wb") as file:
+            write_checkpoint({**content, **changes}, file)
+    with pytest.raises(ConfigError, match=r"different splits of .* \(folds, fold\)"):
+        average_checkpoints([tops(kept)[0], tmp_path / "fold.pt"], tmp_path / "a.pt", quiet=True)
+    with pytest.raises(CheckpointError, match=r"another preprocessing .*image_px, resize_px"):
+        average_checkpoints([tops(kept)[0], tmp_path / "scaled.pt"], tmp_path / "a.pt", quiet=True)
+    assert not (tmp_path / "a.pt").exists()
 
 
 def test_the_command(cli, kept):

@@ -41,6 +41,15 @@ def changed(path, to, **entries):
     return str(to)
 
 
+def of_another_split(path, to, **settings):
+    """The checkpoint as a run with other split settings would have written it: with other faces in val."""
+    content = load_checkpoint(path)
+    data = {**content["data"], "val_fingerprint": "0" * 64}
+    if "folds" not in settings:  # folds are dealt on top of the splits that the fingerprint covers
+        data["fingerprint"] = "1" * 64
+    return changed(path, to, config={**content["config"], **settings}, data=data)
+
+
 def accesses(run):
     return [json.loads(line) for line in Path(run, "test_access.jsonl").read_text().splitlines()]
 
@@ -220,3 +229,47 @@ def test_the_service_answers_with_an_ensemble(pair):
         assert set(found[0].probabilities) == set(load_model(pair).classes)
     finally:
         batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "test_too"),
+    [({"folds": 2, "fold": 1}, "folds, fold", False), ({"split_seed": 7}, "split_seed", True)],
+)
+def test_members_of_other_splits_are_warned_of_and_given_no_weights(
+    pair, tmp_path, settings, named, test_too
+):
+    """Val holds faces that such a member was trained on; folds leave test alone."""
+    first = changed(pair[0], tmp_path / "first.pt")
+    other = of_another_split(first, tmp_path / "other.pt", **settings)
+    warning = evaluate([first, other], quiet=True)["warning"]
+    assert f"trained on another split of this data ({named})" in warning and "val" in warning
+    assert evaluate([first, first], quiet=True)["warning"] is None
+    assert evaluate([first, other], split="train", quiet=True)["warning"] is None
+    test = evaluate([first, other], split="test", quiet=True)["warning"]
+    assert (test is not None) == test_too
+    with pytest.raises(ConfigError, match=rf"different splits of .*\({named}\)"):
+        fit_ensemble_weights(f"{first},{other}", quiet=True)
+
+
+def test_other_split_settings_with_the_same_val_are_no_other_split(pair, tmp_path):
+    """Data with splits of its own has the same val under every seed."""
+    content = load_checkpoint(pair[0])
+    config = {**content["config"], "split_seed": 7}
+    other = changed(pair[0], tmp_path / "other.pt", config=config)
+    assert evaluate([pair[0], other], quiet=True)["warning"] is None
+
+
+def test_a_fold_s_run_is_warned_of_on_a_copy_of_its_data(tiny, tmp_path):
+    """Under another name the data is dealt no folds: its val holds faces that the fold's run has learned."""
+    pixels_NHWC, labels_N = draw_faces(140, seed=0)
+    rows = "".join(
+        f"{label % 7},{' '.join(map(str, image.reshape(-1)))},{'Training' if i < 100 else 'PublicTest'}\n"
+        for i, (image, label) in enumerate(zip(pixels_NHWC, labels_N, strict=True))
+    )
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("emotion,pixels,Usage\n" + rows)
+    data = str(tmp_path / "a.csv")
+    run = train(tiny(data=data, epochs=1, folds=2, fold=0, score_test=False))["folder"]
+    assert evaluate(run, quiet=True)["warning"] is None
+    moved = evaluate(run, data=str(tmp_path / "b.csv"), quiet=True)["warning"]
+    assert moved.startswith("the network was trained on another split of this data (folds, fold)")

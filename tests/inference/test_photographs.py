@@ -95,3 +95,30 @@ def test_without_a_detector_size_and_shape_decide(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs.FacePicker, "_boxes", lambda self, image: [])
     assert len(warnings_of(tmp_path, noise(512, 512))) == 1
     assert warnings_of(tmp_path, noise(224, 224)) == []
+
+
+def test_the_search_in_small_pictures_ends_only_after_many_without_a_photograph():
+    """Pictures of value 9 are photographs, their face covers a twenty-fifth; the others are faces."""
+    small, whole = (photographs.FaceBox(0.0, 0.0, side, side) for side in (40.0, 200.0))
+
+    def detect(pictures):
+        return [[small if pixels_HW3[0, 0, 0] == 9 else whole] for pixels_HW3 in pictures]
+
+    def cut(values, **options):
+        warnings = []
+        picker = photographs.FacePicker("auto", usual_px=48, warn=warnings.append, **options)
+        picker._opened = detect
+        images = [Image.new("RGB", (200, 200), (value,) * 3) for value in values]
+        boxes = [box for image in images for _, box in picker.pick("a.png", image)]
+        return [box is not None for box in boxes], warnings
+
+    found, warnings = cut([9] * 70)
+    assert found == [True] * 70 and len(warnings) == 1
+    found, _ = cut([5, 5, 9] * 40)
+    assert found == [False, False, True] * 40
+    found, warnings = cut([5] * 64 + [9, 9])
+    assert found == [False] * 66
+    assert len(warnings) == 1 and "64 pictures" in warnings[0] and "--faces always" in warnings[0]
+    found, warnings = cut([5] * 64 + [9], most_looks=None)
+    assert found[-1] and "whole photograph" in warnings[0]
+    assert cut([5] * 64) == ([False] * 64, [])

@@ -1,8 +1,13 @@
 import json
+import math
 
+import numpy as np
 import pytest
+import torch
 
 from fer_ignite import evaluate, train
+from fer_ignite.inference import robustness
+from fer_ignite.inference.scoring import ScoredSplit
 
 
 @pytest.mark.slow
@@ -62,3 +67,24 @@ def test_a_temperature_that_was_fitted_under_corruptions_lowers_their_calibratio
     assert robust["temperature"] == pytest.approx(robust["robust_temperature"], rel=1e-3)
     assert robust["mean"]["loss"] == plain["mean"]["loss"]  # of raw logits
     assert robust["mean"]["ece"] < plain["mean"]["ece"]
+
+
+def test_the_table_is_restricted_to_the_classes_of_the_data_too(monkeypatch):
+    """Two faces of class 0 that a network takes for class 1, which the data has not."""
+    scored = ScoredSplit(
+        {"accuracy": 0.0, "uar": 0.0, "loss": 9.0},
+        torch.tensor([[1.0, 3.0, 0.0], [2.0, 3.0, 1.0]]),
+        torch.tensor([0, 0]),
+        torch.arange(2),
+        "none",
+        1.0,
+    )
+    conditions = {("clean", ""): scored, ("noise", "20"): scored}
+    monkeypatch.setattr(robustness, "score_conditions", lambda score, loader: conditions)
+    present_K = np.array([True, False, True])
+    table = robustness.robustness_table(None, None, temperature=1.0, present_K=present_K)
+    assert table["clean"]["accuracy"] == table["mean"]["accuracy"] == 1
+    # softmax over classes 0 and 2, whose logits differ by 1 in both rows
+    assert table["clean"]["loss"] == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-6)
+    table = robustness.robustness_table(None, None, temperature=1.0)
+    assert table["clean"]["accuracy"] == 0

@@ -46,7 +46,11 @@ def test_published_means(tiny):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("timm:resnet10x", "did you mean timm:resnet10"), ("timm:qqqqqqqq", "timm.list_models")],
+    [
+        ("timm:resnet10x", "did you mean timm:resnet10"),
+        ("timm:qqqqqqqq", "timm.list_models"),
+        ("timm:resnet18.foo", r"no weights 'resnet18\.foo'; .*timm:resnet18\.a1_in1k"),
+    ],
 )
 def test_names_that_timm_does_not_have_are_refused(name, said):
     with pytest.raises(ConfigError, match=said):

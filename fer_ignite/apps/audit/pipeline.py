@@ -22,6 +22,7 @@ from fer_ignite.apps.audit.page import draw_page
 from fer_ignite.apps.audit.summary import summarise
 from fer_ignite.apps.audit.vote_validation import validate_against_votes, voted_labels
 from fer_ignite.checkpoint.atomic_io import storage_errors, write_text_durably
+from fer_ignite.checkpoint.paths import ensemble_members
 from fer_ignite.checkpoint.remote_files import send_test_access
 from fer_ignite.config import DATA_SETTINGS, Config
 from fer_ignite.data.dataset import FaceDataset
@@ -36,6 +37,7 @@ from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
 from fer_ignite.inference.loaded_model import find_run_dir, load_model
+from fer_ignite.inference.onnx import refuse_onnx
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.terminal import progress, status
 
@@ -45,6 +47,8 @@ FILES = ("audit.csv", "audit.html", "audit.json")
 # Share of the way from the largest class to 1 from which labels are listed. On drawn persons with planted errors (scripts/audit_persons), networks 13
 # points above the largest class listed 272 labels, of which 26 were wrong; networks 62 points above it 108, of which 48 were.
 _CLEARLY = 0.2
+# Share of train below which groups that val and test have too are not kept out of the judging networks' training.
+_LEAST_LEARNED = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +199,8 @@ def _check(config: Config, request: AuditRequest) -> None:
         raise ConfigError(
             f"{config.data}: the audit compares all images with each other; audit the data that the shards were written from."
         )
+    if request.checkpoint is not None:
+        refuse_onnx(request.checkpoint, "--checkpoint")
     out = Path(request.out)
     if any((out / name).exists() for name in FILES) and not request.exist_ok:
         raise ConfigError(
@@ -226,12 +232,16 @@ def _score_labels(
         raise DataError(
             f"{dataset.source} has no train images to train networks on; name a --checkpoint, or pass --no-labels."
         )
+    if len(np.unique(units_N[train])) < 2:
+        raise DataError(
+            f"{dataset.source}: all train images are copies of each other or of one group, so no network can judge some of them "
+            "and learn from the others; name a --checkpoint, or pass --no-labels."
+        )
     fold_N = np.full(count, NO_FOLD)
     fold_N[train] = deal(
         dataset.targets.labels_N[train], units_N[train], folds=request.folds, seed=0
     )
-    # Copies of val and test images train no network: it would judge what it has seen.
-    apart_N = ~np.isin(units_N, units_N[fold_N == NO_FOLD])
+    apart_N, warning = _learnable(fold_N, units_N, copies_N=copies.near_N, source=dataset.source)
     with progress(count, "label scores, out of fold", quiet=quiet) as bar:
         probabilities_NK = out_of_fold(
             dataset,
@@ -248,6 +258,45 @@ def _score_labels(
         all_N,
         none_N,
         f"{request.folds} small networks of {request.epochs} epochs, out of fold",
+        warning,
+    )
+
+
+def _learnable(
+    fold_N: NDArray[np.int64],
+    units_N: NDArray[np.int64],
+    *,
+    copies_N: NDArray[np.int64],
+    source: str,
+) -> tuple[NDArray[np.bool_], str | None]:
+    """bool [N]: images without a copy or their group in val or test, as a network would judge what it has seen; and a warning.
+
+    Where the groups leave some fold's network too little to learn from, only copies are left out, and the warning says so.
+
+    Raises:
+        DataError: the copies alone leave some fold's network nothing.
+    """
+    outside_N = fold_N == NO_FOLD
+
+    def learnable(names_N: NDArray[np.int64]) -> tuple[NDArray[np.bool_], float]:
+        apart_N = ~outside_N & ~np.isin(names_N, names_N[outside_N])
+        shares = [apart_N[~outside_N & (fold_N != fold)].mean() for fold in range(fold_N.max() + 1)]
+        return apart_N, min(shares)
+
+    apart_N, share = learnable(units_N)
+    if share >= _LEAST_LEARNED:
+        return apart_N, None
+    apart_N, copies_share = learnable(copies_N)
+    if not copies_share:
+        raise DataError(
+            f"{source}: nearly all train images have copies in val or test, so that no network can learn from the others and "
+            "judge these; name a --checkpoint, or pass --no-labels."
+        )
+    if copies_share == share:  # the data has no groups
+        return apart_N, None
+    return apart_N, (
+        "nearly all groups (--group-by) of train are in val or test too, so the networks that judge the labels learned from "
+        "them, though from no copies: scores for val and test are too low; pass --no-labels to leave the labels out."
     )
 
 
@@ -264,11 +313,15 @@ def _score_with_checkpoint(
     network = load_model(checkpoint, device=request.device, model=request.model)
     all_N = np.arange(len(dataset.targets.labels_N))
     probabilities_NK = out_of_fold_probabilities(network, dataset, indices=all_N, tta=request.tta)
-    seen_N = np.zeros(len(all_N), dtype=np.bool_)
-    known = network.checkpoint["data"]["fingerprint"] == dataset.fingerprint
-    seen_N[
-        _trained_on(network.checkpoint["config"], dataset) if known else dataset.indices["train"]
-    ] = True
+    seen_N, known = np.zeros(len(all_N), dtype=np.bool_), True
+    for member in network.networks:
+        its_own = member.checkpoint["data"]["fingerprint"] == dataset.fingerprint
+        seen_N[
+            _trained_on(member.checkpoint["config"], dataset)
+            if its_own
+            else dataset.indices["train"]
+        ] = True
+        known = known and its_own
     warning = (
         "the checkpoint was trained on the train images, and may have fitted their wrong labels: its scores for train "
         "are too low; leave --checkpoint out for networks that were not trained on what they score."
@@ -276,8 +329,10 @@ def _score_with_checkpoint(
         else "the checkpoint was trained on other data or with other data settings: it can't be determined which of these images it "
         "has seen, so all of train count as seen."
     )
-    folder = find_run_dir(checkpoint)
-    if folder is not None and len(dataset.indices["test"]):
+    folders = [find_run_dir(member.path) for member in ensemble_members(checkpoint)]
+    for folder in folders if len(dataset.indices["test"]) else ():
+        if folder is None:
+            continue
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "by": "audit",

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_ignite.apps.web_server import strip_port
+
 __all__ = ["FOREIGN_FILE", "POLICY", "RequestGuard", "references_foreign_file"]
 
 Message = MutableMapping[str, Any]
@@ -106,7 +108,7 @@ class RequestGuard:
             headers: their names in lower case.
         """
         host = headers.get("host", "")
-        if self.hosts and _strip_port(host) not in self.hosts:
+        if self.hosts and strip_port(host) not in self.hosts:
             return "This page is not known by that name."
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
@@ -172,12 +174,6 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return receive_again
-
-
-def _strip_port(host: str) -> str:
-    """``[::1]:7860`` -> ``::1``; ``localhost:7860`` -> ``localhost``."""
-    found = re.fullmatch(r"\[(.*)\](?::\d+)?|([^:]*)(?::\d+)?", host)
-    return (found[1] or found[2] or "").lower() if found else host
 
 
 async def _refuse(send: Send, sentence: str) -> None:

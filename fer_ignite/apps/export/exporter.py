@@ -28,6 +28,7 @@ from fer_ignite.checkpoint.paths import ensemble_members
 from fer_ignite.errors import ConfigError
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
 from fer_ignite.inference.metadata import ExportMetadata
+from fer_ignite.inference.onnx import refuse_onnx
 from fer_ignite.inference.request import EvaluateRequest
 
 __all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
@@ -92,6 +93,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         FerError: the file's answers are not the checkpoint's; it is not kept.
     """
     request = ExportRequest(str(checkpoint), **options)
+    refuse_onnx(request.checkpoint, "export")
     _check_request(request)
     # On the CPU in fp32: what the file computes is to be compared with that, not with a device's faster arithmetic.
     network = load_model(request.checkpoint, device="cpu", model=request.model, precision="fp32")
@@ -122,7 +124,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
             check=check,
             config=network.checkpoint["config"],
             summary=summary,
-            notes=[] if reference.published is None else [reference.published],
+            notes=reference.published,
         ),
     )
     return {
@@ -136,7 +138,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         "temperature": record.temperature,
         "tta": record.tta,
         "check": check,
-        "notes": [] if reference.note is None else [reference.note],
+        "notes": list(reference.notes),
     }
 
 
@@ -212,7 +214,9 @@ def _target(request: ExportRequest) -> Path:
     several = len(ensemble_members(request.checkpoint)) > 1
     source = Path("ensemble.pt" if several else request.checkpoint)
     mark = "" if request.weights == "fp32" else f"-{request.weights}"
-    beside = source.with_name(f"{source.stem}{mark}{FORMATS[request.form]}")
+    # Of a run's folder the whole name: what follows a dot in it is no ending.
+    name = source.name if source.is_dir() else source.stem
+    beside = source.with_name(f"{name}{mark}{FORMATS[request.form]}")
     target = beside if request.out is None else Path(request.out)
     folder = target.absolute().parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

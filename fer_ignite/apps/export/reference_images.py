@@ -2,7 +2,7 @@
 
 # Dimensions: N faces in all, B images of a batch, H W pixels, C channels.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from fer_ignite.data.fetchers import IndexBatch
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError, FerError
+from fer_ignite.inference.evaluation_data import split_warning
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.inference.request import EvaluateRequest, evaluation_config
 
@@ -32,7 +33,7 @@ class Reference:
     Attributes:
         source: what they are, in words.
         indices_N: places of the validation faces; ``labels_N`` in the checkpoint's numbers, None for drawn faces.
-        note: why these are not the checkpoint's own faces, where they aren't.
+        notes: why these are not the checkpoint's own faces, or not all of them, and why its figures may be too good.
         published: the same for a model card, without the machine's paths.
     """
 
@@ -41,8 +42,8 @@ class Reference:
     labels_N: NDArray[np.int64] | None
     channels: int
     faces: FaceDataset | None = None
-    note: str | None = None
-    published: str | None = None
+    notes: Sequence[str] = ()
+    published: Sequence[str] = ()
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
         """uint8 [B, H, W, C], all faces once, in order."""
@@ -94,8 +95,8 @@ def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: in
         np.arange(count),
         None,
         network.preprocessing.channels,
-        note=note,
-        published=published,
+        notes=[note],
+        published=[published],
     )
 
 
@@ -111,17 +112,32 @@ def _real_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -
     indices_N = faces.indices["val"]
     if not len(indices_N):
         raise DataError(f"{faces.source} has no faces in val; name data that has, with --data.")
+    match = match_classes(faces.classes, network.classes)
+    known_N = match.places_K[faces.targets.labels_N[indices_N]] >= 0
+    if not known_N.any():
+        raise DataError(
+            f"{faces.source}: none of the classes in val is one of the network's ({', '.join(network.classes)}); name other data "
+            "with --data."
+        )
+    indices_N = indices_N[known_N]
     if limit < len(indices_N):
         indices_N = np.sort(generator(config.seed, "limit").permutation(indices_N)[:limit])
-    match = match_classes(faces.classes, network.classes)
     labels_N = match.places_K[faces.targets.labels_N[indices_N]]
+    notes, published = [], []
     known = network.checkpoint.get("data", {}).get("fingerprint")
-    changed = request.data is None and fingerprint is not None and fingerprint != known
-    note = f"{faces.source} has changed since the training" if changed else None
-    published = (
-        "the data that it was checked on has changed since the training" if changed else None
+    if request.data is None and fingerprint is not None and fingerprint != known:
+        notes.append(f"{faces.source} has changed since the training")
+        published.append("the data that it was checked on has changed since the training")
+    shared = []
+    if dropped := int((~known_N).sum()):
+        shared.append(
+            f"{dropped} validation faces of classes that the network doesn't know were left out"
+        )
+    if warning := split_warning(config, faces, networks=network.networks, split="val"):
+        shared.append(warning.rstrip("."))
+    return Reference(
+        faces.source, indices_N, labels_N, channels, faces, [*notes, *shared], [*published, *shared]
     )
-    return Reference(faces.source, indices_N, labels_N, channels, faces, note, published)
 
 
 def _read(faces: FaceDataset, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:

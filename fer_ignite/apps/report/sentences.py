@@ -33,6 +33,8 @@ def outcome_sentences(
     low, high = result["accuracy_interval"]
     lead = f"{network} names the expression of {percent(result['accuracy'])} of {result['n']:,} {_SPLITS[result['split']]} faces"
     sentences = [f"{lead} (95 % interval {100 * low:.1f} to {100 * high:.1f})."]
+    if result.get("warning"):
+        sentences.append(f"Warning: {result['warning']}")
     if summary:
         trained, ended = summary["data"]["trained_on"], _ENDED.get(summary["status"], "")
         sentences.append(

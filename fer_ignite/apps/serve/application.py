@@ -11,11 +11,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import fer_ignite
 from fer_ignite.apps.serve.batcher import Batcher, Busy
-from fer_ignite.apps.serve.limits import RateLimit, read_body
+from fer_ignite.apps.serve.limits import AllowedHosts, RateLimit, read_body
 from fer_ignite.apps.serve.metrics import ServiceMetrics
 from fer_ignite.data.images import printable, read_image_bytes
 from fer_ignite.errors import DataError
@@ -48,7 +47,7 @@ def build_application(
         title="fer_ignite", version=fer_ignite.__version__, docs_url=None, redoc_url=None
     )
     if hosts:
-        application.add_middleware(TrustedHostMiddleware, allowed_hosts=sorted(hosts))
+        application.add_middleware(AllowedHosts, hosts=hosts)
     rate, metrics = RateLimit(limits.per_minute), ServiceMetrics()
     classes = list(batcher.predictor.classes)
 
@@ -73,6 +72,9 @@ def build_application(
             results = await _answers(uploads, batcher)
         except HTTPException as refusal:
             metrics.count(refusal.status_code)
+            raise
+        except Exception:
+            metrics.count(500)
             raise
         faces = sum(len(result["faces"]) for result in results)
         seconds = time.monotonic() - started
@@ -139,7 +141,9 @@ async def _answers(uploads: list[tuple[str, bytes]], batcher: Batcher) -> list[d
         for place, faces in zip(pictures, answered, strict=True):
             results[place]["faces"] = [_face(face) for face in faces if face.error is None]
             if not results[place]["faces"]:
-                results[place]["error"] = faces[0].error  # such as a photograph without a face
+                # Such as a photograph without a face. The batch has names of its own, which the client has not sent.
+                error = (faces[0].error or "").removeprefix(f"{faces[0].file}: ")
+                results[place]["error"] = f"{results[place]['file']}: {error}"
     elif uploads:
         raise HTTPException(422, results[0]["error"])
     return results

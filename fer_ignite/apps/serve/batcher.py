@@ -100,6 +100,7 @@ class Batcher:
                 pictures,
                 topk=len(self.predictor.classes),
                 faces=self.faces,
+                most_looks=None,  # a picture's answer must not depend on the others in its batch
                 warn=lambda _: None,
             )
             # "picture 0", "picture 1", ...: in their order, each with at least one entry

@@ -1,4 +1,4 @@
-"""Limits of the HTTP service: bytes of a request, requests per minute of a client."""
+"""Limits of the HTTP service: host names, bytes of a request, requests per minute of a client."""
 
 import threading
 import time
@@ -6,10 +6,35 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from fastapi import HTTPException, Request
+from fastapi.responses import PlainTextResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["RateLimit", "read_body"]
+from fer_ignite.apps.web_server import strip_port
+
+__all__ = ["AllowedHosts", "RateLimit", "read_body"]
 
 _MOST_CLIENTS = 10_000  # beyond, the one that was away for longest is forgotten
+
+
+class AllowedHosts:
+    """ASGI middleware: 400 for requests that call the service by another name.
+
+    Starlette's own has no IPv6 addresses: Host has them in brackets.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "lifespan"
+            or strip_port(Headers(scope=scope).get("host", "")) in self.hosts
+        ):
+            await self.app(scope, receive, send)
+            return
+        refusal = PlainTextResponse("the service is not known by that name", status_code=400)
+        await refusal(scope, receive, send)
 
 
 class RateLimit:

@@ -1,5 +1,6 @@
 """Upload queue: a thread sends points and files, so that training never waits for a server."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -117,6 +118,8 @@ class UploadQueue:
         done = self.drain(within_s=within_s)
         self._closing.set()
         self._retry_now.set()  # who waits for the next trial leaves
+        with contextlib.suppress(queue.Full):
+            self._items.put_nowait(lambda: None)  # wakes the thread, which ends behind it
         if not done:
             self._warn_once(
                 "lost", "%s did not get all of this run; the run's own files have it", self.title
@@ -147,6 +150,8 @@ class UploadQueue:
                 return
             if held is None and self._items.empty():
                 self._settled()
+                if self._closing.is_set():
+                    return
 
     def _deliver_with_retries(self, send: Callable[[], Any]) -> bool:
         failed = 0  # trials in a row that failed while the server answered

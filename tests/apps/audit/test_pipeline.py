@@ -1,24 +1,30 @@
 import csv
 import json
 import shlex
+import shutil
 
 import click
 import numpy as np
 import pytest
 
 from fer_ignite.apps.audit import pipeline
+from fer_ignite.apps.audit.out_of_fold import NO_FOLD
 from fer_ignite.apps.audit.pipeline import (
     AuditRequest,
     _LabelScores,
+    _learnable,
+    _score_with_checkpoint,
     _skill,
     audit,
     changed_data_settings,
 )
 from fer_ignite.apps.audit.summary import summarise
+from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.cli import train
 from fer_ignite.cli.options import given_settings
 from fer_ignite.config import DATA_SETTINGS, check
-from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.errors import CheckpointError, ConfigError, DataError
 
 _REPORT = {
     "n": 4,
@@ -193,8 +199,6 @@ def test_on_fer2013_two_thousand_images_are_known_to_be_copies(tmp_path):
     """The data has 2,352 pairs of equal images, blank ones not counted; a third of the near groups crosses splits."""
     import os
 
-    from fer_ignite.config import check
-
     report = audit(
         check({"data": os.environ["FER2013_CSV"], "quiet": True}),
         AuditRequest(labels=False, out=str(tmp_path / "a")),
@@ -245,3 +249,49 @@ def test_a_network_that_always_says_the_majority_class_gives_no_verdict():
         )
         is None
     )
+
+
+def test_what_any_member_of_an_ensemble_was_trained_on_counts_as_seen(finished_run, tmp_path):
+    """Two folds: each member holds out what the other has learned; both runs' logs record the use of test."""
+    config = check({"data": "demo:700", "quiet": True})
+    dataset = open_dataset(config, find_cache(config)[0])
+    runs = [tmp_path / f"fold{fold}" for fold in range(2)]
+    for fold, run in enumerate(runs):
+        shutil.copytree(finished_run, run)
+        best = run / "checkpoints" / "best.pt"
+        content = load_checkpoint(best)
+        with best.open("wb") as file:
+            settings = {**content["config"], "folds": 2, "fold": fold}
+            write_checkpoint({**content, "config": settings}, file)
+    log = "test_access.jsonl"
+    before = [(run / log).read_text().count("\n") for run in runs]
+    name = ",".join(str(run / "checkpoints" / "best.pt") for run in runs)
+    scored = _score_with_checkpoint(dataset, AuditRequest(tta="none"), checkpoint=name)
+    test_N = np.isin(np.arange(700), dataset.indices["test"])
+    assert (scored.seen_N == ~test_N).all() and "may have fitted" in scored.warning
+    assert [(run / log).read_text().count("\n") for run in runs] == [n + 1 for n in before]
+
+
+def test_networks_learn_from_groups_that_val_and_test_share_only_where_nothing_else_is_left():
+    fold_N = np.array([0, 0, 1, 1, NO_FOLD, NO_FOLD])
+    copies_N = np.array([0, 1, 2, 3, 0, 5])  # the first train image has a copy in val
+    apart, warning = _learnable(fold_N, np.array([0, 1, 2, 3, 0, 5]), copies_N=copies_N, source="d")
+    assert apart.tolist() == [False, True, True, True, False, False] and warning is None
+    shared_N = np.array([0, 1, 0, 1, 0, 1])  # two persons, both in val and test too
+    apart, warning = _learnable(fold_N, shared_N, copies_N=copies_N, source="d")
+    assert apart.tolist() == [False, True, True, True, False, False] and "--group-by" in warning
+    with pytest.raises(DataError, match="--no-labels"):
+        _learnable(fold_N, shared_N, copies_N=shared_N, source="d")
+
+
+def test_train_images_of_one_group_are_refused_with_the_remedy(folder, tmp_path):
+    config = check({"data": str(folder), "group_by": "png", "quiet": True})
+    with pytest.raises(DataError, match=r"one group.*--no-labels"):
+        audit(config, AuditRequest(out=str(tmp_path / "a")))
+    assert audit(config, AuditRequest(out=str(tmp_path / "a"), labels=False))["n"] == 10
+
+
+def test_an_exported_file_is_refused_before_the_data_is_read(tmp_path):
+    config = check({"data": str(tmp_path / "none"), "quiet": True})
+    with pytest.raises(CheckpointError, match=r"m\.onnx is an exported file"):
+        audit(config, AuditRequest(checkpoint="m.onnx", out=str(tmp_path / "a")))

@@ -24,13 +24,14 @@ from fer_ignite.apps.export.exporter import FORMATS, build_metadata, export_chec
 from fer_ignite.apps.export.half_precision import halve_module, halve_state, widen_state
 from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.apps.export.litert_format import FixedSideModule
-from fer_ignite.apps.export.reference_images import Reference
+from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, StorageError
 from fer_ignite.inference.metadata import ExportMetadata
 from fer_ignite.inference.onnx import OnnxModel
+from fer_ignite.inference.request import EvaluateRequest
 from fer_ignite.models.registry import build_model
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
@@ -514,3 +515,57 @@ def test_an_exported_network_takes_pictures_in_memory_as_the_checkpoint_does(
     assert theirs[5].probabilities == pytest.approx(theirs[0].probabilities, abs=1e-5)
     with pytest.raises(ConfigError, match=r"fixed inside an \.onnx file"):
         load_model(out / "onnx.onnx", model="a:B")
+
+
+def test_faces_of_unknown_classes_are_left_out_and_counted(best, tmp_path):
+    pixels_NHWC, labels_N = draw_faces(28, seed=9)
+    for number, (image, label) in enumerate(zip(pixels_NHWC, labels_N, strict=True)):
+        name = "contempt" if DEMO_CLASSES[label] == "sad" else DEMO_CLASSES[label]
+        for split in ("train", "val"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze()).save(folder / f"{number}.png")
+    unknown = int((labels_N == DEMO_CLASSES.index("sad")).sum())
+    options = {"form": "safetensors", "out": str(tmp_path / "m.safetensors"), "quiet": True}
+    report = export_checkpoint(best, data=str(tmp_path / "data"), **options)
+    assert report["check"]["n"] == 28 - unknown
+    recalls = report["check"]["recall"].values()
+    assert sum(row["faces"] for row in recalls) == 28 - unknown
+    said = f"{unknown} validation faces of classes that the network doesn't know were left out"
+    assert report["notes"] == [said] and said in Path(report["card"]).read_text()
+    for folder in (tmp_path / "data").glob("*/*"):
+        if folder.name != "contempt":
+            shutil.rmtree(folder)
+    for split in ("train", "val"):  # a data set has two classes
+        shutil.copytree(
+            tmp_path / "data" / split / "contempt", tmp_path / "data" / split / "disdain"
+        )
+    with pytest.raises(DataError, match="none of the classes in val"):
+        export_checkpoint(best, data=str(tmp_path / "data"), exist_ok=True, **options)
+
+
+def test_a_run_s_name_with_a_dot_is_kept_whole(finished_run, tmp_path):
+    run = tmp_path / "lr0.01"
+    shutil.copytree(finished_run, run)
+    report = export_checkpoint(run, form="safetensors", quiet=True, limit=5)
+    assert report["file"] == str(tmp_path / "lr0.01.safetensors")
+
+
+def test_an_exported_file_is_not_exported_again():
+    with pytest.raises(CheckpointError, match=r"m\.onnx is an exported file"):
+        export_checkpoint("m.onnx", out="m2.onnx")
+
+
+def test_the_check_of_an_ensemble_says_where_a_member_has_seen_the_faces(best, tmp_path):
+    content = load_checkpoint(best)
+    other = {
+        "config": {**content["config"], "folds": 2, "fold": 1},
+        "data": {**content["data"], "val_fingerprint": "0" * 64},
+    }
+    with (tmp_path / "fold.pt").open("wb") as file:
+        write_checkpoint({**content, **other}, file)
+    names = [str(best), str(tmp_path / "fold.pt")]
+    request = EvaluateRequest(",".join(names), quiet=True)
+    reference = reference_faces(load_model(names, device="cpu"), request, limit=5)
+    (note,) = reference.notes
+    assert "another split of this data (folds, fold)" in note and reference.published == [note]

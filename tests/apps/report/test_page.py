@@ -18,6 +18,7 @@ from fer_ignite.apps.report.context import build_context
 from fer_ignite.apps.report.evaluation import ReportOptions
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.apps.report.render import render_page
+from fer_ignite.apps.report.sentences import outcome_sentences
 from fer_ignite.apps.report.settings import differing_settings, setting_rows
 from fer_ignite.apps.report.subject import resolve_run
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
@@ -336,3 +337,9 @@ def test_an_ensemble_has_a_page_and_takes_part_in_a_comparison(finished_run, tmp
 def test_a_member_that_is_missing_is_refused_by_its_name(finished_run, tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
         write_report(f"{finished_run},{tmp_path / 'nowhere.pt'}")
+
+
+def test_a_warning_about_the_split_stands_among_the_sentences(facts):
+    result = {**facts["result"], "warning": "it has seen val."}
+    sentences = outcome_sentences(result, {}, network="A network", test_evaluations=0)
+    assert sentences[1] == "Warning: it has seen val."

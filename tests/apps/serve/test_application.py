@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from fer_ignite.apps.serve.application import ServiceLimits, build_application
 from fer_ignite.apps.serve.batcher import Batcher, Busy
 from fer_ignite.apps.serve.limits import RateLimit
+from fer_ignite.inference.photographs import FaceBox, FacePicker
 
 
 class Brightness:
@@ -167,6 +168,55 @@ def test_another_host_name_is_refused(client):
     """DNS rebinding: a page elsewhere lets its own name point to this machine."""
     ended = client().get("/health", headers={"host": "evil.example"})
     assert ended.status_code == 400
+
+
+def test_a_service_on_an_ipv6_address_answers_under_it(network):
+    batcher = Batcher(network, faces="never")
+    application = build_application(
+        batcher, network="a.pt", limits=ServiceLimits(), hosts=frozenset({"::1"})
+    )
+    http = TestClient(application, base_url="http://[::1]:8000")
+    assert http.get("/health").status_code == 200
+    assert http.get("/health", headers={"host": "[::2]:8000"}).status_code == 400
+    batcher.close()
+
+
+def test_an_error_names_the_file_that_the_client_sent(network, monkeypatch):
+    monkeypatch.setattr(FacePicker, "_detector", lambda self: lambda pictures: [[]])
+    batcher = Batcher(network, faces="always")
+    application = build_application(
+        batcher, network="a.pt", limits=ServiceLimits(), hosts=frozenset()
+    )
+    results = TestClient(application).post("/predict", files=files(1, 2)).json()["results"]
+    assert [result["error"] for result in results] == [
+        f"{number}.png: no face is found in it." for number in (1, 2)
+    ]
+    batcher.close()
+
+
+def test_a_fault_is_counted(network):
+    network.probabilities = lambda faces: 1 / 0
+    batcher = Batcher(network, faces="never")
+    application = build_application(
+        batcher, network="a.pt", limits=ServiceLimits(), hosts=frozenset()
+    )
+    http = TestClient(application, raise_server_exceptions=False)
+    assert http.post("/predict", files=files(1)).status_code == 500
+    assert 'fer_ignite_requests_total{status="500"} 1' in http.get("/metrics").text
+    batcher.close()
+
+
+def test_a_picture_s_answer_does_not_depend_on_the_others_in_its_batch(network, monkeypatch):
+    """After any number of face crops a small photograph is still searched."""
+    box = FaceBox(70.0, 70.0, 40.0, 40.0)
+    monkeypatch.setattr(
+        FacePicker, "_boxes", lambda self, image_HW3: [box] if image_HW3[0, 0, 0] == 9 else []
+    )
+    batcher = Batcher(network)
+    crop, photograph = (np.full((200, 200), value, np.uint8) for value in (5, 9))
+    *_, (last,) = batcher.submit([crop] * 70 + [photograph]).result(60)
+    assert last.box == box
+    batcher.close()
 
 
 def test_the_rate_of_a_client_is_limited(client):

@@ -135,3 +135,12 @@ def test_a_delivery_that_hangs_ends_with_the_time_it_is_given():
     begun = time.monotonic()
     assert not uploads.close(within_s=0.2)
     assert time.monotonic() - begun < 25
+
+
+def test_a_closed_queue_leaves_no_thread_behind():
+    sent = []
+    uploads = UploadQueue("T", sent.extend, unreachable_reason=lambda: None)
+    uploads.put(Point({"a": 1.0}, 1))
+    assert uploads.close(within_s=25) and len(sent) == 1
+    uploads._thread.join(25)
+    assert not uploads._thread.is_alive()
