@@ -7,7 +7,7 @@ import pytest
 from fer_ignite import train
 from fer_ignite.api import build_session
 from fer_ignite.config import check
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.execute import launch_seeds, launch_training
 
@@ -47,7 +47,7 @@ def test_a_fold_s_network_is_judged_by_its_own_fold_and_knows_no_test(tiny, tmp_
     summary = train(tiny(folds=3, fold=2, epochs=1, tta="none"))
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     assert evaluate(best, device="cpu", quiet=True)["accuracy"] == summary["val"]["accuracy"]
-    with pytest.raises(ConfigError, match="has no faces in test"):
+    with pytest.raises(DataError, match="has no faces in test"):
         evaluate(best, split="test", device="cpu", quiet=True)
 
 
