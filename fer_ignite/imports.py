@@ -8,11 +8,12 @@ import importlib
 import importlib.util
 import inspect
 import io
+import logging
 import os
 import pickle
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FunctionType
@@ -44,6 +45,10 @@ _FILE = re.compile(r"^[^:]+\.py:[A-Za-z_]\w*$")
 OBJECT = "object:"
 _OBJECTS: dict[str, Any] = {}
 _KEYWORD_OF = {"optimizer_factory": "optimizer"}
+# Of the files of user code that were loaded: module -> time of modification and size.
+_VERSIONS: dict[str, tuple[int, int]] = {}
+
+logger = logging.getLogger("fer_ignite")
 
 
 def is_object_name(text: str) -> bool:
@@ -92,16 +97,24 @@ def load_object(text: str, *, setting: str) -> Any:
     return getattr(module, name)
 
 
-def register_object(kind: str, shown: str, *, thing: Any) -> str:
+def register_object(
+    kind: str, shown: str, *, thing: Any, besides: Collection[str | None] = ()
+) -> str:
     """Keeps an object of this process under a name that settings can hold.
 
     Args:
         kind: what it is, where ``shown`` has no letter.
         shown: its name for people.
+        besides: names of the other objects of the same call, which keep theirs: two lambdas are two objects.
     Returns:
-        The name, ``object:Net``; :func:`load_object` gives the object back.
+        The name, ``object:Net``, or ``object:Net_2`` beside an ``object:Net``; :func:`load_object` gives the object back.
     """
-    name = OBJECT + (re.sub(r"\W+", "_", shown).strip("_0123456789") or kind)
+    own = name = OBJECT + (re.sub(r"\W+", "_", shown).strip("_0123456789") or kind)
+    number = 1
+    # Numbered within the call, not the process: a resumed run finds the same names again.
+    while name in besides:
+        number += 1
+        name = f"{own}_{number}"
     _OBJECTS[name] = thing
     return name
 
@@ -173,12 +186,17 @@ def _module_from_file(path: Path, *, setting: str) -> Any:
             f"{setting}: there is no file {path}; name an existing one as ./file.py:name."
         )
     # Registered under its own name, so that objects of the file can be pickled by reference; run once, however many of
-    # its objects are named.
+    # its objects are named, and again where the file was edited since, as it is beside a notebook.
     own = name = f"fer_ignite_user_{path.stem}"
+    state = path.stat()
+    version = (state.st_mtime_ns, state.st_size)
     number = 1
     while name in sys.modules:
         if Path(str(sys.modules[name].__file__)) == path.resolve():
-            return sys.modules[name]
+            if _VERSIONS.get(name) == version:
+                return sys.modules[name]
+            logger.warning("%s was edited since it was loaded; its new code is used.", path)
+            break
         number += 1
         name = f"{own}_{number}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -193,6 +211,7 @@ def _module_from_file(path: Path, *, setting: str) -> Any:
     except BaseException:
         del sys.modules[name]
         raise
+    _VERSIONS[name] = version
     return module
 
 

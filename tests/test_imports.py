@@ -1,3 +1,4 @@
+import logging
 import pickle
 import re
 import sys
@@ -6,7 +7,7 @@ import pytest
 
 from fer_ignite import imports
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import is_object_name, load_object, require_library
+from fer_ignite.imports import is_object_name, load_object, register_object, require_library
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:D", "./x.py:f", "/tmp/dir with space/x.py:f"])
@@ -131,3 +132,24 @@ def test_a_missing_extra_is_installed_for_this_python_out_of_any_folder(tmp_path
 def test_a_python_below_a_folder_with_a_blank_is_quoted(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/my venv/bin/python")
     assert imports.install_package("gcsfs") == '"/my venv/bin/python" -m pip install gcsfs'
+
+
+def test_a_file_that_was_edited_since_is_loaded_again(tmp_path, caplog):
+    logging.getLogger("fer_ignite").propagate = True
+    file = tmp_path / "edited.py"
+    file.write_text("VALUE = 1\n")
+    assert load_object(f"{file}:VALUE", setting="--x") == 1
+    file.write_text("VALUE = 22\n")
+    with caplog.at_level("WARNING", logger="fer_ignite"):
+        assert [load_object(f"{file}:VALUE", setting="--x") for _ in range(2)] == [22, 22]
+    assert caplog.text.count("edited.py was edited since it was loaded; its new code is used") == 1
+    module = sys.modules["fer_ignite_user_edited"]
+    assert module.VALUE == 22  # under the same name: what it defines is pickled by reference
+
+
+def test_objects_of_one_call_with_the_same_label_have_different_names():
+    names: list[str] = []
+    for thing in "abc":
+        names.append(register_object("loss", "<lambda>", thing=thing, besides=names))
+    assert names == ["object:lambda", "object:lambda_2", "object:lambda_3"]
+    assert [load_object(name, setting="--loss") for name in names] == ["a", "b", "c"]

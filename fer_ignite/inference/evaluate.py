@@ -106,7 +106,7 @@ def evaluate(
         unknown_classes=unknown_classes,
         restrict_classes=restrict_classes,
         tta=tta,
-        model=model_name(model),
+        model=model_name(model, besides=(data,)),
         collate_fn=collate_fn,
         precision=precision,
         batch_size=batch_size,

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -124,7 +124,7 @@ def with_objects(
     Raises:
         ConfigError: an object of another kind.
     """
-    names = {}
+    names: dict[str, str] = {}
     for kind, thing in objects.items():
         if thing is None:
             continue
@@ -142,17 +142,21 @@ def with_objects(
             raise ConfigError(
                 "folds trains several networks, and model is one; give a function or class that makes it."
             )
-        names[_SETTING_OF[kind]] = register_object(kind, shown, thing=thing)
+        names[_SETTING_OF[kind]] = register_object(kind, shown, thing=thing, besides=names.values())
     return config.model_copy(update=names), {**given, **names}
 
 
-def model_name(model: Any) -> str | None:
-    """The text that a setting ``model`` holds for a name, or for an object, which is registered."""
+def model_name(model: Any, *, besides: Collection[str | None] = ()) -> str | None:
+    """The text that a setting ``model`` holds for a name, or for an object, which is registered.
+
+    Args:
+        besides: names of the other objects of the same call.
+    """
     if model is None or isinstance(model, str):
         return model
     if not callable(model):
         raise ConfigError(f"model is a {type(model).__name__}; give {_FUNCTION_OF['model']}.")
-    return register_object("model", object_label(model), thing=ModelObject(model))
+    return register_object("model", object_label(model), thing=ModelObject(model), besides=besides)
 
 
 def object_label(thing: Any) -> str:

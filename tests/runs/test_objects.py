@@ -95,6 +95,16 @@ def test_data_loss_and_optimizer_are_objects_too(tiny, tmp_path):
     assert line["lr"] <= 1e-3 and line["train_loss"] < 2
 
 
+def test_lambdas_of_one_call_are_different_objects(tiny):
+    summary = train(
+        tiny(epochs=1, model_args={}),
+        model=lambda: Net(),
+        loss=lambda logits_BK, targets_BK: squared(logits_BK, targets_BK),
+        optimizer=lambda groups: slow_sgd(groups),
+    )
+    assert summary["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     "loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), squared]
 )
