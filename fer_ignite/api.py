@@ -1,32 +1,39 @@
 """Python API of training: `train` and `build_session`."""
 
+import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.checkpoint.paths import LAST_NAME
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, StorageError
-from fer_ignite.runs.banner import log_notes
+from fer_ignite.runs.banner import log_notes, with_continuation
 from fer_ignite.runs.execute import Handlers, configure_own_process, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
-from fer_ignite.runs.prepare import RunSpec, local_out, prepare, undo
+from fer_ignite.runs.prepare import RunSpec, local_out, made_in_vain, prepare, undo
 from fer_ignite.runs.validate import check_callables, require_config
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.objects import Data, with_objects
+from fer_ignite.training.process_state import SessionState, preserve_process_state
 from fer_ignite.training.session import Session
 
 __all__ = ["build_session", "train"]
 
+logger = logging.getLogger("fer_ignite")
+
 
 # Sessions of this process by their folders, so that a second one can close the first.
 # Weakly: the table alone must not keep a network and its data in memory.
-_SESSIONS: dict[Path, tuple[weakref.ref[Session], RunSpec]] = {}
+_SESSIONS: dict[Path, weakref.ref[Session]] = {}
 
 
 def train(
@@ -57,6 +64,7 @@ def train(
         :func:`fer_ignite.runs.execute.launch_folds`.
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
+        Interrupted: SIGINT (Ctrl-C) stopped the run; a kind of KeyboardInterrupt.
     """
     require_config("train", config)
     check_callables(handlers)
@@ -68,10 +76,23 @@ def train(
     config, given = with_objects(
         config, given, model=model, data=data, loss=loss, optimizer=optimizer
     )
-    outcome = launch_training(config, given=given, handlers=handlers)
+    with preserve_process_state():
+        outcome = launch_training(config, given=given, handlers=handlers)
     if outcome.exit_code:
-        raise outcome.as_error()
-    return outcome.result or {}
+        raise with_continuation(outcome, config).as_exception()
+    summary = outcome.result or {}
+    if isinstance(model, nn.Module) and summary.get("world_size", 1) > 1:
+        _take_over_weights(model, summary["folder"])
+    return summary
+
+
+def _take_over_weights(model: nn.Module, folder: str) -> None:
+    """The weights at the end of a run whose started processes trained copies of the caller's network."""
+    path = RunDir(folder).checkpoints / LAST_NAME
+    if not path.is_file():
+        logger.warning("%s isn't there: the network that was given has its old weights.", path)
+        return
+    model.load_state_dict(load_checkpoint(path)["model"])
 
 
 def build_session(
@@ -87,17 +108,21 @@ def build_session(
 
     ``session.run()`` ends as :func:`train` does: the best network is scored on val and test, and ``session.summary`` holds what
     ``summary.json`` says. The run's folder is made and locked; ``session.close()``, or the end of a ``with`` block, gives it
-    free; so does a second session of this process in the same folder, and a first one that never trained leaves nothing.
+    free; so does a second session of this process in the same folder. A session that never trained leaves no folder.
+    The global random states, torch's flags and threads, and the log's handlers are the session's own while it works, and the caller's again
+    afterwards, so that several sessions can be open.
 
     Args:
-        config: the settings, for this process alone: ``threads`` is set for it.
+        config: the settings, for this process alone: ``threads`` is that of the session.
         model, data, loss, optimizer, handlers: as :func:`train` takes them.
     Raises:
         ConfigError: ``nproc`` or ``nnodes`` is above 1, among what :func:`train` raises.
     """
     require_config("build_session", config)
     check_callables(handlers)
-    configure_own_process(config)
+    state = SessionState()
+    with state.active():
+        configure_own_process(config)
     _close_session_in(config)
     config, given = with_objects(
         config,
@@ -113,44 +138,62 @@ def build_session(
         raise ConfigError(run_spec.finished)
     folder = RunDir(run_spec.folder)
     resolved = check(run_spec.config)
-    run_logger(folder, rank=0, quiet=resolved.quiet)
     try:
-        log_notes(run_spec)
-        session = open_session(resolved, run_spec, folder=folder)
+        with state.active():
+            run_logger(folder, rank=0, quiet=resolved.quiet)
+            log_notes(run_spec)
+            session = open_session(resolved, run_spec, folder=folder)
     except BaseException:
+        state.close_log()
         hold.release()
         undo(run_spec)
         raise
     hold.start()
-    session.at_end = finish
+    session.at_end, session.own_state = finish, state.active
+    # Without the caller's objects, which may be large, or refer to the session.
+    run_spec = replace(run_spec, handlers=(), objects={})
+    # A session that nobody has closed, such as that of a notebook's name that was given to another one.
+    collected = weakref.finalize(session, _leave, state, hold, run_spec)
+    collected.atexit = False
     # Called in the reverse order: log.txt is closed before the last upload and before the folder is
     # unlocked.
-    session.at_close.callback(_give_back, hold, resolved.store_wait)
+    session.at_close.callback(collected.detach)
+    session.at_close.callback(_give_back, hold, run_spec)
     session.at_close.callback(close_run_logger)
-    _SESSIONS[folder.path.resolve()] = weakref.ref(session), run_spec
+    _SESSIONS[folder.path.resolve()] = weakref.ref(session)
     return session
 
 
-def _give_back(hold: RunHold, wait_s: float) -> None:
-    """Uploads what is missing, and unlocks the run's folder.
+def _give_back(hold: RunHold, run_spec: RunSpec) -> None:
+    """Uploads what is missing, and unlocks the run's folder; one in which nothing was trained is removed.
 
     Raises:
         StorageError: the store has not got everything.
     """
-    hold.deliver(wait_s)
+    in_vain = made_in_vain(run_spec)
+    if in_vain:
+        hold.discard()
+    hold.deliver(run_spec.config["store_wait"])
     hold.lock.release()
+    if in_vain:
+        undo(run_spec)
     if hold.problem is not None:
         raise StorageError(hold.problem)
 
 
+def _leave(state: SessionState, hold: RunHold, run_spec: RunSpec) -> None:
+    """The same without waiting for a store, for a session that is gone."""
+    state.close_log()
+    if made_in_vain(run_spec):
+        hold.discard()
+    hold.release()
+    undo(run_spec)
+
+
 def _close_session_in(config: Config) -> None:
     """Closes an open session of this process in the same folder: a notebook's cell that is run a second time."""
-    if (
-        config.name is None
-        or (path := (local_out(config.out) / config.name).resolve()) not in _SESSIONS
-    ):
+    if config.name is None:
         return
-    reference, run_spec = _SESSIONS.pop(path)
-    if (session := reference()) is not None:
+    reference = _SESSIONS.pop((local_out(config.out) / config.name).resolve(), None)
+    if reference is not None and (session := reference()) is not None:
         session.close()
-        undo(run_spec)

@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "FerError",
     "FolderInUseError",
+    "Interrupted",
     "NonFiniteError",
     "StorageError",
     "build_error",
@@ -123,6 +124,15 @@ class FolderInUseError(FerError):
 
     exit_code = 5
     topic = "folder-in-use"
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT (Ctrl-C) has stopped the work of a Python call in good order; the message says what was stopped and what continues it.
+
+    No FerError: in a loop over runs, ``except Exception`` must not take it for a failed run and start the next one.
+    """
+
+    exit_code = 130
 
 
 # Named one by one: users derive exceptions of their own from these.

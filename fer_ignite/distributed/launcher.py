@@ -62,15 +62,20 @@ def leave(outcome: Outcome) -> NoReturn:
 def _run_single(
     plan: LaunchPlan, function: Callable[..., object], *, args: tuple[Any, ...]
 ) -> Outcome:
+    import torch
     from ignite.distributed.launcher import Parallel
 
     from fer_ignite.distributed.spawn import quiet_parallel
 
     os.environ.update(plan.environment)
+    threads_of_caller = torch.get_num_threads()
     configure_process(plan.threads)
     records: list[EndRecord] = []
-    with quiet_parallel(), Parallel(backend=None) as parallel:
-        parallel.run(_note, function, args, records)
+    try:
+        with quiet_parallel(), Parallel(backend=None) as parallel:
+            parallel.run(_note, function, args, records)
+    finally:
+        torch.set_num_threads(threads_of_caller)
     record = records[0]
     if record.trace:
         sys.stderr.write(record.trace)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ignite.distributed.signals import SIGNAL_CODES
-from fer_ignite.errors import NO_SHARED_MEMORY, FerError, build_error, error_kind
+from fer_ignite.errors import NO_SHARED_MEMORY, FerError, Interrupted, build_error, error_kind
 
 __all__ = [
     "FINAL_CODES",
@@ -57,8 +57,13 @@ class Outcome:
     kind: str | None = None
 
     def as_error(self) -> FerError:
-        """The exception to raise for an outcome that is no success, of the kind that was raised in the process."""
+        """The error of an outcome that is no success, of the kind that was raised in the process."""
         return build_error(self.exit_code, self.message or self.status, kind=self.kind)
+
+    def as_exception(self) -> FerError | Interrupted:
+        """What a Python function raises for an outcome that is no success: :meth:`as_error`, or Interrupted after SIGINT."""
+        error = self.as_error()
+        return Interrupted(str(error)) if self.exit_code == Interrupted.exit_code else error
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def evaluate(
     )
     outcome = launch_evaluation(request, nproc=nproc)
     if outcome.exit_code:
-        raise outcome.as_error()
+        raise outcome.as_exception()
     return outcome.result or {}
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from fer_ignite.config import Config
 from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.expressions import other_spellings
+from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.machine import describe_device
+from fer_ignite.distributed.signals import SIGNAL_CODES
 from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
@@ -22,7 +26,7 @@ from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec
 from fer_ignite.stores.store import parent_url
 from fer_ignite.training.session import Session
 
-__all__ = ["log_notes", "log_run_header", "log_run_result", "result_lines"]
+__all__ = ["log_notes", "log_run_header", "log_run_result", "result_lines", "with_continuation"]
 
 logger = logging.getLogger("fer_ignite")
 
@@ -149,6 +153,25 @@ def log_run_result(session: Session, summary: Mapping[str, Any], *, run_spec: Ru
         logger.info(line)
 
 
+def with_continuation(outcome: Outcome, config: Config) -> Outcome:
+    """The outcome of a run that a signal has stopped with a message that says where, and how to continue from Python."""
+    if outcome.status != "interrupted" or outcome.exit_code not in SIGNAL_CODES:
+        return outcome
+    by = f"interrupted by {signal.Signals(outcome.exit_code - 128).name}"
+    if outcome.result is None:
+        text = f"the run was {by} before it could save; train it again, or continue an earlier resume point with resume='auto'."
+        return replace(outcome, message=text)
+    path, iterations = Path(outcome.result["folder"]), outcome.result["iterations"]
+    remedy = (
+        f"{_python_call(path.name, config.out, config)} with the same objects and handlers continues it"
+        if step_files(path / "checkpoints")
+        else "it has no resume point yet; start it again with exist_ok=True"
+    )
+    return replace(
+        outcome, message=f"the run in {path} was {by} at iteration {iterations}; {remedy}."
+    )
+
+
 def result_lines(summary: Mapping[str, Any]) -> list[str]:
     """How a run ended and its scores: shares in per cent, with split, number of faces and views of each.
 
@@ -203,9 +226,8 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     out = str(path.parent) if run_spec.store is None else parent_url(run_spec.store)
     launch = _launch_settings(config)
     if run_spec.handlers or run_spec.objects:
-        place = {"name": path.name, "out": out, "resume": "auto", **launch}
-        arguments = ", ".join(f"{name}={value!r}" for name, value in place.items())
-        return f"from Python, with the same handlers and objects: train(Config({arguments}), ...)"
+        call = _python_call(path.name, out, config)
+        return f"from Python, with the same handlers and objects: {call}"
     words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
     if out != "runs":
         words += ["--out", out]
@@ -216,6 +238,12 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     for name in config.handlers:
         words += ["--handlers", name]
     return shlex.join(words + _cache(session))
+
+
+def _python_call(name: str, out: str, config: Config) -> str:
+    """The call that continues the run of this name."""
+    place = {"name": name, "out": out, "resume": "auto", **_launch_settings(config)}
+    return f"train(Config({', '.join(f'{key}={value!r}' for key, value in place.items())}), ...)"
 
 
 def _launch_settings(config: Config) -> dict[str, Any]:

@@ -56,6 +56,7 @@ __all__ = [
     "RunSpec",
     "default_name",
     "local_out",
+    "made_in_vain",
     "prepare",
     "run_guard",
     "undo",
@@ -271,7 +272,7 @@ def run_guard(run_spec: RunSpec, hold: RunHold | None) -> Iterator[None]:
         raise
     finally:
         if hold is not None:
-            if refused and _made_in_vain(run_spec):
+            if refused and made_in_vain(run_spec):
                 hold.discard()
             hold.deliver(run_spec.config["store_wait"])
             if failed and hold.problem is not None:
@@ -281,17 +282,19 @@ def run_guard(run_spec: RunSpec, hold: RunHold | None) -> Iterator[None]:
                 undo(run_spec)
 
 
-def _made_in_vain(run_spec: RunSpec) -> bool:
+def made_in_vain(run_spec: RunSpec) -> bool:
     """Whether the run's folder is new, and nothing of worth is in it."""
     folder = RunDir(run_spec.folder)
-    begun = folder.history.exists() or any(folder.checkpoints.glob("*.pt"))
+    begun = (
+        folder.history.exists() or folder.summary.exists() or any(folder.checkpoints.glob("*.pt"))
+    )
     return bool(run_spec.made) and not begun
 
 
 def undo(run_spec: RunSpec) -> None:
-    """Removes what was made for a run that was refused before its first epoch ended; the lock is given back first."""
+    """Removes what was made for a run that was refused or left before its first epoch ended; the lock is given back first."""
     folder = RunDir(run_spec.folder)
-    if _made_in_vain(run_spec):
+    if made_in_vain(run_spec):
         folder.clear()
         for file in (folder.config, folder.schema):
             file.unlink(missing_ok=True)

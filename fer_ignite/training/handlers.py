@@ -189,7 +189,7 @@ def attach_reports(session: Session) -> None:
                 trainer,
                 folder,
                 classes=session.dataset.classes,
-                metrics=lambda: session.val_metrics,
+                metrics=lambda: session.epoch_metrics,
             ),
         )
     if not config.quiet:
@@ -210,7 +210,7 @@ def _attach_tensorboard(session: Session) -> None:
     config, folder = session.config, session.folder
     report = TensorboardReport(
         session.trainer,
-        metrics=lambda: session.val_metrics,
+        metrics=lambda: session.epoch_metrics,
         optimizer=session.optimizer,
         folder=folder.tensorboard,
         classes=session.dataset.classes,

@@ -14,7 +14,6 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from ignite.handlers import BasicTimeProfiler, HandlersTimeProfiler, ProgressBar, Timer
-from ignite.utils import setup_logger
 
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.terminal import (
@@ -32,6 +31,7 @@ from fer_ignite.training.running_metrics import RunningMetrics
 
 __all__ = [
     "LiveProgressBar",
+    "RunLogFile",
     "attach_epoch_clock",
     "attach_history",
     "attach_plots",
@@ -43,45 +43,42 @@ __all__ = [
 ]
 
 
+class RunLogFile(logging.FileHandler):
+    """A run's log.txt."""
+
+
 def run_logger(folder: RunDir, *, rank: int, quiet: bool) -> logging.Logger:
-    """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent below warnings."""
-    # setup_logger(reset=True) takes an earlier run's file off the logger without closing it.
+    """The run's logger ``fer_ignite``: main process to the terminal and log.txt, the others silent.
+
+    Handlers that the caller has attached to it get the run's lines too.
+    """
     close_run_logger()
-    logger = setup_logger(
-        "fer_ignite",
-        level=logging.WARNING if quiet else logging.INFO,
-        stream=output_stream(),
-        format="%(message)s",
-        filepath=str(folder.log) if rank == 0 else None,
-        distributed_rank=rank,
-        reset=True,
-    )
+    logger = logging.getLogger("fer_ignite")
+    logger.propagate = False
     for handler in list(logger.handlers):
-        # The exact type: a FileHandler is a StreamHandler too.
-        if type(handler) is logging.StreamHandler:
-            above = TerminalHandler(handler.stream)
-            above.setLevel(handler.level)
-            above.setFormatter(handler.formatter)
+        if isinstance(handler, TerminalHandler):  # of an earlier run
             logger.removeHandler(handler)
-            logger.addHandler(above)
-    if rank == 0:
-        # A quiet terminal does not make the file quiet.
-        logger.setLevel(logging.INFO)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.INFO)
-                handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    if rank != 0:
+        logger.handlers[:] = [logging.NullHandler()]
+        return logger
+    logger.setLevel(logging.INFO)
+    terminal = TerminalHandler(output_stream())
+    terminal.setLevel(logging.WARNING if quiet else logging.INFO)
+    # A quiet terminal does not make the file quiet.
+    file = RunLogFile(folder.log, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(terminal)
+    logger.addHandler(file)
     return logger
 
 
 def close_run_logger() -> None:
     """Closes the run's log.txt; later messages are written to the terminal only."""
     logger = logging.getLogger("fer_ignite")
-    for handler in [
-        handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)
-    ]:
-        logger.removeHandler(handler)
-        handler.close()
+    for handler in list(logger.handlers):
+        if isinstance(handler, RunLogFile):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 class LiveProgressBar(ProgressBar):
@@ -283,15 +280,17 @@ def attach_plots(
     """REPORT: curves.png and confusion_matrix.png as of now.
 
     Args:
-        metrics: those of the newest validation.
+        metrics: those of the epoch's validation; empty where there is none.
     """
 
     def draw(engine: Engine) -> None:
         with warn_on_plot_errors(f"of epoch {engine.state.epoch}"):
             draw_curves(list(folder.read_history()), folder.plots / "curves.png")
-            matrix = metrics()["confusion_matrix"].tolist()
+            matrix = metrics().get("confusion_matrix")
+            if matrix is None:  # no validation in this epoch
+                return
             draw_confusion(
-                matrix,
+                matrix.tolist(),
                 classes,
                 path=folder.plots / "confusion_matrix.png",
                 title=f"val, epoch {engine.state.epoch}",

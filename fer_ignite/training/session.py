@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +103,13 @@ class Session:
         trainer, evaluator: Ignite engines; attach to them whatever you like.
         metrics: the evaluator's metrics by name, for metrics of your own that are made out of them.
         val_metrics: the results of the newest validation; a handler may run the evaluator on other images as well.
+        epoch_metrics: the same, empty in an epoch without a validation; what the reports have.
         model: the bare network; ``evaluated`` is what evaluation uses: the EMA where there is one.
         handles: built-in handlers by name; ``session.handles["clip"].remove()`` takes one off, with the effect that
             :data:`fer_ignite.training.events.REMOVAL_EFFECTS` states, or raises a :class:`ConfigError`.
         at_close: what :meth:`close` gives back.
         at_end: scores the best network when :meth:`run` has trained; what it returns is ``summary``.
+        own_state: sets the process's global state of this session (random states, log) while :meth:`run` and :meth:`close` work.
         ema, swa, plateau, early_stopping, top_checkpoints, progress_bar, tensorboard, trackers, profiler: the objects of the handlers of these names;
             None where the settings have none.
     """
@@ -152,10 +154,12 @@ class Session:
     resumed: Mapping[str, Any] | None = None
     at_close: ExitStack = field(default_factory=ExitStack)
     at_end: Callable[["Session", StopReason], dict[str, Any]] | None = None
+    own_state: Callable[[], AbstractContextManager[None]] = nullcontext
     summary: dict[str, Any] | None = None
     _ended_by: str | None = None
     _validating: bool = False
     _validated: Mapping[str, Any] = field(default_factory=dict)
+    _validated_epoch: int | None = None
     _late: list[tuple[str, Engine, Any, Callable[..., Any]]] = field(default_factory=list)
 
     # -- for users
@@ -185,6 +189,12 @@ class Session:
                 f"session.log({name!r}, ...): the epoch's line has a {name} of its own; choose another name."
             )
         if value is None:
+            return
+        if self.trainer.last_event_name == Events.COMPLETED:
+            logger.warning(
+                "session.log(%r, ...) comes behind the last epoch's line and is not written; log it in an epoch's events.",
+                name,
+            )
             return
         self.running_metrics.log(
             name, value, iteration=self.trainer.state.iteration, bar=bar, reduce=reduce, on=on
@@ -278,14 +288,19 @@ class Session:
     def run(self) -> StopReason:
         """Trains until the last epoch or a common decision to stop, and scores the best network where ``at_end`` is set.
 
+        A second call does nothing.
+
         Returns:
             The reason of the end, the same on all processes.
         Raises:
             ConfigError: an error or an interrupt ended an earlier call; such a run continues in a new session.
         """
-        reason = self._train()
-        if self.at_end is not None:
-            self.summary = self.at_end(self, reason)
+        if self.summary is not None:  # test is scored once
+            return self.coordinator.reason
+        with self.own_state():
+            reason = self._train()
+            if self.at_end is not None:
+                self.summary = self.at_end(self, reason)
         return reason
 
     def _train(self) -> StopReason:
@@ -337,7 +352,7 @@ class Session:
         """Ends what writes in the background, and gives the run's folder free; what was logged is in the files, and has been sent."""
         # The stack unwinds also where a writer fails to close, so the folder is unlocked in any
         # case.
-        with self.at_close:
+        with self.own_state(), self.at_close:
             self._settle()
             if self.trackers is not None:
                 self.trackers.close()
@@ -392,7 +407,7 @@ class Session:
                 self.evaluator.run(self.val_loader, epoch_length=len(self.val_loader))
         finally:
             self._validating = False
-        self._validated = dict(state.metrics)
+        self._validated, self._validated_epoch = dict(state.metrics), self.trainer.state.epoch
         return self.val_metrics
 
     @property
@@ -406,6 +421,11 @@ class Session:
         if not self._validated:
             return {}
         return {**self.evaluator.state.metrics, **self._validated}
+
+    @property
+    def epoch_metrics(self) -> dict[str, Any]:
+        """The same where a validation ran in this epoch, else empty: no report repeats an earlier epoch's figures."""
+        return self.val_metrics if self._validated_epoch == self.trainer.state.epoch else {}
 
     def require_finite_scores(self, engine: Engine) -> None:
         """The evaluator's COMPLETED, before the best checkpoint: a network whose loss on val is not finite has diverged.
@@ -476,7 +496,7 @@ class Session:
 
     def history_line(self) -> dict[str, Any]:
         """The epoch's line, as history.jsonl has it."""
-        state, metrics = self.trainer.state, scalar_metrics(self.val_metrics)
+        state, metrics = self.trainer.state, scalar_metrics(self.epoch_metrics)
         clock, best = self.epoch_clock, self.best_checkpoint
         return {
             "epoch": state.epoch,

@@ -50,7 +50,7 @@ class TensorboardReport:
     Of at most 50 epochs: the precision-recall curve of each class on val, and the confusion matrix.
 
     Args:
-        metrics: those of the newest validation; empty where there is none.
+        metrics: those of the epoch's validation; empty where there is none.
         folder: of the event files.
         settings: the run's configuration.
         hparam_types: see :func:`hparams_summaries`.
@@ -145,7 +145,7 @@ class TensorboardReport:
     def _write_recall(self) -> None:
         confusion_KK = self._metrics().get("confusion_matrix")
         if confusion_KK is None:
-            return  # the user took the validation off
+            return  # no validation in this epoch
         confusion_KK = torch.as_tensor(confusion_KK).double()
         # 0/0 for a class without a face: NaN, which _write() leaves out.
         recall_K = confusion_KK.diagonal() / confusion_KK.sum(dim=1)
@@ -158,7 +158,7 @@ class TensorboardReport:
 
     def _write_curves(self) -> None:
         counts_2KT = self._metrics().get("threshold_counts")
-        if counts_2KT is None or not self._is_pictured():  # None: the user took the validation off
+        if counts_2KT is None or not self._is_pictured():  # None: no validation in this epoch
             return
         for name, counts_2T in zip(self._classes, counts_2KT.double().unbind(1), strict=True):
             if counts_2T[0, 0] > 0:  # recall is undefined without a face of the class
@@ -170,7 +170,9 @@ class TensorboardReport:
                 )
 
     def _show_confusion(self) -> None:
-        if self._picture is not None and self._picture.is_file() and self._is_pictured():
+        if self._metrics().get("confusion_matrix") is None or not self._is_pictured():
+            return
+        if self._picture is not None and self._picture.is_file():
             encoded = self._picture.read_bytes()
             image = Summary.Image(colorspace=3, encoded_image_string=encoded)
             value = Summary.Value(tag="val/confusion_matrix", image=image)

@@ -3,6 +3,7 @@
 # Dimensions: B images of this process's slice, C channels, H W pixels, K expressions, V views.
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -68,7 +69,9 @@ class Trainer(Engine):
 
 def quiet(engine: AnyEngine) -> AnyEngine:
     """The engine with its own log off: every error is reported once, by whoever started the run."""
-    engine.logger.setLevel("CRITICAL")
+    # A logger of its own: Ignite's has the class's name, and is that of every other Engine of the process.
+    engine.logger = logging.getLogger("fer_ignite.engines")
+    engine.logger.setLevel(logging.CRITICAL)
     return engine
 
 

@@ -11,7 +11,7 @@ from fer_ignite.distributed.outcome import (
     write_record,
 )
 from fer_ignite.distributed.signals import Terminated
-from fer_ignite.errors import CheckpointError, DataError, NonFiniteError, StorageError
+from fer_ignite.errors import CheckpointError, DataError, FerError, NonFiniteError, StorageError
 
 CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
 GONE = Ending(0, 10.0, killed=False)
@@ -59,6 +59,14 @@ def test_the_kind_of_an_error_outlives_the_process_that_raised_it(tmp_path, kind
         write_record(tmp_path, read_end_record(kind("It is cut off."), rank=rank))
     error = judge([FAILED] * 2, list(read_records(tmp_path).values())).as_error()
     assert type(error) is kind and str(error) == "It is cut off."
+
+
+def test_after_sigint_python_callers_get_no_exception_that_a_loop_over_runs_would_catch():
+    error = Outcome(130, "interrupted", "the run was interrupted").as_exception()
+    assert isinstance(error, KeyboardInterrupt) and not isinstance(error, Exception)
+    assert (str(error), error.exit_code) == ("the run was interrupted", 130)
+    assert isinstance(Outcome(143, "interrupted").as_exception(), FerError)
+    assert isinstance(Outcome(2, "failed", "wrong").as_exception(), FerError)
 
 
 def test_return_values_of_all_allowed_kinds_become_outcomes():

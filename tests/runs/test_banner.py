@@ -1,17 +1,22 @@
 """What a run prints at its end: every line is true, every printed command runs."""
 
 import json
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ignite.engine import Events
 
-from fer_ignite import Config
+from fer_ignite import Config, train
 from fer_ignite.checkpoint.run_dir import RunDir
+from fer_ignite.distributed import Outcome
+from fer_ignite.errors import FerError, Interrupted
 from fer_ignite.runs import banner
-from fer_ignite.runs.banner import result_lines
+from fer_ignite.runs.banner import result_lines, with_continuation
 from fer_ignite.runs.prepare import RunSpec
 
 CODE = """
@@ -206,3 +211,30 @@ def test_quiet_still_warns_of_a_damaged_resume_point(cli, runs, epochs):
     newest.write_bytes(content)
     ended = cli("train", "--resume", "auto", "--name", "run", "--epochs", epochs, "--quiet")
     assert ended.code == 0 and f"{newest.name} is damaged and passed over" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("signum", "kind"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, FerError)]
+)
+def test_an_interrupted_run_says_where_it_was_and_how_it_continues(tiny, tmp_path, signum, kind):
+    def send(session):
+        session.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=2), lambda: os.kill(os.getpid(), signum)
+        )
+
+    with pytest.raises(kind) as raised:
+        train(tiny(), handlers=[send])
+    found = re.fullmatch(
+        rf"the run in .*run was interrupted by {signum.name} at iteration (\d+); "
+        r"train\((Config\(.*\)), \.\.\.\) with the same objects and handlers continues it\.",
+        str(raised.value),
+    )
+    assert int(found[1]) >= 2 and raised.value.exit_code == 128 + signum
+    assert train(eval(found[2], {"Config": Config}))["status"] == "completed"
+
+
+def test_a_run_that_is_interrupted_before_it_could_save_says_so():
+    outcome = with_continuation(Outcome(130, "interrupted", "Interrupted by SIGINT."), Config())
+    assert outcome.message.startswith("the run was interrupted by SIGINT before it could save;")
+    failed = Outcome(1, "failed", "wrong")
+    assert with_continuation(failed, Config()) is failed

@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import fer_ignite
 from fer_ignite import Config, build_session, evaluate, load_model, train
+from fer_ignite.checkpoint.format import load_checkpoint, state_digest
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError, FerError
 
@@ -220,6 +222,14 @@ def test_objects_of_a_module_train_in_two_processes_as_in_one(tiny, tmp_path):
     assert two["val"]["loss"] == pytest.approx(one["val"]["loss"], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_a_module_has_the_weights_that_two_processes_have_trained(tiny, tmp_path):
+    net = Net()
+    train(tiny(epochs=1, model_args={}), model=net, nproc=2)
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    assert state_digest(net.state_dict()) == state_digest(trained)
+
+
 def test_a_session_ends_as_train_does_and_says_what_it_is(tiny, tmp_path):
     config = tiny(epochs=1)
     expected = train(config.model_copy(update={"name": "other"}))
@@ -236,12 +246,16 @@ def test_a_session_ends_as_train_does_and_says_what_it_is(tiny, tmp_path):
 
 
 def test_a_session_has_the_threads_of_its_settings_and_logs_what_has_no_effect(tiny, tmp_path):
-    before = torch.get_num_threads()
-    try:
-        with build_session(tiny(threads=3, focal_gamma=1.0)):
-            assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    found = []
+
+    def look(session):
+        event = Events.ITERATION_STARTED(once=1)
+        session.trainer.add_event_handler(event, lambda: found.append(torch.get_num_threads()))
+
+    with build_session(tiny(epochs=1, threads=3, focal_gamma=1.0), handlers=[look]) as session:
+        assert torch.get_num_threads() == 1  # the caller's
+        session.run()
+    assert found == [3] and torch.get_num_threads() == 1
     assert "focal_gamma" in (tmp_path / "run" / "log.txt").read_text().replace("-", "_")
 
 

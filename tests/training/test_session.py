@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fer_ignite import RunEvents, StepEvents, build_session, train
 from fer_ignite.checkpoint.format import newest_valid, state_digest
@@ -194,17 +195,15 @@ def test_a_handler_s_own_state_continues_after_a_resume(made):
     assert counter.count == 12
 
 
-def test_a_handler_finds_its_state_also_where_the_others_are_gone(made, caplog):
+def test_a_handler_finds_its_state_also_where_the_others_are_gone(made):
     first = made([other_counting, counting], epochs=1)
     first.run()
     first.close()
     second = made([counting], epochs=2, resume="auto")
     (counter,) = second.kept.values()
     assert counter.count == 4
-    logging.getLogger("fer_ignite").propagate = True
-    with caplog.at_level("WARNING", logger="fer_ignite"):
-        second.run()
-    assert "other_counting#0" in caplog.text and counter.count == 8
+    second.run()
+    assert "other_counting#0" in second.folder.log.read_text() and counter.count == 8
 
 
 @pytest.mark.parametrize(
@@ -228,10 +227,21 @@ def test_ends_that_other_processes_would_wait_at_are_refused(made, method):
 
 def test_user_code_draws_the_same_in_two_runs(made):
     drawn = []
-    for name in ("one", "two"):
-        made(name=name, seed=7)
+
+    def draw(session):
         drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+
+    for name in ("one", "two"):
+        made([draw], name=name, seed=7)
     assert drawn[0] == drawn[1]
+
+
+def test_a_second_run_of_a_session_scores_nothing(made):
+    session = made()
+    reason = session.run()
+    summary, looks = session.summary, session.folder.test_access.read_text()
+    assert session.run() is reason
+    assert session.summary is summary and session.folder.test_access.read_text() == looks
 
 
 def test_a_closed_session_gives_its_folder_and_its_log_free(tiny):
@@ -365,6 +375,34 @@ def test_an_evaluation_of_other_images_decides_and_reports_nothing(made):
             n: v for n, v in expected.items() if n.startswith("val_")
         }
     assert session.val_metrics["confusion_matrix"].sum() == 14
+
+
+def test_an_epoch_without_a_validation_reports_none(made, tmp_path):
+    def every_second_epoch(session):
+        session.handles["validate"].remove()
+        session.trainer.add_event_handler(Events.EPOCH_COMPLETED(every=2), session.validate)
+
+    session = made([every_second_epoch], epochs=3, tensorboard=True, plots=True)
+    session.run()
+    assert ["val_loss" in line for line in history(session)] == [False, True, False]
+    assert session.best_checkpoint.best["epoch"] == 2 and session.val_metrics
+    assert "could not be drawn" not in session.folder.log.read_text()
+    session.close()
+    events = EventAccumulator(str(session.folder.tensorboard))
+    events.Reload()
+    steps = {event.step for tag in ("val/loss", "recall/happy") for event in events.Scalars(tag)}
+    assert steps == {2 * len(session.train_loader)}
+
+
+def test_what_is_logged_behind_the_last_line_is_warned_about(made):
+    def at_the_end(session):
+        session.trainer.add_event_handler(Events.COMPLETED, lambda: session.log("late", 1.0))
+        session.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: session.log("early", 1.0))
+
+    session = made([at_the_end], epochs=1)
+    session.run()
+    assert "early" in history(session)[0] and "late" not in history(session)[0]
+    assert "session.log('late', ...) comes behind the last" in session.folder.log.read_text()
 
 
 @pytest.mark.parametrize("as_type", [np.float32, np.int64, torch.tensor])

@@ -99,7 +99,7 @@ def find_lr(
         spec=spec,
     )
     if outcome.exit_code:
-        raise outcome.as_error()
+        raise outcome.as_exception()
     result = {**(outcome.result or {}), "plot": plot}
     if plot is not None:
         draw_rates(

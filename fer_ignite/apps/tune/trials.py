@@ -67,7 +67,7 @@ class ReportToStudy:
         @trainer.on(RunEvents.VALIDATED)
         def report(engine: Engine) -> None:
             epoch = engine.state.epoch
-            self.report(session.val_metrics.get(self.monitor), epoch)
+            self.report(session.epoch_metrics.get(self.monitor), epoch)
             if self.prune and epoch < session.config.epochs and self.trial.should_prune():
                 self.trial.set_user_attr("pruned_at", epoch)
                 session.stop()
