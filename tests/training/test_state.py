@@ -141,7 +141,8 @@ def resumed(made, before, **settings):
     first = made(name="first", **before)
     first.run()
     second = made(name="second", **{**before, **settings})
-    restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
+    with second.own_state():  # its log
+        restore(second, load_checkpoint(first.folder.checkpoints / "last.pt"))
     return first, second
 
 
