@@ -95,7 +95,7 @@ def operation_count(value: Any) -> int:
         return 34 + 2 * value.ndim
     if isinstance(value, Mapping):
         # A key is written and memoised; every 1000 items are put into the container together.
-        inner = sum(2 + operation_count(item) for item in value.values())
+        inner = sum(operation_count(key) + operation_count(item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         inner = sum(operation_count(item) for item in value)
     else:

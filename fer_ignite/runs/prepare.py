@@ -412,11 +412,17 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     if highest > 0 and (config.resume is not None or restart_count() > 0):
         newest = _numbered(out, base, number=highest)
         return RunDir(newest), newest.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # also a link whose target is missing
+        raise ConfigError(
+            f"--out {config.out}: it is there and is no folder; mount or remove it, or name another folder."
+        ) from None
     while True:
         highest += 1
         # mkdir is atomic: of two runs that start together one gets the name.
         with contextlib.suppress(FileExistsError):
-            _numbered(out, base, number=highest).mkdir(parents=True)
+            _numbered(out, base, number=highest).mkdir()
             return RunDir(_numbered(out, base, number=highest)), False
 
 

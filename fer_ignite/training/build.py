@@ -130,7 +130,7 @@ def build_session_objects(
         ema=ema,
         swa=swa,
     )
-    if (buffers := LossBuffers(loss)).state_dict():
+    if buffers := LossBuffers(loss):
         session.add_to_checkpoint("--loss", buffers)
     attach_step(session)
     attach_run(session)

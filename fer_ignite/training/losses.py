@@ -138,21 +138,38 @@ class LossBuffers:
             and not type(function).__module__.startswith("torch.nn.")
         }
 
+    def __bool__(self) -> bool:
+        """Whether there may be any, also one that the first step fills."""
+        return any(part._buffers for whole in self._modules.values() for part in whole.modules())
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         states = {place: _buffers(module) for place, module in self._modules.items()}
         return {place: state for place, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         for place, buffers in state.items():
-            # Not strict: the parameters, all frozen, are not among them.
             if place in self._modules:
-                self._modules[place].load_state_dict(buffers, strict=False)
+                _set_buffers(self._modules[place], buffers)
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers by name."""
     parameters = dict(module.named_parameters())
     return {name: value for name, value in module.state_dict().items() if name not in parameters}
+
+
+def _set_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """The saved tensors in place of the buffers of those names.
+
+    Not by ``load_state_dict``: it refuses a buffer that has grown, such as a memory bank, and ignores one that is None so far.
+    """
+    device = next((value.device for value in module.buffers()), torch.device("cpu"))
+    for name, value in buffers.items():
+        owner, _, own_name = name.rpartition(".")
+        part = module.get_submodule(owner)
+        if own_name in part._buffers:
+            now = part._buffers[own_name]
+            part._buffers[own_name] = value.to(device if now is None else now.device, copy=True)
 
 
 class Loss(nn.Module):

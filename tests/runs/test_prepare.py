@@ -73,6 +73,14 @@ def test_a_system_without_locks_is_warned_of(ready, monkeypatch):
     assert "no file locks" in ready().warnings[0]
 
 
+def test_an_out_that_is_no_folder_is_refused(tiny, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(ConfigError, match=f"{name}: it is there and is no folder"):
+            choose_folder(tiny(name=None, out=str(tmp_path / name)))
+
+
 def test_two_runs_can_t_share_a_folder(ready):
     ready()
     with pytest.raises(FolderInUseError):

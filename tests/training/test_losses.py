@@ -151,6 +151,34 @@ class Counting(nn.Module):
         return F.cross_entropy(self.scale * logits_BK, targets_BK, reduction="none")
 
 
+class Bank(nn.Module):
+    """A loss whose buffers grow, and are made in the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bank", torch.zeros(0, K))
+        self.register_buffer("mean", None)
+
+    def forward(self, logits_BK, targets_BK):
+        self.bank = torch.cat([self.bank, logits_BK.detach()])
+        self.mean = self.bank.mean(dim=0)
+        return F.cross_entropy(logits_BK, targets_BK, reduction="none")
+
+
+def test_buffers_that_grow_or_are_made_late_are_restored(batch):
+    logits_BK, _, soft_BK = batch
+    name = register_object("loss", "Bank", thing=Bank())
+    loss = build_loss(name)
+    assert LossBuffers(loss) and not LossBuffers(build_loss("ce"))
+    loss(logits_BK, soft_BK)
+    fresh = Bank()
+    LossBuffers(build_loss(register_object("loss", "Bank", thing=fresh))).load_state_dict(
+        LossBuffers(loss).state_dict()
+    )
+    torch.testing.assert_close(fresh.bank, logits_BK)
+    torch.testing.assert_close(fresh.mean, logits_BK.mean(dim=0))
+
+
 def test_a_loss_with_trainable_parameters_is_refused_with_their_names():
     name = register_object("loss", "Counting", thing=Counting().requires_grad_(True))
     with pytest.raises(ConfigError, match=r"trainable parameters \(scale\).*into the network"):
