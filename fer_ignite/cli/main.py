@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -108,6 +109,8 @@ def program(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process with design's exit codes."""
     _leave_if_final()
+    # Pillow's warning above 89 MP: such an image is refused with a sentence of ours.
+    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
     try:
         # standalone_mode=False: click would print errors in its own form and end with its own
         # codes.

@@ -66,8 +66,6 @@ FORMAT_OF_SUFFIX = {
 Name = str | bytes | os.PathLike[str]  # made printable only where it is printed
 
 _FORMATS = tuple(sorted(set(FORMAT_OF_SUFFIX.values())))
-# Above 89 MP Pillow only warns; here nothing that large is ever decoded.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # Odd tags of TIFF and EXIF: the picture is read or refused, and nothing more is to be said about it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 

@@ -273,6 +273,24 @@ def test_refusals_start_no_program_and_bombs_take_no_memory(tmp_path):
     assert done.stdout.split() == ["24", "True"], done.stderr
 
 
+def test_large_images_of_the_application_itself_are_no_errors(tmp_path):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(10_000, 10_000))
+    code = (
+        "import sys\n"
+        "from PIL import Image\n"
+        "from fer_ignite.data.images import read_image\n"
+        "from fer_ignite.errors import DataError\n"
+        "print(Image.open(sys.argv[1]).size)\n"
+        "try: read_image(sys.argv[1])\n"
+        "except DataError as error: print('more than 20000000 pixels' in str(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=ENV, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["(10000, 10000)", "True"], done.stderr
+
+
 def test_a_link_that_leads_outside_is_refused_and_one_inside_is_read(tmp_path):
     (tmp_path / "in").mkdir()
     save(tmp_path / "out.png", colour())
