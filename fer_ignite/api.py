@@ -15,7 +15,7 @@ from fer_ignite.checkpoint.paths import LAST_NAME
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.errors import ConfigError, StorageError
-from fer_ignite.runs.banner import log_notes, with_continuation
+from fer_ignite.runs.banner import log_notes, warn_of_finished_tensors, with_continuation
 from fer_ignite.runs.execute import Handlers, configure_own_process, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
@@ -143,6 +143,7 @@ def build_session(
             run_logger(folder, rank=0, quiet=resolved.quiet)
             log_notes(run_spec)
             session = open_session(resolved, run_spec, folder=folder)
+            warn_of_finished_tensors(session)
     except BaseException:
         state.close_log()
         hold.release()

@@ -24,6 +24,7 @@ __all__ = [
     "resolve_checkpoint",
     "step_files",
     "step_of",
+    "weighted_name",
 ]
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
@@ -87,6 +88,30 @@ def ensemble_name(paths: Sequence[str], weights: Sequence[float] | None = None) 
             f"{len(weights)} weights for {len(paths)} checkpoints; give one weight for each checkpoint."
         )
     return ",".join(f"{path}={weight:.6g}" for path, weight in zip(paths, weights, strict=True))
+
+
+def weighted_name(
+    path: str | Path | Sequence[str | Path], weights: Sequence[float] | None = None
+) -> str | Path:
+    """The name of one checkpoint or of several, as a list or comma separated in a text, with weights where they are given.
+
+    Returns:
+        A text, or ``path`` as it is where it is neither a list nor has weights.
+    Raises:
+        CheckpointError: another number of weights than of checkpoints, or weights in the text as well.
+    """
+    if isinstance(path, Sequence) and not isinstance(path, str):
+        return ensemble_name([str(part) for part in path], weights)
+    if weights is None or not isinstance(path, (str, Path)):
+        return path
+    text = str(path)
+    names = split_names(text)
+    if [member.path for member in ensemble_members(text)] != list(names):
+        raise CheckpointError(
+            f"{shown(text)} has weights already; leave them out there, or leave weights out."
+        )
+    # One name with a comma in it is a file, not an ensemble.
+    return text if len(names) == len(weights) == 1 else ensemble_name(names, weights)
 
 
 def network_title(name: str | os.PathLike[str]) -> str:

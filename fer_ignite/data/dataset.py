@@ -220,7 +220,8 @@ def dataset_from_user_class(
             number, or one of the names in ``classes``.
         channels, resize_mode: the settings of these names, for images; "auto" is gray where all images that are looked at are.
     Raises:
-        DataError: no train split, no class names, labels outside of them, or images of another kind.
+        DataError: no train split, no class names, labels outside of them, ``targets`` that are not the samples' labels, or images
+            of another kind.
     """
     _require_factory(make, name)
     parts = {split: make(split=split) for split in SPLITS}
@@ -239,9 +240,8 @@ def dataset_from_user_class(
         )
     first = next(iter(present.values()))
     classes = tuple(map(str, getattr(make, "classes", None) or _class_names(first)))
-    labels = np.concatenate(
-        [_numbers(_labels(part), classes, name=name) for part in present.values()]
-    )
+    known = {split: _numbers(_labels(part), classes, name=name) for split, part in present.items()}
+    labels = np.concatenate(list(known.values()))
     if not classes and not getattr(make, "needs_train", True):
         classes = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))
     if len(classes) < 2:
@@ -252,6 +252,8 @@ def dataset_from_user_class(
         raise DataError(
             f"{name} has labels {labels.min()} to {labels.max()} for {len(classes)} classes; allowed are 0 to {len(classes) - 1}."
         )
+    for split, part in present.items():
+        _require_same_labels(part, known[split], classes=classes, name=name)
     fetch = _Joined(list(present.values()))
     indices = {split: np.arange(0) for split in SPLITS}
     for place, split in enumerate(present):
@@ -311,7 +313,45 @@ def _labels(part: Any) -> list[Any]:
     # Reads every sample, and with it every image, once; an attribute `targets` avoids that.
     if known is None:
         return [part[index][1] for index in range(len(part))]
-    return known.tolist() if hasattr(known, "tolist") else list(known)
+    return _transformed(part, known.tolist() if hasattr(known, "tolist") else list(known))
+
+
+def _transformed(part: Any, labels: list[Any]) -> list[Any]:
+    """``targets`` as ``target_transform`` makes them for the samples; torchvision's data sets keep them untransformed."""
+    transform = getattr(part, "target_transform", None)
+    if not callable(transform) or not labels:
+        return labels
+    made = [transform(label) for label in labels]
+    if np.ndim(made[0]):  # distributions: the labels stay the classes' numbers
+        return labels
+    changed = [place for place, label in enumerate(made) if label != labels[place]]
+    # A data set of the user's own may keep them transformed already; a sample tells.
+    already = changed and _sample_label(part, changed[0]) == labels[changed[0]]
+    return labels if already else made
+
+
+def _sample_label(part: Any, index: int) -> Any:
+    """The label of a pair (image, label); None where it is neither a number nor a name."""
+    sample = part[index]
+    label: Any = sample[1] if isinstance(sample, (tuple, list)) and len(sample) == 2 else None
+    return label if isinstance(label, str) or not np.ndim(label) else None
+
+
+def _require_same_labels(
+    part: Any, labels_N: NDArray[np.int64], *, classes: Sequence[str], name: str
+) -> None:
+    """Refuses ``targets`` that are not the labels of the samples; three samples are read."""
+    if len(labels_N) != len(part):
+        raise DataError(
+            f"{name} has {len(labels_N)} targets for {len(part)} samples; give each sample one, or leave the attribute `targets` out."
+        )
+    for index in sorted({0, len(part) // 2, len(part) - 1}):
+        label = _sample_label(part, index)
+        if label is not None and _numbers([label], classes, name=name)[0] != labels_N[index]:
+            raise DataError(
+                f"{name}: sample {index} has the label {label}, and its attribute `targets` says {labels_N[index]}; make them "
+                "agree, or leave `targets` out, so that the labels are read from the samples."
+            )
 
 
 def _numbers(labels: Sequence[Any], classes: Sequence[str], *, name: str) -> NDArray[np.int64]:

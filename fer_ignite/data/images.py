@@ -33,6 +33,7 @@ __all__ = [
     "expected_format",
     "fit_image",
     "is_colourless",
+    "loaded_image",
     "open_regular",
     "plain_image",
     "png_bytes",
@@ -386,6 +387,19 @@ def plain_image(image: Image.Image, name: Name) -> Image.Image:
             f"{printable(name)}: pixels of mode {image.mode!r}; save it with 8 or 16 bits per channel."
         )
     return plain if turn is None else plain.transpose(turn)
+
+
+def loaded_image(image: Image.Image, name: Name) -> Image.Image:
+    """A PIL image, maybe of a file that is not read to its end yet, as upright "L" or "RGB".
+
+    Raises:
+        DataError: the file is broken or closed, or see :func:`plain_image`.
+    """
+    try:
+        image.load()
+    except Exception as error:  # of almost any kind, as in decode_image
+        raise DataError(f"{printable(name)}: can't be read ({one_line(error)}).") from None
+    return plain_image(image, name)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -47,6 +47,7 @@ class Preprocessing:
         resize_px: side to which faces are resized before the crop to ``image_px``.
         stored_px: side at which single faces are stored; they are never enlarged for it.
         mean, std: per channel, in [0, 1].
+        finished_tensors: samples came as float tensors, which are used as they are; how they were made is not known.
     """
 
     image_px: int
@@ -56,6 +57,7 @@ class Preprocessing:
     std: tuple[float, ...]
     stored_px: int = 0
     resize_mode: str = "squash"
+    finished_tensors: bool = False
 
     def at_side(self, side_px: int) -> "Preprocessing":
         """The same for inputs of another side; the share that the crop takes stays."""

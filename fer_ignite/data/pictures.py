@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fer_ignite.data.images import plain_image, read_image
+from fer_ignite.data.images import loaded_image, read_image
 from fer_ignite.errors import ConfigError, DataError
 
 __all__ = ["iter_pictures", "read_picture"]
@@ -29,7 +29,12 @@ def iter_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
         return iter([(str(pictures), pictures)])
     if isinstance(pictures, Image.Image) or _dimensions(pictures) in (1, 2, 3):
         return iter([("picture", pictures)])
-    if isinstance(pictures, (bytes, bytearray, dict)) or not isinstance(pictures, Iterable):
+    # An open file would be iterated line by line, from wherever it was read to.
+    if (
+        isinstance(pictures, (bytes, bytearray, dict))
+        or hasattr(pictures, "read")
+        or not isinstance(pictures, Iterable)
+    ):
         raise ConfigError(f"pictures came as {type(pictures).__name__}; give {_ALLOWED}.")
     return (
         (str(picture) if isinstance(picture, (str, Path)) else f"picture {number}", picture)
@@ -49,12 +54,12 @@ def read_picture(name: str, picture: Any) -> Image.Image:
         name: for the error.
     Raises:
         ConfigError: a type that is no picture.
-        DataError: a file that can't be read, or pixels of another shape or dtype.
+        DataError: a file or a PIL image that can't be read, or pixels of another shape or dtype.
     """
     if isinstance(picture, (str, Path)):
         return read_image(picture)
     if isinstance(picture, Image.Image):
-        return plain_image(picture, name)
+        return loaded_image(picture, name)
     if _dimensions(picture) is None:
         raise ConfigError(f"{name} came as {type(picture).__name__}; give {_ALLOWED}.")
     dtype, shape = str(picture.dtype).removeprefix("torch."), tuple(picture.shape)

@@ -8,7 +8,7 @@ SLURM_* variables are then ignored), one process.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from fer_ignite.errors import ConfigError
 
@@ -29,6 +29,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _PROCESSES_PER_CORE = 8
+_DEVICE = re.compile(r"(?P<kind>auto|cpu|cuda|mps)(?::(?P<number>\d{1,4}))?")
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,29 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], *, machine: Machine)
 def choose_device(
     device: Device, *, cuda_devices: int, has_mps: bool
 ) -> Literal["cpu", "cuda", "mps"]:
-    """The device that ``auto`` stands for, or the one requested if the machine has it."""
+    """The device that ``auto`` stands for, or the one requested if the machine has it.
+
+    Raises:
+        ConfigError: the machine doesn't have it, or there is no such device.
+    """
+    # From Python a number may stand behind it, as in torch.device's words.
+    found = _DEVICE.fullmatch(str(device))
+    if found is None:
+        raise ConfigError(
+            f"device={device!r} is unknown; allowed are {', '.join(get_args(Device))}, and cuda:0 and so on."
+        )
+    kind, number = found["kind"], found["number"]
     if device == "auto":
         return "cuda" if cuda_devices else "mps" if has_mps else "cpu"
-    if device == "cuda" and not cuda_devices:
+    if kind == "cuda" and not cuda_devices:
         raise ConfigError(
             "--device cuda was requested, but no CUDA device is visible: use --device cpu."
         )
-    if device == "mps" and not has_mps:
+    if kind == "cuda" and int(number or 0) >= cuda_devices:
+        raise ConfigError(
+            f"device={device!r}: {cuda_devices} CUDA devices are visible, numbered from 0; name one of these."
+        )
+    if kind == "mps" and not has_mps:
         raise ConfigError(
             "--device mps was requested, but this machine has no MPS device: use --device cpu."
         )

@@ -36,7 +36,7 @@ class EnsembleModule(nn.Module):
         preprocessing: of the images that are given.
         classes: in the order of the outputs.
     Raises:
-        CheckpointError: a member has other classes, or sees another part of the picture.
+        CheckpointError: a member has other classes, sees another part of the picture, or takes finished tensors.
     """
 
     def __init__(
@@ -56,6 +56,10 @@ class EnsembleModule(nn.Module):
         for number, member in enumerate(members):
             # A buffer, as that moves with the module; not saved, as it follows from the classes.
             self.register_buffer(f"order_{number}", _class_order(member, classes), persistent=False)
+            if member.preprocessing.finished_tensors and not preprocessing.finished_tensors:
+                raise CheckpointError(
+                    "a network that was trained on float tensors of its data set's making can't be given images with others; leave it out."
+                )
             if _crop_share(member.preprocessing) != _crop_share(preprocessing):
                 raise CheckpointError(
                     "an ensemble's networks have to see the same part of a face: one crops to "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name
+from fer_ignite.checkpoint.paths import ensemble_members, weighted_name
 from fer_ignite.checkpoint.remote_files import send_test_access
 from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.images import require_path
@@ -79,7 +79,7 @@ def evaluate(
         weights: of several checkpoints in the average; None: equal.
         data: other data than the run's: what ``--data`` takes, or a data set object (or a dict of them by split).
         split: "val", "test", "train" or "all"; val where it is None, and all of a single data set object.
-        model: the network again where it was the user's own: "module:Class", or the object.
+        model: the network again where it was the user's own: "module:Class", or the object; of a module a copy is used.
         others: see :class:`EvaluateRequest`.
     Returns:
         ``n, loss, accuracy, uar, macro_f1, weighted_f1, tta, per_class, class_names, confusion_matrix``, and ``split``,
@@ -92,8 +92,7 @@ def evaluate(
     Raises:
         FerError: or its kinds, as the command line's exit codes have them.
     """
-    if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str):
-        checkpoint = ensemble_name([str(path) for path in checkpoint], weights)
+    checkpoint = weighted_name(checkpoint, weights)
     require_path("evaluate", checkpoint)
     data, split = _register_data(data, split, classes=classes)
     request = EvaluateRequest(
@@ -112,7 +111,7 @@ def evaluate(
         batch_size=batch_size,
         cache=cache,
         quiet=quiet,
-        device=device,
+        device=str(device),
         with_faces=with_faces,
         robustness=robustness,
     )

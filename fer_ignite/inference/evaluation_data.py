@@ -101,8 +101,14 @@ def match_dataset(
     """The images to score, in the network's channels and under its classes; and how many were dropped of each other class.
 
     Raises:
-        DataError: no images in the split, classes that the network doesn't know, or a test that the best epoch was chosen on.
+        DataError: no images in the split, classes that the network doesn't know, a test that the best epoch was chosen on, or
+            images for a network of finished tensors.
     """
+    if network.finished_tensors and not dataset.finished and request.collate_fn is None:
+        raise DataError(
+            f"{dataset.source} gives images, and the network was trained on float tensors that its data set made; give data whose "
+            "samples are made the same way."
+        )
     match = match_classes(dataset.classes, network.classes)
     indices = dict(dataset.indices)
     indices["all"] = np.sort(np.concatenate([dataset.indices[split] for split in SPLITS]))

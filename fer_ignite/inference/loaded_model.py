@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_ignite.checkpoint.format import load_checkpoint
-from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name, resolve_checkpoint
+from fer_ignite.checkpoint.paths import ensemble_members, resolve_checkpoint, weighted_name
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.images import require_faces, require_path
@@ -33,7 +33,7 @@ from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature_bounds import usable_temperature
 from fer_ignite.stores.store import is_url
 from fer_ignite.training.components import build_model_from_config
-from fer_ignite.training.objects import model_name
+from fer_ignite.training.objects import model_name, own_copy
 from fer_ignite.training.precision import resolve_precision
 from fer_ignite.training.trainer import tta_logits
 from fer_ignite.weights import shipped_checkpoint
@@ -96,6 +96,24 @@ class LoadedModel:
         """Whether the checkpoint has a temperature within the bounds of :data:`fer_ignite.metrics.temperature_bounds.TEMPERATURES`."""
         return usable_temperature(self.checkpoint.get("temperature"))
 
+    @property
+    def finished_tensors(self) -> bool:
+        """Whether it was trained on float tensors that its data set had finished, or a member of the ensemble was."""
+        return any(part.preprocessing.finished_tensors for part in self.networks)
+
+    def require_images(self) -> None:
+        """Refuses a network that can't be given pictures.
+
+        Raises:
+            CheckpointError: it was trained on finished tensors, and how they were made is not known.
+        """
+        if self.finished_tensors:
+            raise CheckpointError(
+                "the network was trained on float tensors that its data set made (as ToTensor and Normalize do), and no "
+                "checkpoint says how, so it can't be given pictures: score it with evaluate(..., data=...), call "
+                "load_model(...).model with tensors made the same way, or train it on PIL images or uint8 pixels."
+            )
+
     def predict(
         self, images: Any, *, faces: str = "auto", tta: str | None = None, batch_size: int = 256
     ) -> "list[Prediction]":
@@ -111,6 +129,7 @@ class LoadedModel:
             and ``box``; a file that can't be read has an ``error``.
         Raises:
             ConfigError, DataError: what is no picture; one sentence says what is.
+            CheckpointError: see :meth:`require_images`.
         """
         from fer_ignite.inference.predictor import predict
 
@@ -124,7 +143,9 @@ class LoadedModel:
             DataError: another type, dtype, shape or number of channels.
             ConfigError: an unknown ``tta``.
             NonFiniteError: the network's outputs are not finite.
+            CheckpointError: see :meth:`require_images`.
         """
+        self.require_images()
         require_faces(images_BHWC, channels=self.preprocessing.channels, kind="tensor")
         images_BCHW = self.preprocessing.plain(
             images_BHWC.to(self.device), channels_last=self.config.channels_last
@@ -133,7 +154,8 @@ class LoadedModel:
             scores_BK = tta_logits(
                 self.model, images_BCHW, device=self.device, precision=self.precision, tta=tta
             )
-            probabilities_BK = predict_probabilities(scores_BK, self.temperature).cpu()
+            # On the CPU: MPS has no float64.
+            probabilities_BK = predict_probabilities(scores_BK.cpu(), self.temperature)
         if not probabilities_BK.isfinite().all():
             raise NonFiniteError(NONFINITE_OUTPUTS)
         return probabilities_BK
@@ -170,7 +192,8 @@ def load_model(
             network that comes with the package. Several checkpoints, as a list or comma separated in a text, are an ensemble:
             one network whose probabilities are the mean of theirs.
         weights: of an ensemble's checkpoints in that mean; None: equal, or as the text has them (``A=0.6,B=0.4``).
-        model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code.
+        model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code. Of a
+            module a copy is used.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
         collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
     Raises:
@@ -178,8 +201,7 @@ def load_model(
     """
     if path is None:
         path = shipped_checkpoint()
-    if isinstance(path, Sequence) and not isinstance(path, str):
-        path = ensemble_name([str(part) for part in path], weights)
+    path = weighted_name(path, weights)
     require_path("load_model", path)
     members = ensemble_members(path)
     if len(members) > 1:
@@ -272,6 +294,7 @@ def _with_weights(
     model = build_model_from_config(
         config, num_classes=len(checkpoint["classes"]), preprocessing=preprocessing
     )
+    model = own_copy(model, config.model)
     try:
         model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     except RuntimeError as error:

@@ -93,6 +93,7 @@ class _CheckpointPredictor:
     """A checkpoint's network as a predictor; ``tta`` None = the run's."""
 
     def __init__(self, network: LoadedModel, tta: str | None) -> None:
+        network.require_images()
         preprocessing = network.preprocessing
         self.network, self.tta = network, tta or network.config.tta
         self.classes, self.channels = network.classes, preprocessing.channels

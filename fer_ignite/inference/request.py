@@ -9,6 +9,7 @@ from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import is_object_name, which_again
+from fer_ignite.training.precision import PRECISIONS
 
 __all__ = ["EvaluateRequest", "check_request", "evaluation_config", "is_same_source"]
 
@@ -16,7 +17,7 @@ _ALLOWED: Mapping[str, tuple[str | None, ...]] = {
     "split": ("val", "test", "train", "all"),
     "unknown_classes": ("error", "drop"),
     "tta": (None, *VIEW_KINDS),
-    "precision": (None, "auto", "fp32", "fp16", "bf16"),
+    "precision": (None, *PRECISIONS),
 }
 
 

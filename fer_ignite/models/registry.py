@@ -55,7 +55,7 @@ def check_name(name: str) -> None:
 
 
 def build_model(name: str, **options: Any) -> nn.Module:
-    """A network that takes float images_BCHW and gives logits_BK, on the CPU, in training mode.
+    """A network that takes float images_BCHW and gives logits_BK, in training mode; on the CPU, or where a given module is.
 
     Args:
         name, options: see :class:`NetworkSpec`.
@@ -134,19 +134,27 @@ def check_output(
     name: str,
     foreign: bool = False,
 ) -> None:
-    """Tries one blank image in evaluation mode; does nothing without ``image_px``.
+    """Tries one blank image in evaluation mode, on the network's device; does nothing without ``image_px``.
 
     Raises:
-        ConfigError: the network can't take the image, or its output is not [1, K]. An error inside a ``foreign``
-            network is not caught: its traceback is what the user needs.
+        ConfigError: the network can't take the image, its parameters are not float32, or its output is not [1, K]. Another
+            error inside a ``foreign`` network is not caught: its traceback is what the user needs.
     """
     if image_px is None:
         return
+    # A module that the caller has trained before is still on the device of that run.
+    first = next((part for part in model.parameters() if part.is_floating_point()), None)
+    device = torch.device("cpu") if first is None else first.device
     try:
         # One image: in training mode batch normalisation refuses a channel with a single value.
         with evaluation_mode(model), torch.no_grad():
-            output = model(torch.zeros(1, in_channels, image_px, image_px))
+            output = model(torch.zeros(1, in_channels, image_px, image_px, device=device))
     except _FORWARD_ERRORS as error:
+        if foreign and first is not None and first.dtype != torch.float32:
+            raise ConfigError(
+                f"--model: {name} has parameters of {str(first.dtype).removeprefix('torch.')}, and images are float32; give it "
+                "with .float(), and set --precision for faster arithmetic."
+            ) from None
         if foreign:
             raise
         raise ConfigError(

@@ -26,9 +26,22 @@ from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec
 from fer_ignite.stores.store import parent_url
 from fer_ignite.training.session import Session
 
-__all__ = ["log_notes", "log_run_header", "log_run_result", "result_lines", "with_continuation"]
+__all__ = [
+    "log_notes",
+    "log_run_header",
+    "log_run_result",
+    "result_lines",
+    "warn_of_finished_tensors",
+    "with_continuation",
+]
 
 logger = logging.getLogger("fer_ignite")
+
+_FINISHED_TENSORS = (
+    "the data set gives float tensors, which are used as they are: augmentation (except mixup and cutmix), --resize and "
+    "--normalize have no effect, and predict, serve, demo and export refuse the network, as no file says how the tensors are made; "
+    "give PIL images or uint8 pixels (without ToTensor and Normalize) to have all of these."
+)
 
 
 def log_run_header(session: Session, run_spec: RunSpec) -> None:
@@ -58,6 +71,7 @@ def log_run_header(session: Session, run_spec: RunSpec) -> None:
     for line in describe_groups(session.optimizer).splitlines():
         logger.info("  group     %s", line, extra={"file_only": not config.verbose})
     log_notes(run_spec)
+    warn_of_finished_tensors(session)
 
 
 def log_notes(run_spec: RunSpec) -> None:
@@ -66,6 +80,12 @@ def log_notes(run_spec: RunSpec) -> None:
         logger.info(line)
     for line in run_spec.warnings:
         logger.warning(line)
+
+
+def warn_of_finished_tensors(session: Session) -> None:
+    """One warning where a user's data set gives float tensors: what then has no effect."""
+    if session.dataset.finished:
+        logger.warning(_FINISHED_TENSORS)
 
 
 def _model_lines(session: Session) -> list[str]:

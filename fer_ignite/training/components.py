@@ -87,6 +87,7 @@ def build_preprocessing(config: Config, dataset: FaceDataset) -> Preprocessing:
         std,
         dataset.side_px,
         dataset.resize_mode,
+        finished_tensors=dataset.finished,
     )
 
 

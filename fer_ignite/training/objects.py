@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from fer_ignite.config import Config
 from fer_ignite.data.samples import SPLITS
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.imports import OBJECT, register_object, registered_objects, send_problem
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "find_objects",
     "model_name",
     "object_label",
+    "own_copy",
     "require_sendable",
     "with_objects",
 ]
@@ -39,7 +40,7 @@ class ModelObject:
     """A network object as the factory that the registry of networks calls.
 
     Args:
-        made: a network, which is trained itself and not copied, or what makes one; called with ``num_classes`` and
+        made: a network, which is trained itself and not copied (see :func:`own_copy`), or what makes one; called with ``num_classes`` and
             ``in_channels`` where it takes these.
     """
 
@@ -157,6 +158,27 @@ def model_name(model: Any, *, besides: Collection[str | None] = ()) -> str | Non
     if not callable(model):
         raise ConfigError(f"model is a {type(model).__name__}; give {_FUNCTION_OF['model']}.")
     return register_object("model", object_label(model), thing=ModelObject(model), besides=besides)
+
+
+def own_copy(model: nn.Module, name: str) -> nn.Module:
+    """A copy of a network that was given as a module, so that loaded weights leave the caller's; another one as it is.
+
+    Args:
+        name: the setting ``model`` that it was built from.
+    Raises:
+        ConfigError: the module can't be copied.
+    """
+    given = registered_objects().get(name)
+    if not isinstance(given, ModelObject) or given.made is not model:
+        return model
+    try:
+        return copy.deepcopy(model)
+    except (
+        Exception
+    ) as error:  # a module may hold anything, such as a lock or a tensor with a history
+        raise ConfigError(
+            f"model: {name.removeprefix(OBJECT)} can't be copied ({one_line(error)}); give a class or a function that makes it."
+        ) from None
 
 
 def object_label(thing: Any) -> str:

@@ -5,16 +5,25 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "resolve_precision"]
+from fer_ignite.errors import ConfigError
 
+__all__ = ["PRECISIONS", "autocast", "resolve_precision"]
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """``auto`` becomes ``bf16`` where the device computes in it natively, else ``fp32``; the rest stays as given.
 
+    Raises:
+        ConfigError: another word.
     Source: on CPUs bfloat16 pays with AVX512-BF16 or AMX only; on CUDA from compute capability 8.0.
     """
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision={precision!r} is unknown; allowed are {', '.join(PRECISIONS)}."
+        )
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Subset
 
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
@@ -38,7 +39,7 @@ class Squares:
             "array": lambda: np.full((20, 20), value, np.uint8),
             "tensor": lambda: torch.full((1, 20, 20), value / 255),
         }[self.kind]
-        return made(), index % 2
+        return made(), getattr(self, "targets", (0, 1) * self.count)[index]
 
 
 def squares(*, train=20, val=6, test=0, **changes):
@@ -148,6 +149,7 @@ def test_a_class_of_one_sample_stays_in_train_and_no_share_takes_nothing():
 def test_samples_may_be_images_arrays_or_finished_tensors(kind, side, channels):
     faces = faces_of(squares(kind=kind))
     assert (faces.side_px, faces.channels) == (side, channels)
+    assert faces.finished == (kind == "tensor")
     if kind == "tensor":
         assert faces.mean == (0.0,) and faces.std == (1.0,)
 
@@ -208,6 +210,53 @@ def test_labels_may_be_names_and_other_labels_are_refused():
 
 def test_labels_are_read_one_by_one_where_there_is_no_targets_attribute():
     assert faces_of(squares(with_targets=False)).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+
+
+class Transformed(Squares):
+    """As torchvision's data sets: ``targets`` are what ``target_transform`` is applied to."""
+
+    def __init__(self, count, target_transform, *, in_samples=True):
+        super().__init__(count)
+        self.target_transform, self.in_samples = target_transform, in_samples
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, self.target_transform(label) if self.in_samples else label
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_labels_are_those_of_the_target_transform(subset):
+    def make(split):
+        data = Transformed(20, lambda label: 1 - label)
+        return (Subset(data, range(20)) if subset else data) if split == "train" else None
+
+    assert faces_of(make).targets.labels_N[:4].tolist() == [1, 0, 1, 0]
+
+
+def test_targets_that_are_transformed_already_or_that_become_distributions_stay():
+    already = Transformed(20, lambda label: 1 - label, in_samples=False)
+    shares = Transformed(20, lambda label: np.eye(2)[label])
+    for data in (already, shares):
+        faces = faces_of(lambda split, data=data: data if split == "train" else None)
+        assert faces.targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([1, 0] * 10, "my:Data: sample 0 has the label 0, and its attribute `targets` says 1"),
+        ([0, 1] * 9, "my:Data has 18 targets for 20 samples"),
+    ],
+)
+def test_targets_that_are_not_the_samples_labels_are_refused(targets, said):
+    class Other(Squares):
+        def __getitem__(self, index):
+            return super().__getitem__(0)[0], index % 2
+
+    data = Other(20)
+    data.targets = targets
+    with pytest.raises(DataError, match=said):
+        faces_of(lambda split: data if split == "train" else None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ import torch
 
 from fer_ignite import evaluate, load_model, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
-from fer_ignite.checkpoint.paths import ensemble_members, ensemble_name, network_title
+from fer_ignite.checkpoint.paths import (
+    ensemble_members,
+    ensemble_name,
+    network_title,
+    weighted_name,
+)
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.comparison import compare
@@ -62,6 +67,20 @@ def test_names_of_ensembles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b.pt").touch()
     assert ensemble_members("a,b.pt") == (("a,b.pt", 1.0),)
+
+
+def test_weights_go_with_a_list_and_with_a_text():
+    assert weighted_name(["a.pt", "b.pt"], [0.9, 0.1]) == "a.pt=0.9,b.pt=0.1"
+    assert weighted_name("a.pt, b.pt", [0.9, 0.1]) == "a.pt=0.9,b.pt=0.1"
+    assert weighted_name(Path("a.pt"), [1.0]) == "a.pt"
+    for name in ("a.pt=0.5,b.pt=0.5", Path("a.pt=0.5,b.pt=0.5")):
+        with pytest.raises(CheckpointError, match="has weights already; leave them out there"):
+            weighted_name(name, [0.9, 0.1])
+    for call in (load_model, evaluate):
+        with pytest.raises(CheckpointError, match="3 weights for 1 checkpoints"):
+            call("a.pt", weights=[1, 2, 3])
+        with pytest.raises(CheckpointError, match="1 weights for 2 checkpoints"):
+            call("a.pt,b.pt", weights=[1])
 
 
 @pytest.mark.parametrize(

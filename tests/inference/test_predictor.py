@@ -1,5 +1,7 @@
 """The Python functions refuse what they can't use, in a sentence, before anything is read."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -96,11 +98,56 @@ def test_four_dimensions_are_several_pictures():
         (np.zeros(48, np.uint8), r"shape \[48\]"),
         (np.zeros((48, 48), np.int64), r"came as int64"),
         ([np.zeros((48, 48), np.uint8), 7], r"picture 1 came as int; give a path"),
+        (io.BytesIO(b"..."), "pictures came as BytesIO; give a path"),
+        ([io.BytesIO(b"...")], "picture 0 came as BytesIO; give a path"),
     ],
 )
 def test_what_is_no_picture_gets_a_sentence(picture, words):
     with pytest.raises(FerError, match=words):
         load_model().predict(picture)
+
+
+def test_an_opened_image_of_a_broken_file_gets_a_sentence():
+    file = io.BytesIO()
+    Image.effect_noise((48, 48), 50).save(file, "PNG")
+    half = Image.open(io.BytesIO(file.getvalue()[:1000]))
+    with pytest.raises(DataError, match=r"picture 1: can't be read \("):
+        load_model().predict([np.zeros((48, 48), np.uint8), half])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "half"}, "precision='half' is unknown; allowed are auto, fp32, fp16, bf16"),
+        ({"device": "gpu"}, "device='gpu' is unknown; allowed are auto, cpu, cuda, mps"),
+        ({"device": None}, "device=None is unknown"),
+        ({"device": "cuda:99"}, "CUDA device"),
+    ],
+)
+def test_precision_and_device_are_checked(options, words):
+    with pytest.raises(ConfigError, match=words):
+        load_model(**options)
+    if "device" in options:
+        with pytest.raises(ConfigError, match=words.replace("None", "'None'")):
+            evaluate(shipped_checkpoint(), data="demo:140", **options)
+
+
+def test_probabilities_are_computed_from_logits_on_the_cpu(monkeypatch):
+    # float64, in which they are computed, does not exist on Apple's GPUs
+    network = load_model(device="cpu")
+
+    class OnDevice(torch.Tensor):
+        def double(self):
+            raise TypeError("no float64")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    monkeypatch.setattr(
+        "fer_ignite.inference.loaded_model.tta_logits",
+        lambda *_, **__: torch.randn(2, 7).as_subclass(OnDevice),
+    )
+    assert network.probabilities(torch.zeros(2, 48, 48, 1, dtype=torch.uint8)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from fer_ignite import imports
 from fer_ignite.errors import ConfigError
 from fer_ignite.models.emotionnet import EmotionNet
 from fer_ignite.models.fer48 import Fer48
@@ -91,6 +92,22 @@ def test_a_user_s_class_that_does_not_fit_is_named(user_file, name, changes, wor
 def test_an_error_inside_a_user_s_network_keeps_its_traceback(user_file):
     with pytest.raises(RuntimeError, match="mine"):
         build(f"{user_file}:Broken")
+
+
+def test_a_module_is_tried_on_the_device_where_an_earlier_run_left_it(monkeypatch):
+    monkeypatch.setitem(imports._OBJECTS, "object:Net", lambda **_: net)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48 * 48, 7)).to("meta")
+    assert build("object:Net") is net
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_of_another_dtype_is_refused_with_the_remedy(monkeypatch, dtype):
+    monkeypatch.setitem(imports._OBJECTS, "object:Net", lambda **_: net)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48 * 48, 7)).to(dtype)
+    with pytest.raises(
+        ConfigError, match=r"parameters of (float64|bfloat16).*give it with \.float"
+    ):
+        build("object:Net")
 
 
 @pytest.mark.parametrize(

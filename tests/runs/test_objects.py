@@ -11,10 +11,12 @@ from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import fer_ignite
-from fer_ignite import Config, build_session, evaluate, load_model, train
-from fer_ignite.checkpoint.format import load_checkpoint, state_digest
+from fer_ignite import Config, build_session, evaluate, load_model, predict, train
+from fer_ignite.apps.export.exporter import export_checkpoint
+from fer_ignite.checkpoint.format import load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
-from fer_ignite.errors import CheckpointError, ConfigError, FerError
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
+from fer_ignite.inference.predictor import open_predictor
 
 
 class Net(nn.Sequential):
@@ -75,6 +77,66 @@ def test_a_module_that_is_given_is_trained_itself(tiny):
     before = [parameter.detach().clone() for parameter in net.parameters()]
     train(tiny(epochs=1, model_args={}), model=net)
     assert not any(map(torch.equal, before, (p.detach() for p in net.parameters())))
+
+
+def test_a_module_is_copied_by_evaluate_and_load_model(tiny, tmp_path):
+    net = Net()
+    pixels = torch.from_numpy(draw_faces(4, seed=1)[0])
+    single = {}
+    for name, seed in (("one", 1), ("two", 2)):
+        train(tiny(epochs=1, model_args={}, name=name, seed=seed, lr=0.05), model=Net)
+        single[name] = load_model(tmp_path / name, model=Net).probabilities(pixels)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    one = load_model(tmp_path / "one", model=net)
+    both = load_model([tmp_path / "one", tmp_path / "two"], model=net).probabilities(pixels)
+    evaluate(tmp_path / "two", model=net, quiet=True)
+    assert all(map(torch.equal, before, (p.detach() for p in net.parameters()))) and net.training
+    assert torch.equal(one.probabilities(pixels), single["one"])
+    assert (single["one"] - single["two"]).abs().max() > 1e-3
+    torch.testing.assert_close(both, (single["one"] + single["two"]) / 2)
+
+
+class FinishedFaces(Faces):
+    """The faces as ToTensor and Normalize make them."""
+
+    def __getitem__(self, index):
+        pixels_HW1, label = super().__getitem__(index)
+        return (torch.from_numpy(pixels_HW1).permute(2, 0, 1) / 255 - 0.5) / 0.25, label
+
+
+def test_a_network_of_finished_tensors_is_not_given_pictures(tiny, tmp_path):
+    data = {"train": FinishedFaces(), "val": FinishedFaces(28, seed=5)}
+    train(tiny(epochs=1), data=data)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    log = (tmp_path / "run" / "log.txt").read_text()
+    warning = "the data set gives float tensors, which are used as they are: augmentation"
+    assert log.count(warning) == 1
+    with build_session(tiny(name="by-hand"), data=data) as session:
+        assert (session.folder.path / "log.txt").read_text().count(warning) == 1
+    assert evaluate(best, data=data, quiet=True)["n"] == 28
+    network = load_model(best)
+    face = draw_faces(1, seed=1)[0]
+    for call in (
+        lambda: network.predict(face),
+        lambda: network.probabilities(torch.from_numpy(face)),
+        lambda: predict(best, face),
+        lambda: open_predictor(best),  # of serve and demo
+        lambda: export_checkpoint(best, out=str(tmp_path / "x.onnx")),
+    ):
+        with pytest.raises(CheckpointError, match=r"trained on float tensors.*or train it on PIL"):
+            call()
+    for options in ({"data": "demo:140"}, {"data": Faces(28)}):
+        with pytest.raises(DataError, match="gives images, and the network was trained on float"):
+            evaluate(best, quiet=True, **options)
+
+
+def test_a_checkpoint_without_a_mark_of_finished_tensors_is_used_as_before(tiny, tmp_path):
+    train(tiny(epochs=1), data={"train": FinishedFaces(), "val": FinishedFaces(28)})
+    content = load_checkpoint(tmp_path / "run")
+    del content["preprocessing"]["finished_tensors"]
+    with (tmp_path / "old.pt").open("wb") as file:
+        write_checkpoint(content, file)
+    assert len(load_model(tmp_path / "old.pt").predict(draw_faces(1, seed=1)[0])) == 1
 
 
 def test_data_loss_and_optimizer_are_objects_too(tiny, tmp_path):

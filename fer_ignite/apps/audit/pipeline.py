@@ -311,6 +311,7 @@ def _score_with_checkpoint(
     dataset: FaceDataset, request: AuditRequest, *, checkpoint: str
 ) -> _LabelScores:
     network = load_model(checkpoint, device=request.device, model=request.model)
+    network.require_images()
     all_N = np.arange(len(dataset.targets.labels_N))
     probabilities_NK = out_of_fold_probabilities(network, dataset, indices=all_N, tta=request.tta)
     seen_N, known = np.zeros(len(all_N), dtype=np.bool_), True

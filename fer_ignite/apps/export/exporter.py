@@ -97,6 +97,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     _check_request(request)
     # On the CPU in fp32: what the file computes is to be compared with that, not with a device's faster arithmetic.
     network = load_model(request.checkpoint, device="cpu", model=request.model, precision="fp32")
+    network.require_images()
     target = _target(request)
     asked = EvaluateRequest(
         request.checkpoint,
