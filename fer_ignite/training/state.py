@@ -1,5 +1,6 @@
 """State of a session for checkpoints, and its restoration."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from fer_ignite.checkpoint import failpoints
 from fer_ignite.checkpoint.handler import PlainState
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.training.coordination import StopReason
 from fer_ignite.training.early_stopping import has_patience_left
 from fer_ignite.training.session import (
@@ -95,7 +96,25 @@ def _data(session: Session) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "val_fingerprint": dataset.split_fingerprint("val"),
         "counts": {split: len(indices) for split, indices in dataset.indices.items()},
+        **({} if dataset.cache is not None else {"labels_sha256": _labels_sha256(session)}),
     }
+
+
+def _labels_sha256(session: Session) -> str:
+    """Of a user's data set: its pixels may be random, so that its labels alone say whether it is the same."""
+    return hashlib.sha256(session.dataset.targets.labels_N.tobytes()).hexdigest()
+
+
+def _require_same_labels(session: Session, data: Mapping[str, Any]) -> None:
+    # Data with a dataset cache was compared before the start; older checkpoints lack the entry.
+    was = data.get("labels_sha256")
+    if was in (None, _labels_sha256(session)) or session.dataset.cache is not None:
+        return
+    if "data" not in session.config.override:
+        raise DataError(
+            f"--resume: the labels of {session.dataset.source} are not what the run began with; give the same data set, or allow it "
+            "with --override data."
+        )
 
 
 def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool = False) -> None:
@@ -106,6 +125,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
         best_lost: the best checkpoint can't be used: its score is forgotten, so that the next epoch writes another.
     Raises:
         ConfigError: an epoch has another number of iterations now.
+        DataError: a user's data set has other labels now.
     """
     # Ignite checks it only when run() starts, after files and states were touched, and names no
     # setting.
@@ -116,6 +136,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any], *, best_lost: bool 
             "max_train_samples, drop_last, exclude and the data count), so there is no place to continue from; leave them as they were, or "
             "begin a new run with --init-from best.pt."
         )
+    _require_same_labels(session, checkpoint["data"])
     session.resumed = checkpoint
     session.model.load_state_dict(checkpoint["model"])
     if session.averaged is not None:  # where it is new, it starts at the weights

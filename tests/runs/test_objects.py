@@ -242,6 +242,16 @@ def test_a_resumed_run_wants_the_same_objects_again(tiny, tmp_path):
     assert train(again, model=Net, optimizer=slow_sgd)["epochs"] == 2
 
 
+def test_a_resumed_run_wants_data_with_the_same_labels(tiny):
+    train(tiny(epochs=1), data=Faces())
+    other = Faces()
+    other.targets = other.targets[::-1]
+    with pytest.raises(DataError, match="labels of object:Faces are not what the run began with"):
+        train(tiny(epochs=2, resume="auto"), data=other)
+    allowed = tiny(epochs=2, resume="auto", override=("data",))
+    assert train(allowed, data=other)["epochs"] == 2
+
+
 class Counting(nn.Module):
     def __init__(self):
         super().__init__()
