@@ -357,7 +357,12 @@ def _require_same_labels(
 def _numbers(labels: Sequence[Any], classes: Sequence[str], *, name: str) -> NDArray[np.int64]:
     """int64 [N]: the classes' numbers, out of numbers or names."""
     places = {label: place for place, label in enumerate(classes)}
-    numbers = [places.get(x) if isinstance(x, str) else _whole_number(x) for x in labels]
+    numbers = [
+        places[x]
+        if isinstance(x, str) and x in places
+        else _whole_number(int(x) if isinstance(x, str) and x.isdecimal() else x)
+        for x in labels
+    ]
     if None in numbers:
         raise DataError(
             f"{name} has the label {labels[numbers.index(None)]!r}; a label is a whole number from 0, or one of the names in "

@@ -323,7 +323,9 @@ def sample_image(sample: Any) -> Image.Image:
     """
     image = unpaired(sample)
     if isinstance(image, Image.Image):
-        return plain_image(image, "a sample's image")
+        # Pillow's rotate, crop and convert keep the EXIF data: what has been turned would be turned again. Only an
+        # image straight from its file has a format.
+        return plain_image(image, "a sample's image", upright=image.format is None)
     if not isinstance(image, (np.ndarray, Tensor)):
         raise DataError(f"a sample's image is a {type(image).__name__}; {_WANTED}.")
     dtype, shape = str(image.dtype).removeprefix("torch."), list(image.shape)

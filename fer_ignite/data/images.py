@@ -355,13 +355,15 @@ def _has_second_page(image: Image.Image) -> bool:
     return True
 
 
-def plain_image(image: Image.Image, name: Name) -> Image.Image:
+def plain_image(image: Image.Image, name: Name, *, upright: bool = False) -> Image.Image:
     """A loaded image as upright "L" or "RGB".
 
+    Args:
+        upright: the image is as it is to be seen, whatever its EXIF data says.
     Raises:
         DataError: pixels of another kind, such as 32 bits.
     """
-    turn = _TURN_OF_EXIF.get(_exif_orientation(image))
+    turn = None if upright else _TURN_OF_EXIF.get(_exif_orientation(image))
     wide_gray = image.mode in _SIXTEEN_BIT_GRAY or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )

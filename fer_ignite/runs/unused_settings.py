@@ -9,6 +9,7 @@ from fer_ignite.data.cache.format import is_cache
 from fer_ignite.data.open import is_user_dataset
 from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.imports import OBJECT
+from fer_ignite.recipes import read_recipe, recipe_names
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS
 
 __all__ = ["unused_settings"]
@@ -102,11 +103,16 @@ _RULES = (
 def unused_settings(config: Config) -> list[str]:
     """A sentence for each setting that was changed from its default and that nothing reads beside the other settings.
 
-    Settings at their default are passed over: recipes and ``config.yaml`` write them out.
+    Settings at their default are passed over, and at the value of a shipped recipe: nobody has to know what a recipe sets.
     """
     values = config.model_dump(mode="json")
     defaults = default_settings(values)
-    changed = {name for name, value in values.items() if value != defaults[name]}
+    recipes = [read_recipe(name) for name in recipe_names()]
+    changed = {
+        name
+        for name, value in values.items()
+        if value != defaults[name] and all(recipe.get(name) != value for recipe in recipes)
+    }
     found: dict[str, str] = {}
     for rule in _RULES:
         if not rule.used(config):

@@ -200,6 +200,8 @@ def test_a_dataset_cache_s_own_resize_mode_is_the_run_s(tmp_path):
 def test_labels_may_be_names_and_other_labels_are_refused():
     named = squares(targets=["dark", "light"] * 10, val=0)
     assert faces_of(named).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
+    digits = squares(targets=["0", "1"] * 10, val=0)  # as a csv reader gives them
+    assert faces_of(digits).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
     whole = squares(targets=np.array([0.0, 1.0] * 10), val=0)
     assert faces_of(whole).targets.labels_N[:4].tolist() == [0, 1, 0, 1]
     for strange in ("dim", 0.5, None, [0, 1], float("nan")):

@@ -1,3 +1,4 @@
+import io
 import random
 
 import numpy as np
@@ -107,11 +108,16 @@ def test_images_of_a_user_s_data_set_are_read_as_packed_ones_are():
     wide = Image.fromarray(np.full((8, 8), 257 * 10, np.uint16))
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))  # transparent, with black below
     turned = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    turned.info["exif"] = exif_of(turned, orientation=3)  # upside down
-    samples = [wide, clear, turned]
-    (batch,) = loader(samples.__getitem__).batches([request(range(3))])
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif_of(turned, orientation=3))  # upside down
+    opened = Image.open(file)
+    righted = opened.transpose(Image.Transpose.ROTATE_180)  # by the user; the EXIF data stays
+    assert righted.getexif()[0x0112] == 3
+    samples = [wide, clear, opened, righted]
+    (batch,) = loader(samples.__getitem__).batches([request(range(4))])
     assert (batch[0] == 10).all() and (batch[1] == 255).all()
     assert batch[2, :, :, 0].flatten().tolist() == list(range(63, -1, -1))
+    assert torch.equal(batch[2], batch[3])
 
 
 def exif_of(picture, *, orientation):

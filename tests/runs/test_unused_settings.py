@@ -21,14 +21,14 @@ OWN = {"optimizer_factory": "torch.optim:SGD"}
         ({"milestones": (3, 5)}, "--milestones 3.0,5.0", "--sched multistep"),
         ({"distill_weight": 0.7}, "--distill-weight 0.7", "--teacher"),
         ({"shard_streams": 2}, "--shard-streams 2", "--data shards:URL"),
-        ({"augment": False, "rotate": 10}, "--rotate 10.0", "--augment"),
+        ({"augment": False, "rotate": 11}, "--rotate 11.0", "--augment"),
         ({"model_ema_decay": 0.9}, "--model-ema-decay 0.9", "--model-ema"),
         ({"track_checkpoints": False}, "--no-track-checkpoints", "--track"),
         ({"min_delta": 0.1}, "--min-delta 0.1", "--patience or --sched plateau"),
         ({**OWN, "lr": 0.5}, "--lr 0.5", "without --optimizer-factory"),
         ({**OWN, "backbone_lr": 0.5}, "--backbone-lr 0.5", "without --optimizer-factory"),
         ({**OWN, "head_lr": 0.7}, "--head-lr 0.7", "without --optimizer-factory"),
-        ({**OWN, "weight_decay": 0.0}, "--weight-decay 0.0", "without --optimizer-factory"),
+        ({**OWN, "weight_decay": 0.3}, "--weight-decay 0.3", "without --optimizer-factory"),
         ({"data": "my:Data", "classes": "a,b"}, "--classes a,b", "image files or a csv as --data"),
         ({"data": "my:Data", "split": (0.5, 0.3, 0.2)}, "--split 0.5,0.3,0.2", "image files"),
         ({"data": "my:Data", "group_by": "S"}, "--group-by S", "image files"),
@@ -77,6 +77,11 @@ def test_no_recipe_sets_what_it_does_not_use(name):
     if "vote_mode" in settings:
         settings["votes"] = "votes.csv"
     assert unused_settings(check(settings)) == []
+
+
+def test_what_a_recipe_sets_is_not_the_user_s_word():
+    assert unused_settings(check({**read_recipe("robust"), "augment": False})) == []
+    assert unused_settings(check({**read_recipe("reference"), "sched": "cosine"})) == []
 
 
 def test_rules_name_settings_that_exist():
