@@ -23,6 +23,7 @@ from fer_ignite.runs.validate import check_names
 from fer_ignite.terminal import progress
 from fer_ignite.training.build import build_session_objects
 from fer_ignite.training.events import StepEvents
+from fer_ignite.training.process_state import preserve_process_state
 from fer_ignite.training.session import Session
 
 __all__ = ["draw_rates", "find_lr"]
@@ -89,15 +90,16 @@ def find_lr(
     cache_path = find_cache(config)[0]
     require_shard_settings(config, cache_path)
     spec = LaunchSpec(nproc=None, device=config.device, gpus=config.gpus, threads=config.threads)
-    outcome = launch(
-        _find,
-        config.model_dump(),
-        None if cache_path is None else str(cache_path),
-        iterations,
-        start_lr,
-        end_lr,
-        spec=spec,
-    )
+    with preserve_process_state():
+        outcome = launch(
+            _find,
+            config.model_dump(),
+            None if cache_path is None else str(cache_path),
+            iterations,
+            start_lr,
+            end_lr,
+            spec=spec,
+        )
     if outcome.exit_code:
         raise outcome.as_exception()
     result = {**(outcome.result or {}), "plot": plot}
