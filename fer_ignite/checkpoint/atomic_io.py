@@ -2,17 +2,18 @@
 
 The new content goes to a temporary file in the same folder, is synced, renamed over the old, and the folder is synced:
 a crash or a full disk at any moment leaves the old file or the new one, and at worst a temporary file, which
-``clean_temporary`` removes at the next start.
+``clean_temporary`` removes at the next start. ``write_output`` is for files that the user names, which may be links, pipes or devices.
 """
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from fer_ignite.errors import StorageError
 
 __all__ = [
     "clean_temporary",
+    "is_special_file",
     "is_storage_failure",
     "publish_alias",
     "read_json_object",
@@ -29,12 +31,14 @@ __all__ = [
     "sync_folder",
     "write_durably",
     "write_json_durably",
+    "write_output",
     "write_text_durably",
 ]
 
 # Exactly the names of _temporary_beside: no other temporary file is ever removed.
 _TEMPORARY = re.compile(r"\.fer-[0-9a-f]{8}\.tmp")
 _BUFFER_BYTES = 1 << 20
+_MOST_LINKS = 40  # as Linux follows
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 Reached = Callable[[str], None]
@@ -44,6 +48,8 @@ _DEVICE_ERRORS = frozenset(
     for name in ("EIO", "ENOSPC", "EROFS", "EDQUOT", "EFBIG", "ENODEV", "ENXIO", "ESTALE")
     if hasattr(errno, name)
 )
+# The system refuses a new file in the folder, or a rename onto a file that is mounted by itself; the file may be writable.
+_RENAME_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY})
 
 
 def is_storage_failure(error: OSError) -> bool:
@@ -111,6 +117,32 @@ def write_durably(
         # The rename is an entry of the folder, and durable only when the folder is synced.
         sync_folder(path.parent)
         reached("after-dirsync")
+
+
+def write_output(
+    path: str | os.PathLike[str], content: str | bytes | Callable[[BinaryIO], object]
+) -> None:
+    """Write a file that the user named, through links and into pipes and devices.
+
+    A regular file is replaced as by ``write_durably``, and a link's file where it is. Written in place, without protection
+    from a crash, are special files (see ``is_special_file``) and a writable file in a folder that is not.
+
+    Args:
+        content: text (UTF-8), bytes, or a function that writes to the open file it is given; it may be called twice.
+    Raises:
+        StorageError: the system refused.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    if not is_special_file(path):
+        try:
+            write_durably(os.path.realpath(path), content, named=path)
+            return
+        except StorageError as error:
+            refused = getattr(error.__cause__, "errno", None) in _RENAME_ERRORS
+            if not (refused and os.path.isfile(path) and os.access(path, os.W_OK)):
+                raise
+    _write_in_place(path, content)
 
 
 def write_text_durably(path: str | os.PathLike[str], text: str) -> None:
@@ -192,9 +224,61 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def is_special_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is no regular file or folder: a pipe, a device, or a descriptor (/dev/stdout, /dev/fd/N) of any file."""
+    other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return other or _descriptor_path(path) is not None
+
+
+def _descriptor_path(path: str | os.PathLike[str]) -> str | None:
+    """The entry of an open file in /proc or /dev/fd that a path, or a link on its way, names; None where there is none."""
+    # Link by link: realpath would show the file behind the descriptor.
+    place = os.path.join(os.getcwd(), os.fspath(path))
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(place)
+        place = os.path.join(os.path.realpath(folder), name)
+        if place.startswith(("/proc/", "/dev/fd/")):
+            return place
+        if not os.path.islink(place):
+            return None
+        place = os.path.join(os.path.dirname(place), os.readlink(place))
+    return None
+
+
+def _write_in_place(
+    path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]
+) -> None:
+    # All bytes first: a pipe can't seek, as some formats do, and a content that fails leaves the old file.
+    buffer = io.BytesIO()
+    if callable(content):
+        content(buffer)
+    else:
+        buffer.write(content)
+    with storage_errors(path):
+        file = _open_in_place(path)
+    try:
+        with file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        raise StorageError(
+            f"{shown(path)} can't be written: {error.strerror or error}. It may hold a part; make room or name another "
+            "file, and give the command again."
+        ) from error
+
+
+def _open_in_place(path: str | os.PathLike[str]) -> BinaryIO:
+    own = re.fullmatch(rf"(?:/proc/{os.getpid()}|/dev)/fd/(\d+)", _descriptor_path(path) or "")
+    if own is None:
+        return open(path, "wb")
+    # Opened again, a file that standard output is sent to would lose the lines that it has.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return os.fdopen(os.dup(int(own[1])), "wb")
+
+
 def _refuse_special_file(path: Path) -> None:
     # Renaming over /dev/stdout would replace the device by a file.
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+    if path.is_dir() or is_special_file(path):
         is_folder = path.is_dir()
         raise OSError(
             errno.EISDIR if is_folder else errno.EINVAL,

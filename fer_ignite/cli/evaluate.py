@@ -141,13 +141,13 @@ def command(
 
 
 def _write_json(values: dict[str, Any], file: str) -> None:
-    from fer_ignite.checkpoint.atomic_io import write_text_durably
+    from fer_ignite.checkpoint.atomic_io import write_output
 
     text = json.dumps(values, indent=2)
     if file == "-":
         click.echo(text)
     else:
-        write_text_durably(file, text + "\n")
+        write_output(file, text + "\n")
 
 
 def _fit_weights_on_val(name: str, options: dict[str, Any]) -> str:

@@ -50,16 +50,18 @@ def open_face_rows(
         None if save_annotated is None else AnnotatedOutput(save_annotated),
     )
     reader = FaceReader(predictor(), found, margin=margin, batch_size=batch_size)
-    picker = FacePicker(
-        faces, usual_px=reader.predictor.side_px, warn=_warn, detector=detector, margin=margin
-    )
+    picker = None
+    if faces == "auto":
+        picker = FacePicker(
+            faces, usual_px=reader.predictor.side_px, warn=_warn, detector=found, margin=margin
+        )
     rows = iter_face_rows(
         files,
         reader,
         frame_stride=frame_stride or 1,
         smooth_seconds=0.5 if smooth_seconds is None else smooth_seconds,
         annotated_output=annotated_output,
-        picker=picker if faces == "auto" else None,
+        picker=picker,
     )
     return rows, min(topk, len(reader.predictor.classes))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fer_ignite.checkpoint.atomic_io import write_text_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 from fer_ignite.cli.rows import csv_line, describe_box, top_cells, top_columns
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.data.images import printable
@@ -75,7 +75,7 @@ def _write_csv(file: str, classes: Sequence[str], *, predictions: Sequence[Predi
             row = [formula_safe(printable(prediction.file)), str(prediction.face)]
             row += [str(prediction.label), *(f"{shares[name]:.6f}" for name in classes)]
             lines.append(csv_line(row))
-    write_text_durably(file, "".join(lines))
+    write_output(file, "".join(lines))
 
 
 def _warn(sentence: str) -> None:

@@ -43,10 +43,14 @@ def require_writable(flag: str, path: str | None) -> None:
     """
     if path in (None, "-"):
         return
-    target = Path(str(path)).absolute()
+    named = Path(str(path))
+    # A link to a file that is not there yet: the file is made where the link says.
+    if named.is_symlink() and not named.exists():
+        named = Path(os.path.realpath(named))
+    target = named.absolute()
     if not target.parent.is_dir():
         raise ConfigError(
-            f"{flag}: {path} can't be written: there is no folder {Path(str(path)).parent}; make it first."
+            f"{flag}: {path} can't be written: there is no folder {named.parent}; make it first."
         )
     if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
         raise ConfigError(

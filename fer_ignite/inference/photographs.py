@@ -50,8 +50,8 @@ class FacePicker:
             picture).
         usual_px: side of the network's own images; crops up to this size are usual too.
         warn: called with one sentence, for the first photograph, and with one where the search in pictures of a face crop's size ends.
-        detector, margin: as :func:`fer_ignite.apps.faces.detection.open_detector` and ``cut_face`` take them; None: mtcnn, and
-            the detector's own margin.
+        detector: a name as :func:`fer_ignite.apps.faces.detection.open_detector` takes it, or an open detector; None: mtcnn.
+        margin: as ``cut_face`` takes it; None: the detector's own margin.
         most_looks: pictures of a face crop's size in a row that are searched without finding a photograph, before later ones of
             that size are taken as faces; None: all are searched.
     Raises:
@@ -64,7 +64,7 @@ class FacePicker:
         *,
         usual_px: int,
         warn: Callable[[str], Any],
-        detector: str | None = None,
+        detector: str | Callable[..., Any] | None = None,
         margin: float | None = None,
         most_looks: int | None = MOST_LOOKS,
     ) -> None:
@@ -72,8 +72,9 @@ class FacePicker:
             raise ConfigError(f"faces={faces!r} is unknown; allowed are {', '.join(FACES)}.")
         self.faces, self.usual_px, self.warn = faces, usual_px, warn
         self.warned, self.most_looks, self.looks = False, most_looks, 0
-        self._name, self._margin = detector, margin
-        self._opened: Any = None
+        self._name = detector if isinstance(detector, str) else None
+        self._opened: Any = None if isinstance(detector, str) else detector
+        self._margin = margin
         if faces == "always" or (faces == "auto" and detector is not None):
             self._detector()
 

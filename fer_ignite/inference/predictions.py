@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fer_ignite.checkpoint.atomic_io import write_text_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 from fer_ignite.data.exclude_list import formula_safe
 from fer_ignite.inference.loaded_model import predict_probabilities
 
@@ -47,4 +47,4 @@ def write_predictions_csv(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", "label", "predicted", *(f"p_{name}" for name in classes)])
     writer.writerows(rows)
-    write_text_durably(path, text.getvalue())
+    write_output(path, text.getvalue())

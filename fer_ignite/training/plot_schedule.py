@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fer_ignite.checkpoint.atomic_io import write_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 from fer_ignite.errors import ConfigError
 
 __all__ = ["plot_schedule"]
@@ -36,4 +36,4 @@ def plot_schedule(
     axes.set_ylabel("learning rate" if lr != 1 else "factor of the learning rate")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    write_durably(path, lambda file: figure.savefig(file, format=suffix))
+    write_output(path, lambda file: figure.savefig(file, format=suffix))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.checkpoint.atomic_io import write_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 
 __all__ = ["draw_confusion", "draw_curves"]
 
@@ -12,7 +12,7 @@ _TRAIN, _VAL = "#7f8c9b", "#1f6fb2"
 
 
 def _save(figure: Any, path: Path) -> None:
-    write_durably(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_output(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,11 +15,13 @@ import pytest
 import fer_ignite
 from fer_ignite.checkpoint.atomic_io import (
     clean_temporary,
+    is_special_file,
     publish_alias,
     shown,
     storage_errors,
     write_durably,
     write_json_durably,
+    write_output,
     write_text_durably,
 )
 from fer_ignite.checkpoint.failpoints import SAVE_POINTS
@@ -94,6 +97,86 @@ def test_folders_devices_and_missing_parents_are_refused(tmp_path: Path):
             write_durably(tmp_path / name, b"")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "folder", "out"]
+
+
+def test_a_named_file_is_replaced_and_behind_a_link_the_file_that_it_names(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/real")
+    for text in ("new", "ü\udcff"):
+        write_output(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "real").read_bytes() == text.encode(
+            "utf-8", "surrogateescape"
+        )
+    before = (tmp_path / "folder" / "real").stat().st_ino
+    with pytest.raises(ZeroDivisionError):
+        write_output(tmp_path / "link", lambda file: file.write(b"half") // 0)
+    assert (tmp_path / "folder" / "real").stat().st_ino == before
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["real"]
+    with pytest.raises(StorageError, match="Is a directory"):
+        write_output(tmp_path / "folder", b"")
+
+
+def test_a_named_pipe_gets_the_bytes_and_stays(tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "link").read_bytes()))
+    reader.start()
+    # A format that seeks, as zip and TIFF do.
+    write_output(
+        tmp_path / "link", lambda file: (file.write(b"xbc"), file.seek(0), file.write(b"a"))
+    )
+    reader.join()
+    assert got == [b"abc"] and (tmp_path / "link").is_symlink()
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+
+
+def test_a_link_to_a_device_stays_and_a_full_one_is_a_sentence(tmp_path: Path):
+    for name in ("null", "full"):
+        (tmp_path / name).symlink_to(f"/dev/{name}")
+    write_output(tmp_path / "null", b"1")
+    with pytest.raises(StorageError, match=r"full can't be written: No space left.*hold a part"):
+        write_output(tmp_path / "full", b"1")
+    assert all(path.is_symlink() for path in tmp_path.iterdir())
+
+
+def test_a_descriptor_of_a_file_is_written_where_it_stands_and_never_replaced(tmp_path: Path):
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        log.write(b"rows\n")
+        (tmp_path / "stdout").symlink_to(f"/dev/fd/{log.fileno()}")
+        (tmp_path / "link").symlink_to("stdout")
+        write_output(tmp_path / "link", b"csv\n")
+        log.write(b"more\n")
+        assert is_special_file(tmp_path / "link") and not is_special_file(tmp_path / "log")
+        with pytest.raises(StorageError, match="Is not a file"):
+            write_durably(tmp_path / "stdout", b"")
+    assert (tmp_path / "log").read_bytes() == b"rows\ncsv\nmore\n"
+    assert (tmp_path / "stdout").is_symlink() and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EACCES, errno.ENOSPC])
+def test_a_file_that_can_be_written_but_not_replaced_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """As a file that is mounted by itself (EBUSY), or one in another user's folder (EACCES); a full disk keeps the old."""
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "x").write_bytes(b"old and longer")
+    monkeypatch.setattr(os, "replace", refuse)
+    if number == errno.ENOSPC:
+        with pytest.raises(StorageError, match="No space"):
+            write_output(tmp_path / "x", b"new")
+    else:
+        write_output(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == (
+        b"old and longer" if number == errno.ENOSPC else b"new"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    with pytest.raises(StorageError):
+        write_output(tmp_path / "absent", b"new")
 
 
 def test_only_our_own_leftovers_are_cleaned(tmp_path: Path):

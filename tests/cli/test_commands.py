@@ -451,6 +451,35 @@ def test_a_full_disk_is_one_line_that_names_no_flag_of_another_command(
     assert "--resume" not in ended.err and "#storage" in ended.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "BEST", "FACE", "--predictions", "LINK"],
+        ["train", "--data", "demo:140", "--plot-lr", "LINK"],
+        ["evaluate", "BEST", "--quiet", "--json", "LINK"],
+        *(
+            pytest.param(["evaluate", "BEST", "--quiet", flag, "LINK"], marks=pytest.mark.slow)
+            for flag in ("--predictions", "--plot")
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_named_output_follows_links_to_files_and_to_descriptors(
+    cli, best, faces, tmp_path, arguments
+):
+    for name, target in (("a", "real"), ("b", "descriptor"), ("c", "nowhere/x")):
+        (tmp_path / name).symlink_to(target)
+    with (tmp_path / "log").open("wb") as log:
+        (tmp_path / "descriptor").symlink_to(f"/dev/fd/{log.fileno()}")
+        for name, code in (("a", 0), ("b", 0), ("c", 2)):
+            places = {"BEST": best, "FACE": faces / "sad.png", "LINK": tmp_path / name}
+            ended = cli(*[places.get(word, word) for word in arguments])
+            assert ended.code == code and (tmp_path / name).is_symlink(), ended.err
+    assert f"there is no folder {tmp_path / 'nowhere'}" in ended.err
+    assert (tmp_path / "descriptor").is_symlink()
+    assert (tmp_path / "real").read_bytes()[:4] == (tmp_path / "log").read_bytes()[:4] != b""
+
+
 def test_a_full_disk_below_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
         ended = subprocess.run(

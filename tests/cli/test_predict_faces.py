@@ -7,11 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from fer_ignite.apps.faces import detection
+from fer_ignite.apps.faces.detection import Box
+from fer_ignite.cli import predict_faces
 from fer_ignite.data.drawn_faces import draw_faces
+from fer_ignite.inference.photographs import FacePicker
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,34 @@ def test_search_flags_leave_face_crops_as_they_are_and_predictions_are_written(c
 def test_a_detector_that_is_unknown_is_reported_also_where_all_are_face_crops(cli, crops):
     ended = cli("predict", crops, "--detector", "yolo")
     assert ended.code == 2 and ended.out == "" and "yolo" in ended.err
+
+
+@pytest.mark.parametrize("detector", [None, "tests_own:detect"])
+@pytest.mark.parametrize("faces", ["auto", "always"])
+def test_the_detector_is_opened_once(monkeypatch, faces, detector):
+    opened = []
+
+    def open_detector(name):
+        opened.append(name)
+        return lambda images: [[Box(4, 4, 8, 8)] for _ in images]
+
+    for module in (detection, predict_faces):
+        monkeypatch.setattr(module, "open_detector", open_detector)
+    network = SimpleNamespace(side_px=48, classes=("sad",))
+    options = {"margin": None, "frame_stride": None, "smooth_seconds": None, "save_annotated": None}
+    sizes = {"topk": 1, "batch_size": 1}
+    rows, _ = predict_faces.open_face_rows(
+        lambda: network, [], faces=faces, detector=detector, **sizes, **options
+    )
+    assert list(rows) == [] and opened == [detector or "mtcnn"]
+
+
+def test_an_open_detector_is_the_one_that_searches():
+    found = [Box(4, 4, 8, 8)]
+    picker = FacePicker(
+        "auto", usual_px=48, warn=lambda _: None, detector=lambda images: [found for _ in images]
+    )
+    assert picker.find("a.png", Image.new("RGB", (300, 300))) == found
 
 
 def test_a_margin_holds_for_the_faces_of_photographs(cli, photographs):

@@ -17,6 +17,7 @@ from fer_ignite.apps.export.quantize import quantize_static
 from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.apps.export.weight_formats import safetensors_bytes, state_dict_bytes
 from fer_ignite.checkpoint.atomic_io import (
+    is_special_file,
     shown,
     storage_errors,
     sync_folder,
@@ -238,6 +239,10 @@ def _target(request: ExportRequest) -> Path:
         raise ConfigError(f"--out: {shown(target)} is the checkpoint itself; name another file.")
     files = [target, card_path(target)]
     files += [target.with_suffix(".bin")] if request.form == "openvino" else []
+    if special := [path for path in files if is_special_file(path)]:
+        raise ConfigError(
+            f"--out: {shown(special[0])} is a pipe or a device; an export is checked before it gets its name, so name a file."
+        )
     there = [path for path in files if path.exists()]
     if there and not request.exist_ok:
         raise ConfigError(

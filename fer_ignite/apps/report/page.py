@@ -9,7 +9,7 @@ from fer_ignite.apps.report.context import build_context
 from fer_ignite.apps.report.evaluation import ReportOptions
 from fer_ignite.apps.report.render import render_page, require_jinja
 from fer_ignite.apps.report.subject import RunReference, resolve_run
-from fer_ignite.checkpoint.atomic_io import write_text_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 from fer_ignite.checkpoint.remote_files import source_of_download
 from fer_ignite.errors import ConfigError
 
@@ -43,7 +43,7 @@ def write_report(
     else:
         template, facts = "comparison.html", build_comparison(subjects, chosen)
     page = render_page(template, facts)
-    write_text_durably(target, page)
+    write_output(target, page)
     return {"file": str(target), "bytes": len(page.encode()), "sentences": facts["sentences"]}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ignite.engine import Events
 from ignite.handlers import FastaiLRFinder
 
-from fer_ignite.checkpoint.atomic_io import write_durably
+from fer_ignite.checkpoint.atomic_io import write_output
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
 from fer_ignite.data.open import find_cache, open_dataset, require_shard_settings
@@ -272,4 +272,4 @@ def draw_rates(
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    write_durably(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_output(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -406,6 +406,16 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
             export_checkpoint(tmp_path / name, form="safetensors")
 
 
+def test_devices_and_descriptors_are_refused_and_stay(best, tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    with (tmp_path / "log").open("wb") as log:
+        (tmp_path / "stdout").symlink_to(f"/dev/fd/{log.fileno()}")
+        for name in ("null", "stdout"):
+            with pytest.raises(ConfigError, match=f"{name} is a pipe or a device"):
+                export_checkpoint(best, form="safetensors", out=str(tmp_path / name), exist_ok=True)
+            assert (tmp_path / name).is_symlink()
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(best, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
