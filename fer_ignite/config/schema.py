@@ -39,5 +39,5 @@ def _takes_text(parts: Sequence[Any]) -> bool:
     return any(isinstance(part, BeforeValidator) or _takes_text(get_args(part)) for part in parts)
 
 
-# What _setting adds to a field, and what is said in the settings' own words.
-_REPLACED = ("group", "unit", "structural", "repeat", "title", "description")
+# What `setting` adds to a field, and what is said in the settings' own words.
+_REPLACED = ("unit", "structural", "repeat", "title", "description")

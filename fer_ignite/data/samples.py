@@ -63,6 +63,7 @@ class Samples:
         files: N paths under `root`, where several faces lie in one file and the ids tell them apart; None: the ids.
         boxes_N4: int64 left, top, right, bottom of each face in its file, in px; zeros or None: the whole picture.
         groups_N: int64, images of one group (a person, a film) must not be torn apart; None: no groups.
+        ungrouped: ids whose names carry no group as the others' do; each is a group of its own.
         soft_NK: float32 shares of the votes; None: no votes.
         refused: files that are known to be unusable before any is opened, with the reason.
         skipped: what can't be used was left out before, each with its reason, as a dataset cache's manifest lists it.
@@ -78,6 +79,7 @@ class Samples:
     files: Sequence[bytes] | None = None
     boxes_N4: npt.NDArray[np.int64] | None = None
     groups_N: npt.NDArray[np.int64] | None = None
+    ungrouped: frozenset[bytes] = frozenset()
     soft_NK: npt.NDArray[np.float32] | None = None
     refused: tuple[tuple[bytes, str], ...] = ()
     skipped: tuple[str, ...] = ()
@@ -271,4 +273,5 @@ def with_groups(samples: Samples, pattern: str | None) -> Samples:
             "give an expression that all names have."
         )
     names = [match[1] if match.re.groups else match[0] for match in found if match is not None]
-    return replace(samples, groups_N=np.unique(names, return_inverse=True)[1].astype(np.int64))
+    groups_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return replace(samples, groups_N=groups_N, ungrouped=frozenset())

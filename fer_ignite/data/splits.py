@@ -173,5 +173,5 @@ def report_duplicates(
             if split != other:
                 both_N = (splits_N == split) & ((splits_of_N >> other) & 1 == 1)
                 report[f"{name}_in_{other_name}"] = int(both_N.sum())
-    # Later SPLITS judge earlier ones: any bit above the own split is a leak.
+    # val scores what train fitted, and test what both decided: a copy in a later split, a bit above the own one, is a leak.
     return report, (splits_of_N >> (splits_N + 1)) != 0

@@ -31,6 +31,7 @@ from fer_ignite.data.cache.slots import PixelSlots
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
 from fer_ignite.data.samples import (
+    SPLITS,
     Samples,
     Source,
     choose_classes,
@@ -299,7 +300,7 @@ def _assigned_splits(
 ) -> tuple[npt.NDArray[np.uint8], str]:
     # Equal pixels stay in one split: a train image's copy in val would count as unseen.
     copies_N = number_equal_digests(digests_N16)
-    return assign_val_split(
+    splits_N, text = assign_val_split(
         samples.labels_N,
         samples.splits_N,
         units_N=copies_N if samples.groups_N is None else joined_units(copies_N, samples.groups_N),
@@ -308,3 +309,26 @@ def _assigned_splits(
         seed=spec.split_seed,
         grouped=samples.groups_N is not None,
     )
+    if (splits_N != samples.splits_N).any():
+        _warn_of_ungrouped(source, samples)
+    return splits_N, text
+
+
+def _warn_of_ungrouped(source: Source, samples: Samples) -> None:
+    """A warning of images that may show a person of another split; those of the source's own test split are not dealt."""
+    test = SPLITS.index("test")
+    dealt = [
+        name
+        for name, split in zip(samples.ids, samples.splits_N.tolist(), strict=True)
+        if split != test
+    ]
+    alone = [name for name in dealt if name in samples.ungrouped]
+    if alone:
+        logger.warning(
+            "%s: the names of %d of %d images carry no person as the others do (first: %s); each of them is a group of its own. "
+            "--group-by names the groups.",
+            printable(source.where),
+            len(alone),
+            len(dealt),
+            printable(alone[0]),
+        )

@@ -58,7 +58,8 @@ def cache_folder() -> Path:
 def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool = False) -> Path:
     """The folder of the dataset cache that a spec describes.
 
-    A dataset cache as `data` is used as it is: of all settings, only other `classes` and `split` make a new one.
+    A dataset cache as `data` is used as it is: of all settings, only `classes` makes another one. It has its splits, so
+    `split` is refused.
 
     Args:
         cache: where dataset caches are kept; None for `cache_folder()`.
@@ -74,8 +75,8 @@ def open_or_build(spec: CacheSpec, *, cache: Path | None = None, progress: bool 
     if len(parts) == 1:
         return _open_one(spec, cache=cache, progress=progress)
     source = _union(spec, parts, cache=cache, progress=progress)
-    # The parts' faces are cut out and grouped: the union holds faces, under names that begin with a number.
-    spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
+    # The parts are cut out, grouped and split: the union holds their faces, under names that begin with a number.
+    spec = dataclasses.replace(spec, crop_faces=False, group_by=None, split=None)
     return _known_or_built(spec, source, cache=cache, progress=progress)
 
 
@@ -200,11 +201,12 @@ def _union(
     sources = opened()
     caches = [open_cache(source.path) for source in sources]
     sides, channels = {one.height for one in caches}, {one.channels for one in caches}
-    if len(sides) == len(channels) == 1:
-        return UnionSource(spec.data, sources, any_classes=spec.classes is not None)
-    gray = spec.channels == "gray" or (spec.channels == "auto" and 1 in channels)
-    sources = opened(side_px=min(sides), channels="gray" if gray else "rgb")
-    return UnionSource(spec.data, sources, any_classes=spec.classes is not None)
+    if len(sides) > 1 or len(channels) > 1:
+        gray = spec.channels == "gray" or (spec.channels == "auto" and 1 in channels)
+        sources = opened(side_px=min(sides), channels="gray" if gray else "rgb")
+    return UnionSource(
+        spec.data, sources, any_classes=spec.classes is not None, numbering=spec.numbering
+    )
 
 
 def _stamp_name(spec: CacheSpec, source: Source) -> str:

@@ -13,7 +13,7 @@ from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.csv_files import iter_rows
 from fer_ignite.data.readers.listing import ListedFace, Listing, Survey, is_image_name
-from fer_ignite.data.samples import SPLIT_OF_NAME, UNDECIDED
+from fer_ignite.data.samples import SPLIT_OF_NAME, SPLITS, UNDECIDED
 from fer_ignite.errors import DataError
 
 __all__ = ["AFFECTNET_COLUMN", "find_affectnet", "read_affectnet_csv", "read_affectnet_npy"]
@@ -26,7 +26,7 @@ _LARGEST_NPY = 4096  # bytes; a label needs 130
 
 
 def find_affectnet(survey: Survey) -> tuple[str, list[Path]] | None:
-    """ "csv" and the tables of manual annotations, or "npy" and the annotation folders; None: no AffectNet."""
+    """ "csv" and the tables of annotations, the nearest first, or "npy" and the annotation folders; None: no AffectNet."""
     tables = [file for file in survey.files if _is_annotations(file)]
     if tables:
         return "csv", tables
@@ -55,7 +55,10 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
 
     The publication has ``automatically_annotated.csv`` beside ``training.csv`` and ``validation.csv``, or in a folder of its
     own: a network's labels, for no split. Rows of a table without a split are left out, and counted, where another table
-    has one.
+    has one; so are those of a table in a farther folder than another table of its split.
+
+    Args:
+        tables: the nearest first.
 
     Raises:
         DataError: a column is missing, or none of the images is found.
@@ -64,17 +67,17 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
     listing = Listing(
         root, tuple(_CODES.values()), tables=list(tables), follow_links=survey.follow_links
     )
-    some_have_a_split = any(_split_of(table.stem) != UNDECIDED for table in tables)
+    left_out = _tables_left_out(root, tables)
     for table in tables:
         rows = iter_rows(table)
+        if table in left_out:
+            listing.left_out[left_out[table]] += sum(1 for _ in rows) - 1  # without the header
+            continue
         header = {name.strip().lower(): place for place, name in enumerate(next(rows)[1])}
         missing = [name for name in (AFFECTNET_COLUMN, "expression") if name not in header]
         if missing:
             raise DataError(f"{printable(table)}, row 1: no column {', '.join(missing)}.")
         split = _split_of(table.stem)
-        if split == UNDECIDED and some_have_a_split:
-            listing.left_out[f"of {table.name}, whose name gives no split"] += sum(1 for _ in rows)
-            continue
         found: list[tuple[str, str, tuple[int, int, int, int] | None]] = []
         for number, row in rows:
             try:
@@ -98,6 +101,24 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
             for file, label, box in found
         ]
     return listing
+
+
+def _tables_left_out(root: Path, tables: list[Path]) -> dict[Path, str]:
+    """The tables that are not read, each with the reason under which its rows are counted."""
+    first_of: dict[int, Path] = {}
+    for table in tables:
+        first_of.setdefault(_split_of(table.stem), table)
+    left_out = {}
+    for table in tables:
+        split = _split_of(table.stem)
+        first = first_of[split]
+        if split == UNDECIDED and len(first_of) > 1:
+            left_out[table] = f"of {table.name}, whose name gives no split"
+        elif table.parent != first.parent:
+            own, other = (printable(one.relative_to(root)) for one in (table, first))
+            what = "the images" if split == UNDECIDED else SPLITS[split]
+            left_out[table] = f"of {own}, as {other} lists {what}"
+    return left_out
 
 
 def _box(row: list[str], header: dict[str, int]) -> tuple[int, int, int, int] | None:

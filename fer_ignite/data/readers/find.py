@@ -304,7 +304,12 @@ class CacheSource:
         self.path = path
 
     def stamp(self) -> bytes:
-        return hashlib.sha256(open_cache(self.path).fingerprint.encode()).digest()
+        dataset_cache = open_cache(self.path)
+        digest = hashlib.sha256(dataset_cache.fingerprint.encode())
+        # The fingerprint doesn't cover the groups, which a union or other classes take over.
+        if dataset_cache.groups is not None:
+            digest.update(dataset_cache.groups.astype("<i8").tobytes())
+        return digest.digest()
 
     def samples(self) -> Samples:
         dataset_cache = open_cache(self.path)

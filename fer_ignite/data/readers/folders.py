@@ -3,7 +3,6 @@
 # Dimensions: N images.
 
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -29,12 +28,11 @@ from fer_ignite.errors import DataError
 
 __all__ = ["FolderSource", "visible"]
 
-logger = logging.getLogger("fer_ignite")
-
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in FORMAT_OF_SUFFIX)
+_NEWER = "new"  # SFEW 2.0: Val_Aligned_Faces_new
 _BESIDE_SPLIT = (
     *("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder"),
-    "new",  # SFEW 2.0: Val_Aligned_Faces_new
+    _NEWER,
 )
 _IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
@@ -170,15 +168,6 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         "test images without a label": unlabelled,
     }
     persons = find_persons([os.fsdecode(name) for name in walk.ids])
-    if persons is not None and persons.unknown:
-        logger.warning(
-            "%s: the names of %d of %d images carry no person as the others do (first: %s); unless --group-by names the groups, "
-            "each of them is a group of its own.",
-            printable(root),
-            len(persons.unknown),
-            len(walk.ids),
-            printable(persons.unknown[0]),
-        )
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
         ids=walk.ids,
@@ -186,12 +175,16 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         splits_N=np.array(splits, dtype=np.uint8),
         root=root,
         groups_N=None if persons is None else persons.numbers_N,
+        ungrouped=frozenset() if persons is None else frozenset(map(os.fsencode, persons.unknown)),
         refused=tuple(walk.refused),
         left_out={reason: count for reason, count in counted.items() if count},
     )
     walk.digest.update(
         repr((os.fsencode(root), classes, labels[-1:], len(labels), empty, walk.refused)).encode()
     )
+    if persons is not None:
+        # The rule that finds them is the program's, and may change while the files stay.
+        walk.digest.update(persons.numbers_N.astype("<i8").tobytes())
     inodes_N2 = np.array(walk.inodes, dtype=np.uint64).reshape(-1, 2)
     return drop_same_files(samples, inodes_N2), walk.digest.digest()
 
@@ -208,9 +201,7 @@ def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
         ):
             break
         root = root / folders[0]
-    splits = [
-        (split, root / name) for name in folders if (split := _split_of_folder(name)) is not None
-    ]
+    splits = _split_folders(root, folders)
     _refuse_doubtful_splits(root, folders, known={split for split, _ in splits})
     if not splits:
         return [(UNDECIDED, root)], 0
@@ -221,6 +212,17 @@ def _layout(root: Path) -> tuple[list[tuple[int, Path]], int]:
             f"{printable(root)}: several folders have the same split ({names}); keep one of each."
         )
     return sorted(parts), len(folders) - len(splits)
+
+
+def _split_folders(root: Path, folders: list[str]) -> list[tuple[int, Path]]:
+    """The folders that are named as splits; train_new only where no other folder is train."""
+    split_of = {name: split for name in folders if (split := _split_of_folder(name)) is not None}
+    plain = {split for name, split in split_of.items() if _NEWER not in _words(name)}
+    return [
+        (split, root / name)
+        for name, split in split_of.items()
+        if split not in plain or _NEWER not in _words(name)
+    ]
 
 
 def _inner(folder: Path, split: int) -> Path:

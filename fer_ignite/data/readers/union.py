@@ -12,7 +12,7 @@ from fer_ignite.data.classes import LAYOUTS_OF_NUMBERS, match_classes
 from fer_ignite.data.expressions import are_numbers
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.find import CacheSource
-from fer_ignite.data.samples import Samples
+from fer_ignite.data.samples import Samples, name_numbered_classes
 from fer_ignite.errors import DataError
 
 __all__ = ["UnionSource", "set_numbers"]
@@ -30,20 +30,27 @@ class UnionSource:
         where: the names of the data sets, for messages.
         parts: dataset caches of one side and one number of channels.
         any_classes: numbers stay classes beside names, because the user names the classes of the union.
+        numbering: data set whose numbers the parts' class names may be, see `NUMBERED_CLASSES`.
     """
 
     kind = "union"
 
     def __init__(
-        self, where: str, parts: Sequence[CacheSource], *, any_classes: bool = False
+        self,
+        where: str,
+        parts: Sequence[CacheSource],
+        *,
+        any_classes: bool = False,
+        numbering: str | None = None,
     ) -> None:
-        self.where, self._parts, self._any_classes = where, tuple(parts), any_classes
+        self.where, self._parts = where, tuple(parts)
+        self._any_classes, self._numbering = any_classes, numbering
 
     def stamp(self) -> bytes:
         return hashlib.sha256(b"".join(part.stamp() for part in self._parts)).digest()
 
     def samples(self) -> Samples:
-        found = [part.samples() for part in self._parts]
+        found = [name_numbered_classes(part.samples(), self._numbering) for part in self._parts]
         shapes = {
             samples.pixels_NHWC.shape[1:] for samples in found if samples.pixels_NHWC is not None
         }

@@ -123,7 +123,11 @@ def test_a_split_s_name_beside_an_unknown_word_is_refused_where_classes_are_in_i
 def test_a_second_version_of_a_split_and_classes_named_like_splits_are_no_splits(tmp_path):
     for folder in ("a/train", "a/test", "a/train_old"):
         both(tmp_path / folder)
-    assert set(splits_of(tmp_path / "a").values()) == {0, 2}
+    both(tmp_path / "a" / "train_new", "2.png")
+    found = splits_of(tmp_path / "a")
+    assert set(found.values()) == {0, 2} and len(found) == 4
+    left_out = FolderSource(tmp_path / "a").samples().left_out
+    assert left_out == {"folders beside the splits": 2}
     for name in ("test_subject", "dev_team"):
         faces(tmp_path / "b" / name, "1.png")
     assert FolderSource(tmp_path / "b").samples().classes == ("dev_team", "test_subject")

@@ -10,6 +10,7 @@ from PIL import Image
 from fer_ignite.data.cache.format import describe, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
+from fer_ignite.data.readers import folders
 from fer_ignite.errors import DataError, FerError
 
 NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -214,6 +215,29 @@ def test_affectnet_s_lists_in_folders_of_their_own_give_the_manual_labels(
     } == {("Manually_Annotated_Images/1", "train"), ("Manually_Annotated_Images/2", "val")}
 
 
+def test_affectnet_s_lists_at_the_top_come_before_the_originals_below(tmp_path):
+    """Cleaned lists of both splits: fewer rows, one with another label; the published ones beside the images."""
+    head = "subDirectory_filePath,expression"
+    for place, split in enumerate(("training", "validation")):
+        rows = [f"{place}/{number}.png,{number % 8}" for number in range(16)]
+        for number, row in enumerate(rows):
+            draw(tmp_path / "Images" / row.split(",")[0], 16 * place + number)
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists" / f"{split}.csv").write_text("\n".join([head, *rows]))
+        cleaned = [f"{place}/0.png,1", *rows[1:10]]
+        (tmp_path / f"{split}.csv").write_text("\n".join([head, *cleaned]))
+    dataset_cache = packed(tmp_path)
+    assert len(dataset_cache) == 20 and by_id(dataset_cache)["Images/0/0.png"] == ("happy", "train")
+    assert dataset_cache.manifest["left_out"] == {
+        "of lists/training.csv, as training.csv lists train": 16,
+        "of lists/validation.csv, as validation.csv lists val": 16,
+    }
+    (tmp_path / "validation.csv").unlink()  # of each split by itself
+    assert sorted(split for _, split in by_id(packed(tmp_path)).values()) == (
+        ["train"] * 10 + ["val"] * 16
+    )
+
+
 def test_affectnet_s_npy_annotations_are_read(tmp_path):
     for split in ("train_set", "val_set"):
         for number in range(16):
@@ -364,12 +388,48 @@ def test_a_stray_name_does_not_part_the_persons_of_the_others(tmp_path, caplog):
             draw(tmp_path / name / f"S{person:03d}_001_{number:08d}.png", number)
             draw(tmp_path / name / f"AF{person}{code}S.JPG", number + 1)
         draw(tmp_path / name / "AF31V.JPG", 100 + number)
-    groups = groups_of(packed(tmp_path))
+    dataset_cache = packed(tmp_path)
+    groups = groups_of(dataset_cache)
     assert groups["anger/AF10ANS.JPG"] == groups["happy/AF10HAS.JPG"]
     assert groups["anger/S010_001_00000002.png"] == groups["happy/S010_001_00000014.png"]
     assert groups["anger/AF31V.JPG"] != groups["happy/AF31V.JPG"]
     assert len(set(groups.values())) == 6 + 6 + 2
-    assert "the names of 2 of 26 images carry no person" in caplog.text
+    said = "the names of 2 of 26 images carry no person"
+    assert said in caplog.text
+    # Said when the splits are dealt, once; not of a cache that is there, nor where the user names the groups.
+    caplog.clear()
+    assert packed(tmp_path).path == dataset_cache.path
+    packed(tmp_path, group_by=r"(\w+)\.")
+    assert not caplog.records
+
+
+def test_names_without_a_person_are_no_matter_where_the_data_has_its_splits(tmp_path, caplog):
+    for place, split in enumerate(("train", "test", "val")):
+        for number, name in enumerate(("anger", "happy")):
+            draw(tmp_path / split / name / f"S010_001_{place:08d}.png", 10 * place + number)
+            draw(tmp_path / split / name / "stray.png", 100 + 10 * place + number)
+    packed(tmp_path)
+    assert not caplog.records
+    shutil.rmtree(tmp_path / "val")  # val is dealt from train's four images
+    packed(tmp_path, val_fraction=0.5)
+    assert "the names of 2 of 4 images carry no person" in caplog.text
+
+
+def test_groups_found_otherwise_make_another_dataset_cache(tmp_path, monkeypatch):
+    """As a changed program does, whose rule for persons differs."""
+    for number in range(12):
+        place = f"{('train', 'val', 'test')[number // 4]}/{('anger', 'happy')[number % 2]}"
+        draw(tmp_path / place / f"S{number // 4:03d}_001_{number:08d}.png", number)
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "find_persons", lambda names: None)
+        before = packed(tmp_path)
+    renamed = packed(before.path, classes="happy,anger")
+    assert before.groups is None and renamed.groups is None
+    found = packed(tmp_path)
+    assert len(set(groups_of(found).values())) == 3
+    # The source's splits stay, and so does the fingerprint; what is made of the cache has the groups.
+    assert found.fingerprint == before.fingerprint
+    assert groups_of(packed(found.path, classes="happy,anger")) == groups_of(found)
 
 
 def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp_path):

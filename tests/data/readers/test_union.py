@@ -146,6 +146,11 @@ def test_numbers_beside_names_are_named_by_the_layout_or_by_classes(tmp_path):
         assert np.bincount(named.labels).tolist() == [3 + count // 7] * 7
         chosen = dataset_cache(f"{table},{numbered}", classes="happy=happy+4,sad=sad+5")
         assert np.bincount(chosen.labels).tolist() == [3 + count // 7] * 2
+    cached = dataset_cache(str(raf)).path  # its classes are numbers
+    with pytest.raises(DataError, match="data set 2 are numbers"):
+        dataset_cache(f"{table},{cached}")
+    named = dataset_cache(f"{table},{cached}", layout="rafdb")
+    assert np.bincount(named.labels).tolist() == [6] * 7 and set(named.classes) == set(DEMO_CLASSES)
     alone = dataset_cache(str(tmp_path / "numbers.csv"), layout="rafdb")
     assert set(alone.classes) == set(DEMO_CLASSES)
     with pytest.raises(DataError, match="is a file; name the folder"):
@@ -161,6 +166,19 @@ def test_parts_may_differ_in_classes_when_the_user_names_those_of_the_union(tmp_
         dataset_cache(f"{uneven},{even}")
     union = dataset_cache(f"{uneven},{even}", classes="angry,happy")
     assert np.bincount(union.labels).tolist() == [18, 12]
+
+
+def test_shares_of_the_splits_hold_for_each_part_and_are_refused_where_one_has_splits(tmp_path):
+    roots = [
+        class_folders(tmp_path / name, ["angry", "sad"], count=10, side=side, first=side)
+        for name, side in (("a", 48), ("b", 32))
+    ]
+    union = dataset_cache(f"{roots[0]},{roots[1]}", split=(0.5, 0.25, 0.25))
+    assert np.bincount(union.splits).tolist() == [20, 10, 10]
+    cached = dataset_cache(str(roots[1])).path
+    for data in (f"{roots[0]},{cached}", str(cached)):
+        with pytest.raises(DataError, match="drop --split"):
+            dataset_cache(data, split=(0.5, 0.25, 0.25))
 
 
 def test_skipped_images_of_the_parts_are_listed_under_their_names_in_the_union(tmp_path):
