@@ -2,6 +2,7 @@
 
 # Dimensions: N images, H W pixels, C channels, K classes.
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "choose_classes",
     "drop_same_files",
+    "facts_of_status",
     "file_facts",
     "name_numbered_classes",
     "with_groups",
@@ -202,19 +204,16 @@ def file_facts(samples: Samples) -> npt.NDArray[np.uint64]:
     """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
     facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
     for index in range(len(samples)):
-        try:
-            status = os.stat(samples.path(index))
-        except (OSError, ValueError):
-            continue
-        # Times before 1970 are negative; the modulus makes them fit uint64.
-        facts_N5[index] = (
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns % 2**63,
-            status.st_ctime_ns % 2**63,
-        )
+        with contextlib.suppress(OSError, ValueError):
+            facts_N5[index] = facts_of_status(os.stat(samples.path(index)))
     return facts_N5
+
+
+def facts_of_status(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Device, inode, size, modification and change time of a file, as `file_facts` has them."""
+    # Times before 1970 are negative; the modulus makes them fit uint64.
+    times = status.st_mtime_ns % 2**63, status.st_ctime_ns % 2**63
+    return (status.st_dev, status.st_ino, status.st_size, *times)
 
 
 def name_numbered_classes(samples: Samples, numbering: str | None) -> Samples:

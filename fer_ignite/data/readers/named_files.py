@@ -30,6 +30,13 @@ _PATTERNS = {
     ),
 }
 PERSON_PATTERNS = {**_PATTERNS, "CK+": re.compile(r"^(?P<person>S\d{3})_\d{3}_\d{8}", re.I)}
+# All of them as one: the only group that matches is the person.
+_ANY_PERSON = re.compile(
+    "|".join(pattern.pattern for pattern in PERSON_PATTERNS.values())
+    .replace("?P<person>", "")
+    .replace("?P<code>", "?:"),
+    re.I,
+)
 _ORDER = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 _SESSION = re.compile(r"^[AB][FM]\d\d$", re.I)
 
@@ -80,15 +87,13 @@ def find_persons(names: Sequence[str]) -> Persons | None:
 
     An image whose name carries no person is a group of its own.
     """
+    found = [_ANY_PERSON.match(name.rpartition(os.sep)[2]) for name in names]
+    persons = [match and match[match.lastindex or 0].upper() for match in found]
+    unknown = [name for name, person in zip(names, persons, strict=True) if person is None]
+    if len(unknown) + len({*persons} - {None}) == len(names):
+        return None
     numbers: dict[str, int] = {}
-    numbers_N = np.empty(len(names), dtype=np.int64)
-    unknown: list[str] = []
-    for place, name in enumerate(names):
-        file = os.path.basename(name)
-        match = next(filter(None, (each.match(file) for each in PERSON_PATTERNS.values())), None)
-        if match is None:
-            unknown.append(name)
-        # A path has a suffix, so it equals no person.
-        group = name if match is None else match["person"].upper()
-        numbers_N[place] = numbers.setdefault(group, len(numbers))
-    return None if len(numbers) == len(names) else Persons(numbers_N, unknown)
+    # A path has a suffix, so it equals no person.
+    groups = (person or name for name, person in zip(names, persons, strict=True))
+    numbers_N = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    return Persons(numbers_N.astype(np.int64), unknown)

@@ -11,6 +11,8 @@ from fer_ignite.data.cache.format import describe, open_cache
 from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.readers import folders
+from fer_ignite.data.readers.listing import ListedFace, Listing
+from fer_ignite.data.readers.named_files import find_persons
 from fer_ignite.errors import DataError, FerError
 
 NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -415,6 +417,13 @@ def test_names_without_a_person_are_no_matter_where_the_data_has_its_splits(tmp_
     assert "the names of 2 of 4 images carry no person" in caplog.text
 
 
+def test_persons_are_numbered_in_the_order_of_their_first_image():
+    names = ["a/KA.AN1.39.tiff", "a/S010_001_00000001.png", "b/AF01ANS.JPG", "x.png"]
+    persons = find_persons([*names, "b/ka.di2.40.tiff", "b/s010_002_00000001.png", "BF01HAS.JPG"])
+    assert persons.numbers_N.tolist() == [0, 1, 2, 3, 0, 1, 2] and persons.unknown == ["x.png"]
+    assert find_persons(names) is None  # no person has two images
+
+
 def test_groups_found_otherwise_make_another_dataset_cache(tmp_path, monkeypatch):
     """As a changed program does, whose rule for persons differs."""
     for number in range(12):
@@ -543,6 +552,24 @@ def test_linked_images_of_lists_are_refused_or_followed(raf, tmp_path):
     with pytest.raises(DataError, match=r"none of the images .*; Image leads outside the data"):
         packed(raf)
     assert len(packed(raf, follow_links=True)) == 28
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_the_facts_of_listed_files_are_those_of_the_faces_that_are_left(tmp_path, follow):
+    for number, name in enumerate(("set/a.png", "set/b.png", "elsewhere/c.png")):
+        draw(tmp_path / name, number)
+    (tmp_path / "set" / "inside.png").symlink_to("a.png")
+    (tmp_path / "set" / "outside.png").symlink_to(tmp_path / "elsewhere" / "c.png")
+    names = ["a.png", "outside.png", "missing.png", "inside.png", "../elsewhere/c.png", "b.png"]
+    faces = [ListedFace(name, "sad") for name in names]
+    listing = Listing(tmp_path / "set", ("sad",), faces=faces, follow_links=follow)
+    facts_N5 = listing.refuse_links_out()
+    left = [face.file for face in listing.faces]
+    assert left == (names if follow else ["a.png", "missing.png", "inside.png", "b.png"])
+    for file, facts in zip(left, facts_N5.tolist(), strict=True):
+        path = tmp_path / "set" / file
+        found = path.stat() if path.exists() else None
+        assert facts[:3] == ([found.st_dev, found.st_ino, found.st_size] if found else [0, 0, 0])
 
 
 def test_a_linked_folder_of_images_is_refused_or_followed(ckplus, tmp_path):
