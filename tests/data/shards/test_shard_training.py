@@ -19,7 +19,7 @@ from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.shards import remote
 from fer_ignite.data.shards.read_ahead import ShardFetcher
 from fer_ignite.data.shards.shard_writer import write_shards
-from fer_ignite.errors import ConfigError, FerError, StorageError
+from fer_ignite.errors import ConfigError, FerError, Interrupted, StorageError
 from fer_ignite.imports import load_object
 from fer_ignite.inference.evaluate import launch_evaluation
 from fer_ignite.inference.request import EvaluateRequest
@@ -129,7 +129,7 @@ def test_a_run_is_continued_in_the_middle_of_an_epoch_from_another_place_to_the_
 ):
     whole = train(tiny(data=f"shards:{folder}", name="whole", shard_streams=2, **WINDOW))
     settings = tiny(data=f"shards:{folder}", name="cut", shard_streams=2, **WINDOW)
-    with pytest.raises(FerError):
+    with pytest.raises(Interrupted):
         train(settings, handlers=[interrupt_in_the_second_epoch])
     cut = json.loads((tmp_path / "cut" / "summary.json").read_text())
     assert 6 <= cut["iterations"] < whole["iterations"] == 8
