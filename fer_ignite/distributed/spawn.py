@@ -205,7 +205,13 @@ def _start_fork_server() -> None:
         ["torch", "ignite.distributed"]
     )
     # Its socket outlives this launch, so it must not lie in the folder that goes with it.
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # its socket lies in the temporary folder, and a socket's path has at most 107 bytes
+        raise ConfigError(
+            f"--start-method forkserver: no socket in the temporary folder {tempfile.gettempdir()} ({error}); set TMPDIR to a "
+            "folder with a shorter path, such as /tmp, or take spawn."
+        ) from None
 
 
 def _child_setup(plan: LaunchPlan, folder: Path) -> ChildSetup:

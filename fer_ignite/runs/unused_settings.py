@@ -108,10 +108,11 @@ def unused_settings(config: Config) -> list[str]:
     values = config.model_dump(mode="json")
     defaults = default_settings(values)
     recipes = [read_recipe(name) for name in recipe_names()]
+    # What is switched off, such as nesterov, is no surprise where it isn't there.
     changed = {
         name
         for name, value in values.items()
-        if value != defaults[name] and all(recipe.get(name) != value for recipe in recipes)
+        if value not in (defaults[name], False) and all(r.get(name) != value for r in recipes)
     }
     found: dict[str, str] = {}
     for rule in _RULES:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -264,23 +265,25 @@ def test_a_second_signal_ends_the_job_at_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
 def test_no_process_survives_a_killed_launcher_and_its_folder_goes_at_the_next_start(
-    tmp_path, start_method
+    tmp_path, start_method, request
 ):
     tag = uuid.uuid4().hex
-    (tmp_path / "tmp").mkdir()
+    # Short: a socket's path has at most 107 bytes, and pytest's folders are deep.
+    temporary = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(temporary, ignore_errors=True))
     settings = environment(
-        tag, TMPDIR=str(tmp_path / "tmp"), FER_TEST_NODES=json.dumps({"start_method": start_method})
+        tag, TMPDIR=str(temporary), FER_TEST_NODES=json.dumps({"start_method": start_method})
     )
     process = subprocess.Popen(command("step_until_signal", tmp_path), env=settings)
     assert wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, 60)
     process.kill()
     process.wait()
     assert wait_until(lambda: tagged(tag) == [], 10)
-    assert list((tmp_path / "tmp").iterdir())
+    assert list(temporary.iterdir())
     subprocess.run(
         command("tell_ranks", tmp_path), env=settings, check=True, stdout=subprocess.DEVNULL
     )
-    left = [path.name for path in (tmp_path / "tmp").iterdir()]
+    left = [path.name for path in temporary.iterdir()]
     assert all(name.startswith("pymp-") for name in left)  # multiprocessing's, of its fork server
     assert not left or start_method == "forkserver"
 
