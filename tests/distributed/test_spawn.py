@@ -363,3 +363,12 @@ def test_a_program_without_a_main_guard_is_refused_before_anything_starts(tmp_pa
     assert ended.returncode == 1 and "ConfigError" in said, ended.stderr
     assert ("comes from" if piped else 'if __name__ == "__main__":') in said
     assert not list((tmp_path / "runs").rglob("*.pt"))
+
+
+def test_a_temporary_folder_too_deep_for_the_fork_server_s_socket_is_refused(monkeypatch):
+    def refuse():
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", refuse)
+    with pytest.raises(ConfigError, match=r"--start-method forkserver: .*too long.*set TMPDIR"):
+        launch(workers.tell_ranks, "x", spec=two())
