@@ -1,4 +1,4 @@
-"""Terminal output: progress bars, colours, the width, and lines above bars; in a notebook, its own bars and stdout."""
+"""Terminal output: progress bars, colours, the width, and lines above bars; in a notebook, its own bars and stdout; settings as flags."""
 
 import contextlib
 import functools
@@ -19,6 +19,7 @@ __all__ = [
     "bar_class",
     "bar_format",
     "colours",
+    "flag_words",
     "forbid_colours",
     "in_notebook",
     "output_stream",
@@ -234,3 +235,12 @@ def status(text: str, *, quiet: bool = False) -> Iterator[None]:
         if live:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """A setting as words of a command line: ``["--gpus", "0,2"]``, or ``["--no-augment"]``."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    return [f"--{flag}", ",".join(map(str, several))]

@@ -98,17 +98,13 @@ class FacePicker:
             Empty where "always" finds no face.
         """
         if self.faces == "always":
-            return self._boxes(np.asarray(image.convert("RGB")))
+            return self._boxes(image)
         if self.faces == "never" and self.warned:
             return None
         reason, share = self._reason(image)
         if reason is None:
             return None
-        if (
-            self.faces == "auto"
-            and share is not None
-            and (found := self._boxes(np.asarray(image.convert("RGB"))))
-        ):
+        if self.faces == "auto" and share is not None and (found := self._boxes(image)):
             self._say(
                 f"{name} is a whole photograph ({image.width} x {image.height}, {reason}); the faces in it are cut out "
                 "(--faces never takes pictures as they are)."
@@ -168,7 +164,7 @@ class FacePicker:
         # convert always copies, so thumbnail, which works in place, leaves the picture as it is.
         small = image.convert("RGB")
         small.thumbnail((_LARGEST_LOOK_PX, _LARGEST_LOOK_PX))
-        boxes = self._boxes(np.asarray(small))
+        boxes = self._boxes(small)
         return (
             max((box.width * box.height for box in boxes), default=0.0)
             / (small.width * small.height)
@@ -190,7 +186,7 @@ class FacePicker:
             for box in boxes
         ]
 
-    def _boxes(self, image_HW3: Any) -> Sequence[Any]:
+    def _boxes(self, image: Image) -> Sequence[Any]:
         try:
             detector = self._detector()
         except ConfigError:  # the extra is not installed
@@ -200,7 +196,7 @@ class FacePicker:
         in_reading_order = load_object(
             "fer_ignite.apps.faces.crops:in_reading_order", setting="--faces"
         )
-        boxes: Sequence[Any] = in_reading_order(detector([image_HW3])[0])
+        boxes: Sequence[Any] = in_reading_order(detector([np.asarray(image.convert("RGB"))])[0])
         return boxes
 
     def _detector(self) -> Any:

@@ -24,6 +24,7 @@ from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
 from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec
 from fer_ignite.stores.store import parent_url
+from fer_ignite.terminal import flag_words
 from fer_ignite.training.session import Session
 
 __all__ = [
@@ -244,15 +245,14 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     if not step_files(path / "checkpoints"):
         return "not possible: the run ended before its first resume point; start it again with --exist-ok"
     out = str(path.parent) if run_spec.store is None else parent_url(run_spec.store)
-    launch = _launch_settings(config)
     if run_spec.handlers or run_spec.objects:
         call = _python_call(path.name, out, config)
         return f"from Python, with the same handlers and objects: {call}"
     words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
     if out != "runs":
         words += ["--out", out]
-    for name, value in launch.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+    for name, value in _launch_settings(config).items():
+        words += flag_words(name, value)
     for name in USER_CODE:
         words += _user_code_flag(session, name)
     for name in config.handlers:

@@ -10,6 +10,7 @@ from fer_ignite.data.open import is_user_dataset
 from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.imports import OBJECT
 from fer_ignite.recipes import read_recipe, recipe_names
+from fer_ignite.terminal import flag_words
 from fer_ignite.training.optim import OPTIMIZER_SETTINGS
 
 __all__ = ["unused_settings"]
@@ -107,13 +108,8 @@ def unused_settings(config: Config) -> list[str]:
     """
     values = config.model_dump(mode="json")
     defaults = default_settings(values)
-    recipes = [read_recipe(name) for name in recipe_names()]
     # What is switched off, such as nesterov, is no surprise where it isn't there.
-    changed = {
-        name
-        for name, value in values.items()
-        if value not in (defaults[name], False) and all(r.get(name) != value for r in recipes)
-    }
+    changed = {name for name, value in values.items() if value not in (defaults[name], False)}
     found: dict[str, str] = {}
     for rule in _RULES:
         if not rule.used(config):
@@ -126,13 +122,11 @@ def unused_settings(config: Config) -> list[str]:
             takers = sorted(opt for opt, names in OPTIMIZER_SETTINGS.items() if name in names)
             found[setting] = f"--opt {' or '.join(takers)}, without --optimizer-factory"
     return [
-        f"{_flag(name, values[name])} has no effect here; it needs {needs}."
+        f"{' '.join(flag_words(name, values[name]))} has no effect here; it needs {needs}."
         for name, needs in found.items()
+        if not _is_of_a_recipe(name, values[name])
     ]
 
 
-def _flag(name: str, value: Any) -> str:
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{option}" if value else f"--no-{option}"
-    return f"--{option} {','.join(map(str, value)) if isinstance(value, list) else value}"
+def _is_of_a_recipe(name: str, value: Any) -> bool:
+    return any(read_recipe(recipe).get(name) == value for recipe in recipe_names())

@@ -106,10 +106,9 @@ def _attach_schedule(session: Session) -> None:
         )
         plateau = session.plateau
         # register_last moves what is attached already; it attaches nothing.
-        session.evaluator.add_event_handler(session.validation_completed, plateau)
-        session.register_last(
-            "plateau", session.evaluator, event=session.validation_completed, handler=plateau
-        )
+        validated = session.validation_completed
+        session.evaluator.add_event_handler(validated, plateau)
+        session.register_last("plateau", session.evaluator, event=validated, handler=plateau)
     # Schedules count optimizer steps: the rate is set at the first micro-batch of an accumulation group.
     # The filter reads the new batch: Ignite fetches it before ITERATION_STARTED.
     opens = Events.ITERATION_STARTED(

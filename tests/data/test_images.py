@@ -56,6 +56,12 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def run_code(code, argument):
+    return subprocess.run(
+        [sys.executable, "-c", code, argument], env=ENV, capture_output=True, text=True
+    )
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".pgm", ".webp", ".gif"])
 def test_gray_pixels_come_through_unchanged(tmp_path, suffix):
     options = {"lossless": True} if suffix == ".webp" else {}
@@ -267,9 +273,7 @@ def test_refusals_start_no_program_and_bombs_take_no_memory(tmp_path):
         "    except DataError: pass\n"
         "print(len(paths), peak() - before < 20 * 1024)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=ENV, capture_output=True, text=True
-    )
+    done = run_code(code, str(tmp_path))
     assert done.stdout.split() == ["24", "True"], done.stderr
 
 
@@ -285,9 +289,7 @@ def test_large_images_of_the_application_itself_are_no_errors(tmp_path):
         "try: read_image(sys.argv[1])\n"
         "except DataError as error: print('more than 20000000 pixels' in str(error))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=ENV, capture_output=True, text=True
-    )
+    done = run_code(code, str(path))
     assert done.stdout.splitlines() == ["(10000, 10000)", "True"], done.stderr
 
 

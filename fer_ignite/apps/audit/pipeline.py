@@ -405,12 +405,9 @@ def _leaks(copies: Copies, dataset: FaceDataset) -> dict[str, int]:
 
 def changed_data_settings(config: Config) -> dict[str, Any]:
     """``data``, and the settings of the data that are not at their defaults."""
-    changed = {"data": config.data}
-    for name in DATA_SETTINGS:
-        value = getattr(config, name)
-        if value != Config.model_fields[name].default:
-            changed[name] = value
-    return changed
+    return {"data": config.data} | config.model_dump(
+        include=set(DATA_SETTINGS), exclude_defaults=True
+    )
 
 
 def _write(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fer_ignite.terminal import flag_words
+
 __all__ = ["summarise"]
 
 
@@ -40,12 +42,7 @@ def _train_command(settings: Mapping[str, Any], findings: Path, *, broken: bool)
     """The command that trains on the audited data as the audit has read it, without what the findings advise to leave out."""
     words = ["fer-ignite", "train"]
     for name, value in settings.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            several = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", ",".join(map(str, several))]
+        words += flag_words(name, value)
     # The audit lists such files, where train refuses them.
     words += ["--bad-images", "skip"] if broken else []
     return shlex.join([*words, "--exclude", str(findings)])

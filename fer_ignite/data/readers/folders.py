@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_ignite.data.classes import class_difference
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
-from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside
+from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside, leads_up
 from fer_ignite.data.readers.named_files import find_persons
 from fer_ignite.data.samples import (
     SPLIT_OF_NAME,
@@ -290,7 +290,7 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
         for entry in _entries(path):
             if is_folder(entry):
                 real = os.path.realpath(entry.path)
-                if not any(is_inside(seen, real) for seen in above):
+                if not leads_up(real, above):
                     stack.append((entry.path, (*above, real)))
             elif entry.name.lower().endswith(_SUFFIXES):
                 walk.add(entry)

@@ -35,6 +35,7 @@ __all__ = [
     "is_folder",
     "is_image_name",
     "is_inside",
+    "leads_up",
 ]
 
 OUTSIDE = "leads outside the data folder; --follow-links reads it"
@@ -103,7 +104,7 @@ class Listing:
             for entry in _entries(path):
                 if not is_folder(entry):
                     yield os.path.relpath(entry.path, folder)
-                elif not _leads_up(real := os.path.realpath(entry.path), above):
+                elif not leads_up(real := os.path.realpath(entry.path), above):
                     below.append((entry.path, (*above, real)))
             stack += reversed(below)
 
@@ -252,7 +253,7 @@ class Survey:
         real = os.path.realpath(entry.path)
         if not self.follow_links and not is_inside(real, str(self.root)):
             self.links_out.append(Path(entry.path))
-        return not _leads_up(real, (os.path.realpath(os.path.dirname(entry.path)),))
+        return not leads_up(real, (os.path.realpath(os.path.dirname(entry.path)),))
 
     def file(self, wanted: Callable[[str], bool]) -> Path | None:
         """The nearest file, no image, whose name is wanted."""
@@ -290,7 +291,8 @@ def is_inside(path: AnyStr, top: AnyStr) -> bool:
     return path == top or path.startswith(os.path.join(top, top[:0]))
 
 
-def _leads_up(real: str, above: Sequence[str]) -> bool:
+def leads_up(real: AnyStr, above: Sequence[AnyStr]) -> bool:
+    """Whether a real path is below one of the folders on the way to it, so that following it would never end."""
     return any(is_inside(seen, real) for seen in above)
 
 
