@@ -56,14 +56,17 @@ _DATA = (*DATA_SETTINGS, "quiet")
     help="Score the labels; the rest takes seconds.",
 )
 @choice_option(
-    "--label-method", choices=("own", "cleanlab"), default="own", text="Who scores the labels."
+    "--label-method",
+    choices=("own", "cleanlab"),
+    default="own",
+    text="Method that scores the labels; cleanlab needs the extra audit.",
 )
 @click.option(
     "--drop-above",
     type=FiniteRange(0, 1),
     default=0.7,
     show_default=True,
-    help="Doubt from which a train label is marked to be dropped.",
+    help="Score from which a train label is marked to be dropped.",
 )
 @choice_option("--tta", choices=VIEWS, default="flip", text="Views averaged.")
 @device_option

@@ -60,7 +60,12 @@ __all__ = ["command"]
     text="Arithmetic.  [default: the run's]",
 )
 @count_option("--threads", None, text="CPU threads per process.  [default: cores over processes]")
-@choice_option("--start-method", choices=("spawn", "forkserver", "fork"), default="spawn")
+@choice_option(
+    "--start-method",
+    choices=("spawn", "forkserver", "fork"),
+    default="spawn",
+    text="How processes start.",
+)
 @click.option(
     "--json", "json_file", metavar="OUT", help="Write the result as JSON; - for the terminal."
 )

@@ -42,7 +42,7 @@ __all__ = ["command"]
     "--tta",
     choices=VIEWS,
     default=None,
-    text="Views averaged within; ten costs ten times none.  [default: the run's]",
+    text="Views averaged inside; shift10 takes ten times as long as none.  [default: the run's]",
 )
 @click.option(
     "--data", help="Data whose validation faces the file is checked on.  [default: the run's]"

@@ -19,7 +19,7 @@ __all__ = ["main"]
 # One line each, so that --help imports no command's module.
 _COMMANDS = {
     "train": "Train a network; with no option, on drawn demo faces.",
-    "evaluate": "Score a checkpoint on a split.",
+    "evaluate": "Score checkpoints on data.",
     "compare": "Test whether one checkpoint is better than another.",
     "report": "A run, or several, as one HTML page.",
     "average": "Average the weights of checkpoints into one (model soup).",
@@ -40,7 +40,7 @@ First steps:
 
 \b
   fer-ignite demo                              a page to try the shipped network with your own pictures
-  fer-ignite train                             demo faces, about a minute
+  fer-ignite train                             demo faces, one to four minutes
   fer-ignite train --data fer2013.csv          the real thing, some minutes
   fer-ignite evaluate runs/NAME/checkpoints/best.pt
   fer-ignite predict runs/NAME/checkpoints/best.pt face.jpg
@@ -107,7 +107,7 @@ def program(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the program and ends the process with design's exit codes."""
+    """Runs the program and ends the process with the exit codes of :mod:`fer_ignite.errors`."""
     _leave_if_final()
     # Pillow's warning above 89 MP: such an image is refused with a sentence of ours.
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")

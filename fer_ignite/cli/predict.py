@@ -43,7 +43,13 @@ class _PredictCommand(click.Command):
 
 @click.command("predict", cls=_PredictCommand, short_help="Name the expressions in image files.")
 @click.argument("words", nargs=-1, required=True, metavar="[CHECKPOINT] SOURCES...")
-@choice_option("--format", "form", choices=("table", "csv", "jsonl"), default="table")
+@choice_option(
+    "--format",
+    "form",
+    choices=("table", "csv", "jsonl"),
+    default="table",
+    text="Format of the rows.",
+)
 @count_option("--topk", 3, text="Expressions per file.")
 @count_option("--batch-size", 256, text="Faces per batch.")
 @checkpoint_options
@@ -104,9 +110,9 @@ def command(
     """Name the expressions in SOURCES: image files, folders and globs of faces or photographs, videos, webcam:0.
 
     CHECKPOINT is a run's folder, a checkpoint of it, or an .onnx file that `fer-ignite export` has written: that one needs
-    onnxruntime and no torch. Without it the shipped network is used, and a line says so. The training's
-    own preprocessing comes out of it. A file that can't be read is named and doesn't stop the rest; the exit code is then 2 if
-    no file at all could be read.
+    onnxruntime and no torch. It holds the preprocessing of its training. Without a CHECKPOINT the shipped network is used, and
+    a line says so. A file that can't be read is named and doesn't stop the rest; the exit code is 2 if no file at all could be
+    read.
     """
     # Their defaults are None, so that a flag that was given can be told from one that was not.
     given = [name for name, value in search.items() if value is not None]

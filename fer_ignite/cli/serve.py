@@ -19,8 +19,8 @@ __all__ = ["command"]
 @click.argument("checkpoint", required=False, metavar="[CKPT|MODEL.onnx]")
 @server_options(8000)
 @faces_option("auto: the faces of whole photographs are found; never: each picture is one face.")
-@count_option("--max-bytes", 20_000_000, least=1000, text="Bytes of a request.")
-@count_option("--max-images", 64, most=10_000, text="Pictures of a request.")
+@count_option("--max-bytes", 20_000_000, least=1000, text="Largest request, in bytes.")
+@count_option("--max-images", 64, most=10_000, text="Most pictures in a request.")
 @count_option(
     "--per-minute", 600, least=0, text="Requests per minute of one client; 0 = any number."
 )

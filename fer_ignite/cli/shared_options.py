@@ -88,7 +88,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 tta_option = choice_option(
     "--tta", choices=VIEWS, default=None, text="Views averaged.  [default: the run's]"
 )
-device_option = choice_option("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+device_option = choice_option(
+    "--device",
+    choices=("auto", "cpu", "cuda", "mps"),
+    default="auto",
+    text="Device; auto = CUDA, else MPS, else the CPU.",
+)
 model_option = click.option(
     "--model", metavar="MODULE:CLASS", help="The run's own network class again, where it had one."
 )

@@ -1,4 +1,4 @@
-"""Settings of the data: source, splits, preparation, reading."""
+"""Settings of the data: source, splits, preprocessing, reading."""
 
 import math
 from typing import Annotated, Literal
@@ -37,7 +37,8 @@ class DataSettings(SettingsGroup):
 
     data: Annotated[str, BeforeValidator(join_sources)] = setting(
         "demo",
-        "Class folders, fer2013.csv (also gzipped), a manifest csv, a dataset cache, a URL of these (s3://...), kaggle:OWNER/NAME, shards:URL, "
+        "Class folders, a published data set's folder, fer2013.csv (also gzipped), a manifest csv, a dataset cache, a URL of these (s3://...), "
+        "kaggle:OWNER/NAME, shards:URL, "
         "module:Dataset, demo or demo:N; repeated (or comma separated): the union.",
         structural=True,
         repeat=True,
@@ -104,7 +105,7 @@ class DataSettings(SettingsGroup):
         lt=1,
     )
     split_seed: int = setting(
-        0, "Seed of the split, apart from --seed.", structural=True, ge=0, lt=2**63
+        0, "Seed of the split, independent of --seed.", structural=True, ge=0, lt=2**63
     )
     drop_train_duplicates: bool = setting(
         False, "Leave train images out that also occur in val or test.", structural=True
@@ -135,7 +136,7 @@ class DataSettings(SettingsGroup):
         None, "Where dataset caches are kept. [default: $FER_IGNITE_CACHE or the user's cache]"
     )
     channels: Literal["auto", "gray", "rgb"] = setting(
-        "auto", "Colour of the stored faces.", structural=True
+        "auto", "Colour of the stored faces; auto = gray where all images are.", structural=True
     )
     image_size: int | None = setting(
         None,
@@ -181,7 +182,7 @@ class DataSettings(SettingsGroup):
     )
     shard_cache_gb: float = setting(
         20.0,
-        "Data in shards: size of a machine's copies of downloaded shards; the ones used longest ago are removed.",
+        "Data in shards: largest size of a machine's copies of downloaded shards; the least recently used ones are removed.",
         unit="GB",
         gt=0,
     )

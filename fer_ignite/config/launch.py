@@ -13,13 +13,17 @@ class LaunchSettings(SettingsGroup):
     """Group Launch of the configuration; a field is a flag, its description the help text."""
 
     nproc: int | None = setting(
-        None, "Processes on this machine. [default: 1, or what torchrun or Slurm say]", ge=1
+        None,
+        "Processes on this machine; not given under torchrun and srun, which start them. [default: 1]",
+        ge=1,
     )
     nnodes: int = setting(1, "Machines.", ge=1)
-    node_rank: int = setting(0, "This machine's number.", ge=0)
+    node_rank: int = setting(0, "This machine's number, from 0.", ge=0)
     master_addr: str | None = setting(None, "Address of machine 0.")
     master_port: int | None = setting(None, "Port on machine 0.", ge=1, le=65535)
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "Where to train.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", "Device; auto = CUDA, else MPS, else the CPU."
+    )
     gpus: Integers | None = setting(None, "GPUs to use, e.g. 0,2.")
     threads: int | None = setting(
         None, "CPU threads per process. [default: cores over processes]", ge=1, le=1024

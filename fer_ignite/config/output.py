@@ -19,7 +19,7 @@ class OutputSettings(SettingsGroup):
     )
     store_wait: Seconds = setting(
         300.0,
-        "Where --out is a URL: how long the end of a run waits for a store that is away.",
+        "Where --out is a URL: how long the end of a run waits for a store that does not answer.",
         unit="s, m, h",
         ge=0,
     )
@@ -29,16 +29,21 @@ class OutputSettings(SettingsGroup):
     exist_ok: bool = setting(False, "Start a new run in a folder that holds a run.")
     resume: str | None = setting(
         None,
-        "auto = continue the run in the folder or start one; last; or a checkpoint's path or URL.",
+        "auto = continue the run in the folder, or start one where there is none; last = the same, refused where there is none; or a "
+        "checkpoint's path or URL.",
     )
     override: Names = setting(
         (), "Structural settings that --resume may change, by name.", repeat=True
     )
-    save_epochs: int = setting(1, "Resume point every N epochs.", unit="epochs", ge=1)
-    save_minutes: float = setting(5.0, "And every N minutes.", unit="minutes", gt=0)
-    save_iterations: int | None = setting(None, "And every N iterations.", ge=1)
+    save_epochs: int = setting(1, "Save a resume point every N epochs.", unit="epochs", ge=1)
+    save_minutes: float = setting(
+        5.0, "Also save a resume point every N minutes.", unit="minutes", gt=0
+    )
+    save_iterations: int | None = setting(
+        None, "Also save a resume point every N iterations.", ge=1
+    )
     # At least two: damage to the newest costs the time since the one before, not the run.
-    keep_checkpoints: int = setting(2, "Resume points kept.", ge=2)
+    keep_checkpoints: int = setting(2, "Resume points kept, the newest ones.", ge=2)
     keep_best: int = setting(
         1,
         "Checkpoints of the K best epochs kept: best.pt, and with K above 1 also best-ITERATION.pt of each.",

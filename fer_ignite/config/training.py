@@ -35,10 +35,14 @@ class TrainingSettings(SettingsGroup):
     channels_last: bool = setting(True, "Memory format of networks and images.", structural=True)
     compile: bool = setting(False, "torch.compile the network.", structural=True)
     model_ema: bool = setting(
-        False, "Keep an average of the weights and evaluate it.", structural=True
+        False, "Keep an exponential moving average of the weights and evaluate it.", structural=True
     )
     model_ema_decay: float = setting(
-        0.998, "Decay of that average, per optimizer step.", structural=True, ge=1e-6, lt=1
+        0.998,
+        "Decay of the average of --model-ema, per optimizer step.",
+        structural=True,
+        ge=1e-6,
+        lt=1,
     )
     swa_start: float | None = setting(
         None,
@@ -54,7 +58,7 @@ class TrainingSettings(SettingsGroup):
     )
     monitor_mode: Literal["auto", "max", "min"] = setting(
         "auto",
-        "Whether more or less of that metric is better; auto knows losses, errors and the usual scores by name.",
+        "Whether more or less of the --monitor metric is better; auto = by the name: losses, errors and the usual scores.",
     )
     patience: int = setting(
         0, "Stop after this many epochs without gain; 0 = never.", unit="epochs", ge=0
@@ -64,7 +68,8 @@ class TrainingSettings(SettingsGroup):
     )
     tta: Literal["none", "flip", "shift10", "shift18"] = setting(
         "shift10",
-        "Views averaged in the final scores of val and test, and by evaluate and predict.",
+        "Views averaged in the final scores of val and test, and by evaluate and predict: flip = the face and its mirror image; "
+        "shift10 = the face and four shifted ones, each mirrored too; shift18 = eight shifted ones.",
         structural=True,
     )
     calibrate: Literal["val", "robust"] = setting(
