@@ -51,6 +51,7 @@ def find_copies(cache: DatasetCache) -> Copies:
     different = np.flatnonzero((exact_N == np.arange(len(cache))) & ~flat_N)
     pairs_P2, mirrored_P, _ = near_pairs(np.concatenate(small)[different])
     near_N = _joined(exact_N, different[pairs_P2])
+    # Alike without a mirror: by such a pair, or by equal pixels, of which near_pairs was given one image only.
     plain_N = _in_pair(len(cache), different[pairs_P2[~mirrored_P]]) | (
         np.bincount(exact_N, minlength=len(cache))[exact_N] > 1
     )
@@ -78,6 +79,7 @@ def same_person(
     )
     if posed:
         return several_N
+    # Without groups a contradiction in a set that is not posed counts as an error of labels.
     if persons_N is None:
         return np.zeros(len(labels_N), dtype=np.bool_)
     found_N: NDArray[np.bool_] = several_N & ~differs_in(copies.near_N, np.asarray(persons_N))
@@ -98,6 +100,7 @@ def _label_disagreement(copies: Copies, labels_N: Numbers) -> float:
 
 def differs_in(groups_N: Numbers, values_N: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Whether the members of an image's group have several values."""
+    # A group has several values where its smallest and largest differ.
     low, high = np.full(len(groups_N), np.iinfo(np.int64).max), np.full(len(groups_N), -1)
     np.minimum.at(low, groups_N, values_N.astype(np.int64))
     np.maximum.at(high, groups_N, values_N.astype(np.int64))
@@ -139,6 +142,7 @@ def _joined(groups_N: Numbers, pairs_P2: Numbers) -> Numbers:
 
     for one, two in pairs_P2.tolist():
         low, high = sorted((top(one), top(two)))
+        # The lower place is the root: a group's number is then its first member's place.
         above[high] = low
     return np.array([top(place) for place in range(len(above))], dtype=np.int64)
 

@@ -164,6 +164,7 @@ def _advice(
     """
     train_N = splits_N == SPLITS.index("train")
     judged_N = np.isin(alike_N, alike_N[~train_N])  # a member of its group selects or judges
+    # Without a majority (-1) no label agrees, and all train images of the group are left out.
     outvoted_N = flags["contradicting"] & (labels_N != majority_N)
     doubtful_N = flags["label"] & (np.nan_to_num(issues.score_N) >= drop_above)
     drop_N = train_N & (
@@ -174,6 +175,7 @@ def _advice(
     first = np.zeros(len(labels_N), dtype=np.bool_)
     first[left[np.unique(copies.exact_N[left], return_index=True)[1]]] = True
     again_N: Flags = train_N & flags["exact_copy"] & ~first
+    # Val and test are in neither: what judges stays whole, whatever was found in it.
     return drop_N | again_N
 
 

@@ -116,5 +116,6 @@ def _score_with_cleanlab(
     quality_J = rank.get_label_quality_scores(
         labels_J, probabilities_JK, method="normalized_margin"
     )
+    # n_jobs=1: cleanlab's default starts a process per core.
     listed_J = filters.find_label_issues(labels_J, probabilities_JK, filter_by="both", n_jobs=1)
     return 1 - np.asarray(quality_J, dtype=np.float64), np.asarray(listed_J, dtype=np.bool_)

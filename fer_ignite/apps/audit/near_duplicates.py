@@ -155,6 +155,7 @@ class _NeighbourSearch:
             block_ER = self.embedding_NE[column : column + _COLUMNS].to(self.dtype).T
             best = viewed[0] @ block_ER
             for viewed_RE in viewed[1:]:
+                # In place: the products of all views at once would take 14 times the memory.
                 torch.maximum(best, viewed_RE @ block_ER, out=best)
             best_RN[:, column : column + _COLUMNS] = best
         best_RN[torch.arange(len(rows_R)), rows_R] = -2  # not itself
@@ -220,6 +221,7 @@ class _Projection:
         sample = torch.randperm(len(images_NSS), generator=random)[:_SAMPLE].sort().values.numpy()
         small_B1SS = _small(images_NSS[sample])
         plain_BV = _normalised(small_B1SS)
+        # At least 200 differences, also of a few images: the matrix below has a row per pixel of the circle.
         repeats = max(3, 200 // len(sample))
         moved = torch.cat(
             [
@@ -227,6 +229,7 @@ class _Projection:
                 for _ in range(repeats)
             ]
         )
+        # float64: by float32's rounding the matrix can lose its positive definiteness, which cholesky needs.
         within_VV = (moved.T @ moved).double() / len(moved)
         # The last term keeps the matrix positive definite where no image changes.
         within_VV += torch.eye(len(within_VV)) * within_VV.trace() / len(
@@ -238,6 +241,7 @@ class _Projection:
         whitening_VV = torch.linalg.inv(torch.linalg.cholesky(within_VV))
         between_VV = whitening_VV @ (centred_BV.T @ centred_BV / len(sample)) @ whitening_VV.T
         directions_VV = torch.linalg.eigh(between_VV).eigenvectors
+        # The last ones: eigh returns the eigenvalues in ascending order.
         self.projection_VE = (directions_VV[:, -_EMBEDDING:].T @ whitening_VV).T.float()
 
     def __call__(self, small_B1SS: Tensor) -> Tensor:
@@ -267,6 +271,7 @@ def _warp(images_B1SS: Tensor, matrix: Tensor) -> Tensor:
     grid_BSS2 = F.affine_grid(
         matrix.expand(len(images_B1SS), 2, 3), list(images_B1SS.shape), align_corners=False
     )
+    # Not zeros: black corners are edges, which all rotated images would have in common.
     return F.grid_sample(images_B1SS, grid_BSS2, padding_mode="border", align_corners=False)
 
 
@@ -360,6 +365,7 @@ def _aligned(
     ] * torch.eye(4) + 1e-9 * torch.eye(4)
     inverse_P44 = torch.linalg.inv(hessian_P44)
     best_P, best_P23 = torch.full((len(target_PV),), -1.0), matrix_P23
+    # One look more than steps: the last step's result is judged too.
     for step in range(_STEPS + 1):
         moved_PV = _unit(_warp(query_P1SS, matrix_P23)[:, 0][:, _CIRCLE_SMALL])
         like_P = (moved_PV * target_PV).sum(dim=1)
@@ -415,6 +421,7 @@ def _correlation(query_P1SS: Tensor, other_P1SS: Tensor, *, matrix_P23: Tensor) 
     warped_PSS = F.grid_sample(query_P1SS, grid_PSS2, padding_mode="border", align_corners=False)[
         :, 0
     ]
+    # Only pixels that the warped image has; the continued border belongs to neither.
     inside_PV = (grid_PSS2.abs().amax(dim=3) <= 1)[:, _CIRCLE].float()
     size_P1 = inside_PV.sum(dim=1, keepdim=True).clamp(min=1)
     one_PV, two_PV = warped_PSS[:, _CIRCLE], other_P1SS[:, 0][:, _CIRCLE]

@@ -104,6 +104,7 @@ def _train_without(
         session = build_session_objects(config, part, folder=folder, device=device)
         session.run()
     return LoadedModel(
+        # The last weights, not best.pt's, which would be chosen on the fold that they judge.
         session.evaluated.eval(),
         dataset.classes,
         session.preprocessing,

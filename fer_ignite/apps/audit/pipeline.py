@@ -115,6 +115,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     dataset.exclude = None
     cache = dataset.cache
     assert cache is not None
+    # Before the search: votes of other data end the audit before minutes of work.
     voted_N = None if request.votes is None else voted_labels(request.votes, cache)
     seconds, clock = {"reading": time.monotonic() - clock}, time.monotonic()
     with status("searching for copies", quiet=config.quiet):
@@ -124,6 +125,7 @@ def audit(config: Config, request: AuditRequest) -> dict[str, Any]:
     seconds["labels"] = time.monotonic() - clock
     skill = _skill(scored, dataset.targets.labels_N, num_classes=len(dataset.classes))
     if skill is not None and not skill["sufficient"]:
+        # As if not judged: nothing is listed, suggested or scored in audit.csv.
         scored = replace(scored, scored_N=np.zeros_like(scored.scored_N))
     issues = find_label_issues(
         scored.probabilities_NK,
@@ -172,6 +174,7 @@ def _skill(
         of the largest class, ``chance``: 1 / K, ``n``, and ``sufficient``: the interval lies above the larger of both by a fifth of what is
         missing to 1.
     """
+    # Only unseen images show skill: a network repeats the labels that it was fitted to, wrong ones too.
     unseen_N = scored.scored_N & ~scored.seen_N
     if not unseen_N.any():
         return None
@@ -238,6 +241,7 @@ def _score_labels(
             "and learn from the others; name a --checkpoint, or pass --no-labels."
         )
     fold_N = np.full(count, NO_FOLD)
+    # A fixed seed: audits of the same data deal the same folds, and their lists can be compared.
     fold_N[train] = deal(
         dataset.targets.labels_N[train], units_N[train], folds=request.folds, seed=0
     )
@@ -315,6 +319,7 @@ def _score_with_checkpoint(
     all_N = np.arange(len(dataset.targets.labels_N))
     probabilities_NK = out_of_fold_probabilities(network, dataset, indices=all_N, tta=request.tta)
     seen_N, known = np.zeros(len(all_N), dtype=np.bool_), True
+    # What one member was trained on counts as seen: its fit is part of the mean.
     for member in network.networks:
         its_own = member.checkpoint["data"]["fingerprint"] == dataset.fingerprint
         seen_N[
@@ -330,6 +335,7 @@ def _score_with_checkpoint(
         else "the checkpoint was trained on other data or with other data settings: it can't be determined which of these images it "
         "has seen, so all of train count as seen."
     )
+    # A use of test: its labels are judged by the runs' networks. The small networks have no run to log in.
     folders = [find_run_dir(member.path) for member in ensemble_members(checkpoint)]
     for folder in folders if len(dataset.indices["test"]) else ():
         if folder is None:
@@ -415,6 +421,7 @@ def _write(
 ) -> dict[str, Any]:
     cache = dataset.cache
     assert cache is not None
+    # As functions, so that one file's text is in memory at a time: the page holds hundreds of pictures.
     contents: dict[str, Callable[[], str]] = {
         "audit.csv": lambda: as_csv(findings),
         "audit.html": lambda: draw_page(

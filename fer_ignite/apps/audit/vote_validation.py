@@ -41,6 +41,7 @@ def voted_labels(path: str, cache: DatasetCache) -> NDArray[np.int64]:
         )
     names = [find_expression(name) or name for name in FERPLUS_COLUMNS]
     place_V = [cache.classes.index(name) if name in cache.classes else OTHER for name in names]
+    # majority() is -1 where there is none, which picks the last entry.
     label_N = np.array([*place_V, NO_MAJORITY], dtype=np.int64)[majority(votes.counts_NV)]
     label_N[~votes.named_N] = NO_MAJORITY
     return label_N

@@ -66,9 +66,11 @@ def line_chart(
     if not values:
         return Svg("")
     ticks = nice_ticks(min(values), max(values))
+    # A single place: a scale of no width would divide by zero.
     first, last = (
         (min(places), max(places)) if len(set(places)) > 1 else (places[0] - 0.5, places[0] + 0.5)
     )
+    # The curve fills the whole width: round values beyond its ends would lie outside of the frame.
     x_ticks = [
         tick for tick in nice_ticks(first, last, most=6, whole=whole) if first <= tick <= last
     ]
@@ -83,6 +85,7 @@ def line_chart(
     for line in series:
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.points)
         ET.SubElement(svg, "polyline", {"points": path, "class": f"line s{line.style % 8}"})
+        # More dots would cover the line, and each one adds its own tooltip to the page.
         if len(line.points) <= 40:
             for x, y in line.points:
                 text = f"{line.name}, {x:g}: {_shown(y, percent)}"
@@ -112,6 +115,7 @@ def reliability_chart(key: str, before: Calibration, *, after: Calibration | Non
         x_percent=True,
     )
     _line(svg, (across(0), up(0)), (across(1), up(1)), kind="diagonal")
+    # Drawn 3 px apart: the bins of both lie at similar confidences, and the intervals would overlap.
     for style, shift, side in ((1, -1.5, before), (0, 1.5, after)):
         if side is None:
             continue
@@ -136,6 +140,7 @@ def share_chart(
     marks = max((len(values) for _, values in rows), default=1)
     step = 14 * marks + 12
     height = TOP + step * len(rows) + BOTTOM
+    # Wider than LEFT: class names stand there, in place of numbers.
     left = 100
     description = "; ".join(
         f"{name} " + " and ".join(f"{100 * share:.0f}" for share, _, _ in values)

@@ -23,6 +23,7 @@ def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -
     Raises:
         FerError: as ``evaluate`` does.
     """
+    # The pairs below are found by name, so no two runs may share one.
     names = distinct_names(subjects)
     runs = [
         _run(name, subject, options=options) for name, subject in zip(names, subjects, strict=True)
@@ -31,6 +32,7 @@ def build_comparison(subjects: Sequence[RunReference], options: ReportOptions) -
         [] if subject.folder is None else list(subject.folder.read_history())
         for subject in subjects
     ]
+    # By accuracy, so that A of a pair is the better run; _sentences looks up the best one as A.
     ranked = sorted(runs, key=lambda run: -run["result"]["accuracy"])
     pairs = [compare_pair(a, b) for a, b in itertools.combinations(ranked, 2)]
     return {
@@ -90,6 +92,7 @@ def _run(name: str, subject: RunReference, *, options: ReportOptions) -> dict[st
     return {
         "name": name,
         "checkpoint": subject.source,
+        # Only hits are kept: the logits of every face of every run would stay in memory.
         "hits_N": correct_predictions(result.pop("faces")),
         "result": result,
         "summary": {} if subject.folder is None else subject.folder.read_summary(),

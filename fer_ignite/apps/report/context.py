@@ -48,6 +48,7 @@ def build_context(subject: RunReference, options: ReportOptions) -> dict[str, An
 def _context(subject: RunReference, options: ReportOptions, *, data: ReportData) -> dict[str, Any]:
     result, checkpoint = data.result, data.network.checkpoint
     summary = {} if subject.folder is None else subject.folder.read_summary()
+    # After the evaluation: one of test, by this page, is then in the log and counted.
     accesses = read_test_accesses(subject)
     explainer = build_explainer(data)
     config = dict(checkpoint["config"])
@@ -134,6 +135,8 @@ def robustness_facts(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def ranking_facts(data: ReportData) -> dict[str, Any]:
     """Precision-recall and ROC curves of each class against the others, as charts, with their areas."""
+    # float64: in float32 many sure faces round to the same probability, and class_curves makes one
+    # threshold of equal scores.
     probabilities_NK = data.logits_NK.double().softmax(dim=1).numpy()
     labels_N = data.labels_N.numpy()
     found = {
@@ -146,6 +149,7 @@ def ranking_facts(data: ReportData) -> dict[str, Any]:
         for name, (k, curves) in found.items()
     ]
     rates = [
+        # class_curves begins at the strictest threshold; a ROC curve begins at the origin.
         Series(name, [(0.0, 0.0), *_thinned(curves.false_positive_rate_T, curves.recall_T)], k)
         for name, (k, curves) in found.items()
     ]
@@ -188,6 +192,7 @@ def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "count": count,
                 "share": count / max(total, 1),
+                # A class of the style sheet, h0 to h10: the page's policy allows no style attributes.
                 "shade": round(10 * count / max(total, 1)),
                 "right": i == j,
             }
@@ -200,6 +205,7 @@ def matrix_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def cell_faces(data: ReportData) -> dict[str, list[dict[str, Any]]]:
     """The faces of each cell of the matrix under "true-predicted", as the page's script reads them."""
     cells = confusion_cells(data.logits_NK, data.labels_N, temperature=data.network.temperature)
+    # One call for all cells: each call reads the votes file again.
     described = describe_faces(data, [row for rows in cells.values() for row in rows])
     return {f"{i}-{j}": [described[row] for row in rows] for (i, j), rows in cells.items()}
 

@@ -55,6 +55,7 @@ def _pair(history: History, name: str) -> list[Series]:
 def points(history: History, field: str, *, over: str = "epoch") -> list[tuple[float, float]]:
     """(epoch or minutes, value) of the epochs that have a finite value."""
     scale = 60 if over == "elapsed_seconds" else 1
+    # An epoch without a validation has no val_ figures, and one NaN would make all places of the chart NaN.
     pairs = ((_finite(line.get(over)), _finite(line.get(field))) for line in history)
     return [(x / scale, y) for x, y in pairs if x is not None and y is not None]
 

@@ -32,6 +32,7 @@ def _worth_showing(
     """Groups with a member in the split and another label or split beside it; more labels first, then more splits."""
     touched = np.unique(copies_N[cache.splits == split])
     sizes = np.bincount(copies_N)
+    # All groups by one sort: comparing every group with all images would take groups times images.
     order_N = np.argsort(copies_N, kind="stable")
     ends = np.cumsum(sizes)
     ranked = []

@@ -86,6 +86,7 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
     dataset = open_dataset(config, find_cache(config)[0])
     places_N = np.array(outputs["places"])
     in_train_N = None
+    # Of other data the network has not seen the train split.
     if dataset.fingerprint == network.checkpoint["data"]["fingerprint"]:
         in_train_N = dataset.in_train(
             options.split, drop_train_duplicates=config.drop_train_duplicates

@@ -45,6 +45,7 @@ class GradCam:
 
     def maps(self, rows: Sequence[int], targets: Sequence[int]) -> Tensor:
         """float32 [B, H, W]; see :func:`attention_maps`."""
+        # The empty part is for no rows: torch.cat refuses an empty list.
         wanted_B, at, parts = torch.tensor(targets, dtype=torch.int64), 0, [torch.zeros(0, 1, 1)]
         for images_BCHW in self.images(rows):
             part_B = wanted_B[at : at + len(images_BCHW)].to(images_BCHW.device)
@@ -82,6 +83,8 @@ class GradCam:
                 {
                     "name": name,
                     "count": len(rows),
+                    # Scaled again: each map's largest value is 1, the mean's is lower, and the colours of
+                    # all expressions should span the same range.
                     "mean": overlay_uri(
                         mean_face, (mean_HW / mean_HW.max().clamp_min(1e-12)).numpy()
                     ),
@@ -139,6 +142,8 @@ def prepared(data: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     for images in fetcher.batches(
         IndexBatch(places_B, 0, 0, np.arange(len(places_B))) for places_B in places
     ):
+        # Floats are the finished tensors of a user's data set; stored pixels may have other channels
+        # than the network takes.
         if not images.is_floating_point():
             images = in_channels(images, network.preprocessing.channels)
         yield network.preprocessing.plain(images, channels_last=network.config.channels_last)

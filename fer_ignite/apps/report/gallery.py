@@ -64,6 +64,7 @@ def describe_faces(data: ReportData, rows: Sequence[int]) -> dict[int, dict[str,
     )
     described = {}
     for row, place, face_HWC in zip(rows, places, load_pixels(data.dataset, places), strict=True):
+        # By the logits: equal probabilities could put another class first than the confusion matrix does.
         best = data.logits_NK[row].topk(min(3, len(classes))).indices
         described[row] = {
             "id": data.dataset.cache.sample_id(place)

@@ -65,6 +65,7 @@ def find_layer(model: nn.Module, images_BCHW: Tensor) -> Layer:
     ]
     for least in (LEAST_SIDE, 2):
         for layer in reversed(usable):
+            # A map of the images' own size comes before any pooling: it shows pixels.
             if min(layer.height, layer.width) >= least and (layer.height, layer.width) != tuple(
                 images_BCHW.shape[2:]
             ):
@@ -108,6 +109,7 @@ def attention_maps(
         maps_BHW[:, None], images_BCHW.shape[2:], mode="bilinear", align_corners=False
     )[:, 0]
     top_B11 = large_BHW.amax(dim=(1, 2), keepdim=True)
+    # The bound keeps a map without positive places at 0, where 0 / 0 would be NaN.
     return (large_BHW / top_B11.clamp_min(1e-12)).cpu()
 
 
@@ -159,8 +161,10 @@ def _watching(
 
     def watch(name: str) -> Any:
         def note(_module: nn.Module, _inputs: Any, out: Any) -> None:
+            # Counted for every output, so that find_layer and attention_maps give one call one number.
             calls[name] = calls.get(name, -1) + 1
             wanted = only is None or (only.module, only.call) == (name, calls[name])
+            # autograd.grad refuses a tensor that needs no gradient, such as a position embedding from a buffer.
             if wanted and isinstance(out, Tensor) and out.requires_grad:
                 seen.append((name, calls[name], out))
 

@@ -37,6 +37,7 @@ def _pixels(sample: object, dataset: FaceDataset) -> Pixels:
     image = unpaired(sample)
     if is_finished(image):
         image_HWC = image.detach().float().cpu().permute(1, 2, 0).numpy()
+        # A user's normalisation is not known, so its inverse is not either.
         low, high = float(image_HWC.min()), float(image_HWC.max())
         return ((image_HWC - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
     return sample_pixels(

@@ -55,5 +55,6 @@ def _plain(column: str) -> str:
 
 
 def _row_number(cache: DatasetCache | None, place: int) -> int | None:
+    # Only rows of a csv have such ids; images of folders have no row in the votes file.
     found = None if cache is None else _ROW.fullmatch(cache.sample_id(place))
     return int(found[1]) if found else None
