@@ -77,6 +77,8 @@ def match_classes(
     Raises:
         DataError: one side has numbers and the other names, or a name means several of the network's classes.
     """
+    # A number means another expression in each data set: 1 is disgust in FER2013, surprise in
+    # RAF-DB.
     if not numbers_are_names and are_numbers(data_classes) != are_numbers(known_classes):
         raise DataError(_numbers_against_names(data_classes, known_classes))
     exact = {name: place for place, name in enumerate(known_classes)}

@@ -123,6 +123,7 @@ class FaceDataset:
             return None
         if drop_train_duplicates and self.leaks is not None:
             return np.zeros(len(self.indices[split]), dtype=bool)
+        # By the digests that the cache stores: comparing pixels would read both splits.
         copies = self.cache.copies
         return np.isin(copies[self.indices[split]], copies[self.indices["train"]])
 
@@ -262,6 +263,7 @@ def dataset_from_user_class(
         indices["val"], indices["train"] = _take_share(
             indices["train"], labels, share=val_fraction, seed=seed
         )
+    # Evaluation takes data without a train split; its statistics are those of what there is.
     chosen = indices["train"] if len(indices["train"]) else np.arange(len(labels))
     side_px, depth, mean, std, finished = _statistics(
         fetch, chosen, seed=seed, channels=channels, resize_mode=resize_mode
@@ -345,6 +347,7 @@ def _require_same_labels(
         raise DataError(
             f"{name} has {len(labels_N)} targets for {len(part)} samples; give each sample one, or leave the attribute `targets` out."
         )
+    # A sample of three: reading all samples would decode every image.
     for index in sorted({0, len(part) // 2, len(part) - 1}):
         label = _sample_label(part, index)
         if label is not None and _numbers([label], classes, name=name)[0] != labels_N[index]:
@@ -386,6 +389,7 @@ def _take_share(
     taken = []
     for label in np.unique(labels[indices]):
         members = draw.permutation(indices[labels[indices] == label])
+        # At least one, never all: a class of two samples is in both parts.
         taken.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
     first = np.sort(np.concatenate(taken))
     return first, np.setdiff1d(indices, first)

@@ -24,7 +24,9 @@ from fer_ignite.errors import ConfigError, DataError
 __all__ = ["ExcludeList", "formula_safe", "is_same_list", "read_exclude_list"]
 
 _PINNED = re.compile(r"^(?P<path>.+)#(?P<digest>[0-9a-f]{16})$", re.DOTALL)
+# Ids are file names, and a spreadsheet evaluates a cell that begins with one of these.
 _FORMULA = ("=", "+", "-", "@")
+# An empty cell drops nothing: only a yes leaves an image out.
 _ANSWERS = {"yes": True, "no": False, "": False}
 
 
@@ -64,6 +66,7 @@ class ExcludeList:
             [dataset_cache.sample_id(index) for index in range(len(dataset_cache))],
         )
         unknown = sorted(wanted.difference(names))
+        # Not passed over: with a list of other data, all that it names would stay in training.
         if unknown:
             raise DataError(
                 f"--exclude: {len(unknown)} ids of {printable(self.path)} are none of the data's, such as "

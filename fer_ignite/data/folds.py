@@ -46,6 +46,7 @@ def build_fold_dataset(faces: FaceDataset, *, folds: int, fold: int, seed: int) 
     # No copy of a judged face is in train, so there are no leaks to drop.
     dealt = replace(faces, indices=splits, leaks=None)
     if sums_N2C is not None and faces.cache is not None:
+        # The cache's own mean and deviation include the faces that are val in this fold.
         dealt.mean, dealt.std = _statistics(
             sums_N2C[kept_N], pixels=faces.cache.height * faces.cache.width
         )

@@ -44,6 +44,7 @@ def draw_sheet(images: npt.NDArray[Any] | Tensor, path: str | Path, *, columns: 
         top, left = place // columns * cell_h, place % columns * cell_w
         sheet[top : top + height, left : left + width] = tiles_BHWC[place]
     picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    # Nearest: the sheet is there to show pixels, which smoothing would blend.
     picture = picture.resize(
         (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
     )

@@ -45,6 +45,7 @@ __all__ = [
     "require_path",
 ]
 
+# A limit of its own: Pillow's begins at 89 megapixels, and is a warning.
 MAX_PIXELS = 20_000_000
 MAX_FILE_BYTES = 128 << 20  # 20 MP of 16-bit RGB, uncompressed, is 120 MB
 

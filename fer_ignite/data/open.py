@@ -87,11 +87,13 @@ def find_cache(config: Config, *, keep_files: bool = False) -> tuple[Path | None
 def open_dataset(config: Config, dataset_cache: str | Path | None) -> FaceDataset:
     """The faces of a dataset cache, or of the user's data set that ``--data`` names; in the splits of a fold, where one is requested."""
     if dataset_cache is not None:
+        # The index was opened on the launcher's machine; another machine needs a copy of its own.
         if is_shards(config.data):
             cache = cache_folder() if config.cache is None else Path(config.cache)
             dataset_cache = own_index(config.data, Path(dataset_cache), cache=cache)
         faces = dataset_from_cache(dataset_cache)
         if faces.cache is not None and faces.cache.shards is not None:
+            # After the opening: the limit is this machine's, the index is the same for all.
             faces.cache.shards.cache.limit_bytes = int(config.shard_cache_gb * 1e9)
         faces = replace(
             faces,
@@ -116,6 +118,8 @@ def open_dataset(config: Config, dataset_cache: str | Path | None) -> FaceDatase
         raise ConfigError(
             f"--folds {config.folds} makes {config.folds} runs; say which one with --fold, or train them all with train."
         )
+    # By the seed of the splits: runs of other seeds then have the same folds, and can be
+    # compared.
     return build_fold_dataset(faces, folds=config.folds, fold=config.fold, seed=config.split_seed)
 
 
@@ -126,6 +130,7 @@ def shard_order(
     if dataset_cache is None or dataset_cache.shards is None:
         return None
     shards_N = dataset_cache.shards.shard_numbers(indices_N)
+    # A limited train split may lie in fewer shards than there are streams.
     streams = min(config.shard_streams, len(np.unique(shards_N)))
     return ShardOrder(shards_N, config.shard_window, streams)
 

@@ -27,6 +27,8 @@ def iter_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
     """
     if isinstance(pictures, (str, Path)):
         return iter([(str(pictures), pictures)])
+    # One dimension is no picture either: as one of several, each of its numbers would be refused
+    # instead of the array.
     if isinstance(pictures, Image.Image) or _dimensions(pictures) in (1, 2, 3):
         return iter([("picture", pictures)])
     # An open file would be iterated line by line, from wherever it was read to.

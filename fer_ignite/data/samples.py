@@ -92,6 +92,7 @@ class Samples:
 
     def take(self, keep_N: npt.NDArray[np.bool_], *, reason: str | None = None) -> "Samples":
         """The samples where `keep_N` holds; the others are counted under `reason`."""
+        # Nothing to leave out: indexing would copy all pixels, which may be mapped from a file.
         if keep_N.all():
             return self
         left_out = dict(self.left_out)
@@ -141,6 +142,8 @@ class ReadOnceSource:
         return self._once()[0]
 
     def _once(self) -> tuple[Samples, bytes]:
+        # One reading for both: a file that is added between two readings would be packed under a
+        # stamp that does not cover it.
         if self._found is None:
             self._found = self._read()
         return self._found
@@ -172,6 +175,7 @@ def drop_same_files(samples: Samples, inodes_N2: npt.NDArray[np.uint64]) -> Samp
     """
     # Inodes first: resolving every file's real path would cost several system calls each.
     order = np.lexsort((inodes_N2[:, 0], inodes_N2[:, 1]))
+    # Zeros mark files that couldn't be looked at; two of them are not the same file.
     same = (inodes_N2[order[1:]] == inodes_N2[order[:-1]]).all(axis=1) & (
         inodes_N2[order[1:]] != 0
     ).any(axis=1)
@@ -204,6 +208,8 @@ def file_facts(samples: Samples) -> npt.NDArray[np.uint64]:
     """Device, inode, size, modification and change time of each file, [N, 5]; zeros for what can't be looked at."""
     facts_N5 = np.zeros((len(samples), 5), dtype=np.uint64)
     for index in range(len(samples)):
+        # A missing file, or a name with a zero byte: reading it says so, beside the other bad
+        # images.
         with contextlib.suppress(OSError, ValueError):
             facts_N5[index] = facts_of_status(os.stat(samples.path(index)))
     return facts_N5
@@ -227,6 +233,7 @@ def name_numbered_classes(samples: Samples, numbering: str | None) -> Samples:
     if numbering is None or not are_numbers(samples.classes):
         return samples
     names = NUMBERED_CLASSES[numbering]
+    # A csv may write the numbers as 3.0.
     numbers = [int(float(name)) for name in samples.classes]
     unknown = [str(number) for number in numbers if number not in names]
     if unknown:
@@ -262,6 +269,7 @@ def with_groups(samples: Samples, pattern: str | None) -> Samples:
         raise ConfigError(
             f"--group-by {pattern!r} is no regular expression ({error}); e.g. --group-by 'S[0-9]+'."
         ) from None
+    # In the names as messages show them: an id may hold bytes that are no text.
     found = [search(printable(name)) for name in samples.ids]
     strange = [
         printable(name) for name, match in zip(samples.ids, found, strict=True) if match is None

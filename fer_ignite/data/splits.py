@@ -42,6 +42,7 @@ def assign_splits(
     _, first_U, unit_N, sizes_U = np.unique(
         units_N, return_index=True, return_inverse=True, return_counts=True
     )
+    # A generator of its own: splits must not change with what else a run draws.
     rng = np.random.Generator(np.random.Philox(key=[seed, _PURPOSE]))
     drawn_U = rng.permutation(len(sizes_U))
     # Within each class the shuffled units get the places (0.5, 1.5, ...) / n of the class; lined up by place, every

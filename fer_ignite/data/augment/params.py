@@ -224,6 +224,8 @@ def sample_params(
         erase_y=u["erase_y"],
         cut_x=u["cut_x"],
         cut_y=u["cut_y"],
+        # Below 0 for half of the images, which then have no blur; the next line does so for the
+        # noise.
         blur=spec.blur * np.maximum(0.0, 2.0 * blur_B - 1.0),
         noise=spec.noise * np.maximum(0.0, 2.0 * noise_B - 1.0),
         noise_x=noise_x_B,
@@ -247,6 +249,7 @@ def _ring(uniform_B: Floats) -> Positions:
     """One random ring through all images: each has one partner, is one partner, and is its own only when alone."""
     order_B = np.argsort(uniform_B, kind="stable")
     partner_B = np.empty(len(order_B), np.int64)
+    # Not a plain permutation: in one, about one image of each batch would be its own partner.
     partner_B[order_B] = np.roll(order_B, 1)
     return partner_B
 

@@ -77,6 +77,8 @@ def augment(
         draws, spec, in_hw=in_hw, out_hw=out_hw, resized=resized, device=images_BHWC.device
     )
     if spec.resamples:
+        # Sampling outside the outermost pixels mixes in zeros; an enlarged image would have a
+        # dark rim.
         fades = spec.padding == "zeros" and resized[0] > in_hw[0]
         matrices_B23 = numbers_BP[:, :6].view(-1, 2, 3)
         images_BCHW = warp(

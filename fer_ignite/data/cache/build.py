@@ -95,6 +95,7 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
     Raises:
         DataError: the source, or under `bad_images` "error" any image of it, can't be read.
     """
+    # Names before --classes, which may then choose among the published ones.
     samples = name_numbered_classes(source.samples(), spec.numbering)
     samples = choose_classes(with_groups(samples, spec.group_by), spec.classes)
     if not len(samples) and not samples.refused:
@@ -107,6 +108,7 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
     _refuse_bad(
         spec, source, bad=skipped, left=int(facts.all("good_B").sum()) if facts.pieces else 0
     )
+    # Without a reason, so not counted: what can't be read is listed by name under "skipped".
     samples = samples.take(facts.all("good_B"))
     if misnamed := facts.misnamed:
         logger.warning(
@@ -122,6 +124,7 @@ def build_cache(spec: CacheSpec, source: Source, *, folder: Path, progress: bool
     )
     described = {
         "source_kind": source.kind,
+        # demo:N is no path; neither are several data sets with commas.
         "source": os.path.abspath(source.where) if os.path.exists(source.where) else source.where,
         "storage": "raw" if raw else "encoded",
         "fit": {"side_px": fit.side_px, "mode": fit.mode, "channels": fit.channels},
@@ -165,6 +168,7 @@ def _write_images(
         seconds_each = seconds_per_file(files, crop_faces=spec.crop_faces)
         # The processes start while the sample is looked at.
         with start_pool(seconds_each * len(files)) as pool:
+            # By a sample first; a file that contradicts it costs a second pass over all of them.
             for every in (False, True):
                 fit = choose_fit(
                     files,
@@ -245,6 +249,7 @@ def _write_raw(folder: Path, fit: Fit, *, pieces: Iterator[Decoded], facts: _Fac
 
 
 def _slots(folder: Path, fit: Fit) -> PixelSlots:
+    # The processes open the file with "r+b", which makes none.
     (folder / _PIXELS).touch()
     return PixelSlots(str(folder / _PIXELS), _NPY_HEADER_BYTES, fit.side_px**2 * fit.depth)
 
@@ -262,6 +267,8 @@ def _write_slots(slots: PixelSlots, fit: Fit, *, pieces: Iterator[Decoded], fact
 
 
 def _write_header(file: Path, fit: Fit, *, count: int) -> None:
+    # numpy pads a header to multiples of 64 bytes; with four sides of a shape it takes two of
+    # them.
     header = io.BytesIO()
     shape = (count, fit.side_px, fit.side_px, fit.depth)
     np.lib.format.write_array_header_1_0(
@@ -309,6 +316,7 @@ def _assigned_splits(
         seed=spec.split_seed,
         grouped=samples.groups_N is not None,
     )
+    # Only where splits were dealt: splits of the source's own are taken as they are.
     if (splits_N != samples.splits_N).any():
         _warn_of_ungrouped(source, samples)
     return splits_N, text

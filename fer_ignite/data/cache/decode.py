@@ -31,6 +31,7 @@ __all__ = [
     "start_pool",
 ]
 
+# Files that decide the stored side and colour, and are decoded once more for it.
 _SAMPLE = 256
 _SAMPLE_OF_PHOTOGRAPHS = 16  # the search for faces takes up to half a second each
 _TIMED = 16
@@ -38,6 +39,7 @@ _TIMED_PHOTOGRAPHS = 2
 _SERIAL_S = 0.5  # processes need a quarter of a second to start: less work than this is done in one
 # Time of one piece of work: short, so that all processes end at about the same time.
 _PIECE_S = 0.05
+# Half a megabyte stays in the processor's cache while it is hashed, added up and written.
 _CACHED_BYTES = 1 << 19
 _LARGEST_UNASKED_PX = 224
 
@@ -147,6 +149,7 @@ def _side(sizes: list[tuple[int, int]], side_px: int | None, *, mode: str) -> tu
         and (side_px is None or sizes[0][0] <= side_px)
     ):
         return sizes[0][0], True
+    # Then no picture is enlarged: letterbox scales the longer side to it, crop the shorter one.
     own = [max(size) if mode == "letterbox" else min(size) for size in sizes]
     if side_px is None:
         return max(1, min(int(np.median(own)), _LARGEST_UNASKED_PX)), False
@@ -202,6 +205,7 @@ def _look_piece(piece: tuple[Sequence[FaceFile], bool]) -> tuple[list[tuple[int,
     files, crop_faces = piece
     sizes, gray = [], True
     for file in files:
+        # A bad file is reported when it is decoded for the cache, beside all others.
         with contextlib.suppress(DataError):
             face = read_face(file, crop_faces=crop_faces)
             sizes.append(face.size)
@@ -229,9 +233,12 @@ def _decode_piece(piece: _Piece) -> Decoded:
         out_HWC = batches.next_slot()
         try:
             face = read_face(file, crop_faces=fit.crop_faces, out=out_HWC)
+        # A JPEG that failed half-way may have left pixels in the slot; the next image overwrites
+        # them.
         except DataError as error:
             bad.append(str(error))
             continue
+        # At each image: one colour picture, stored as gray, would lose its colour without a word.
         _check_promise(face, fit, any_colour=piece.any_colour)
         # Identity, not equality: a JPEG of the stored size was decoded into the slot itself.
         if face.pixels is not out_HWC:

@@ -90,6 +90,7 @@ def read_face(file: FaceFile, *, crop_faces: bool, out: Images | None = None) ->
 def _cut(image: Image.Image, file: FaceFile) -> Image.Image:
     assert file.box is not None
     left, top, right, bottom = file.box
+    # Published boxes may reach over the border; only one wholly outside is refused.
     inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
         raise DataError(

@@ -18,6 +18,7 @@ from fer_ignite.errors import DataError
 
 __all__ = ["CHECKED_BYTES", "compute_checksums", "manifest_checksum", "verify_files"]
 
+# Part of the format: with another size no checksum in an existing manifest would agree.
 BLOCK_BYTES = 1 << 24
 _PART_BYTES = 1 << 18
 _MOST_THREADS = 8
@@ -51,6 +52,7 @@ def verify_files(
     Raises:
         DataError: naming the file that differs.
     """
+    # The manifest first: the files are compared with the checksums that stand in it.
     if manifest_checksum(manifest) != manifest["checksum"]:
         raise DataError(
             f"{printable(folder / 'manifest.json')}: damaged, its checksum differs; build the dataset cache again."

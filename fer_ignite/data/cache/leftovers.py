@@ -18,6 +18,7 @@ def clear_stale(folder: Path, *patterns: str) -> None:
     """
     for pattern in patterns:
         for leftover in folder.glob(pattern):
+            # Another process may remove the same leftover at this moment.
             with contextlib.suppress(OSError):
                 if time.time() - _last_change(leftover) > _STALE_S:
                     shutil.rmtree(leftover, ignore_errors=True)

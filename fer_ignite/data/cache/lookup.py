@@ -118,6 +118,7 @@ def _open_one(
         if spec.classes is None and spec.split is None:
             if not refit or _fits(spec, source):
                 return _sound(source.path)
+            # Its faces are cut out and grouped already; only side and colour change.
             spec = dataclasses.replace(spec, crop_faces=False, group_by=None)
         # Its faces are square already: how they became so is a fact, not a setting.
         mode = open_cache(source.path).manifest["fit"]["mode"]
@@ -228,6 +229,7 @@ def _known(cache: Path, stamp: Path) -> Path | None:
     try:
         return _sound(cache / "packs" / key)
     except DataError as error:
+        # A cache that was deleted by hand is no damage.
         if (cache / "packs" / key).exists():
             logger.warning("the dataset cache is built again: %s", error)
         return None
@@ -298,11 +300,13 @@ def _publish(folder: Path, target: Path) -> None:
 def _flush(folder: Path) -> None:
     """Everything on disk before the name says so."""
     for file in folder.iterdir():
+        # Open for writing: Windows flushes no other handles.
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
 
 
 def _write_text(path: Path, text: str) -> None:
+    # Renamed into its place: another process may read the stamp at any time.
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     temporary.write_text(text, encoding="ascii")
     os.replace(temporary, path)

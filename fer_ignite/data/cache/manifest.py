@@ -83,6 +83,7 @@ def write_facts(
         "blank": int(facts.blank_N.sum()),
         "left_out": {reason: count for reason, count in samples.left_out.items() if count},
     }
+    # Before sizes and checksums are in it: the same images may be encoded to other bytes.
     key = _content_key(folder, manifest)
     manifest["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     manifest["checksums"] = compute_checksums(folder)
@@ -124,6 +125,8 @@ def verify_cache(dataset_cache: DatasetCache) -> None:
         for at in range(0, len(dataset_cache), _PIECE)
     ]
     shape = (dataset_cache.height, dataset_cache.width, dataset_cache.channels)
+    # From decoded pixels as well: another version of an image library may read the same bytes
+    # otherwise.
     found = compute_fingerprint(
         dataset_cache.classes,
         shape,
@@ -186,6 +189,7 @@ def _content_key(folder: Path, manifest: dict[str, Any]) -> str:
     """Over the manifest and the small files; the fingerprint in it stands for the pixels."""
     content = {name: value for name, value in manifest.items() if name != "source"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    # Names and groups are not in the fingerprint, and two caches that differ in them are two.
     for name in ("ids.bin", "id_ends.npy", "groups.npy", "leaks.npy"):
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())

@@ -132,6 +132,7 @@ def _jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
             shape = height, width, channels
         elif marker not in _JPEG_NEUTRAL and not _is_neutral_app(marker, data[at + 4 : at + 18]):
             return None
+        # The length counts its own two bytes; a smaller one is damage.
         if size < 2:
             return None
         at += 2 + size

@@ -56,6 +56,8 @@ class WorkerPool:
         trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
+            # After an error the pieces that wait are of no use; those in work end before their
+            # folder goes.
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[_In], _Out], work: Iterable[_In]) -> Iterator[_Out]:

@@ -93,7 +93,9 @@ def _one_of(name: str, value: str, *, allowed: tuple[str, ...]) -> None:
 
 
 def _check_split(split: tuple[float, float, float]) -> None:
+    # val and test may be empty; without train there is nothing to train on.
     sound = len(split) == 3 and all(0 <= share <= 1 for share in split) and split[0] > 0
+    # Not ==: 0.7 + 0.2 + 0.1 is below 1 in floating point.
     if not sound or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise ConfigError(
             f"split is {split}; give three shares of train, val and test with sum 1, such as 0.8,0.1,0.1."

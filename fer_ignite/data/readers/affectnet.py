@@ -46,6 +46,7 @@ def _is_annotations(file: Path) -> bool:
 
 
 def _split_of(name: str) -> int:
+    # The published forms name their splits differently: training.csv, and the folder train_set.
     word = name.lower().removesuffix("_set").removesuffix("set").strip("_-")
     return SPLIT_OF_NAME.get(word, UNDECIDED)
 
@@ -153,6 +154,8 @@ def read_affectnet_npy(survey: Survey, folders: list[Path]) -> Listing:
             if not label.is_file():
                 listing.left_out["without annotation"] += 1
                 continue
+            # An annotation is part of the stamp: one that is corrected makes another dataset
+            # cache.
             listing.tables.append(label)
             code = _code_in(label)
             if code in _LEFT_OUT:

@@ -42,6 +42,8 @@ def read_ckplus(
             continue
         file = labels / name
         listing.tables.append(file)
+        # From the file's name: labels and images lie in folders of their own, which need not be
+        # nested alike.
         sequence = "/".join(file.name.split("_")[:2])
         code = _code_in(file)
         if code not in _CODES:
@@ -54,10 +56,12 @@ def read_ckplus(
             frames.setdefault("/".join(os.path.basename(name).split("_")[:2]), []).append(name)
     for sequence, names in frames.items():
         if sequence not in codes:
+            # No error: only part of the published sequences have a label.
             listing.left_out["frames of sequences without a label"] += len(names)
             continue
         # Names end in the frame's number with leading zeros, so text order is time order.
         names.sort()
+        # In a sequence no longer than the peak, the first frame is one of the peak's.
         first = 1 if neutral_frames and len(names) > peak_frames else 0
         peak = names[-peak_frames:]
         listing.left_out["frames before the peak"] += len(names) - len(peak) - first

@@ -99,6 +99,8 @@ def iter_rows(
     """
     number = 0
     with _field_limit(), _opened(path) as file:
+        # strict: otherwise a quote that is never closed takes all rows to the end of the file for
+        # one field.
         rows = csv.reader(file, strict=True)
         while True:
             try:
@@ -313,6 +315,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
                 raise DataError(
                     f"{name}, row {number}: {len(row)} fields; the header has {len(header)}."
                 )
+            # A zero byte is refused by its row: no file can be opened under such a name.
             for column in ("path", "label", *(["group"] if has_group else [])):
                 if not row[places[column]].strip() or "\0" in row[places[column]]:
                     raise DataError(

@@ -34,6 +34,8 @@ def read_expw(survey: Survey, table: Path) -> Listing:
     )
     rows: list[tuple[str, int, str, tuple[int, int, int, int]]] = []
     try:
+        # split, not splitlines: that also cuts at form feeds and U+2028, and rows would have
+        # other numbers than in an editor.
         lines = table.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{printable(table)}: can't be read ({error}).") from None
@@ -43,6 +45,7 @@ def read_expw(survey: Survey, table: Path) -> Listing:
             continue
         try:
             image, face = words[0], int(words[1])
+            # The list has top before left; boxes here begin with left.
             top, left, right, bottom = (round(float(word)) for word in words[2:6])
             label = _CODES[int(words[7])]
         except (ValueError, IndexError, KeyError):

@@ -45,6 +45,7 @@ _UNKNOWN = FERPLUS_COLUMNS.index("unknown")
 _NOT_A_FACE = FERPLUS_COLUMNS.index("NF")
 _EXPRESSIONS = [find_expression(name) or name for name in FERPLUS_COLUMNS[:_UNKNOWN]]
 _CLASS_OF_COLUMN = np.array([FERPLUS_CLASSES.index(name) for name in _EXPRESSIONS], dtype=np.int64)
+# A table, as int() would also take +3, 1_0 and digits of other scripts.
 _COUNT = {str(count): count for count in range(101)}
 
 Counts = npt.NDArray[np.int64]
@@ -124,6 +125,8 @@ def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
         mode: "majority"; "distribution" adds soft labels; "second" keeps all samples, their own labels and classes, and adds
             the votes as soft labels of train.
     """
+    # fer2013.csv has no image names: the splits are all that can show rows that were moved or
+    # left out.
     if len(votes.splits_N) != len(samples) or (votes.splits_N != samples.splits_N).any():
         raise DataError(
             f"{votes.name} has {len(votes.splits_N)} rows, the images {len(samples)}: votes and images go together row "

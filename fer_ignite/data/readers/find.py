@@ -284,6 +284,7 @@ class DemoSource:
     def samples(self) -> Samples:
         from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 
+        # Seed 0, not the run's: demo:N names the same faces in every run.
         images_NHWC, labels_N = draw_faces(self._count, seed=0)
         return Samples(
             classes=DEMO_CLASSES,
@@ -324,6 +325,7 @@ class CacheSource:
             ids=[dataset_cache.id_bytes(index) for index in range(len(dataset_cache))],
             labels_N=np.array(dataset_cache.labels),
             splits_N=np.array(dataset_cache.splits),
+            # Pixels stay mapped; encoded images are decoded here, all of them into memory.
             pixels_NHWC=dataset_cache.pixels
             if dataset_cache.is_memmap
             else dataset_cache.read(everything),

@@ -34,6 +34,7 @@ _BESIDE_SPLIT = (
     *("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder"),
     _NEWER,
 )
+# Left in archives by macOS and on disks by Windows; each would be a class.
 _IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
 
@@ -167,6 +168,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         "folders beside the splits": ignored,
         "test images without a label": unlabelled,
     }
+    # As in the published layouts: the same files in class folders show the same persons.
     persons = find_persons([os.fsdecode(name) for name in walk.ids])
     samples = Samples(
         classes=tuple(printable(name) for name in classes),
@@ -180,6 +182,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         left_out={reason: count for reason, count in counted.items() if count},
     )
     walk.digest.update(
+        # With the root: a folder that moved is listed again, and then found by its content.
         repr((os.fsencode(root), classes, labels[-1:], len(labels), empty, walk.refused)).encode()
     )
     if persons is not None:

@@ -106,6 +106,8 @@ class Listing:
                     yield os.path.relpath(entry.path, folder)
                 elif not leads_up(real := os.path.realpath(entry.path), above):
                     below.append((entry.path, (*above, real)))
+            # Reversed, as the last one is taken first: folders are walked in the order of their
+            # names.
             stack += reversed(below)
 
     def refuse_links_out(self) -> npt.NDArray[np.uint64]:
@@ -157,6 +159,7 @@ class ListingSource(ReadOnceSource):
             digest.update(repr(refused).encode())
         for table in listing.tables:
             digest.update(file_stamp(table))
+        # Without the device's number, which changes when a disk is mounted again.
         digest.update(facts_N5[:, 1:].tobytes() + samples.labels_N.tobytes())
         # several faces of one file are no copies
         unique = samples if samples.files else drop_same_files(samples, facts_N5[:, :2])
@@ -248,6 +251,7 @@ class Survey:
 
     def _is_new(self, entry: "os.DirEntry[str]") -> bool:
         """Whether a folder is no link back up; one that leads out is noted."""
+        # Only a link leads back up, and a real path takes a system call for each of its parts.
         if not entry.is_symlink():
             return True
         real = os.path.realpath(entry.path)

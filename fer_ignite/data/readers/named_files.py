@@ -58,6 +58,8 @@ def find_named_files(survey: Survey) -> str | None:
             for name in names
             if pattern.match(name)
         ]
+        # In folders of classes the folders' names are the labels, and the file names only say the
+        # person.
         if 2 * len(folders) > count and (
             len(set(folders)) == 1 or all(_SESSION.match(folder) for folder in folders)
         ):

@@ -14,6 +14,7 @@ from fer_ignite.errors import DataError
 
 __all__ = ["find_rafdb_list", "read_rafdb"]
 
+# The first spelling is the published one.
 _LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 _CODES = NUMBERED_CLASSES["rafdb"]
 
@@ -49,6 +50,8 @@ def read_rafdb(survey: Survey, table: Path) -> Listing:
 
 def _rows(table: Path) -> list[tuple[str, int]]:
     try:
+        # split, not splitlines: that also cuts at form feeds and U+2028, and rows would have
+        # other numbers than in an editor.
         lines = table.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{printable(table)}: can't be read ({error}).") from None

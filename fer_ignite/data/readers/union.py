@@ -47,6 +47,7 @@ class UnionSource:
         self._any_classes, self._numbering = any_classes, numbering
 
     def stamp(self) -> bytes:
+        # Every stamp has 32 bytes, so that their sequence stands for one list of parts only.
         return hashlib.sha256(b"".join(part.stamp() for part in self._parts)).digest()
 
     def samples(self) -> Samples:
@@ -148,6 +149,7 @@ def _groups(found: Sequence[Samples]) -> npt.NDArray[np.int64] | None:
     numbered, first = [], 0
     for samples in found:
         own_N = np.arange(len(samples)) if samples.groups_N is None else samples.groups_N
+        # Shifted: person 3 of one set is not person 3 of another.
         numbered.append(own_N + first)
         first += int(own_N.max(initial=-1)) + 1
     return np.concatenate(numbered)

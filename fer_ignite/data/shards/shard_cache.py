@@ -27,6 +27,7 @@ __all__ = ["DEFAULT_LIMIT_BYTES", "SHARDS_UNDER_WAY", "ShardCache", "file_sha256
 DEFAULT_LIMIT_BYTES = 20 * 10**9
 # Room for downloads at a time, beside the shards that are in use.
 SHARDS_UNDER_WAY = 4
+# A download writes all the time; a file unchanged for an hour was left by a killed process.
 _STALE_S = 3600.0
 
 

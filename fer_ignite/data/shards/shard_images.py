@@ -79,6 +79,7 @@ class ShardImages:
     def _members(self, number: int, indices: list[int]) -> list[bytes]:
         try:
             return self._members_once(number, indices)
+        # Once more only: a shard that is damaged at its source would be downloaded for ever.
         except DataError as error:
             if self.cache.url is None:
                 raise
@@ -105,5 +106,7 @@ def shards_origin(folder: Path) -> str | None:
     """Where the shards of an index are downloaded from; None: they lie beside it, or there is no copy."""
     try:
         return str(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["url"])
+    # Nothing else: taken for a local index, one whose URL is damaged would be blamed for missing
+    # shards.
     except FileNotFoundError:
         return None

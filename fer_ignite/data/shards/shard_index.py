@@ -63,6 +63,7 @@ def own_index(data: str, folder: Path, *, cache: Path) -> Path:
     if local_folder(url) is not None or shards_origin(folder) == url:
         return folder
     own = open_shard_index(data, cache=cache)
+    # A copy's folder is named by the checksum of its manifest.
     if own.name != folder.name:
         raise DataError(
             f"data {PREFIX}{shown(url)}: the index changed while the processes started; start again when all of it is there."
@@ -80,6 +81,8 @@ def _copy_of_index(url: str, cache: Path) -> Path:
             f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
         ) from None
     try:
+        # At each start the manifest alone: its checksum says whether the copy is of the same
+        # data.
         _fetch_before_start(url, _MANIFEST, folder=fresh)
         manifest = _read_manifest(fresh / _MANIFEST, url)
         target = cache / str(manifest["checksum"])[:32]

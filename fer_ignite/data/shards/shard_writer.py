@@ -72,8 +72,10 @@ def write_shards(
         StorageError: the disk is full or can't be written.
     """
     require_new_folder(folder)
+    # Beside its place, as a rename stays within one file system.
     building = folder.absolute().with_name(f".{folder.name}-{os.getpid()}")
     try:
+        # Of a killed process that had this number.
         shutil.rmtree(building, ignore_errors=True)
         (building / SHARD_FOLDER).mkdir(parents=True)
         with progress_bar(len(dataset_cache), "writing shards", quiet=not progress) as bar:
@@ -162,6 +164,7 @@ class _ShardWriter:
             ) from None
 
     def _member(self, index: int, data: bytes, place: int) -> tarfile.TarInfo:
+        # A slash in a class name would be a folder in the archive.
         label = self.cache.classes[int(self.cache.labels[index])].replace("/", "_")
         info = tarfile.TarInfo(f"{self.split}/{label}/{self.first + place:09}.{_suffix(data)}")
         # TarInfo's own time (0) and owner stay: equal data sets give equal bytes.
@@ -170,6 +173,7 @@ class _ShardWriter:
 
 
 def _suffix(data: bytes) -> str:
+    # By the content: the suffix of the source file may be another format's.
     with Image.open(io.BytesIO(data)) as image:
         found = str(image.format).lower()
     return {"jpeg": "jpg", "mpo": "jpg"}.get(found, found)
@@ -216,6 +220,7 @@ def _write_manifest(
         **dataset_cache.manifest,
         "storage": "shards",
         "source": source,
+        # Of the order on disk: train was shuffled, and the fingerprint covers the order.
         "fingerprint": compute_fingerprint(
             dataset_cache.classes,
             (dataset_cache.height, dataset_cache.width, dataset_cache.channels),
