@@ -71,6 +71,7 @@ def average_checkpoints(
     scale = _Scale.of(networks, str(checkpoints[0]), cache=cache, quiet=quiet)
     for path, network in zip(checkpoints[1:], networks[1:], strict=True):
         _require_same_preprocessing(path, networks[0], other=network)
+    # No copies: averaged() copies a network before it changes anything.
     states = [network.model.state_dict() for network in networks]
     alone = [scale.score(network.model) for network in networks]
     # Greedy from the best one on, as in the paper: a bad one at the start would be kept by all later averages.
@@ -83,6 +84,7 @@ def average_checkpoints(
         for place in order[1:]:
             candidate = scale.averaged([states[i] for i in (*used, place)])
             found = scale.score(candidate)
+            # Equal is enough, as in the paper's algorithm.
             if found.metrics["accuracy"] >= scored.metrics["accuracy"]:
                 used, scored, module = [*used, place], found, candidate
     temperature = fit_temperature(scored.logits_NK, scored.labels_N)

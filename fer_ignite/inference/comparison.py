@@ -48,6 +48,7 @@ def compare(
         load_checkpoint(ensemble_members(path)[0].path)["config"] for path in (first, second)
     ]
     shared = data or str(configs[0]["data"])
+    # None for the first: evaluate then checks that its data is what it was trained on.
     a, b = (
         evaluate(
             checkpoint,

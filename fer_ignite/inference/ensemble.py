@@ -69,12 +69,14 @@ class EnsembleModule(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         total_BK: Tensor | None = None
         for number, member in enumerate(self.members):
+            # float32: autocast may give bfloat16, and a softmax over it has 8 bits of precision.
             logits_BK = member(self._adapted(images_BCHW, self.inputs[number])).float()
             # Probabilities are averaged, not logits: a member's scale would otherwise be a hidden weight.
             shares_BK = (logits_BK / self.temperatures[number]).softmax(dim=1)
             shares_BK = shares_BK[:, getattr(self, f"order_{number}")] * self.weights[number]
             total_BK = shares_BK if total_BK is None else total_BK + shares_BK
         assert total_BK is not None
+        # log(0) would be -inf, and an evaluation refuses outputs that are not finite.
         return total_BK.clamp_min(_LEAST).log()
 
     def _adapted(self, images_BCHW: Tensor, wanted: Preprocessing) -> Tensor:
@@ -113,6 +115,7 @@ def combine(members: "Sequence[LoadedModel]", weights: Sequence[float]) -> "Load
     module = EnsembleModule(
         members, weights, preprocessing=first.preprocessing, classes=first.classes
     )
+    # One uncalibrated member leaves the mean uncalibrated; the entry is what says that it is.
     calibrated = all(member.calibrated for member in members)
     content = {name: value for name, value in first.checkpoint.items() if name != "temperature"}
     if calibrated:

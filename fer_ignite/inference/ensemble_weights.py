@@ -81,6 +81,7 @@ def find_weights(probabilities: Sequence[Tensor], labels_N: Tensor) -> list[floa
         [values_NK.double().gather(1, rows_N1).squeeze(1) for values_NK in probabilities]
     ).clamp_min(_LEAST_SHARE)
     weights_M1 = torch.full((len(shares_MN), 1), 1 / len(shares_MN), dtype=torch.float64)
+    # No step size is needed, and the weights stay positive with sum 1 in every iteration.
     for _ in range(_EM_ITERATIONS):
         parts_MN = weights_M1 * shares_MN
         weights_M1 = (parts_MN / parts_MN.sum(dim=0)).mean(dim=1, keepdim=True)

@@ -147,6 +147,7 @@ def launch_evaluation(
     check_request(request, nproc)
     checkpoint = load_checkpoint(ensemble_members(request.checkpoint)[0].path)
     config = evaluation_config(request, checkpoint)
+    # Built here where it is missing: the processes only open it.
     cache_path, fingerprint = find_cache(config)
     trained_on = checkpoint["data"]["fingerprint"]
     own_data = request.data is None and request.votes is None
@@ -155,12 +156,14 @@ def launch_evaluation(
             f"{config.data} has changed since the training (fingerprint {str(fingerprint)[:12]}, was "
             f"{trained_on[:12]}); name it with --data {config.data} to score on it as it is."
         )
+    # Only this evaluation's: an object of an earlier call may be one that can't be pickled.
     objects = {
         name: thing
         for name, thing in registered_objects().items()
         if name in (request.data, request.model)
     }
     if (nproc or 1) > 1:
+        # Before the launcher's own check, which can't say which object it is.
         require_sendable(objects)
     outcome = launch(
         _evaluate_in_process,
@@ -174,6 +177,7 @@ def launch_evaluation(
             start_method=start_method,
         ),
     )
+    # Here, because each of the processes would log it.
     if outcome.result is not None and outcome.result["warning"] and is_main_process():
         logger.warning("%s: %s", request.checkpoint, outcome.result["warning"])
     return _with_test_access(outcome, request.checkpoint)
@@ -206,6 +210,7 @@ def _evaluate_in_process(
     """One process of an evaluation; all of them return the same result."""
     # A spawned process starts without the objects that the caller registered.
     restore_objects(objects)
+    # Of several processes each has a device of its own, by its local rank.
     device: Any = idist.device() if idist.get_world_size() > 1 else request.device
     network = load_model(
         request.checkpoint,
@@ -214,6 +219,7 @@ def _evaluate_in_process(
         precision=request.precision,
         collated=True,
     )
+    # collated is true above because this refuses a run whose collate_fn is not given again.
     config = evaluation_config(request, network.checkpoint)
     opened = open_dataset(config, cache_path)
     dataset, dropped, match = match_dataset(network, opened, request=request)
@@ -261,6 +267,7 @@ def _evaluate_in_process(
             name for name, found in zip(network.classes, present_K, strict=True) if not found
         ],
         "restricted": request.restrict_classes,
+        # opened, not dataset: leaving out unknown classes changes the fingerprint of a split.
         "warning": split_warning(config, opened, networks=network.networks, split=request.split),
         "own_test": request.split == "test" and _is_own_data(network, dataset, request=request),
     }

@@ -74,6 +74,7 @@ def differing_split_settings(
         if not (same_content or is_same_source(saved.data, config.data)):
             continue
         same_splits = same_content and (split == "test" or saved.folds is config.folds is None)
+        # Settings may differ without effect: data with splits of its own has one val for all seeds.
         same_val = val is not None and data.get("val_fingerprint") == val
         if not (same_splits or same_val) and (
             found := [name for name in names if getattr(saved, name) != getattr(config, name)]
@@ -116,6 +117,7 @@ def match_dataset(
     if not len(chosen):
         counts = ", ".join(f"{split} {len(part)}" for split, part in dataset.indices.items())
         raise DataError(f"{dataset.source} has no faces in {request.split}; it has {counts}.")
+    # Before images of unknown classes are left out, which changes the split's fingerprint.
     _refuse_selection_data(network, dataset, request=request)
     counts_K = np.bincount(dataset.targets.labels_N[chosen], minlength=len(dataset.classes))
     dropped = {

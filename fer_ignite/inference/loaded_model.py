@@ -216,12 +216,14 @@ def load_model(
         ]
         return combine(loaded, [member.weight for member in members])
     if is_url(path):
+        # A local copy first: onnxruntime opens no URL, and a run named by URL has no suffix.
         path = resolve_checkpoint(path)
     if is_onnx(path):
         if model is not None or precision is not None:
             raise ConfigError(
                 "model and precision are fixed inside an .onnx file; give them to `fer-ignite export` instead."
             )
+        # A text: device may be a torch.device, and OnnxModel works without torch.
         return OnnxModel(path, device=str(device))
     checkpoint = load_checkpoint(path)
     config = _config_for_use(path, checkpoint, model=model_name(model), collated=collated)
@@ -251,6 +253,7 @@ def _class_for(path: str, model: Any) -> Any:
     """The user's class for a member of an ensemble that had one; the other members are built by name."""
     if model is None:
         return None
+    # A model that is given replaces what a file names, so a built-in member must get none.
     saved = load_checkpoint(path)["config"]
     return required_user_code(saved, "model", given=model_name(model))
 
@@ -294,8 +297,10 @@ def _with_weights(
     model = build_model_from_config(
         config, num_classes=len(checkpoint["classes"]), preprocessing=preprocessing
     )
+    # Of a module that the caller has given: loading would overwrite the caller's weights.
     model = own_copy(model, config.model)
     try:
+        # The average where there is one: the run validated it and chose its best epoch by it.
         model.load_state_dict(checkpoint.get("ema") or checkpoint["model"])
     except RuntimeError as error:
         raise CheckpointError(

@@ -68,6 +68,7 @@ class ExportMetadata:
         """ASCII, on one line; with the names and layouts of input and output."""
         values = {"format": FORMAT, **asdict(self), "classes": list(self.classes)}
         shape = ["batch", "height", "width", self.channels]
+        # For programs without this package; from_json reads neither input nor output.
         values["input"] = {
             "name": INPUT,
             "dtype": "uint8",

@@ -75,6 +75,7 @@ class FacePicker:
         self._name = detector if isinstance(detector, str) else None
         self._opened: Any = None if isinstance(detector, str) else detector
         self._margin = margin
+        # Opened at once: a name that does not exist must fail before the first picture is read.
         if faces == "always" or (faces == "auto" and detector is not None):
             self._detector()
 
@@ -152,6 +153,7 @@ class FacePicker:
             return True
         # Nothing was searched without the detector's library.
         if self.looks == self.most_looks and self.faces == "auto" and self._opened is not None:
+            # One above the limit, so that the sentence comes once.
             self.looks += 1
             self.warn(
                 f"{self.looks - 1} pictures of a face crop's size in a row are no photographs, so later ones up to "

@@ -31,6 +31,7 @@ def prediction_rows(
     for name, split, label, probabilities in zip(*columns, strict=True):
         predicted = max(range(len(classes)), key=probabilities.__getitem__)
         yield [
+            # A spreadsheet would run a file name that begins with "=".
             formula_safe(name),
             split,
             classes[label],

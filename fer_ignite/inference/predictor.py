@@ -97,12 +97,14 @@ class _CheckpointPredictor:
         preprocessing = network.preprocessing
         self.network, self.tta = network, tta or network.config.tta
         self.classes, self.channels = network.classes, preprocessing.channels
+        # The side that the training stored its faces at: predict then agrees with evaluate.
         self.side_px, self.resize_mode = (
             preprocessing.stored_px or preprocessing.resize_px,
             preprocessing.resize_mode,
         )
 
     def probabilities(self, faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # Not at the top: an .onnx file is predicted with where torch is not installed.
         import torch
 
         require_faces(faces_BHWC, channels=self.channels, kind="numpy array")
@@ -191,6 +193,7 @@ def predict(
         margin=margin,
         most_looks=most_looks,
     )
+    # A function of its own: a generator would check no argument before its first face is taken.
     return _predict(
         predictor, pictures, picker=picker, topk=topk, batch_size=batch_size, on_batch=on_batch
     )
@@ -224,6 +227,7 @@ def _predict(
 def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
     if isinstance(checkpoint, (str, Path)):
         return open_predictor(checkpoint, tta=tta)
+    # By an attribute: isinstance needs the class, whose module imports torch.
     if hasattr(checkpoint, "preprocessing"):
         return _CheckpointPredictor(checkpoint, tta)
     if not all(
@@ -243,6 +247,7 @@ def _find_faces(
     try:
         image = read_picture(name, picture)
     except DataError as error:
+        # A bad file among many must not stop the rest; a picture in memory is a wrong argument.
         if not isinstance(picture, (str, Path)):
             raise
         return [(Prediction(name, error=str(error)), None)]

@@ -97,6 +97,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     if request.data is None:
         if is_object_name(source) and not source.startswith(("demo:", "kaggle:", "shards:")):
             raise _missing_user_code("data came from the user's class", "data", saved)
+    # The run's own data, under whatever name, keeps its votes, classes and splits.
     elif not is_same_source(request.data, source):
         changes |= _other_source(checkpoint["preprocessing"])
     for name in ("data", "votes", "classes", "layout"):

@@ -100,6 +100,7 @@ def score_network(
     """Outputs and metrics of a loaded network; the loss is plain cross-entropy. See :func:`score_split`."""
     return score_split(
         network.model,
+        # Not the run's own loss: losses of networks trained with different ones can't be compared.
         loss_terms(build_loss("ce")),
         loader=loader,
         num_classes=len(network.classes),
