@@ -52,6 +52,7 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
     return (
         nn.BatchNorm2d(channels)
         if kind == "batch"
+        # GroupNorm refuses a number of groups that does not divide the channels.
         else nn.GroupNorm(math.gcd(channels, 8), channels)
     )
 
@@ -249,6 +250,7 @@ def initialise_convolutions(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
+            # For SiLU and GELU too: torch's calculate_gain knows neither.
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, ResidualBlock):
             nn.init.zeros_(module.second.norm.weight)  # type: ignore[arg-type]

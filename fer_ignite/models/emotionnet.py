@@ -49,6 +49,7 @@ class EmotionNet(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
+        # Attention works on half the width, in heads of 32 channels: hence multiples of 64.
         if (len(widths), len(depths), len(areas)) != (5, 4, 2) or any(
             width % 64 for width in widths[3:]
         ):
@@ -81,6 +82,7 @@ class EmotionNet(nn.Module):
         x_BCHW = self.stage8(self.down8(self.stage4(self.stem(images_BCHW))))
         x_BCHW = self.stage16(self.down16(x_BCHW))
         x_BCHW = self.stage32(self.down32(x_BCHW))
+        # Not AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
         features_BC = torch.mean(self.wide(x_BCHW), dim=(2, 3))
         logits_BK: Tensor = self.head(self.dropout(features_BC))
         return logits_BK

@@ -14,6 +14,7 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     own = getattr(model, "head_prefixes", None)
     if own is not None:
         return tuple(own)
+    # Convolutions too: SqueezeNet's classifier is one.
     names = [
         name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
     ]

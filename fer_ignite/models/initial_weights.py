@@ -114,6 +114,7 @@ def initialise_from(model: nn.Module, state: Mapping[str, Any], *, strict: bool)
         place=place,
         prefixes=prefixes,
     )
+    # Parameters: num_batches_tracked has one shape everywhere, and fits any network.
     weights = {name for name, _ in model.named_parameters()}
     if weights.isdisjoint(fitting):
         raise CheckpointError(

@@ -173,6 +173,7 @@ def call_checked(factory: Callable[..., Any], name: str, **arguments: Any) -> An
     Raises:
         ConfigError: an argument that the factory doesn't have, or one that is missing.
     """
+    # By the signature: a TypeError out of a constructor must not pass for a wrong argument.
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):

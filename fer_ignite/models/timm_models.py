@@ -86,6 +86,7 @@ def build_timm_model(spec: NetworkSpec) -> nn.Module:
         if spec.pretrained or short.startswith(_HUB):
             remedy = "its published weights can't be had ({}); with a network at hand try again, or train without --pretrained."
         raise ConfigError(f"--model {spec.name}: {remedy.format(one_line(error))}") from None
+    # A tuple in distilled networks, which have two heads.
     head = getattr(model, "pretrained_cfg", {}).get("classifier")
     if head:
         model.head_prefixes = (head,) if isinstance(head, str) else tuple(head)  # type: ignore[assignment]

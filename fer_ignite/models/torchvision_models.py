@@ -137,6 +137,7 @@ def _fetch(weights: Any, name: str) -> dict[str, Any]:
 
 def _sum_first_convolution(model: nn.Module, in_channels: int) -> None:
     """Makes a network for RGB one for gray: the same output as for the gray image repeated three times."""
+    # The first one by registration is the stem, in all of torchvision's families.
     path, old = next(
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
     )
