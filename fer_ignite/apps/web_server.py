@@ -50,6 +50,7 @@ def listen(host: str, port: int, serve_on: Callable[[socket.socket], int]) -> in
         ConfigError: see :func:`reserve_port`.
     """
     try:
+        # Until uvicorn listens for it, SIGTERM would end the process and leave the demo's uploads.
         with raise_on_sigterm(), reserve_port(host, port) as listener:
             return serve_on(listener)
     except Terminated:
@@ -103,6 +104,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
 def server_address(listener: socket.socket) -> str:
     """Where a browser on this machine finds the page."""
     host, port = listener.getsockname()[:2]
+    # Browsers need not open a wildcard address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
@@ -175,6 +177,7 @@ def serve(
         http="h11",
         log_config=None,
         access_log=False,
+        # No websockets: the demo's request guard checks HTTP requests only.
         ws="none",
         timeout_graceful_shutdown=_PATIENCE_S,
         server_header=False,

@@ -16,6 +16,7 @@ __all__ = ["is_main_process", "launch", "leave"]
 
 def is_main_process() -> bool:
     """Whether this process prints and writes for all: rank 0 under torchrun or in a child, else the only one."""
+    # Not idist.get_rank(), which is 0 everywhere until the group is there.
     return int(os.environ.get("RANK") or 0) == 0
 
 
@@ -51,6 +52,7 @@ def leave(outcome: Outcome) -> NoReturn:
     interpreter, then abort the process now and then, which torchrun reports as a failure.
     """
     # Also for errors outside of launch(), such as a wrong setting: torchrun would restart them.
+    # Not a signal's code: SIGTERM may be torchrun's own, after another rank's failure.
     if outcome.exit_code in (2, 3, 5):
         mark_final(outcome)
     distributed = sys.modules.get("torch.distributed")
@@ -68,6 +70,7 @@ def _run_single(
     from fer_ignite.distributed.spawn import quiet_parallel
 
     os.environ.update(plan.environment)
+    # Put back at the end: a Python caller computes further in this process.
     threads_of_caller = torch.get_num_threads()
     configure_process(plan.threads)
     records: list[EndRecord] = []

@@ -193,6 +193,7 @@ def process_count_warning(nproc: int, *, device: str, cores: int, cuda_devices: 
     Raises:
         ConfigError: ``nproc`` can't work on this machine.
     """
+    # Refused, not warned about: NCCL takes no two processes on one GPU.
     if device == "cuda" and nproc > cuda_devices:
         raise ConfigError(
             f"--nproc {nproc} needs {nproc} CUDA devices, {cuda_devices} visible: "

@@ -46,6 +46,7 @@ def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
     """
     store, names = _find(url)
     base = folder / url_label(url)
+    # Under the object's own name: readers go by its suffix.
     target = base / _content_key(names) / (last_part(url) or "data")
     # Without the lock: a copy gets its name by a rename when it is whole, and never changes.
     if target.exists():
@@ -89,6 +90,7 @@ def _content_key(names: Mapping[str, Entry]) -> str:
 def _download(
     store: Store, names: Mapping[str, Entry], *, url: str, target: Path, quiet: bool
 ) -> None:
+    # Beside its later place: a rename works within one file system only.
     hidden = target.parent.parent / f".downloading-{secrets.token_hex(4)}"
     begun, total = time.monotonic(), sum(entry.size or 0 for entry in names.values())
     arrived = 0  # in bytes; the sizes before the download may be unknown
@@ -106,6 +108,7 @@ def _download(
                 size = sum((inside / name).stat().st_size for name in part)
                 arrived += size
                 bar.update(size)
+        # What is left of a copy that somebody removed: a rename onto a folder with content fails.
         shutil.rmtree(target.parent, ignore_errors=True)
         os.rename(hidden, target.parent)
     finally:
@@ -160,6 +163,7 @@ def _require_whole(store: Store, names: Mapping[str, Entry], folder: Path) -> No
 @contextlib.contextmanager
 def exclusive(file: Path) -> Iterator[None]:
     """One process at a time within the block, by a lock that the kernel releases when a process ends."""
+    # The file stays: one that is removed could be locked by one process and made anew by another.
     with file.open("a") as handle:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: two may download

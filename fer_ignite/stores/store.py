@@ -150,6 +150,7 @@ class Store:
         """
         with self._problems(name):
             found: Mapping[str, Any] = self._fs.find(self._path(name), detail=True)
+        # Some libraries list paths with a leading slash (file, memory), others without (s3fs).
         root = self._root.strip("/")
         named = {
             path.lstrip("/").removeprefix(root).lstrip("/"): facts for path, facts in found.items()
@@ -333,6 +334,7 @@ def _open(url: str, protocol: str) -> tuple[Any, str]:
             "retries": {"max_attempts": 2},
         }
     if protocol in ("file", "local"):
+        # As in object stores, where no folder has to be made first.
         options["auto_mkdir"] = True
     try:
         fs, root = fsspec.core.url_to_fs(url, **options)
@@ -371,6 +373,7 @@ def _is_bucket(error: FileNotFoundError) -> bool:
 def _kind(error: Exception) -> Kind:
     if isinstance(error, FileNotFoundError):
         return "missing"
+    # botocore's NoCredentialsError is no PermissionError.
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return "denied"
     return "invalid" if isinstance(error, ValueError) else "away"

@@ -91,6 +91,7 @@ class RequestGuard:
         Args:
             headers: (name, value) in the order of the request; the names in lower case.
         """
+        # Of a repeated header Gradio might use another value than the one that is checked here.
         names = [name for name, _ in headers]
         for name in sorted(_SINGLE_HEADERS):
             if names.count(name) > 1:

@@ -95,6 +95,7 @@ def _prepare(
     predictor, network = open_network(checkpoint, **options)
     found, missing = _detector(detector)
     reader = None if found is None else FaceReader(predictor, found)
+    # After the network is opened: one of timm's hub may be fetched, which this forbids.
     _configure_gradio(folder)
     from fer_ignite.apps.demo.page import build_page
 

@@ -63,6 +63,7 @@ def build_application(
     async def predict(request: Request) -> JSONResponse:
         started = time.monotonic()
         try:
+            # Before the body is read: a refused request costs neither memory nor parsing.
             wait_s = rate.wait_s(request.client.host if request.client else "")
             if wait_s:
                 raise HTTPException(
@@ -86,6 +87,7 @@ def build_application(
 
 async def _uploads(request: Request, limits: ServiceLimits) -> list[tuple[str, bytes]]:
     """Names and bytes of the pictures: parts of a form, or the body itself."""
+    # Read whole before it is parsed: Starlette's parser does not limit the bytes of files.
     body = await read_body(request, limits.max_bytes)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":

@@ -47,11 +47,13 @@ def run_service(
         ConfigError: FastAPI or uvicorn is not installed, or the port can't be taken.
         CheckpointError: the file can't be used.
     """
+    # Starlette imports without python_multipart, and fails at the first form.
     for name in ("fastapi", "uvicorn", "python_multipart"):
         require_library(name, extra="serve", purpose="fer-ignite serve")
 
     def serve_on(listener: socket.socket) -> int:
         with status("loading the network"):
+            # Imported with the port reserved: an occupied one is reported at once.
             from fer_ignite.apps.serve.application import ServiceLimits, build_application
             from fer_ignite.apps.serve.batcher import Batcher
 
