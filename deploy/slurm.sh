@@ -4,7 +4,7 @@
 #   NAME=first sbatch deploy/slurm.sh --data /shared/fer2013.csv --epochs 100
 #
 # What follows the script goes to "fer-ignite train". SHARED is a folder that all machines see under the same name; runs and
-# packs lie in it. Three minutes before the time is over Slurm sends SIGTERM: the run saves at its current step and leaves
+# dataset caches lie in it. Three minutes before the time is over Slurm sends SIGTERM: the run saves at its current step and leaves
 # with 143, and the job goes back into the queue, where the same line continues it. SIGUSR1, SIGUSR2 and SIGHUP do the same
 # (exit codes 138, 140, 129), for sites whose scripts send those. Other codes end it.
 #SBATCH --job-name=fer-ignite

@@ -19,7 +19,7 @@ from fer_ignite import RunEvents, StepEvents
 
 
 def count_faces(session):
-    """1. A plain Ignite handler, with a state that a resumed run takes up again.
+    """1. A plain Ignite handler, with a state that a resumed run restores.
 
     What ``setup`` returns is kept in every resume point if it has ``state_dict`` and ``load_state_dict``.
     """
