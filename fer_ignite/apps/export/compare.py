@@ -52,6 +52,7 @@ def predict_with_export(
         return answers, ExportMetadata.from_json(text, name=path.name)
     state, text = (open_safetensors if form == "safetensors" else open_state_dict)(path)
     record = ExportMetadata.from_json(text, name=path.name)
+    # A copy: the checkpoint's own network is what the file is compared with.
     model = copy.deepcopy(network.model)
     model.load_state_dict(state)
     fields: dict[str, Any] = dict(record.preprocessing)
@@ -125,6 +126,7 @@ def refuse_disagreement(found: dict[str, Any], *, exact: bool) -> None:
         FerError: it answers otherwise, or in numbers that are none.
     """
     gap = found["largest_difference"]
+    # NaN is tested by itself: rounded weights may differ by any finite amount.
     if np.isfinite(gap) and (gap <= TOLERANCE or not exact):
         return
     raise FerError(

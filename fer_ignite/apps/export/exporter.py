@@ -107,6 +107,7 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
         cache=request.cache,
         quiet=request.quiet,
     )
+    # Read before anything is written: data that can't be used leaves no file.
     reference = reference_faces(network, asked, limit=request.limit)
     record = build_metadata(network, tta=request.tta, weights=request.weights)
     parts = _content(request, network, record=record, reference=reference)
@@ -270,6 +271,7 @@ def _content(
         return {main: graph, ".bin": weights}
     if not request.int8:
         return {main: onnx_bytes(module, record, half=request.half)}
+    # From train: ranges that were fitted to val would make the figures of the check too good.
     faces_NHWC = reference.train_faces(request.calibration_faces, seed=network.config.seed)
     plain = onnx_bytes(module, replace(record, weights="fp32"), half=False)
     return {main: quantize_static(plain, faces_NHWC, record=record)}
@@ -292,6 +294,7 @@ def _write_checked(
     try:
         for draft, path, content in zip(drafts, named, parts.values(), strict=True):
             write_durably(draft, content, named=path)
+        # From the disk, as a user opens it: what the converter and the writer did is part of the check.
         answers, written = predict_with_export(unchecked, request.form, network=network)
         assert written == record, "the record inside is not the one that was given"
         check = compare_outputs(network, answers, reference=reference, tta=record.tta)
@@ -313,6 +316,7 @@ def _summary_of(network: LoadedModel, path: str) -> dict[str, Any]:
     summary = {} if folder is None else folder.read_summary()
     trainer = network.checkpoint.get("trainer") or {}
     epoch = trainer.get("iteration", 0) / max(1, trainer.get("epoch_length") or 1)
+    # Resume points and averages are other weights than those that the summary's figures belong to.
     is_it = (
         network.checkpoint["kind"] == "best" and (summary.get("best") or {}).get("epoch") == epoch
     )

@@ -36,6 +36,7 @@ def onnx_bytes(module: nn.Module, record: ExportMetadata, *, half: bool) -> byte
         raise ConfigError(
             "--format onnx: the network has more than 2 GiB of weights, one file's limit; use safetensors."
         )
+    # Traced here, not by the exporter: one tracing for both formats, and one sentence where it fails.
     program = _traced(module, record, form="onnx")
     with _quiet():
         model = torch.onnx.export(
@@ -89,6 +90,7 @@ def _traced(
 ) -> torch.export.ExportedProgram:
     # Sides that equal no other size of the graph: equal ones would be taken for the same by necessity.
     side = record.side_px
+    # A batch of 3, as torch.export takes sizes of 0 and 1 for constants, also where they are declared free.
     example = torch.zeros(3, side + 2, side + 5, record.channels, dtype=torch.uint8)
     sizes = {axis: torch.export.Dim(name) for axis, name in _DYNAMIC.items()}
     try:
@@ -105,6 +107,7 @@ def _traced(
     for (
         node
     ) in program.graph.nodes:  # where on this machine each line of the source lies is private
+        # torch.export.save and the ONNX exporter would write them into the file.
         node.meta.pop("stack_trace", None)
     return program
 

@@ -63,6 +63,7 @@ def halve_initializers(model: Any) -> None:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
         values = numpy_helper.to_array(tensor)
+        # A value that overflows becomes infinite, which is tested below.
         with np.errstate(over="ignore"):
             stored = values.astype(np.float16)
         # fp16 ends at 65504; a tensor that does not fit stays fp32.
@@ -70,6 +71,7 @@ def halve_initializers(model: Any) -> None:
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_fp16"))
+        # The Cast's output takes the old name, so no other node of the graph changes.
         casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
     # Casts first: ONNX requires the nodes of a graph in topological order.
     nodes = [*casts, *graph.node]

@@ -28,6 +28,7 @@ class InferenceModule(nn.Module):
         self.tta, self.temperature = record.tta, record.temperature
         fields = record.preprocessing
         self.resize_px, self.image_px = int(fields["resize_px"]), int(fields["image_px"])
+        # float64 until both constants are computed, so that each is rounded once.
         mean_C11, std_C11 = (
             torch.tensor(fields[name], dtype=torch.float64).view(-1, 1, 1)
             for name in ("mean", "std")
@@ -43,11 +44,13 @@ class InferenceModule(nn.Module):
         logits_VBK = self.network(stack.flatten(0, 1)).unflatten(0, (stack.shape[0], -1))
         if stack.shape[0] == 1:
             return (logits_VBK[0] / self.temperature).softmax(dim=-1)
+        # The arithmetic of tta_logits: the mean of probabilities, not of logits, with the same bound for the logarithm.
         scores_BK = logits_VBK.softmax(dim=-1).mean(dim=0).clamp_min(1e-12).log()
         return (scores_BK / self.temperature).softmax(dim=-1)
 
     def prepare(self, faces_BHWC: Tensor) -> Tensor:
         """Normalised images_BCHW: resized, the middle cut out, scaled."""
+        # float before the resize: interpolate rounds to whole gray levels where the input is uint8.
         images_BCHW = self.resize(faces_BHWC.permute(0, 3, 1, 2).float())
         # halves go to the even pixel, as in resize_center_crop
         start = round((self.resize_px - self.image_px) / 2)

@@ -39,6 +39,7 @@ class FixedSideModule(InferenceModule):
         self.is_resized = record.side_px != self.resize_px
         one_11RR = torch.eye(record.side_px)[None, None]
         size = (self.resize_px, record.side_px)
+        # Resizing is linear: the resized columns of the identity are the weights of any column.
         weights_11SR = F.interpolate(one_11RR, size=size, mode="bilinear", antialias=True)
         self.register_buffer("weights_SR", weights_11SR[0, 0])
 
@@ -71,6 +72,7 @@ def litert_bytes(network: nn.Module, record: ExportMetadata) -> bytes:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
                 litert_torch.convert(module, (example,)).export(str(path))
+        # For storage_errors around it: a full disk is no fault of the network.
         except OSError:
             raise
         except Exception as error:  # the converter's errors have no common base

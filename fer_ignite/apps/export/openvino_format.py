@@ -34,6 +34,7 @@ def openvino_bytes(onnx: bytes, record: ExportMetadata, *, half: bool) -> tuple[
         source, target = Path(name) / "model.onnx", Path(name) / "model.xml"
         source.write_bytes(onnx)
         model = openvino.convert_model(source)
+        # -1: the batch stays free.
         model.reshape({INPUT: [-1, side, side, record.channels]})
         model.set_rt_info(record.to_json(), KEY)
         openvino.save_model(model, target, compress_to_fp16=half)
@@ -45,6 +46,7 @@ def open_openvino(path: Path) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.
     openvino = _library()
     core = openvino.Core()
     model = core.read_model(path)
+    # Without the hint OpenVINO computes in bf16 on processors that have it, and the check compares fp32.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def answer(faces_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -113,6 +113,7 @@ def _real_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -
     if not len(indices_N):
         raise DataError(f"{faces.source} has no faces in val; name data that has, with --data.")
     match = match_classes(faces.classes, network.classes)
+    # Faces of other classes have no label in the checkpoint's numbers to be right about.
     known_N = match.places_K[faces.targets.labels_N[indices_N]] >= 0
     if not known_N.any():
         raise DataError(
@@ -122,6 +123,7 @@ def _real_faces(network: LoadedModel, request: EvaluateRequest, *, limit: int) -
     indices_N = indices_N[known_N]
     if limit < len(indices_N):
         indices_N = np.sort(generator(config.seed, "limit").permutation(indices_N)[:limit])
+    # In the checkpoint's numbers: the data may list its classes in another order.
     labels_N = match.places_K[faces.targets.labels_N[indices_N]]
     notes, published = [], []
     known = network.checkpoint.get("data", {}).get("fingerprint")

@@ -24,6 +24,7 @@ def safetensors_bytes(state: Mapping[str, Tensor], record: ExportMetadata, *, ha
         ConfigError: the library is missing.
     """
     library = optional_library("safetensors.torch", extra="export", purpose="--format safetensors")
+    # safetensors refuses tensors that share memory or are not contiguous, as those of channels_last are.
     return bytes(library.save(_own(state, half=half), metadata={KEY: record.to_json()}))
 
 
@@ -46,6 +47,7 @@ def state_dict_bytes(state: Mapping[str, Tensor], record: ExportMetadata, *, hal
 
 def open_state_dict(path: Path) -> tuple[State, str]:
     """The state in fp32, and the record."""
+    # Not torch.load, which also reads the older pickle format; this one takes torch's zip format only.
     content = load_weights_file(path)
     return widen_state(content["state_dict"]), content[KEY]
 

@@ -54,10 +54,12 @@ def align_face(image_HW3: NDArray[np.uint8], box: Box, *, margin: float) -> NDAr
     if box.landmarks is None:
         return cut_face(image_HW3, box, margin=margin)
     (left_x, left_y), (right_x, right_y) = box.landmarks[:2]
+    # y points down: a positive angle is a clockwise tilt, which rotate() undoes, as it turns counter-clockwise.
     angle = math.degrees(math.atan2(right_y - left_y, right_x - left_x))
     if abs(angle) > _STEEPEST_DEG:
         return cut_face(image_HW3, box, margin=margin)
     middle = (box.left + box.width / 2, box.top + box.height / 2)
+    # Around the box's middle, so that the box is still around the face afterwards.
     turned = Image.fromarray(image_HW3).rotate(
         angle, resample=Image.Resampling.BILINEAR, center=middle
     )

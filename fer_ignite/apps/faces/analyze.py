@@ -25,6 +25,7 @@ __all__ = ["FaceRow", "iter_face_rows"]
 
 Picture = NDArray[np.uint8]
 
+# Pictures are read ahead for one pass of the networks: 16, or fewer where they are large.
 _BATCH_BYTES = 64 << 20
 _MOST_PICTURES = 16
 
@@ -171,6 +172,7 @@ def _rows(video_source: VideoSource, watched: Iterable[FrameResult]) -> Iterator
     frames, found, last_s = 0, False, 0.0
     for seen in watched:
         frames, last_s = frames + 1, seen.frame.time_s
+        # Between two looks faces are those of the look before: drawn, but no rows.
         for number, face in enumerate(seen.faces if seen.looked else (), 1):
             found = True
             yield FaceRow(video_source.name, number, face.reading, last_s, face.track)

@@ -66,6 +66,7 @@ class AnnotatedOutput:
         return VideoFile(self._place(video_source.name.replace(":", "-"), ".mp4"), video_source)
 
     def _place(self, source: str, suffix: str) -> Path:
+        # Cut in bytes, the unit of the limit; half a character survives fsdecode and fsencode as surrogates.
         stem = os.fsdecode(os.fsencode(Path(source).stem)[:_LONGEST_STEM_BYTES]) + ".faces"
         number, name = 1, stem + suffix
         while name in self._given or _is_same(self.folder / name, source):
@@ -108,6 +109,7 @@ class VideoFile:
         """The next frame."""
         if image_HW3.shape[1::-1] != self.size:
             image_HW3 = self._cv2.resize(image_HW3, self.size)
+        # OpenCV takes blue first, and no array of negative strides.
         self._writer.write(np.ascontiguousarray(image_HW3[..., ::-1]))
 
     def __exit__(self, kind: Any, *_: object) -> None:

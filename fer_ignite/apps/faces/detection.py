@@ -83,6 +83,7 @@ class _Checked:
             raise ConfigError(
                 f"--detector {self.name}: {error}; it should take pictures and answer a list of boxes for each."
             ) from None
+        # Rows are matched by their order: a missing list would give every later picture another one's faces.
         if len(answers) != len(images_HW3):
             raise ConfigError(
                 f"--detector {self.name} answered {len(answers)} lists for {len(images_HW3)} pictures; one for each is needed."

@@ -76,6 +76,7 @@ class FaceReader:
             images_HW3: uint8 RGB pictures of any sizes.
             found: each picture's boxes; None where the picture itself is the face, whose box is then the whole picture.
         """
+        # All crops first, so that the faces of all pictures share the network's batches.
         crops = [
             self._whole(image) if box is None else self._crop(image, box)
             for image, boxes in zip(images_HW3, found, strict=True)

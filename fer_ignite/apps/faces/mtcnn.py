@@ -55,6 +55,7 @@ class Mtcnn:
         threads = min(len(images_HW3), max(1, self._cv2.getNumThreads()))
         if threads <= 1:
             return [self._detect(image) for image in images_HW3]
+        # Threads suffice: OpenCV releases the GIL while a network runs.
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(self._detect, images_HW3))
 
@@ -94,6 +95,7 @@ class Mtcnn:
     def _propose(self, pnet: Any, image_HW3: NDArray[np.uint8]) -> Floats:
         """Windows of every size that could hold a face."""
         shorter = min(image_HW3.shape[:2])
+        # The first network sees windows of 12 px: the smallest face becomes as large as one.
         scale = _WINDOW_PX / max(self.smallest_px, shorter / 40)
         boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
         while shorter * scale >= _WINDOW_PX:
@@ -157,6 +159,7 @@ class Mtcnn:
         inside = image_HW3[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         if not inside.size:
             return np.zeros((side, side, 3), np.uint8)
+        # Black, as the published implementation pads; cut_face continues the border instead.
         borders = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
         if any(borders):
             inside = self._cv2.copyMakeBorder(inside, *borders, self._cv2.BORDER_CONSTANT, value=0)
@@ -221,6 +224,7 @@ def _as_boxes(boxes_B4: Floats, scores_B: Floats, *, points_B10: Floats) -> list
             float(scores_B[place]),
             tuple(zip(points[:5], points[5:], strict=True)),
         )
+        # Over the smaller area: the intersection over union of a small box within a large one is small.
         if box.width > 0 and box.height > 0 and all(_shared(box, other) <= 0.7 for other in kept):
             kept.append(box)
     return kept

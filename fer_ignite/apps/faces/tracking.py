@@ -55,6 +55,7 @@ class FaceTracker:
         Args:
             time_s: the frame's; never less than the one before.
         """
+        # Before the match: a face that comes back later must not get its old number and old probabilities.
         self._tracks = [track for track in self._tracks if time_s - track.seen_s <= self.patience_s]
         track_of = self._matched(readings)
         return [

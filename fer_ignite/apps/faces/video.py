@@ -52,6 +52,7 @@ def iter_video_results(
         pictures = [
             frame.image_HW3 for looked, frame in chunk if looked and frame.image_HW3 is not None
         ]
+        # One list per decoded picture, in the chunk's order.
         readings = iter(reader.read(pictures) if pictures else ())
         for looked, frame in chunk:
             seen = looked and frame.image_HW3 is not None  # else the frame could not be decoded

@@ -62,12 +62,14 @@ class VideoSource:
         """
         start, last_s, number = time.monotonic(), -1 / self.fps, 0
         try:
+            # grab() and retrieve(), not read(): colours are converted only for frames that are wanted.
             while self.capture.grab():
                 time_s = time.monotonic() - start if self.live else self._time_s(last_s)
                 image = self._pixels() if wanted(number) else None
                 yield Frame(time_s, image)
                 last_s, number = time_s, number + 1
         finally:
+            # Also where the caller stops early: a camera stays busy until it is released.
             self.capture.release()
 
     def _time_s(self, last_s: float) -> float:
@@ -157,6 +159,7 @@ def _describe_capture(name: str, capture: Any, *, live: bool) -> VideoSource:
             cv2.CAP_PROP_FRAME_COUNT,
         )
     )
+    # Containers without a rate report 0, or the clock of their time stamps.
     known = math.isfinite(fps) and 0.1 <= fps <= 1000
     return VideoSource(
         name,

@@ -56,6 +56,7 @@ class Trackers:
             ConfigError: one can't be opened.
         """
         for tracker in self.each:
+            # session.run() may be called again, with the records still open.
             if tracker not in self._opened:
                 place = tracker.open(self._settings())
                 self._opened.append(tracker)
@@ -160,9 +161,11 @@ def _attach(
     for tag in _TAGS:
         tracker.attach_output_handler(
             trainer,
+            # Behind the validation, when all that was logged in the epoch is reduced over processes.
             RunEvents.REPORT,
             tag=tag,
             output_transform=lambda _, tag=tag: _part(line(), tag),
+            # Explicit: Ignite's default looks the event up in State.event_to_attr, which has no REPORT, and raises.
             global_step_transform=lambda *_: int(trainer.state.iteration),
         )
     running_metrics.on_flush.append(

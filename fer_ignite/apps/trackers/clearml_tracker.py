@@ -73,6 +73,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
             project_name=self.project or os.environ.get("CLEARML_PROJECT") or "fer_ignite",
             task_name=self.run_name,
             reuse_last_task_id=online or False,
+            # 0 is an offset: with True ClearML adds the last iteration to each one that is reported.
             continue_last_task=0 if online else False,
             **_HANDS_OFF,
         )
@@ -120,6 +121,7 @@ class ClearmlTracker(Tracker, ClearMLLogger):
     def close_record(self, status: str) -> None:
         if self.joined or self.unreachable_reason():
             return
+        # Before close(), which marks a running task as completed.
         if status == "failed" and not _offline():
             self.task.mark_failed(force=True)
         self.task.close()

@@ -30,6 +30,7 @@ def save_mlflow_model(folder: Path, checkpoint: Path) -> None:
 
     mlflow.pyfunc.save_model(
         folder,
+        # Not a pickled Python model: loading runs this module on a checkpoint that is read as weights only.
         loader_module=__name__,
         data_path=str(checkpoint),
         pip_requirements=list(_pinned_requirements()),

@@ -182,6 +182,7 @@ class MLflowTracker(Tracker, MLflowLogger):
         """Client errors are final, except a time limit and too many requests."""
         from mlflow.exceptions import MlflowException
 
+        # Other errors, such as a broken connection, count as 500 and are tried again.
         code = error.get_http_status_code() if isinstance(error, MlflowException) else 500
         return 400 <= code < 500 and code not in _TRANSIENT_CODES
 

@@ -44,10 +44,12 @@ def _leveldb_log(content: bytes) -> Iterator[bytes]:
     place, record = 7, b""
     while place + 7 <= len(content):
         left = _BLOCK_BYTES - place % _BLOCK_BYTES
+        # A header is never split: the rest of such a block is padding.
         if left < 7:
             place += left
             continue
         size, kind = struct.unpack_from("<HB", content, place + 4)
+        # A kill cuts the last record short.
         if place + 7 + size > len(content) or not 1 <= kind <= 4:
             return
         record += content[place + 7 : place + 7 + size]

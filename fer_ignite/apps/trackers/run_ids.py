@@ -38,6 +38,7 @@ class RunIds:
         Raises:
             StorageError: the file can't be written.
         """
+        # Called by the main thread and by the upload queue's.
         with self._lock:
             self._entries[name] = {**self._entries.get(name, {}), **facts}
             write_json_durably(self.path, self._entries)

@@ -55,6 +55,8 @@ class Tracker(ABC):
 
     def prepare(self, *, run: str, project: str | None, register: RunIds, folder: Path) -> None:
         """Takes the arguments; instead of a constructor, which belongs to Ignite's logger and opens the record."""
+        # All of them: before the constructor of Ignite's WandBLogger, whose __getattr__ reads self._wandb, a missing
+        # attribute is a RecursionError.
         self.run_name, self.project, self.register, self.folder = run, project, register, folder
         self.known: dict[str, int] = {}
         self.reached: dict[str, int] = {}
@@ -203,6 +205,7 @@ def preserve_global_state() -> Iterator[None]:
     import torch
 
     python, array, tensor = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # signal.signal raises in any other thread.
     main = threading.current_thread() is threading.main_thread()
     handlers = (
         {number: signal.getsignal(number) for number in signal.valid_signals()} if main else {}
@@ -214,5 +217,6 @@ def preserve_global_state() -> Iterator[None]:
         np.random.set_state(array)
         torch.set_rng_state(tensor)
         for number, handler in handlers.items():
+            # None: installed by C code, which Python can't install again.
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

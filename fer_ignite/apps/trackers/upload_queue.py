@@ -81,6 +81,7 @@ class UploadQueue:
         if self._closing.is_set():
             return
         if self._thread is None:
+            # A daemon: a request that hangs must not keep the process alive.
             self._thread = threading.Thread(
                 target=self._run, name=f"fer-ignite-{self.title}", daemon=True
             )
@@ -134,6 +135,7 @@ class UploadQueue:
             while isinstance(item, Point):
                 points.append(item)
                 if (
+                    # Only points that wait already share a request; none is held back for later ones.
                     self._items.empty()
                     or sum(len(point.values) for point in points) >= _VALUES_PER_REQUEST
                 ):

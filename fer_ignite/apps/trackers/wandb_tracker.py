@@ -59,6 +59,7 @@ class WandbTracker(Tracker, WandBLogger):
             project=self.project or os.environ.get("WANDB_PROJECT") or "fer_ignite",
             name=self.run_name,
             id=known,
+            # W&B looks the run up on its server, which an offline start does not reach.
             resume="allow" if _online() else None,
             dir=os.environ.get("WANDB_DIR") or str(self.folder),
             config=dict(settings),

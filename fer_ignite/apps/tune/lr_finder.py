@@ -45,6 +45,7 @@ _BARE = {
     "resume": None,
     "max_time": None,
     "fast_dev_run": False,
+    # A loss that is not finite ends the curve; it is not an error here.
     "nonfinite_patience": 1_000_000,
 }
 _FILING = ("validate", "history", "report", "best", "resume_points")
@@ -90,6 +91,7 @@ def find_lr(
     cache_path = find_cache(config)[0]
     require_shard_settings(config, cache_path)
     spec = LaunchSpec(nproc=None, device=config.device, gpus=config.gpus, threads=config.threads)
+    # The run happens in this process and seeds it; the caller's random states are put back.
     with preserve_process_state():
         outcome = launch(
             _find,
@@ -146,11 +148,13 @@ def _find(
         _remove_other_handlers(session)
         if not given.quiet:
             _attach_bar(session, iterations)
+        # The finder counts the trainer's iterations, which are micro-batches.
         finder, diverged = _rise(
             session, iterations * config.grad_accum_steps, start_lr=start_lr, end_lr=end_lr
         )
     lrs, losses = _curve(finder, session, end_lr=end_lr)
     return {
+        # The curve is cut at end_lr; the finder's suggestion is not.
         "suggestion": min(_suggestion(finder, session, start_lr=start_lr, end_lr=end_lr), lrs[-1]),
         "lowest": lrs[losses.index(min(losses))],
         "diverged": diverged,
@@ -186,8 +190,10 @@ def _rise(
     session.config = session.config.model_copy(update={"epochs": epochs})
     starts = [group["lr"] for group in session.optimizer.param_groups]
     ends = [end_lr * start / start_lr for start in starts]
+    # The finder stores both and loads them again when it is detached.
     objects = {"model": session.model, "optimizer": session.optimizer}
     with warnings.catch_warnings():
+        # Reported as ``diverged`` in the result.
         warnings.filterwarnings(
             "ignore", message="Run completed without loss diverging", category=UserWarning
         )
@@ -200,6 +206,7 @@ def _rise(
             end_lr=ends,
         ):
             session.run()
+    # Ignite has no public name for it.
     return finder, finder._diverge_flag
 
 

@@ -106,6 +106,7 @@ def parameter_importance(study: Any) -> dict[str, float]:
     if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
         return {}
     try:
+        # Optuna's default, fANOVA, needs scikit-learn, which the extra does not install.
         shares = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
         )

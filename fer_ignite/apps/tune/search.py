@@ -76,6 +76,7 @@ def tune(
         raise ConfigError(
             f"--out {config.out}: a search keeps its study in a file with locks; name a local or shared folder."
         )
+    # Before the folder is made: a search that is refused leaves nothing behind.
     fingerprint = _check(config, kept)
     folder = Path(config.out) / (config.name or f"tune-{Path(request.space).stem}")
     with storage_errors(folder):
@@ -103,10 +104,12 @@ def tune(
                 )
 
             try:
+                # Without this test optimize would run one trial more: only a callback behind a trial can stop it.
                 if count_trials(study) < request.trials or _waiting(study):
                     study.optimize(
                         objective,
                         timeout=request.timeout_s,
+                        # Any other error would meet the next trial too, and ends the search.
                         catch=(InvalidTrial,),
                         callbacks=[
                             _reporter(echo),
@@ -162,6 +165,7 @@ def _what(config: Config, space: list[Dimension], *, fingerprint: str | None) ->
         if field_facts(name)["group"] not in ("Output", "Launch")
         and name not in ("data", "cache", "max_time", "seed", *tried)
     }
+    # The fingerprint in place of the path: data that was moved is the same data.
     return {**fixed, "space": tried, "data": config.data if fingerprint is None else fingerprint}
 
 

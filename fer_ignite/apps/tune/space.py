@@ -117,6 +117,7 @@ def read_space(path: str, *, given: Mapping[str, Any]) -> list[Dimension]:
 def _require_tunable(path: str, name: str, *, given: Mapping[str, Any]) -> None:
     if name not in Config.model_fields:
         try:
+            # For its sentence, which names the nearest setting.
             check({name: None})
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
@@ -203,6 +204,7 @@ def _require_allowed(where: str, name: str, *, value: Any) -> None:
         Config(**{name: value})
     except ValidationError as error:
         for problem in error.errors():
+            # A problem without a place is about two settings that don't go together.
             if problem["loc"]:
                 message = (
                     problem["msg"]

@@ -64,6 +64,7 @@ def open_study(
             storage = optuna.storages.RDBStorage(
                 url, engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}}
             )
+            # Called in reverse order: the session is closed before its engine.
             at_end.callback(storage.engine.dispose)
             at_end.callback(storage.remove_session)
             study = optuna.create_study(
@@ -81,6 +82,7 @@ def open_study(
 def build_optuna_sampler(seed: int, number: int) -> Any:
     """The sampler of one trial: what it draws is a function of the seed, the trial's number and the trials before it."""
     return require_optuna().samplers.TPESampler(
+        # Both enter: workers with one seed for all their trials would draw the same values at once.
         seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     )
 
@@ -103,6 +105,7 @@ def requeue_trial(study: Any, trial: Any) -> None:
 @contextlib.contextmanager
 def worker_lock(folder: Path) -> Iterator[str]:
     """A worker's name with a lock, which the kernel releases when the process dies: a sign of life for the others."""
+    # A pid alone may be another machine's worker, or be given again.
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     place = folder / _WORKERS / name
     place.mkdir(parents=True)
@@ -117,6 +120,7 @@ def _sweep(place: Path) -> None:
     with contextlib.suppress(OSError):
         (place / LOCK_NAME).unlink(missing_ok=True)
         place.rmdir()
+        # Fails, and is ignored, while another worker has its folder there.
         place.parent.rmdir()
 
 
@@ -155,6 +159,7 @@ def _requeue_dead_trials(study: Any, folder: Path) -> None:
     for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if _is_dead(frozen, folder):
             # Queued before it is closed: a worker that dies between the two must not lose the settings.
+            # A FrozenTrial would change its attributes in memory only; a Trial writes them to the storage.
             requeue_trial(study, optuna.trial.Trial(study, frozen._trial_id))
             study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
 
@@ -164,6 +169,7 @@ def _is_dead(trial: Any, folder: Path) -> bool:
     if worker is None:
         return (datetime.now() - trial.datetime_start).total_seconds() > _UNSIGNED_S
     place = folder / _WORKERS / worker
+    # Each worker removes its folder when it leaves.
     if not place.exists():
         return True
     try:

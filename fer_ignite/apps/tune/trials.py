@@ -40,6 +40,7 @@ class InterruptedTrial(Exception):
         self.exit_code = exit_code
 
 
+# A class, not a closure: handlers are pickled for spawned processes.
 class ReportToStudy:
     """A handler's setup that reports each validation to a trial, and stops the run when the pruner decides so.
 
@@ -68,6 +69,7 @@ class ReportToStudy:
         def report(engine: Engine) -> None:
             epoch = engine.state.epoch
             self.report(session.epoch_metrics.get(self.monitor), epoch)
+            # Not at the last epoch: nothing is saved by stopping there, and the figure would be lost.
             if self.prune and epoch < session.config.epochs and self.trial.should_prune():
                 self.trial.set_user_attr("pruned_at", epoch)
                 session.stop()
@@ -106,6 +108,7 @@ def run_trial(
     drawn = {dimension.name: dimension.suggest(trial) for dimension in space}
     trial.set_user_attr("settings", drawn)
     chosen = {
+        # What was given overrides these; the folder, the resume and test are the search's own.
         **_OF_TRIALS,
         **merged(given, drawn),
         "out": str(folder),
