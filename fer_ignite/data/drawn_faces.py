@@ -21,6 +21,7 @@ DEMO_CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise
 
 Array = npt.NDArray[np.float64]
 
+# Drawn larger and averaged: Pillow's lines and polygons have hard edges.
 SUPERSAMPLE = 3
 
 # One row per expression. Brow: height of its inner end, middle and outer end above rest. Eye: half height, inner end of

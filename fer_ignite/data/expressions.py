@@ -71,6 +71,7 @@ NUMBERED_CLASSES: dict[str, dict[int, str]] = {
 }
 
 _EXPRESSION_OF_WORD = {word: name for name, words in SYNONYMS.items() for word in words}
+# Only in front of a word: 3.0 is a number, not a class named 0.
 _NUMBER_BEFORE = re.compile(r"^\d+\s*[-_.:) ]\s*(?=\D)")
 _NUMBER = re.compile(r"^[-+]?\d+(\.0+)?$")
 _WORDS_AROUND = re.compile(r"[-_ ]*\b(faces?|expressions?|emotions?)\b[-_ ]*")

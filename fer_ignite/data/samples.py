@@ -116,6 +116,7 @@ class Samples:
     def path(self, index: int) -> str:
         """The path of a sample's file."""
         names = self.ids if self.files is None else self.files
+        # A manifest may list absolute paths: join leaves the root out before one.
         return os.path.join(self.root or "", os.fsdecode(names[index]))
 
 

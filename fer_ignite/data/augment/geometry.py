@@ -200,6 +200,7 @@ def _corners(
     """The crop's top and left edges, whole pixels."""
     room = resized[0] - out_hw[0], resized[1] - out_hw[1]
     if random_crop:
+        # + 1: the last place at which the crop fits counts too.
         return np.floor(draws.crop_y * (room[0] + 1)), np.floor(draws.crop_x * (room[1] + 1))
     return np.full(len(draws), float(_centre(room[0]))), np.full(
         len(draws), float(_centre(room[1]))

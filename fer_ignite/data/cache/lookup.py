@@ -192,6 +192,8 @@ def _union(
                     progress=progress,
                     layout=layout,
                     any_classes=spec.classes is not None,
+                    # At first dataset caches stay as they are; only another side or colour packs
+                    # them again.
                     refit=bool(changed),
                 )
             )
@@ -217,6 +219,7 @@ def _stamp_name(spec: CacheSpec, source: Source) -> str:
         for name, value in dataclasses.asdict(spec).items()
         if name not in ("data", "votes")
     }
+    # The kind as well: another version may recognise the same files as another data set.
     facts = json.dumps([PACK_VERSION, source.kind, wanted], sort_keys=True).encode()
     return hashlib.sha256(facts + source.stamp()).hexdigest()
 
@@ -279,6 +282,7 @@ def _hidden(packs: Path) -> Iterator[Path]:
 
 def _publish(folder: Path, target: Path) -> None:
     """Renames a finished dataset cache into its place; one that is there already and sound stays."""
+    # Again after a clash: the one that was there may be damaged, or moved aside at this moment.
     for _ in range(3):
         try:
             # Fails where another process was first: a rename replaces no folder that holds files.

@@ -196,6 +196,7 @@ def _published(path: Path, options: ReadOptions) -> Source | None:
         return ListingSource("CK+", path, read=read_sequences)
     if wanted in (None, "expw") and (table := find_expw_list(survey)):
         return ListingSource("ExpW", path, read=partial(read_expw, survey, table))
+    # Last: the other layouts have tables or folders of their own, this one only names.
     kind = find_named_files(survey)
     if kind is not None and wanted in (None, kind.lower()):
         return ListingSource(kind, path, read=partial(read_named_files, survey, kind))

@@ -132,6 +132,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
     parts, ignored = _layout(root)
     host_names = {folder: visible(folder)[0] for _, folder in parts}
     unlabelled = 0
+    # Not the first: a lone folder without classes is refused below, with what it holds.
     for split, folder in parts[1:] if any(host_names.values()) else ():
         # the test split of a challenge, whose labels are not published
         if split == SPLITS.index("test") and not host_names[folder]:
@@ -146,6 +147,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
     empty = []
     for split, folder in parts:
         for name in host_names[folder]:
+            # Refused links count: a folder of nothing else is not empty, and they are listed.
             before = len(walk.ids) + len(walk.refused)
             _walk_class(walk, os.fsencode(folder / name))
             if len(walk.ids) + len(walk.refused) == before:

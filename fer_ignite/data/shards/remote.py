@@ -172,6 +172,7 @@ def fetch(
         StorageError: it is missing, the server stays away, or what comes stays wrong.
         OSError: the local disk is full or can't be written.
     """
+    # Beside its place, so that the rename stays within one file system.
     temporary = temporary or target.with_name(f".{target.name}-{os.getpid()}")
     try:
         for wait_s in (*RETRY_WAITS_S, None):
