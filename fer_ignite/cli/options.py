@@ -149,7 +149,7 @@ layer_options = combined(
     click.option(
         "--recipe",
         metavar="NAME",
-        help="Settings of a shipped recipe.  [default: quick's, built in]",
+        help="Settings of a shipped recipe; fer-ignite info lists them.  [default: quick's, built in]",
     ),
     click.option("--config", "config_file", metavar="FILE", help="Settings from a YAML file."),
     click.option(
