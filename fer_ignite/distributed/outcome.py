@@ -146,6 +146,7 @@ def write_record(folder: Path, record: EndRecord) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write plain values so that a reader sees all of the file or none of it."""
     # Renaming is atomic within a folder; the pid keeps two writers apart.
+    # Not synced to the disk: only processes of this machine read it, and none after a power cut.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(value, default=str), encoding="utf-8", errors="backslashreplace")
     draft.replace(path)

@@ -142,6 +142,7 @@ def _providers(runtime: Any, device: str) -> list[str]:
         raise ConfigError(
             "--device cuda: the installed onnxruntime has no CUDA; install onnxruntime-gpu instead."
         )
+    # The CPU stays in the list, for operators that CUDA has no kernel for.
     return [
         *(["CUDAExecutionProvider"] if has_cuda and device != "cpu" else []),
         "CPUExecutionProvider",

@@ -125,6 +125,7 @@ def restrict_to_classes(scored: ScoredSplit, present_K: NDArray[np.bool_]) -> Sc
     classes = len(present_K)
     places_N = scored.labels_N * classes + logits_NK.argmax(dim=1)
     confusion_KK = torch.bincount(places_N, minlength=classes**2).reshape(classes, classes)
+    # Finite: the classes of all labels are present.
     chosen_N = logits_NK.gather(1, scored.labels_N[:, None]).double()
     metrics = {
         **scores(confusion_KK),
