@@ -165,7 +165,12 @@ class DataSettings(SettingsGroup):
     max_train_samples: int | None = setting(
         None, "Train on the first N images of a seeded order.", structural=True, ge=1
     )
-    workers: int = setting(0, "Loader processes; only for data that can't be packed.", ge=0, le=256)
+    workers: int = setting(
+        0,
+        "Loader processes, for data that is read sample by sample: a Python data set, or with --sample-transform.",
+        ge=0,
+        le=256,
+    )
     shard_window: int = setting(
         16,
         "Data in shards: how many are shuffled together at any time.",

@@ -1,7 +1,7 @@
 """Fetchers of raw images: from the dataset cache by index, or from a ``DataLoader``.
 
 Both answer the same request - "these places, in this order, for each coming batch" - so that order, slices and
-mix-up partners are decided in one place, the plan.
+mix-up partners are decided in one place, `EpochSampler`.
 """
 
 # Dimensions: B faces of a request, H W pixels, C channels, K expressions.
@@ -46,7 +46,7 @@ _WANTED = (
 
 @dataclass(frozen=True)
 class IndexBatch:
-    """Places in the data, and the counters that seed each one's per-sample transform: (epoch, window, position)."""
+    """Places in the data, and the counters that seed each one's per-sample transform: (epoch, step, position)."""
 
     indices_B: NDArray[np.int64]
     epoch: int

@@ -1,7 +1,7 @@
 """Session: the engines of one run, its state, and every built-in handler by name.
 
 :mod:`fer_ignite.training.build` makes it. Built-in handlers are attached first, then the user's; those that must see
-everything before them (best checkpoint, early stopping, resume points, votes) move behind the user's when the run starts.
+everything before them (best checkpoint, early stopping, resume points, stop coordination) move behind the user's when the run starts.
 """
 
 import logging
