@@ -257,6 +257,7 @@ def _training(record: ExportMetadata, config: Mapping[str, Any]) -> Iterator[str
 
 
 def _short(source: str) -> str:
+    # A card is published, and where the data lies on this machine is private.
     return source.rstrip("/").rsplit("/", 1)[-1]
 
 

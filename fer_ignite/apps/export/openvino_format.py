@@ -37,6 +37,7 @@ def openvino_bytes(onnx: bytes, record: ExportMetadata, *, half: bool) -> tuple[
         # -1: the batch stays free.
         model.reshape({INPUT: [-1, side, side, record.channels]})
         model.set_rt_info(record.to_json(), KEY)
+        # compress_to_fp16 in any case: save_model's default rounds the weights.
         openvino.save_model(model, target, compress_to_fp16=half)
         return target.read_bytes(), target.with_suffix(".bin").read_bytes()
 

@@ -93,6 +93,7 @@ class FaceReader:
         ]
 
     def _crop(self, image_HW3: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+        # The crop is a square already, so that nothing is squashed.
         return self._fitted(cut_face(image_HW3, box, margin=self.margin), mode="squash")
 
     def _whole(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -101,6 +101,7 @@ class GradCam:
         Returns:
             ``count, share, own, other``: the two mean falls in probability, over faces drawn from the split.
         """
+        # Drawn over the whole split: folders list their faces class by class.
         drawn = generator(0, "limit").permutation(len(self.data.labels_N))[:_TESTED_FACES]
         own: list[Tensor] = []
         other: list[Tensor] = []

@@ -32,6 +32,7 @@ def write_report(
     Raises:
         FerError: as ``evaluate`` does; a ConfigError where jinja2 is missing or a path is no run or checkpoint.
     """
+    # First: the scoring may take minutes, and its result would be lost.
     require_jinja()
     runs = [runs] if isinstance(runs, (str, Path)) else runs
     if not runs:
@@ -54,6 +55,7 @@ def default_file(subjects: Sequence[RunReference]) -> Path:
     (subject,) = subjects
     if subject.folder is None:
         return Path(f"{'ensemble' if subject.is_ensemble else subject.checkpoint.stem}.report.html")
+    # The copy of a run in a store lies in the cache, where nobody looks for a page.
     if source_of_download(subject.folder.path) is not None:
         return Path(f"{subject.name}.report.html")
     return subject.folder.report

@@ -114,6 +114,7 @@ def tune(
                         callbacks=[
                             _reporter(echo),
                             _stopper(request.trials),
+                            # After each trial: a kill leaves the table and best.yaml of all that were complete.
                             lambda study, trial: write_results(study, folder, given=kept),
                         ],
                     )
