@@ -18,6 +18,7 @@ from fer_ignite.config import DATA_SETTINGS, check
 
 __all__ = ["command"]
 
+# Without votes, which here check the label scores and become no labels.
 _DATA = (*DATA_SETTINGS, "quiet")
 
 

@@ -22,5 +22,6 @@ def command(ctx: click.Context, shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None  # click has all three
     click.echo(
+        # click derives the variable from the program's name and looks at no other.
         completion(ctx.find_root().command, {}, "fer-ignite", "_FER_IGNITE_COMPLETE").source()
     )

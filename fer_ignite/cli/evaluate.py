@@ -131,6 +131,7 @@ def command(
             raise outcome.as_error()
         results.append(outcome.result)
     if is_main_process():
+        # Taken out: --json holds figures, --predictions the single faces.
         outputs = results[0].pop("faces", None)
         if not options["quiet"] and json_file != "-":
             click.echo(cross_table(results) if several else metric_table(results[0]))
@@ -142,6 +143,7 @@ def command(
             _write_predictions(results[0], outputs, file=predictions_file)
         if plot_file:
             _draw(results[0], plot_file)
+    # Not a return: under torchrun the interpreter's orderly exit aborts now and then (see leave).
     leave(outcome)
 
 

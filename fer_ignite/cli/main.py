@@ -78,6 +78,7 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click's own would import every command's module for its first line of help.
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # codes.
         code = program.main(args=arguments, prog_name="fer-ignite", standalone_mode=False)
     except click.NoSuchOption as error:
+        # Before UsageError, of which it is a kind.
         code = _print_error(_no_such_flag(error), 2)
     except click.UsageError as error:
         code = _print_error(error.format_message(), 2)
@@ -134,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         failed = _storage_error(error)
         code = _print_error(f"{failed}{help_link(failed)}", failed.exit_code)
+    # With standalone_mode=False click returns what the command's function returns: a code or None.
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -124,6 +124,7 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
     Raises:
         ConfigError: an assignment without '=', or a setting given twice with different values.
     """
+    # () is click's value of a repeatable flag that was not given.
     given = {name: value for name, value in values.items() if value is not None and value != ()}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -135,7 +136,9 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
         try:
             value = parse_yaml(text)
         except ValueError:
+            # Text that is no YAML, such as the glob of --set freeze=*.bias.
             value = text
+        # A flag's value is text and that of --set is read as YAML: "3" and 3 don't differ.
         if key in given and given[key] != value and str(given[key]) != text:
             raise ConfigError(
                 f"{key} is given twice, as {given[key]!r} and as {value!r}; keep one of them."
@@ -212,10 +215,12 @@ _HELP_ALL = "fer_ignite.help_all"
 
 def show_all_settings(ctx: click.Context) -> None:
     """Has the help of this context's command show every setting."""
+    # On the context: the command's object serves later calls in this process too.
     ctx.meta[_HELP_ALL] = True
 
 
 def _print_all_help(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    # Shell completion parses the line as well, and must print nothing else.
     if given and not ctx.resilient_parsing:
         show_all_settings(ctx)
         click.echo(ctx.get_help())
@@ -275,6 +280,7 @@ class ConfigCommand(click.Command):
         seen: set[str] = set()
         for argument in args:
             flag = argument.split("=", 1)[0]
+            # --x and --no-x set the same.
             plain = flag.replace("--no-", "--", 1) if flag.startswith("--no-") else flag
             if argument == "--":
                 break

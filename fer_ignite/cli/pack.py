@@ -13,6 +13,7 @@ from fer_ignite.errors import ConfigError
 
 __all__ = ["command"]
 
+# Settings of the cache, and of the augmentation that --preview draws.
 _DATA = (
     "votes",
     "vote_mode",

@@ -29,6 +29,7 @@ class _PredictCommand(click.Command):
     """The command; ``--faces`` alone means ``--faces always``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Not by click's flag_value: it takes the next word, here a picture's name, for the value.
         given = []
         for place, word in enumerate(args):
             given.append(word)
@@ -139,6 +140,7 @@ def command(
         )
     sizes: dict[str, Any] = {"topk": topk, "batch_size": batch_size}
     load = functools.partial(_load_predictor, checkpoint, device=device, model=model, tta=tta)
+    # In both branches the network is loaded before _target empties an older --out file.
     if with_boxes:
         from fer_ignite.cli.predict_faces import open_face_rows, write_face_rows
 

@@ -11,6 +11,7 @@ __all__ = ["csv_line", "describe_box", "top_cells", "top_columns"]
 def csv_line(cells: Sequence[str]) -> str:
     """One row of a csv file."""
     text = io.StringIO()
+    # The csv module's own line end is \r\n on every system.
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 

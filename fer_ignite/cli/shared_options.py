@@ -34,6 +34,7 @@ def combined(*options: Decorator) -> Decorator:
 
     def decorate(function: Any) -> Any:
         """Adds the flags to a command's function."""
+        # Decorators are applied from the last to the first.
         for option in reversed(options):
             function = option(function)
         return function
