@@ -83,6 +83,7 @@ def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
     except ValueError:
         raise ValueError(form) from None
     shares = [0.0, *(share for _, share in steps)]
+    # Pairs compare by their first number, so that min finds the smallest side.
     if not all(a < b for a, b in itertools.pairwise(shares)) or min(steps)[0] < 16:
         raise ValueError(form)
     return tuple(steps)
@@ -134,6 +135,7 @@ def setting(
         repeat: the flag may be given several times.
         bounds: pydantic's ``ge``, ``gt``, ``le``, ``lt``, ``min_length``.
     """
+    # pydantic's place for facts of one's own; json_schema() takes them out again.
     extra: dict[str, Any] = {"unit": unit, "structural": structural, "repeat": repeat}
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
@@ -144,7 +146,9 @@ class SettingsGroup(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        # pydantic trusts defaults otherwise, also one outside of its own range.
         validate_default=True,
+        # Infinity satisfies a lower bound, and settings such as save_minutes have no upper one.
         allow_inf_nan=False,
         protected_namespaces=(),  # pydantic before 2.10 keeps model_ for itself; model_args is ours
     )

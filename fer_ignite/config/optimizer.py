@@ -104,6 +104,7 @@ class OptimizerSettings(SettingsGroup):
     def _optimizer_fits(self) -> "OptimizerSettings":
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: got {list(self.betas)}, needs two numbers in [0, 1)")
+        # torch's SGD refuses it too, but only after the data was read.
         if self.nesterov and self.opt == "sgd" and self.momentum == 0:
             raise ValueError(
                 "nesterov: needs momentum above 0; set --no-nesterov or --momentum 0.9"

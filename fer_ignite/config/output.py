@@ -84,6 +84,8 @@ class OutputSettings(SettingsGroup):
             raise ValueError(
                 f"name: got {self.name!r}, needs one folder name without '/'; --out says where it goes"
             )
+        # Commands and messages repeat the name: -x is a flag there, control characters move the
+        # cursor.
         if self.name is not None and (not self.name.isprintable() or self.name.startswith("-")):
             raise ValueError(
                 f"name: got {self.name!r}, needs printable characters and no '-' at the beginning"

@@ -39,6 +39,7 @@ def check(values: Mapping[str, Any]) -> Config:
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
+    # Of a check across settings, whose text names them.
     if not first["loc"]:
         return f"{message}."
     message = message.replace("Input should be", "needs to be").rstrip(".")

@@ -52,6 +52,7 @@ class Config(
     """
 
     def __repr__(self) -> str:
+        # Under this optimizer's defaults opt itself never differs, so it is shown where it was set.
         defaults = default_settings({"opt": self.opt})
         values = self.model_dump(mode="json")
         changed = [
@@ -122,6 +123,7 @@ _GROUP_OF = {name: title for title, group in GROUPS.items() for name in group.mo
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """All defaults as plain values, those that follow the optimizer for the one that ``settings`` names."""
+    # A checkpoint of another version may name an optimizer that this one lacks.
     given: dict[str, Any] = (
         {"opt": settings["opt"]} if settings.get("opt") in OPTIMIZER_DEFAULTS else {}
     )
@@ -131,6 +133,7 @@ def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, as ``{name: (old, new)}``; a setting that one side lacks counts with its default."""
     before, after = {**default_settings(old), **old}, {**default_settings(new), **new}
+    # Of the new side alone: a setting that this version no longer has changes nothing.
     return {
         name: (before[name], after[name]) for name in sorted(after) if before[name] != after[name]
     }
