@@ -163,6 +163,7 @@ def log_run_result(session: Session, summary: Mapping[str, Any], *, run_spec: Ru
         if (
             (path / "checkpoints" / "best.pt").is_file()
             and "val" in summary
+            # A Python object has no name that a command line could give.
             and not run_spec.objects
         ):
             lines.append(f"next        {_evaluate(session)}")

@@ -146,6 +146,7 @@ def _launch_each(
         outcome = launch_training(
             check({**config.model_dump(), **chosen}), given=chosen, handlers=handlers
         )
+        # A run that its time limit has cut has exit code 0 and no scores, and the mean needs all.
         if outcome.exit_code or outcome.result is None or "val" not in outcome.result:
             return outcome
         summaries.append(outcome.result)
@@ -159,6 +160,7 @@ def _launch_each(
                 name: list(mean_and_spread([summary[split][name] for summary in summaries]))
                 for name in ("accuracy", "uar", "macro_f1", "loss")
             }
+    # Not of folds: the val faces of one were train faces of the others.
     if setting == "seed" and len(summaries) > 1:
         result["ensemble"] = _score_ensemble(config, result)
     _write_result(config.out, f"{base}-{setting}s.json", result)
@@ -190,6 +192,7 @@ def _score_ensemble(config: Config, result: Mapping[str, Any]) -> dict[str, Any]
         try:
             outcome = launch_evaluation(request)
         except FerError as error:  # such as data that came from the caller's object
+            # A warning: the runs themselves have succeeded.
             logger.warning("the ensemble of the seeds was not scored: %s", error)
             return {}
         if outcome.exit_code or outcome.result is None:
@@ -261,6 +264,7 @@ def _prepare_and_work(
         **{
             **shared,
             "handlers": tuple(handlers),
+            # JSON has made lists of the tuples.
             "notes": tuple(shared["notes"]),
             "warnings": tuple(shared["warnings"]),
             "made": tuple(shared["made"]),
@@ -277,8 +281,10 @@ def _prepare_and_work(
 
 def _work(local_rank: int, run_spec: RunSpec) -> Outcome:
     """One process of a run, from wiring to summary."""
+    # A spawned process starts without the objects that the caller registered.
     restore_objects(run_spec.objects)
     config = check(run_spec.config)
+    # _resumable is the outermost: it also completes the storage errors of _explain_machine_errors.
     with _resumable(), _explain_machine_errors(config), SignalFlag() as received:
         rank, folder = idist.get_rank(), RunDir(run_spec.folder)
         run_logger(folder, rank=rank, quiet=config.quiet)
@@ -346,6 +352,7 @@ def open_session(
     """A wired session, resumed where the run specification names a checkpoint."""
     handlers = [load_object(name, setting="--handlers") for name in config.handlers]
     device = select_device(config)
+    # Else torch.cuda's streams, and a plain "cuda" in a user's handler, are those of GPU 0.
     if device.index is not None:
         torch.cuda.set_device(device)
     dataset = open_dataset(config, run_spec.cache_path)
@@ -371,6 +378,7 @@ def select_device(config: Config) -> torch.device:
     """This process's device; of --gpus, a single process takes the first."""
     if idist.get_world_size() > 1:
         return idist.device()
+    # By number: CUDA reads CUDA_VISIBLE_DEVICES once, and the caller may have used a GPU before.
     device = make_plan(launch_spec(config), {}, machine=detect_machine()).device
     return (
         torch.device(device, config.gpus[0])

@@ -67,6 +67,7 @@ def finish(session: Session, reason: StopReason) -> dict[str, Any]:
                     _write_predictions(session, split, scored=scored, temperature=temperature)
         if path is not None:
             _store_temperature(path, temperature)
+        # Before summary.json: a run killed in between scores test again, and both times count.
         if "test" in summary:
             _log_test_access(session, summary["test"])
     if session.rank == 0:
@@ -190,6 +191,7 @@ def best_network(session: Session) -> tuple[nn.Module, Path | None]:
     Returns:
         The network, and on the main process the file that its weights were read from, None where there is none.
     """
+    # A copy: the session's network, which may be the caller's own, keeps its last weights.
     model, used = copy.deepcopy(session.evaluated), None
     path = session.best_checkpoint.last_checkpoint
     if path is None:
@@ -226,6 +228,7 @@ def _best_weights(session: Session, path: Path) -> tuple[nn.Module, str | None]:
         RuntimeError,
     ) as error:  # RuntimeError: a checkpoint of another network
         return model, f"can't be used ({one_line(error)})"
+    # After a resume from an earlier point best.pt may be of an epoch that is trained again.
     if (found := checkpoint["trainer"]["iteration"]) != session.best_checkpoint.best["iteration"]:
         return model, f"is of iteration {found}, which this run went back behind"
     return model, None

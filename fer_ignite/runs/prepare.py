@@ -172,6 +172,7 @@ def prepare(
     # From here on no other run writes here; a second one gets FolderInUseError.
     hold = RunHold(lock_folder(folder.path))
     try:
+        # Under the lock: another run's unfinished writes look the same.
         for place in (folder.path, folder.checkpoints, folder.tensorboard):
             clean_temporary(place)
         url = join_url(config.out, folder.path.name) if is_url(config.out) else None
@@ -268,6 +269,7 @@ def run_guard(run_spec: RunSpec, hold: RunHold | None) -> Iterator[None]:
         yield
     except BaseException as error:
         failed = True
+        # By the code, not the class: DataError and CheckpointError refuse a start too.
         refused = isinstance(error, FerError) and error.exit_code == ConfigError.exit_code
         raise
     finally:
@@ -275,8 +277,10 @@ def run_guard(run_spec: RunSpec, hold: RunHold | None) -> Iterator[None]:
             if refused and made_in_vain(run_spec):
                 hold.discard()
             hold.deliver(run_spec.config["store_wait"])
+            # Logged, not raised: the block's own error is the one to be handed on.
             if failed and hold.problem is not None:
                 logger.error(hold.problem)
+            # After the upload: the next run in this folder changes the files.
             hold.lock.release()
             if refused:
                 undo(run_spec)
@@ -351,6 +355,7 @@ def _prepare_in(
     warned += folder.take_warnings()
     if replaces:
         folder.clear()  # last: a start that is refused keeps the earlier run
+    # JSON's types: yaml.safe_dump, which writes config.yaml, refuses tuples.
     values = config.model_dump(mode="json")
     return RunSpec(
         values,
@@ -370,6 +375,7 @@ def _best_is_lost(found: Found, folder: RunDir) -> bool:
     """Whether the resume point's best.pt can't be used; a damaged one is set aside."""
     best = folder.checkpoints / BEST_NAME
     known = (found.mapping["best"] or {}).get("value") is not None
+    # A run that continues in another folder has no best.pt there before an epoch is better.
     if not known or (
         not best.exists() and found.path.parent.resolve() != folder.checkpoints.resolve()
     ):
@@ -456,6 +462,7 @@ def _remove(folder: RunDir, made: Sequence[Path]) -> None:
             if path == folder.path:
                 (path / "run.lock").unlink(missing_ok=True)
                 folder.working_copy.unlink(missing_ok=True)
+            # rmdir refuses a folder in which something lies by now, such as a second run's.
             path.rmdir()
 
 

@@ -45,6 +45,7 @@ def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) 
         raise CheckpointError(f"--teacher: {error}") from None
     if idist.get_rank() == 0:
         _warn_about_leaks(config, members, dataset)
+    # eval: in training mode its batch norm would take the batch's statistics, and change its own.
     return teacher.to(device).eval().requires_grad_(False)
 
 

@@ -117,6 +117,7 @@ def unused_settings(config: Config) -> list[str]:
     # A factory's optimizer is made without any of them.
     read = () if config.optimizer_factory else OPTIMIZER_SETTINGS[config.opt]
     for name in sorted({n for names in OPTIMIZER_SETTINGS.values() for n in names} - set(read)):
+        # eps is the name in torch.
         setting = "opt_eps" if name == "eps" else name
         if setting in changed:
             takers = sorted(opt for opt, names in OPTIMIZER_SETTINGS.items() if name in names)
