@@ -6,6 +6,7 @@ Public names are imported on first use, so that ``fer-ignite --help`` needs no t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# For type checkers and editors, which don't run __getattr__.
 if TYPE_CHECKING:
     from ignite.engine import Events
 
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 
+# Names that nobody has used yet are not in the module's dictionary, and so not in Tab completion.
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 

@@ -72,6 +72,7 @@ def train(
     given = config.model_dump(include=config.model_fields_set)
     if nproc is not None:
         given["nproc"] = nproc
+        # By check: pydantic's model_copy validates nothing.
         config = check({**config.model_dump(), "nproc": nproc})
     config, given = with_objects(
         config, given, model=model, data=data, loss=loss, optimizer=optimizer
@@ -88,6 +89,7 @@ def train(
 
 def _take_over_weights(model: nn.Module, folder: str) -> None:
     """The weights at the end of a run whose started processes trained copies of the caller's network."""
+    # last.pt, not best.pt: a network that one process trains itself has the last weights too.
     path = RunDir(folder).checkpoints / LAST_NAME
     if not path.is_file():
         logger.warning("%s isn't there: the network that was given has its old weights.", path)
@@ -123,6 +125,7 @@ def build_session(
     state = SessionState()
     with state.active():
         configure_own_process(config)
+    # Before prepare, which the open session's lock would stop.
     _close_session_in(config)
     config, given = with_objects(
         config,
@@ -150,6 +153,7 @@ def build_session(
         undo(run_spec)
         raise
     hold.start()
+    # Set from here: finish is in runs/, which training/ must not import.
     session.at_end, session.own_state = finish, state.active
     # Without the caller's objects, which may be large, or refer to the session.
     run_spec = replace(run_spec, handlers=(), objects={})
@@ -178,6 +182,7 @@ def _give_back(hold: RunHold, run_spec: RunSpec) -> None:
     hold.lock.release()
     if in_vain:
         undo(run_spec)
+    # Last: the folder is unlocked whatever the store has got.
     if hold.problem is not None:
         raise StorageError(hold.problem)
 

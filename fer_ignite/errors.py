@@ -43,6 +43,7 @@ def build_error(exit_code: int, message: str, *, kind: str | None = None) -> "Fe
     by_name = {known.__name__: known for known in _KINDS}
     of_code = next((known for known in _KINDS if known.exit_code == exit_code), FerError)
     error = by_name.get(kind or "", of_code)(message)
+    # A code of no kind stays, such as 143 after SIGTERM; an error never ends the program with 0.
     error.exit_code = exit_code or 1
     return error
 

@@ -158,6 +158,7 @@ def load_function(text: str, *, setting: str, takes: Sequence[str]) -> Any:
             f"{setting}: {text} is a {type(found).__name__} and can't be called; {form}."
         )
     try:
+        # The names stand in for the values: only their number matters to bind.
         inspect.signature(found).bind(*takes)
     except TypeError as error:
         raise ConfigError(
@@ -172,6 +173,8 @@ def _module_from_name(name: str, *, setting: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        # Only for the named module and its packages: a module that it imports may be missing too,
+        # and then the traceback says which.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(
                 f"{setting}: there is no module {name!r} on Python's path; install it, set PYTHONPATH, "
@@ -202,6 +205,7 @@ def _module_from_file(path: Path, *, setting: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses look up the module of their class here.
     sys.modules[name] = module
     # As for a script, so that the file can import those beside it; last, so that none of them hides a library.
     if (folder := str(path.resolve().parent)) not in sys.path:
@@ -235,6 +239,7 @@ def require_library(name: str, *, extra: str, purpose: str, package: str | None 
     Raises:
         ConfigError: it is not installed; the sentence says what to install.
     """
+    # The top package: find_spec of a submodule imports its parents.
     top = name.split(".")[0]
     if importlib.util.find_spec(top) is None:
         raise ConfigError(
@@ -256,6 +261,7 @@ def install_package(package: str) -> str:
     return (f'"{python}"' if " " in python else python) + f" -m pip install {package}"
 
 
+# ForkingPickler, as multiprocessing itself: torch registers there how tensors are sent.
 class _SendPickler(ForkingPickler):
     """Notes functions and classes that a started process could not import: those typed into a notebook or a shell."""
 
@@ -265,7 +271,9 @@ class _SendPickler(ForkingPickler):
 
     def persistent_id(self, thing: Any) -> None:
         """Called for each object that is pickled."""
+        # Returns None for each object, which is then pickled as usual.
         if isinstance(thing, (type, FunctionType)) and thing.__module__ == "__main__":
+            # Pickled by reference: a started process imports the file of __main__, if any.
             path = getattr(sys.modules["__main__"], "__file__", None)
             if path is None or not Path(path).exists():
                 self.typed_in = thing.__qualname__

@@ -40,8 +40,10 @@ _STYLE_OF_LEVEL = {logging.WARNING: "warning", logging.ERROR: "error", logging.C
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this process."""
+    # Looked up, not imported: a kernel has loaded IPython, and elsewhere it may not be installed.
     get = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = None if get is None else get()
+    # IPython in a terminal has a shell too, but not this entry.
     return shell is not None and "IPKernelApp" in shell.config
 
 
@@ -132,6 +134,7 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not s
                 text = styled(text, style, stream=self.stream)
             write_above_bars(text, stream=self.stream)
         except Exception:
+            # As logging's own handlers do: a line that can't be written must not end a run.
             self.handleError(record)
 
 
@@ -145,6 +148,7 @@ def bar_class() -> Any:
 
     from tqdm import tqdm
 
+    # tqdm draws when something is counted; its own monitor thread steps in after 10 s.
     class LiveBar(tqdm):  # type: ignore[type-arg]
         """A bar with a thread that draws it again while nothing is counted."""
 
@@ -154,6 +158,7 @@ def bar_class() -> Any:
             super().__init__(*args, **options)
             if not self.disable:
                 self._closing = threading.Event()
+                # daemon: a bar that an error leaves open must not keep the program alive.
                 self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
                 self._thread.start()
 
