@@ -43,7 +43,7 @@ __all__ = ["command"]
     "test",
     "train",
     "all",
-    text="test is scored only when requested by name; the run's test-access log counts those of its own test.",
+    text="test is scored only when requested, alone or within all; the run's test-access log counts those of its own test.",
 )
 @scoring_options
 @click.option(

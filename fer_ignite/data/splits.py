@@ -11,6 +11,7 @@ from fer_ignite.data.samples import SPLITS, UNDECIDED
 from fer_ignite.errors import DataError
 
 __all__ = [
+    "AS_THE_SOURCE_SAYS",
     "DEFAULT_SPLIT",
     "assign_splits",
     "assign_val_split",
@@ -19,6 +20,8 @@ __all__ = [
 ]
 
 DEFAULT_SPLIT = (0.8, 0.1, 0.1)
+AS_THE_SOURCE_SAYS = "as the source says"
+"""In the sentence about a data set's splits: test, where there is one, is the source's own."""
 # "roles" in ASCII, as splits were called once: the second half of the generator's key. Another value
 # would deal other splits of the same data and seed.
 _PURPOSE = 0x726F6C6573
@@ -119,14 +122,17 @@ def assign_val_split(
     counts = np.bincount(splits_N, minlength=len(SPLITS))
     if counts[1] or not counts[0] or not val_fraction:
         own = ", ".join(name for name, count in zip(SPLITS, counts, strict=False) if count)
-        return splits_N, f"{own}: as the source says"
+        return splits_N, f"{own}: {AS_THE_SOURCE_SAYS}"
     train = np.flatnonzero(splits_N == 0)
     shares = (1 - val_fraction, val_fraction, 0.0)
     # Only train is dealt: test stays the source's, so that results on it can be compared.
     decided_N = splits_N.copy()
     decided_N[train] = assign_splits(labels_N[train], units_N[train], shares=shares, seed=seed)
-    others = "train, test: as the source says" if counts[2] else "train: as the source says"
-    return decided_N, f"{others}; val: {100 * val_fraction:g} % of train, {how}"
+    others = "train, test" if counts[2] else "train"
+    return (
+        decided_N,
+        f"{others}: {AS_THE_SOURCE_SAYS}; val: {100 * val_fraction:g} % of train, {how}",
+    )
 
 
 def joined_units(one_N: Labels, other_N: Labels) -> Labels:

@@ -33,7 +33,7 @@ def compare(
 
     Args:
         data: of both; None means the first one's.
-        model, collate_fn: the user's ``module:name`` again; they go to the runs that had one.
+        model, collate_fn: the user's ``module:name`` again, for the runs that had one.
         options: ``split``, ``layout``, ``classes``, ``unknown_classes``, ``restrict_classes``, ``tta``, ``device``, ``cache``
             and ``quiet``, as :func:`fer_ignite.evaluate` takes them.
     Returns:
@@ -53,7 +53,7 @@ def compare(
         evaluate(
             checkpoint,
             data=source,
-            model=required_user_code(config, "model", given=model),
+            model=model,
             collate_fn=required_user_code(config, "collate_fn", given=collate_fn),
             with_faces=True,
             **options,

@@ -56,9 +56,10 @@ class EnsembleModule(nn.Module):
         for number, member in enumerate(members):
             # A buffer, as that moves with the module; not saved, as it follows from the classes.
             self.register_buffer(f"order_{number}", _class_order(member, classes), persistent=False)
-            if member.preprocessing.finished_tensors and not preprocessing.finished_tensors:
+            if member.preprocessing.finished_tensors != preprocessing.finished_tensors:
                 raise CheckpointError(
-                    "a network that was trained on float tensors of its data set's making can't be given images with others; leave it out."
+                    "one network of the ensemble was trained on float tensors that its data set made, another on images, and no data "
+                    "fits both; leave one out."
                 )
             if _crop_share(member.preprocessing) != _crop_share(preprocessing):
                 raise CheckpointError(

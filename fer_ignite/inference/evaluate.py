@@ -184,7 +184,7 @@ def launch_evaluation(
 
 
 def _with_test_access(outcome: Outcome, checkpoint: str) -> Outcome:
-    """Logs an evaluation of the runs' own test split in their folders, and adds ``test_evaluations`` to the result."""
+    """Logs an evaluation of the runs' own test split, alone or within all, in their folders, and adds ``test_evaluations`` to the result."""
     if outcome.exit_code or outcome.result is None or not outcome.result.pop("own_test"):
         return outcome
     # Each member's run has its own log: the test split of all of them was looked at.
@@ -194,7 +194,11 @@ def _with_test_access(outcome: Outcome, checkpoint: str) -> Outcome:
     # Under torchrun every process comes here; one of them writes the line.
     if not folders or not is_main_process():
         return outcome
-    line = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": "evaluate", "split": "test"}
+    line = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "by": "evaluate",
+        "split": outcome.result["split"],
+    }
     if len(members) > 1:
         line["ensemble"] = checkpoint
     for folder in folders:
@@ -269,7 +273,8 @@ def _evaluate_in_process(
         "restricted": request.restrict_classes,
         # opened, not dataset: leaving out unknown classes changes the fingerprint of a split.
         "warning": split_warning(config, opened, networks=network.networks, split=request.split),
-        "own_test": request.split == "test" and _is_own_data(network, dataset, request=request),
+        "own_test": _holds_test(dataset, request.split)
+        and _is_own_data(network, dataset, request=request),
     }
 
 
@@ -284,6 +289,10 @@ def _in_train(
 
 def _has_fingerprint(network: LoadedModel, fingerprint: str) -> bool:
     return any(fingerprint == part.checkpoint["data"]["fingerprint"] for part in network.networks)
+
+
+def _holds_test(dataset: FaceDataset, split: str) -> bool:
+    return split == "test" or (split == "all" and len(dataset.indices["test"]) > 0)
 
 
 def _is_own_data(network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest) -> bool:

@@ -13,9 +13,10 @@ from fer_ignite.data.classes import ClassMatch, match_classes
 from fer_ignite.data.dataset import SPLITS, FaceDataset
 from fer_ignite.data.loader import EvalLoader, Targets
 from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.data.splits import AS_THE_SOURCE_SAYS
 from fer_ignite.distributed import reset_signals
 from fer_ignite.errors import ConfigError, DataError
-from fer_ignite.imports import load_object
+from fer_ignite.imports import OBJECT, load_object
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.inference.request import EvaluateRequest, evaluation_config, is_same_source
 
@@ -66,7 +67,8 @@ def differing_split_settings(
         Names of settings, of the first such network; empty where none differs.
     """
     names = {"val": _SPLITTING, "test": _TEST_SPLITTING}.get(split, ())
-    val = dataset.split_fingerprint("val") if names else None
+    val = dataset.split_fingerprint("val") if split == "val" else None
+    own_test = split == "test" and AS_THE_SOURCE_SAYS in dataset.facts.get("splits", "")
     for network in networks:
         data, saved = network.checkpoint["data"], network.config
         # The fingerprint covers the splits, but not the folds, which are dealt on top of them.
@@ -74,9 +76,9 @@ def differing_split_settings(
         if not (same_content or is_same_source(saved.data, config.data)):
             continue
         same_splits = same_content and (split == "test" or saved.folds is config.folds is None)
-        # Settings may differ without effect: data with splits of its own has one val for all seeds.
+        # Settings may differ without effect: data with splits of its own has one val for all seeds, and one test.
         same_val = val is not None and data.get("val_fingerprint") == val
-        if not (same_splits or same_val) and (
+        if not (same_splits or same_val or own_test) and (
             found := [name for name in names if getattr(saved, name) != getattr(config, name)]
         ):
             return found
@@ -86,7 +88,9 @@ def differing_split_settings(
 def split_warning(
     config: Config, dataset: FaceDataset, *, networks: Sequence[LoadedModel], split: str
 ) -> str | None:
-    """A sentence where figures on a split may be too good, see :func:`differing_split_settings`; else None."""
+    """A sentence where figures may be too good: on all of a run's own data, or see :func:`differing_split_settings`; else None."""
+    if split == "all" and any(_trained_on(network, config, dataset) for network in networks):
+        return "all holds the images that the network was trained on, so the figures are too good."
     found = differing_split_settings(config, dataset, networks=networks, split=split)
     if not found:
         return None
@@ -96,6 +100,16 @@ def split_warning(
     )
 
 
+def _trained_on(network: LoadedModel, config: Config, dataset: FaceDataset) -> bool:
+    if (
+        dataset.cache is not None
+        and network.checkpoint["data"]["fingerprint"] == dataset.fingerprint
+    ):
+        return True
+    # Objects of one class have one name, whatever they hold.
+    return not config.data.startswith(OBJECT) and is_same_source(network.config.data, config.data)
+
+
 def match_dataset(
     network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
 ) -> tuple[FaceDataset, dict[str, int], ClassMatch]:
@@ -103,12 +117,17 @@ def match_dataset(
 
     Raises:
         DataError: no images in the split, classes that the network doesn't know, a test that the best epoch was chosen on, or
-            images for a network of finished tensors.
+            images for a network of finished tensors, or the other way round.
     """
     if network.finished_tensors and not dataset.finished and request.collate_fn is None:
         raise DataError(
             f"{dataset.source} gives images, and the network was trained on float tensors that its data set made; give data whose "
             "samples are made the same way."
+        )
+    if dataset.finished and not network.finished_tensors and request.collate_fn is None:
+        raise DataError(
+            f"{dataset.source} gives finished float tensors, and the network was trained on images, which are resized and normalised "
+            "for it; give PIL images or uint8 pixels (without ToTensor and Normalize)."
         )
     match = match_classes(dataset.classes, network.classes)
     indices = dict(dataset.indices)

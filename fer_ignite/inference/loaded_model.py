@@ -193,7 +193,7 @@ def load_model(
             one network whose probabilities are the mean of theirs.
         weights: of an ensemble's checkpoints in that mean; None: equal, or as the text has them (``A=0.6,B=0.4``).
         model: the user's ``module:Class`` again, or the object, where the run used one; checkpoints never import code. Of a
-            module a copy is used.
+            module a copy is used. Without effect on a checkpoint of a built-in network.
         precision: another than the run's; bf16 becomes fp32 where this device is slow at it.
         collated: the caller makes batches by the run's own function; otherwise there is a warning where it had one.
     Raises:
@@ -209,9 +209,10 @@ def load_model(
             raise ConfigError(
                 f"{path}: an ensemble is made of checkpoints; export it as a whole with `fer-ignite export A,B,C`."
             )
-        options: dict[str, Any] = {"device": device, "precision": precision, "collated": collated}
         loaded = [
-            load_model(member.path, model=_class_for(member.path, model), **options)
+            load_model(
+                member.path, device=device, model=model, precision=precision, collated=collated
+            )
             for member in members
         ]
         return combine(loaded, [member.weight for member in members])
@@ -249,15 +250,6 @@ def load_model(
     )
 
 
-def _class_for(path: str, model: Any) -> Any:
-    """The user's class for a member of an ensemble that had one; the other members are built by name."""
-    if model is None:
-        return None
-    # A model that is given replaces what a file names, so a built-in member must get none.
-    saved = load_checkpoint(path)["config"]
-    return required_user_code(saved, "model", given=model_name(model))
-
-
 def _config_for_use(
     path: str | Path, checkpoint: Mapping[str, Any], *, model: str | None, collated: bool
 ) -> Config:
@@ -274,9 +266,12 @@ def _config_for_use(
             path,
             known["collate_fn"],
         )
+    # A built-in network is built by its name: one class may be given for several checkpoints.
+    if given := required_user_code(known, "model", given=model):
+        known["model"] = given
     # The checkpoint has all weights: published ones would be downloaded for nothing.
-    config = check({**known, "pretrained": False, **({} if model is None else {"model": model})})
-    if is_object_name(config.model) and model is None:
+    config = check({**known, "pretrained": False})
+    if is_object_name(config.model) and given is None:
         raise CheckpointError(
             f"{path} was trained with the user's network {config.model}; checkpoints never import user code: "
             f"{which_again('model', config.model)}"

@@ -7,8 +7,9 @@ from typing import Any
 
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
+from fer_ignite.data.open import is_user_dataset
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import is_object_name, which_again
+from fer_ignite.imports import which_again
 from fer_ignite.training.precision import PRECISIONS
 
 __all__ = ["EvaluateRequest", "check_request", "evaluation_config", "is_same_source"]
@@ -95,7 +96,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     }
     source = str(saved.get("data", ""))
     if request.data is None:
-        if is_object_name(source) and not source.startswith(("demo:", "kaggle:", "shards:")):
+        if is_user_dataset(source):
             raise _missing_user_code("data came from the user's class", "data", saved)
     # The run's own data, under whatever name, keeps its votes, classes and splits.
     elif not is_same_source(request.data, source):

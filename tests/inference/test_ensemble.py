@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from fer_ignite.checkpoint.paths import (
     weighted_name,
 )
 from fer_ignite.data.drawn_faces import draw_faces
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.inference.comparison import compare
 from fer_ignite.inference.ensemble_weights import find_weights, fit_ensemble_weights
+from fer_ignite.inference.evaluation_data import differing_split_settings
 from tests.conftest import TINY
 
 
@@ -276,6 +279,41 @@ def test_other_split_settings_with_the_same_val_are_no_other_split(pair, tmp_pat
     config = {**content["config"], "split_seed": 7}
     other = changed(pair[0], tmp_path / "other.pt", config=config)
     assert evaluate([pair[0], other], quiet=True)["warning"] is None
+
+
+def test_the_same_val_is_no_excuse_for_another_test(pair, tmp_path):
+    """Val is dealt from one end and test from the other: 80/10/10 and 70/10/20 have one val and two tests."""
+    first = changed(pair[0], tmp_path / "first.pt")
+    content = load_checkpoint(first)
+    data = {**content["data"], "fingerprint": "1" * 64}
+    config = {**content["config"], "split": [0.7, 0.1, 0.2]}
+    other = changed(first, tmp_path / "other.pt", config=config, data=data)
+    assert evaluate([first, other], quiet=True)["warning"] is None
+    assert (
+        "split of this data (split)"
+        in evaluate([first, other], split="test", quiet=True)["warning"]
+    )
+
+
+def test_a_test_of_the_data_s_own_is_one_under_all_split_settings(finished_run):
+    network = load_model(finished_run)
+    config = network.config.model_copy(update={"split_seed": 7})
+    dataset = replace(open_dataset(network.config, find_cache(network.config)[0]), fingerprint="1")
+    for note, found in (
+        ("train/val/test: 80/10/10 %, seed 0", ["split_seed"]),
+        ("train, test: as the source says; val: 10 % of train", []),
+    ):
+        own = replace(dataset, facts={"splits": note})
+        given = {"networks": [network], "split": "test"}
+        assert differing_split_settings(config, own, **given) == found
+
+
+def test_members_of_finished_tensors_and_of_images_are_refused_in_any_order(pair, tmp_path):
+    finished = load_checkpoint(pair[0])["preprocessing"] | {"finished_tensors": True}
+    other = changed(pair[0], tmp_path / "finished.pt", preprocessing=finished)
+    for members in ([pair[0], other], [other, pair[0]]):
+        with pytest.raises(CheckpointError, match=r"trained on float tensors.*another on images"):
+            load_model(members)
 
 
 def test_a_fold_s_run_is_warned_of_on_a_copy_of_its_data(tiny, tmp_path):

@@ -299,6 +299,28 @@ def test_a_look_at_another_data_set_s_test_is_not_counted(tiny, tmp_path, folder
     assert evaluate(run.path, split="test", quiet=True)["test_evaluations"] == before + 1
 
 
+def test_all_of_the_run_s_own_data_is_a_look_at_test(tiny, tmp_path):
+    train(tiny(epochs=1))
+    run = RunDir(tmp_path / "run")
+    before = run.test_evaluations()
+    found = evaluate(run.path, split="all", quiet=True)
+    assert found["test_evaluations"] == before + 1
+    assert run.read_test_accesses()[-1]["split"] == "all"
+    assert "all holds the images that the network was trained on" in found["warning"]
+    assert "test_evaluations" not in evaluate(run.path, split="train", quiet=True)
+
+
+def test_data_whose_path_looks_like_a_user_s_class_is_data(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my:Faces").mkdir()
+    checkpoint = {"config": check({"data": "my:Faces"}).model_dump(mode="json")}
+    assert evaluation_config(EvaluateRequest("x.pt"), checkpoint).data == "my:Faces"
+
+
+def test_a_class_that_is_given_is_for_the_checkpoints_of_such_a_class(best):
+    assert load_model(best, model="absent_module:Net").config.model == "fer48"
+
+
 def test_a_split_that_the_run_chose_on_is_no_test_for_it(best, folders, tmp_path):
     """The same faces, called test in other data."""
     root = tmp_path / "swapped"

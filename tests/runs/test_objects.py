@@ -130,6 +130,21 @@ def test_a_network_of_finished_tensors_is_not_given_pictures(tiny, tmp_path):
             evaluate(best, quiet=True, **options)
 
 
+def test_a_network_of_images_is_not_given_finished_tensors(finished_run):
+    with pytest.raises(
+        DataError, match="gives finished float tensors, and the network was trained"
+    ):
+        evaluate(finished_run, data=FinishedFaces(28), quiet=True)
+
+
+def test_all_of_an_object_of_the_same_class_is_neither_the_run_s_own_data_nor_its_test(
+    tiny, tmp_path
+):
+    train(tiny(epochs=1), data={"train": Faces(), "val": Faces(28, seed=5)})
+    found = evaluate(tmp_path / "run", data=Faces(21, seed=6), quiet=True)
+    assert found["warning"] is None and "test_evaluations" not in found
+
+
 def test_a_checkpoint_without_a_mark_of_finished_tensors_is_used_as_before(tiny, tmp_path):
     train(tiny(epochs=1), data={"train": FinishedFaces(), "val": FinishedFaces(28)})
     content = load_checkpoint(tmp_path / "run")

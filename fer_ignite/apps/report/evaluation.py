@@ -107,11 +107,10 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
 
 
 def _request(subject: RunReference, options: ReportOptions) -> EvaluateRequest:
-    """A user's class is given to the runs that had one; votes make labels only where the run's labels were votes."""
+    """A user's function is given to the runs that had one; votes make labels only where the run's labels were votes."""
     config = subject.config
     return replace(
         EvaluateRequest(subject.source, **vars(options)),
         votes=options.votes if config.get("votes") else None,
-        model=required_user_code(config, "model", given=options.model),
         collate_fn=required_user_code(config, "collate_fn", given=options.collate_fn),
     )
