@@ -21,6 +21,7 @@ __all__ = ["command"]
 @faces_option("auto: the faces of whole photographs are found; never: each picture is one face.")
 @count_option("--max-bytes", 20_000_000, least=1000, text="Largest request, in bytes.")
 @count_option("--max-images", 64, most=10_000, text="Most pictures in a request.")
+@count_option("--max-pixels", 100_000_000, text="Most pixels of a request's pictures together.")
 @count_option(
     "--per-minute", 600, least=0, text="Requests per minute of one client; 0 = any number."
 )

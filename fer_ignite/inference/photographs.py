@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from fer_ignite.imports import load_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FACES", "MOST_LOOKS", "FaceBox", "FacePicker"]
+__all__ = ["FACES", "MOST_LOOKS", "FaceBox", "FacePicker", "built_in_detector"]
 
 FACES = ("auto", "never", "always")
 
@@ -42,6 +43,18 @@ class FaceBox(NamedTuple):
     height: float
 
 
+@functools.cache
+def built_in_detector() -> Any:
+    """The built-in detector, opened once per process; threads may share it.
+
+    Raises:
+        ConfigError: its library is not installed.
+    """
+    # By name: the core imports no application.
+    open_detector = load_object("fer_ignite.apps.faces.detection:open_detector", setting="--faces")
+    return open_detector()
+
+
 class FacePicker:
     """The faces of a picture: itself where it is a face crop, those that are found in it where it is a whole photograph.
 
@@ -49,7 +62,8 @@ class FacePicker:
         faces: "auto", "never" (a picture is one face; a photograph is warned about) or "always" (faces are searched in every
             picture).
         usual_px: side of the network's own images; crops up to this size are usual too.
-        warn: called with one sentence, for the first photograph, and with one where the search in pictures of a face crop's size ends.
+        warn: called with one sentence for the first photograph whose faces are cut out, with one for the first that is taken as
+            one face, and with one where the search in pictures of a face crop's size ends.
         detector: a name as :func:`fer_ignite.apps.faces.detection.open_detector` takes it, or an open detector; None: mtcnn.
         margin: as ``cut_face`` takes it; None: the detector's own margin.
         most_looks: pictures of a face crop's size in a row that are searched without finding a photograph, before later ones of
@@ -71,7 +85,8 @@ class FacePicker:
         if faces not in FACES:
             raise ConfigError(f"faces={faces!r} is unknown; allowed are {', '.join(FACES)}.")
         self.faces, self.usual_px, self.warn = faces, usual_px, warn
-        self.warned, self.most_looks, self.looks = False, most_looks, 0
+        self.most_looks, self.looks = most_looks, 0
+        self._said: set[str] = set()
         self._name = detector if isinstance(detector, str) else None
         self._opened: Any = None if isinstance(detector, str) else detector
         self._margin = margin
@@ -100,32 +115,35 @@ class FacePicker:
         """
         if self.faces == "always":
             return self._boxes(image)
-        if self.faces == "never" and self.warned:
+        if self.faces == "never" and self._said:
             return None
         reason, share = self._reason(image)
         if reason is None:
             return None
         if self.faces == "auto" and share is not None and (found := self._boxes(image)):
             self._say(
+                "cut",
                 f"{name} is a whole photograph ({image.width} x {image.height}, {reason}); the faces in it are cut out "
-                "(--faces never takes pictures as they are)."
+                "(--faces never takes pictures as they are).",
             )
             return found
         self._say(
+            "whole",
             f"{name} seems to be a whole photograph ({image.width} x {image.height}, {reason}); the answer is about "
             "the whole picture as one face. Cut the face out"
             + (
-                ""
+                " (later ones like it are not named)"
                 if self.faces == "auto"
                 else ", or pass --faces auto or always to find it (later files are not checked)"
             )
-            + "."
+            + ".",
         )
         return None
 
-    def _say(self, sentence: str) -> None:
-        if not self.warned:
-            self.warned = True
+    def _say(self, kind: str, sentence: str) -> None:
+        """Once per kind of sentence."""
+        if kind not in self._said:
+            self._said.add(kind)
             self.warn(sentence)
 
     def _reason(self, image: Image) -> tuple[str | None, float | None]:
@@ -202,9 +220,11 @@ class FacePicker:
         return boxes
 
     def _detector(self) -> Any:
-        if self._opened is None:
+        if self._opened is None and self._name is None:
+            self._opened = built_in_detector()
+        elif self._opened is None:
             open_detector = load_object(
                 "fer_ignite.apps.faces.detection:open_detector", setting="--faces"
             )
-            self._opened = open_detector(self._name or "mtcnn")
+            self._opened = open_detector(self._name)
         return self._opened

@@ -165,11 +165,10 @@ def predict(
         topk: how many expressions per face, most probable first.
         faces: "never": each picture is one face; "auto": the faces of whole photographs are found and cut out; "always":
             faces are searched in every picture.
-        tta: views to average; None = the run's. Of paths and networks; a predictor has its own.
+        tta: views to average; None = the run's. Of checkpoints; an ``.onnx`` file and an open predictor have their own.
         detector, margin, most_looks: see :class:`FacePicker`.
         on_batch: called with the number of pictures of each batch that is done.
-        warn: called with one sentence, once, where a picture seems to be a whole photograph; and once where ``most_looks`` ends
-            the search.
+        warn: see :class:`FacePicker`.
     Returns:
         An iterator of one :class:`Prediction` per face; a file that can't be read doesn't stop the rest. A picture without a
         face, where faces were searched, gives one with an error.
@@ -230,6 +229,10 @@ def _open_model(checkpoint: Any, tta: str | None) -> Predictor:
     # By an attribute: isinstance needs the class, whose module imports torch.
     if hasattr(checkpoint, "preprocessing"):
         return _CheckpointPredictor(checkpoint, tta)
+    if tta is not None:
+        raise ConfigError(
+            f"tta={tta!r}: an open predictor has views of its own; leave it out, or give it where the network is opened or exported."
+        )
     if not all(
         hasattr(checkpoint, name)
         for name in ("classes", "channels", "side_px", "resize_mode", "probabilities")

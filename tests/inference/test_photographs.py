@@ -97,6 +97,34 @@ def test_without_a_detector_size_and_shape_decide(tmp_path, monkeypatch):
     assert warnings_of(tmp_path, noise(224, 224)) == []
 
 
+def test_a_photograph_that_is_taken_as_one_face_is_named_also_after_one_that_is_cut():
+    box = photographs.FaceBox(0.0, 0.0, 40.0, 40.0)
+    warnings = []
+    picker = photographs.FacePicker(
+        "auto",
+        usual_px=48,
+        warn=warnings.append,
+        detector=lambda pictures: [[box] if pictures[0].max() else []],
+    )
+    for value in (9, 0, 9, 0):
+        picker.pick(f"{value}.png", Image.new("RGB", (600, 600), (value,) * 3))
+    assert len(warnings) == 2
+    assert "9.png is a whole photograph" in warnings[0] and "0.png seems to be" in warnings[1]
+
+
+def test_the_detector_is_opened_once_for_all_pickers(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "fer_ignite.apps.faces.detection.open_detector",
+        lambda: opened.append(1) or (lambda pictures: [[]]),
+    )
+    photographs.built_in_detector.cache_clear()
+    for _ in range(2):
+        photographs.FacePicker("always", usual_px=48, warn=print)
+    photographs.built_in_detector.cache_clear()
+    assert opened == [1]
+
+
 def test_the_search_in_small_pictures_ends_only_after_many_without_a_photograph():
     """Pictures of value 9 are photographs, their face covers a twenty-fifth; the others are faces."""
     small, whole = (photographs.FaceBox(0.0, 0.0, side, side) for side in (40.0, 200.0))

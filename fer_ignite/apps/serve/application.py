@@ -1,6 +1,7 @@
 """The service's HTTP interface: POST /predict, GET /health, GET /metrics."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -22,13 +23,18 @@ from fer_ignite.inference.predictor import Prediction
 
 __all__ = ["ServiceLimits", "build_application"]
 
+_DECODED_AT_ONCE = 4  # requests; each may hold its limit of pixels
+
+logger = logging.getLogger("fer_ignite")
+
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """Of a request: bytes and pictures; of a client: requests per minute, 0 = any number."""
+    """Of a request: bytes, pictures, and their pixels together; of a client: requests per minute, 0 = any number."""
 
     max_bytes: int = 20_000_000
     max_images: int = 64
+    max_pixels: int = 100_000_000
     per_minute: int = 600
 
 
@@ -49,6 +55,7 @@ def build_application(
     if hosts:
         application.add_middleware(AllowedHosts, hosts=hosts)
     rate, metrics = RateLimit(limits.per_minute), ServiceMetrics()
+    decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
     classes = list(batcher.predictor.classes)
 
     @application.get("/health")
@@ -70,12 +77,22 @@ def build_application(
                     429, "too many requests; wait", headers={"Retry-After": str(round(wait_s) + 1)}
                 )
             uploads = await _uploads(request, limits)
-            results = await _answers(uploads, batcher)
+            results: list[dict[str, Any]] = [
+                {"file": printable(name), "faces": [], "error": None} for name, _ in uploads
+            ]
+            async with decoding:
+                # In a thread: decoding would hold up all other requests, /health among them.
+                pictures = await run_in_threadpool(
+                    _decode, uploads, results, most_pixels=limits.max_pixels
+                )
+            await _answer(pictures, results, batcher=batcher)
         except HTTPException as refusal:
             metrics.count(refusal.status_code)
             raise
         except Exception:
             metrics.count(500)
+            # Here: uvicorn's own log is off.
+            logger.exception("POST /predict is answered with 500.")
             raise
         faces = sum(len(result["faces"]) for result in results)
         seconds = time.monotonic() - started
@@ -127,12 +144,16 @@ async def _parts(
         await form.close()
 
 
-async def _answers(uploads: list[tuple[str, bytes]], batcher: Batcher) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = [
-        {"file": printable(name), "faces": [], "error": None} for name, _ in uploads
-    ]
-    # In a thread: decoding would hold up all other requests, /health among them.
-    pictures = await run_in_threadpool(_decode, uploads, results)
+async def _answer(
+    pictures: dict[int, Any], results: list[dict[str, Any]], *, batcher: Batcher
+) -> None:
+    """Enters the pictures' faces into their results.
+
+    Args:
+        pictures: by their places in ``results``.
+    Raises:
+        HTTPException: no picture could be read, or the service is busy.
+    """
     if pictures:
         try:
             answered = await asyncio.wrap_future(batcher.submit(list(pictures.values())))
@@ -146,19 +167,33 @@ async def _answers(uploads: list[tuple[str, bytes]], batcher: Batcher) -> list[d
                 # Such as a photograph without a face. The batch has names of its own, which the client has not sent.
                 error = (faces[0].error or "").removeprefix(f"{faces[0].file}: ")
                 results[place]["error"] = f"{results[place]['file']}: {error}"
-    elif uploads:
+    else:
         raise HTTPException(422, results[0]["error"])
-    return results
 
 
-def _decode(uploads: list[tuple[str, bytes]], results: list[dict[str, Any]]) -> dict[int, Any]:
-    """The pictures by place; one that can't be read gets its error in ``results``."""
-    pictures = {}
+def _decode(
+    uploads: list[tuple[str, bytes]], results: list[dict[str, Any]], *, most_pixels: int
+) -> dict[int, Any]:
+    """The pictures by place; one that can't be read gets its error in ``results``.
+
+    Raises:
+        HTTPException: 413, as soon as those that are read have more pixels together.
+    """
+    pictures, pixels = {}, 0
     for place, (name, data) in enumerate(uploads):
         try:
-            pictures[place] = read_image_bytes(data, name=printable(name))
+            picture = read_image_bytes(data, name=printable(name))
         except DataError as error:
             results[place]["error"] = str(error)
+            continue
+        # A picture of one colour has a thousand pixels per byte: the limit of bytes bounds no memory.
+        pixels += picture.width * picture.height
+        if pixels > most_pixels:
+            raise HTTPException(
+                413,
+                f"a request's pictures have at most {most_pixels} pixels together; send fewer or smaller pictures",
+            )
+        pictures[place] = picture
     return pictures
 
 

@@ -18,7 +18,16 @@ class Busy(Exception):
 
 class _Waiting(NamedTuple):
     pictures: Sequence[Any]
+    pixels: int
     future: "Future[list[list[Prediction]]]"
+
+
+def _pixels(picture: Any) -> int:
+    """Of a PIL image, or of an array [H, W] or [H, W, 3]."""
+    height, width = (
+        picture.shape[:2] if hasattr(picture, "shape") else (picture.height, picture.width)
+    )
+    return int(height * width)
 
 
 class Batcher:
@@ -27,7 +36,7 @@ class Batcher:
     Args:
         faces: "auto", "never" or "always", as :func:`fer_ignite.inference.predictor.predict` takes it.
         batch_size: pictures of one batch, at most, unless one request has more.
-        most_waiting: pictures that may wait; more are refused with :class:`Busy`.
+        most_waiting, most_pixels: pictures that may wait, and their pixels together; more are refused with :class:`Busy`.
     """
 
     def __init__(
@@ -37,10 +46,12 @@ class Batcher:
         faces: str = "auto",
         batch_size: int = 64,
         most_waiting: int = 512,
+        most_pixels: int = 400_000_000,
     ) -> None:
         self.predictor, self.faces = predictor, faces
-        self.batch_size, self.most_waiting = batch_size, most_waiting
-        self._waiting = 0
+        self.batch_size = batch_size
+        self.most_waiting, self.most_pixels = most_waiting, most_pixels
+        self._waiting = self._pixels = 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="fer-ignite-batcher")
@@ -54,12 +65,16 @@ class Batcher:
         Raises:
             Busy: too many are waiting.
         """
+        waiting = _Waiting(pictures, sum(map(_pixels, pictures)), Future())
         with self._lock:
             # A request larger than the limit is taken when nothing else waits; it would always be refused otherwise.
-            if self._waiting + len(pictures) > max(self.most_waiting, len(pictures)):
+            if self._waiting and (
+                self._waiting + len(pictures) > self.most_waiting
+                or self._pixels + waiting.pixels > self.most_pixels
+            ):
                 raise Busy
             self._waiting += len(pictures)
-        waiting = _Waiting(pictures, Future())
+            self._pixels += waiting.pixels
         self._queue.put(waiting)
         return waiting.future
 
@@ -87,6 +102,7 @@ class Batcher:
             self._answer([w for w in batch if w.future.set_running_or_notify_cancel()])
             with self._lock:
                 self._waiting -= count
+                self._pixels -= sum(waiting.pixels for waiting in batch)
             if ends:
                 return
 

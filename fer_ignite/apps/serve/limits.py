@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import HTTPException, Request
 from fastapi.responses import PlainTextResponse
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fer_ignite.apps.web_server import strip_port
@@ -66,7 +67,7 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
     """A request's body.
 
     Raises:
-        HTTPException: 413, as soon as it is known to be larger.
+        HTTPException: 413, as soon as it is known to be larger; 499 where the client goes away before its end.
     """
     refusal = HTTPException(
         413, f"a request has at most {most_bytes} bytes; send fewer or smaller pictures"
@@ -76,10 +77,14 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
         raise refusal
     parts, size = [], 0
     stream: AsyncIterator[bytes] = request.stream()
-    async for part in stream:
-        # Counted as well: Content-Length may be absent or wrong.
-        size += len(part)
-        if size > most_bytes:
-            raise refusal
-        parts.append(part)
+    try:
+        async for part in stream:
+            # Counted as well: Content-Length may be absent or wrong.
+            size += len(part)
+            if size > most_bytes:
+                raise refusal
+            parts.append(part)
+    except ClientDisconnect:
+        # nginx's status for it: nobody reads the answer, but the metrics count it, and not as a fault of the service.
+        raise HTTPException(499, "the client has gone away") from None
     return b"".join(parts)

@@ -13,6 +13,7 @@ from fer_ignite.apps.web_server import (
     server_address,
 )
 from fer_ignite.imports import require_library
+from fer_ignite.inference.photographs import built_in_detector
 from fer_ignite.terminal import status
 
 __all__ = ["run_service"]
@@ -26,6 +27,7 @@ def run_service(
     faces: str = "auto",
     max_bytes: int = 20_000_000,
     max_images: int = 64,
+    max_pixels: int = 100_000_000,
     per_minute: int = 600,
     device: str = "auto",
     model: str | None = None,
@@ -38,18 +40,22 @@ def run_service(
         checkpoint: a checkpoint, a run's folder or an exported ``.onnx`` file; None = the network that comes with the package.
         port: 0 takes any free one.
         faces: "auto": the faces of whole photographs are found; "never": each picture is one face; "always".
-        max_bytes, max_images, per_minute: see :class:`fer_ignite.apps.serve.application.ServiceLimits`.
+        max_bytes, max_images, max_pixels, per_minute: see :class:`fer_ignite.apps.serve.application.ServiceLimits`.
         model, tta: see :func:`fer_ignite.inference.predictor.open_predictor`.
         echo: called with the service's address.
     Returns:
         The exit code: 130 or 143.
     Raises:
-        ConfigError: FastAPI or uvicorn is not installed, or the port can't be taken.
+        ConfigError: FastAPI or uvicorn is not installed, or for "always" the detector's library; the port can't be taken.
         CheckpointError: the file can't be used.
     """
     # Starlette imports without python_multipart, and fails at the first form.
     for name in ("fastapi", "uvicorn", "python_multipart"):
         require_library(name, extra="serve", purpose="fer-ignite serve")
+
+    if faces == "always":
+        # Without the detector's library each request would be answered with 500.
+        built_in_detector()
 
     def serve_on(listener: socket.socket) -> int:
         with status("loading the network"):
@@ -62,7 +68,7 @@ def run_service(
         application = build_application(
             batcher,
             network=network,
-            limits=ServiceLimits(max_bytes, max_images, per_minute),
+            limits=ServiceLimits(max_bytes, max_images, max_pixels, per_minute),
             hosts=host_names(listener),
         )
         address = server_address(listener)

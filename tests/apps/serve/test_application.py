@@ -1,5 +1,6 @@
 """The HTTP interface with a network that is known by heart, and what hostile clients send."""
 
+import asyncio
 import io
 import json
 import threading
@@ -10,12 +11,15 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason='pip install ".[serve]"')
 pytest.importorskip("python_multipart")
+from fastapi import HTTPException, Request
 from starlette.testclient import TestClient
 
 from fer_ignite.apps.serve.application import ServiceLimits, build_application
 from fer_ignite.apps.serve.batcher import Batcher, Busy
-from fer_ignite.apps.serve.limits import RateLimit
-from fer_ignite.inference.photographs import FaceBox, FacePicker
+from fer_ignite.apps.serve.limits import RateLimit, read_body
+from fer_ignite.apps.serve.run import run_service
+from fer_ignite.errors import ConfigError
+from fer_ignite.inference.photographs import FaceBox, FacePicker, built_in_detector
 
 
 class Brightness:
@@ -194,7 +198,7 @@ def test_an_error_names_the_file_that_the_client_sent(network, monkeypatch):
     batcher.close()
 
 
-def test_a_fault_is_counted(network):
+def test_a_fault_is_counted_and_logged(network, caplog):
     network.probabilities = lambda faces: 1 / 0
     batcher = Batcher(network, faces="never")
     application = build_application(
@@ -203,7 +207,51 @@ def test_a_fault_is_counted(network):
     http = TestClient(application, raise_server_exceptions=False)
     assert http.post("/predict", files=files(1)).status_code == 500
     assert 'fer_ignite_requests_total{status="500"} 1' in http.get("/metrics").text
+    assert "ZeroDivisionError" in caplog.text
     batcher.close()
+
+
+def test_a_client_that_goes_away_is_no_fault_of_the_service():
+    messages = iter(
+        [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive():
+        return next(messages)
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(HTTPException) as ended:
+        asyncio.run(read_body(request, 100))
+    assert ended.value.status_code == 499
+
+
+def test_pixels_of_a_request_are_limited_together(client):
+    """Flat pictures have a thousand pixels per byte."""
+    http = client(max_pixels=3 * 48 * 48)
+    assert http.post("/predict", files=files(1, 2, 3)).status_code == 200
+    large = http.post("/predict", files=files(1, 2, 3, 4))
+    assert large.status_code == 413 and "6912 pixels" in large.json()["detail"]
+
+
+def test_waiting_pixels_are_limited(network):
+    batcher = Batcher(network, faces="never", most_pixels=5000)
+    network.free.clear()
+    first = batcher.submit([Image.new("L", (100, 100))])  # alone it may be larger
+    with pytest.raises(Busy):
+        batcher.submit([np.zeros((48, 48), np.uint8)])
+    network.free.set()
+    first.result(30)
+    batcher.close()
+
+
+def test_a_service_that_always_searches_does_not_start_without_a_detector(monkeypatch):
+    def none_installed():
+        raise ConfigError("the extra is not installed.")
+
+    monkeypatch.setattr("fer_ignite.apps.faces.detection.open_detector", none_installed)
+    built_in_detector.cache_clear()
+    with pytest.raises(ConfigError, match="not installed"):
+        run_service("a.pt", faces="always", port=0)
 
 
 def test_a_picture_s_answer_does_not_depend_on_the_others_in_its_batch(network, monkeypatch):
