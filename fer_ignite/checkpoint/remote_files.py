@@ -18,6 +18,7 @@ from fer_ignite.stores.store import (
     Entry,
     Store,
     StoreProblem,
+    file_name,
     join_url,
     last_part,
     parent_url,
@@ -49,10 +50,10 @@ def local_checkpoint(url: str) -> Path:
     """
     with refused_as(CheckpointError):
         # A run's name may hold a dot: lr-0.05.
-        if PurePosixPath(url).suffix.lower() not in _CHECKPOINT_SUFFIXES:
+        if PurePosixPath(file_name(url)).suffix.lower() not in _CHECKPOINT_SUFFIXES:
             return _fetch_run(url, None)
-        # With the run's small files: an evaluation of test is noted in the run's log.
-        run = run_url(url)
+        # With the run's small files: an evaluation of test is noted in the run's log. A signed address opens no other file.
+        run = run_url(url) if file_name(url) == last_part(url) else None
         if run is not None and Store(run).entry("config.yaml") is not None:
             return _fetch_run(run, last_part(url)) / "checkpoints" / last_part(url)
         with _local_errors(url):

@@ -41,6 +41,7 @@ from fer_ignite.runs.unused_settings import unused_settings
 from fer_ignite.runs.validate import check_handlers, check_names
 from fer_ignite.stores.store import (
     StoreProblem,
+    file_name,
     is_url,
     join_url,
     last_part,
@@ -450,7 +451,7 @@ def _number(name: str, base: str) -> int:
 
 
 def _plain_name(text: str) -> str:
-    text = last_part(text) if is_url(text) else text.removeprefix("timm:")
+    text = file_name(text) if is_url(text) else text.removeprefix("timm:")
     stem = Path(text.split(":")[0]).stem if not is_object_name(text) else text.split(":")[1]
     return "".join(c if c.isalnum() or c in "_." else "_" for c in stem)[:60] or "data"
 

@@ -11,7 +11,15 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fer_ignite.stores.store import Entry, Store, StoreProblem, join_url, last_part, parent_url
+from fer_ignite.stores.store import (
+    Entry,
+    Store,
+    StoreProblem,
+    file_name,
+    join_url,
+    last_part,
+    parent_url,
+)
 from fer_ignite.terminal import output_stream, progress, write_above_bars
 
 try:
@@ -47,7 +55,7 @@ def fetch(url: str, *, folder: Path, quiet: bool = False) -> Path:
     store, names = _find(url)
     base = folder / url_label(url)
     # Under the object's own name: readers go by its suffix.
-    target = base / _content_key(names) / (last_part(url) or "data")
+    target = base / _content_key(names) / (file_name(url) or "data")
     # Without the lock: a copy gets its name by a rename when it is whole, and never changes.
     if target.exists():
         if not all(entry.mark for entry in names.values()):
@@ -102,6 +110,13 @@ def _download(
         with progress(
             total or None, f"downloading {url}", unit="B", quiet=quiet, scaled=True
         ) as bar:
+            if single and (query := last_part(url)) != target.name:
+                # A query is no part of the file's name, and may be longer than one can be.
+                store.download_file(query, inside / target.name)
+                _require_whole(store, {target.name: names[query]}, inside)
+                arrived = (inside / target.name).stat().st_size
+                bar.update(arrived)
+                names = {}
             for part in _batches(sorted(names)):
                 store.download(part, inside)
                 _require_whole(store, {name: names[name] for name in part}, inside)

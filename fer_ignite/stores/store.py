@@ -17,6 +17,7 @@ __all__ = [
     "Entry",
     "Store",
     "StoreProblem",
+    "file_name",
     "is_url",
     "join_url",
     "last_part",
@@ -88,12 +89,26 @@ def join_url(url: str, *names: str) -> str:
 
 def parent_url(url: str) -> str:
     """A URL without its last part."""
-    return url.rstrip("/").rpartition("/")[0]
+    return _path_and_query(url)[0].rstrip("/").rpartition("/")[0]
 
 
 def last_part(url: str) -> str:
-    """The name behind a URL's last slash."""
-    return url.rstrip("/").rpartition("/")[2]
+    """The name behind a URL's last slash, with a web address's query (as signed ones have it)."""
+    path, query = _path_and_query(url)
+    return path.rstrip("/").rpartition("/")[2] + query
+
+
+def file_name(url: str) -> str:
+    """The name behind a URL's last slash, without a query."""
+    return last_part(_path_and_query(url)[0])
+
+
+def _path_and_query(url: str) -> tuple[str, str]:
+    # In an object store's keys a question mark is a letter; a query may hold slashes.
+    if not url.lower().startswith(("http://", "https://")):
+        return url, ""
+    path, mark, query = url.partition("?")
+    return path, mark + query
 
 
 def require_store_library(url: str) -> None:
@@ -168,9 +183,7 @@ class Store:
             try:
                 found = self._fs.ls(self._root, detail=True)
             except FileNotFoundError as error:
-                # s3fs raises FileNotFoundError for a missing bucket too, which is no empty folder.
-                if _is_bucket(error):
-                    raise
+                _require_bucket(error)
                 return []
         return [last_part(facts["name"]) for facts in found if facts.get("type") == "directory"]
 
@@ -180,8 +193,7 @@ class Store:
             try:
                 facts = self._fs.info(self._path(name))
             except FileNotFoundError as error:
-                if _is_bucket(error):
-                    raise
+                _require_bucket(error)
                 return None
         return _entry(facts) if facts.get("type") == "file" else None
 
@@ -191,8 +203,7 @@ class Store:
             try:
                 content: bytes = self._fs.cat_file(self._path(name))
             except FileNotFoundError as error:
-                if _is_bucket(error):
-                    raise
+                _require_bucket(error)
                 return None
         return content
 
@@ -370,6 +381,12 @@ def _is_bucket(error: FileNotFoundError) -> bool:
     return "bucket does not exist" in str(error).lower()
 
 
+def _require_bucket(error: FileNotFoundError) -> None:
+    """Raises the error again where the bucket is missing: s3fs has one kind for that and for a missing object."""
+    if _is_bucket(error):
+        raise error
+
+
 def _kind(error: Exception) -> Kind:
     if isinstance(error, FileNotFoundError):
         return "missing"
@@ -390,4 +407,6 @@ def _sentence(where: str, error: Exception) -> str:
             f"{where}: the store refuses access ({reason}); set keys that may read and write there "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)."
         )
+    if _kind(error) == "invalid":
+        return f"{where}: the store's library refuses the request ({reason}); check the address and the settings of the store."
     return f"{where}: the store can't be reached ({reason}); check the network and the address (AWS_ENDPOINT_URL for s3)."

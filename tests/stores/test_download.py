@@ -4,8 +4,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from fer_ignite.checkpoint.remote_files import local_checkpoint
 from fer_ignite.stores.download import fetch, url_label
-from fer_ignite.stores.store import Store, StoreProblem, _entry
+from fer_ignite.stores.store import Store, StoreProblem, _entry, file_name, last_part, parent_url
 
 
 @pytest.fixture
@@ -106,6 +107,34 @@ def test_a_file_of_unknown_size_arrives_and_its_copy_is_named_when_used_again(
         assert not caplog.records
         assert fetch(url, folder=tmp_path / "cache") == file
     assert f"remove {file.parent} to download again" in caplog.text
+
+
+def test_a_signed_address_gives_a_file_with_the_suffix_of_its_path(tmp_path):
+    pytest.importorskip("aiohttp")
+    with web_server(b"emotion,pixels\n", Content_Length="15", ETag="x") as port:
+        url = (
+            f"http://127.0.0.1:{port}/a/faces.csv?X-Credential=KEY/2026/s3&X-Signature={'0' * 300}"
+        )
+        file = fetch(url, folder=tmp_path / "cache", quiet=True)
+        assert file.name == "faces.csv" and file.read_bytes() == b"emotion,pixels\n"
+        assert fetch(url, folder=tmp_path / "cache", quiet=True) == file
+
+
+def test_a_signed_address_of_a_checkpoint_is_one_file():
+    pytest.importorskip("aiohttp")
+    with web_server(b"weights", Content_Length="7", ETag="x") as port:
+        file = local_checkpoint(f"http://127.0.0.1:{port}/run/checkpoints/best.pt?Signature=a/b")
+    assert file.name == "best.pt" and file.read_bytes() == b"weights"
+
+
+def test_parts_of_urls():
+    signed = "https://host/a/b.zip?key=c/d"
+    assert (parent_url(signed), last_part(signed)) == ("https://host/a", "b.zip?key=c/d")
+    assert [file_name(url) for url in (signed, "s3://b/who?.csv", "s3://b/a/")] == [
+        "b.zip",
+        "who?.csv",
+        "a",
+    ]
 
 
 def test_a_size_that_the_store_does_not_tell_is_none_and_one_of_zero_is_zero(tmp_path):

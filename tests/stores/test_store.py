@@ -169,6 +169,7 @@ def test_a_problem_says_whether_another_try_may_help(store, monkeypatch, error, 
     with pytest.raises(StoreProblem) as caught:
         store.entries()
     assert caught.value.kind == kind and str(error) in caught.value.reason
+    assert ("check the network" in str(caught.value)) == (kind == "away")
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "gs:///"])
