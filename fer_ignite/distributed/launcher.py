@@ -69,7 +69,6 @@ def _run_single(
 
     from fer_ignite.distributed.spawn import quiet_parallel
 
-    os.environ.update(plan.environment)
     # Put back at the end: a Python caller computes further in this process.
     threads_of_caller = torch.get_num_threads()
     configure_process(plan.threads)

@@ -121,6 +121,7 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], *, machine: Machine)
     )
     cores = machine.cores
     found = _foreign_launcher(environ)
+    launcher = None
     if found is not None:
         launcher, local_processes = found
         if spec.nproc is not None or spec.nnodes != 1:
@@ -136,13 +137,19 @@ def make_plan(spec: LaunchSpec, environ: Mapping[str, str], *, machine: Machine)
     # One process on each of several nodes is spawned too: it needs a group.
     elif spec.nproc not in (None, 1) or spec.nnodes > 1:
         plan = replace(plan, mode="spawn", nproc=spec.nproc or 1)
+    if plan.mode != "single" and ":" in device:
+        raise ConfigError(
+            f"device={device!r} names one device, and several processes are started, each with its own: name the kind alone, "
+            f"device={device.partition(':')[0]!r}, and choose the GPUs with CUDA_VISIBLE_DEVICES."
+        )
     warning = process_count_warning(
-        plan.nproc, device=device, cores=cores, cuda_devices=cuda_devices
+        plan.nproc, device=device, cores=cores, cuda_devices=cuda_devices, launcher=launcher
     )
     if plan.mode == "spawn" and machine.system != "linux":
-        warning = (
+        untested = (
             f"Several processes on one machine are tested on Linux only, this is {machine.system}."
         )
+        warning = f"{warning} {untested}" if warning else untested
     threads = threads_per_process(spec.threads, cores=cores, nproc=plan.nproc)
     return replace(plan, threads=threads, warning=warning)
 
@@ -187,29 +194,36 @@ def threads_per_process(threads: int | None, *, cores: int, nproc: int) -> int:
     return threads if threads is not None else max(1, cores // nproc)
 
 
-def process_count_warning(nproc: int, *, device: str, cores: int, cuda_devices: int) -> str | None:
+def process_count_warning(
+    nproc: int, *, device: str, cores: int, cuda_devices: int, launcher: str | None = None
+) -> str | None:
     """One sentence if ``nproc`` is more than sensible, None if it is fine.
 
+    Args:
+        launcher: torchrun or srun where that has started the processes; None: they are ours.
     Raises:
         ConfigError: ``nproc`` can't work on this machine.
     """
+    flag = {"torchrun": "torchrun --nproc-per-node", "srun": "srun --ntasks-per-node"}.get(
+        launcher or "", "--nproc"
+    )
     # Refused, not warned about: NCCL takes no two processes on one GPU.
     if device == "cuda" and nproc > cuda_devices:
         raise ConfigError(
-            f"--nproc {nproc} needs {nproc} CUDA devices, {cuda_devices} visible: "
-            f"use --nproc {cuda_devices}, or --device cpu."
+            f"{flag} {nproc} needs {nproc} CUDA devices, {cuda_devices} visible: "
+            f"use {flag} {cuda_devices}, or --device cpu."
         )
     if device == "mps" and nproc > 1:
         raise ConfigError(
-            f"--nproc {nproc}: an MPS device serves one process, use --nproc 1 or --device cpu."
+            f"{flag} {nproc}: an MPS device serves one process, use {flag} 1 or --device cpu."
         )
     if device == "cpu" and nproc > _PROCESSES_PER_CORE * cores:
         raise ConfigError(
-            f"--nproc {nproc} is more than {_PROCESSES_PER_CORE} processes on each of {cores} CPU cores: "
-            f"use at most --nproc {_PROCESSES_PER_CORE * cores}, best {cores}."
+            f"{flag} {nproc} is more than {_PROCESSES_PER_CORE} processes on each of {cores} CPU cores: "
+            f"use at most {flag} {_PROCESSES_PER_CORE * cores}, best {cores}."
         )
     if device == "cpu" and nproc > cores:
-        return f"--nproc {nproc} on {cores} CPU cores: the processes share cores, which is slower than --nproc {cores}."
+        return f"{flag} {nproc} on {cores} CPU cores: the processes share cores, which is slower than {flag} {cores}."
     return None
 
 
@@ -244,12 +258,13 @@ def slurm_as_torchrun(environ: Mapping[str, str]) -> dict[str, str]:
 
 def first_host(hosts: str) -> str:
     """The first name of a Slurm host list: ``gpu[003-007,9],head`` gives ``gpu003``."""
-    match = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", hosts)
+    # Up to the first comma outside of brackets; a name may have several: rack[1-2]node[1-4].
+    match = re.match(r"[^,\[](?:[^,\[]|\[[^\]]*\])*", hosts)
     if match is None:
         raise ConfigError(
             f"SLURM_JOB_NODELIST is {hosts!r}, which names no host: set MASTER_ADDR to the first node."
         )
-    return "".join(part or "" for part in match.groups())
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", match[0])
 
 
 def _check_numbers(spec: LaunchSpec) -> None:

@@ -90,6 +90,26 @@ def test_more_processes_than_cores_are_warned_about_up_to_eight_per_core():
     assert process_count_warning(32, device="cpu", cores=4, cuda_devices=0)
 
 
+def test_what_another_launcher_started_is_reported_with_its_own_flag():
+    given = {"device": "cpu", "cores": 4, "cuda_devices": 0}
+    said = process_count_warning(5, launcher="torchrun", **given)
+    assert "slower than torchrun --nproc-per-node 4" in said and " --nproc " not in said
+    with pytest.raises(ConfigError, match="at most srun --ntasks-per-node 32"):
+        process_count_warning(33, launcher="srun", **given)
+    with pytest.raises(ConfigError, match="use torchrun --nproc-per-node 1, or --device cpu"):
+        make_plan(LaunchSpec(device="cuda"), TORCHRUN, machine=Machine(cores=16, cuda_devices=1))
+
+
+def test_a_device_s_number_is_for_one_process():
+    assert make_plan(LaunchSpec(device="cuda:1"), {}, machine=GPU).device == "cuda:1"
+    for spec, environ in (
+        (LaunchSpec(nproc=2, device="cuda:1"), {}),
+        (LaunchSpec(device="cuda:1"), TORCHRUN),
+    ):
+        with pytest.raises(ConfigError, match=r"names one device.*device='cuda'"):
+            make_plan(spec, environ, machine=GPU)
+
+
 def test_threads_are_an_equal_share_of_the_cores_and_at_least_one():
     assert [threads_per_process(None, cores=4, nproc=n) for n in (1, 2, 3, 4, 9)] == [4, 2, 1, 1, 1]
     assert threads_per_process(7, cores=4, nproc=4) == 7
@@ -163,6 +183,7 @@ def test_a_slurm_task_uses_all_the_cores_that_it_is_bound_to():
         ("a,b", "a"),
         ("gpu[003-007,9],head", "gpu003"),
         ("n[1,3]-ib", "n1-ib"),
+        ("rack[1-2]node[03-04],other", "rack1node03"),
         ("r1-n2,r1-n3", "r1-n2"),
     ],
 )
@@ -178,6 +199,11 @@ def test_foreign_variables_are_named_and_own_ones_are_not():
 def test_several_processes_elsewhere_than_on_linux_come_with_a_sentence():
     plan = make_plan(LaunchSpec(nproc=2), {}, machine=Machine(4, 0, system="darwin"))
     assert "Linux only" in str(plan.warning)
+
+
+def test_no_sentence_of_a_plan_replaces_another():
+    plan = make_plan(LaunchSpec(nproc=5), {}, machine=Machine(4, 0, system="darwin"))
+    assert "share cores" in plan.warning and "Linux only" in plan.warning
 
 
 def test_chosen_gpus_count_among_those_that_a_scheduler_left_visible():
