@@ -125,7 +125,12 @@ def _require_same_network(path: str | Path, first: LoadedModel, *, other: Loaded
         {name: tensor.shape for name, tensor in network.model.state_dict().items()}
         for network in (first, other)
     ]
-    if shapes[0] != shapes[1] or first.classes != other.classes:
+    # Activations and kinds of normalisation have no shapes.
+    built = [
+        [getattr(network.config, name) for name in ("model", "model_args", "norm")]
+        for network in (first, other)
+    ]
+    if shapes[0] != shapes[1] or built[0] != built[1] or first.classes != other.classes:
         raise CheckpointError(
             f"{path} is another network than the first, or has other classes; weights can only be averaged between checkpoints "
             "of one network. Its probabilities can be: name the checkpoints A,B as an ensemble."

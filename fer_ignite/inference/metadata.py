@@ -14,6 +14,8 @@ FORMAT = 1
 KEY = "fer_ignite"  # of the metadata, as JSON, in every format's own metadata
 INPUT, OUTPUT = "faces", "probabilities"
 
+_LARGEST_PX = 4096
+
 _TYPES: Mapping[str, Any] = {
     "classes": list,
     "preprocessing": dict,
@@ -134,9 +136,12 @@ def _problem(values: Any) -> str | None:
     if not usable_temperature(values["temperature"]):
         return f"the temperature is {values['temperature']}, not within {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"
     sizes = values["preprocessing"]
+    stored_px = sizes.get("stored_px", 0)
     if (
-        not 1 <= sizes["resize_px"] <= 4096
-        or not isinstance(sizes.get("stored_px", 0), int)
+        not 1 <= sizes["resize_px"] <= _LARGEST_PX
+        or not 1 <= sizes["image_px"] <= _LARGEST_PX
+        or not isinstance(stored_px, int)
+        or not 0 <= stored_px <= _LARGEST_PX
         or sizes["channels"] not in (1, 3)
     ):
         return "its faces have an impossible size"

@@ -68,6 +68,12 @@ class OnnxModel:
             "onnxruntime", extra="export", purpose="predicting with an .onnx file"
         )
         self.session = _opened(runtime, path, providers=_providers(runtime, device))
+        if device == "cuda" and "CUDAExecutionProvider" not in self.session.get_providers():
+            # onnxruntime falls back to the CPU by itself.
+            raise ConfigError(
+                "--device cuda: onnxruntime can't load its CUDA part; install the CUDA and cuDNN versions that it needs, or leave "
+                "--device out."
+            )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.record = ExportMetadata.from_json(metadata.get(KEY), name=printable(path))
         self.classes = self.record.classes

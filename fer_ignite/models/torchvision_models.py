@@ -20,6 +20,11 @@ from fer_ignite.models.spec import NetworkSpec
 __all__ = ["DropoutLinear", "build_zoo_model", "zoo_names"]
 
 
+# Their published weights expect images in -1..1, which torchvision makes of ImageNet-normalised ones (transform_input).
+_STEM_OF_OWN_SCALE = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
 class DropoutLinear(nn.Linear):
     """A linear layer behind dropout that keeps its parameters' names, so that weights load with and without dropout."""
 
@@ -115,10 +120,28 @@ def _load_published(model: nn.Module, name: str, *, image_px: int | None) -> Non
     gaps = [
         key for key in gaps if not key.startswith(head) and not key.endswith("num_batches_tracked")
     ]
+    if name in _STEM_OF_OWN_SCALE and not getattr(model, "transform_input", False):
+        _take_imagenet_scale(model.get_submodule(_STEM_OF_OWN_SCALE[name]))
     if gaps:
         raise ConfigError(
             f"--pretrained: the file of {name} lacks {len(gaps)} entries, first {gaps[0]}; remove it."
         )
+
+
+def _take_imagenet_scale(stem: Any) -> None:
+    """Folds the step from ImageNet's normalisation to -1..1 into a convolution and its batch normalisation.
+
+    In the weights, not by torchvision's flag: a checkpoint is loaded without it, and gray has no three channels to transform.
+    Exact but for a padded border.
+    """
+    mean_C11, std_C11 = (
+        torch.tensor(values).view(3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD)
+    )
+    with torch.no_grad():
+        weight_OCHW = stem.conv.weight
+        shift_O = (weight_OCHW * ((mean_C11 - 0.5) / 0.5)).sum(dim=(1, 2, 3))
+        stem.bn.running_mean -= shift_O
+        weight_OCHW *= std_C11 / 0.5
 
 
 def _fetch(weights: Any, name: str) -> dict[str, Any]:

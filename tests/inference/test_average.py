@@ -72,6 +72,12 @@ def test_what_can_t_be_averaged_is_refused(kept, tiny, tmp_path):
     other = tmp_path / "run" / "checkpoints" / "best.pt"
     with pytest.raises(CheckpointError, match="another network"):
         average_checkpoints([tops(kept)[0], other], tmp_path / "a.pt", quiet=True)
+    content = load_checkpoint(tops(kept)[1])
+    content["config"]["model_args"] = {**content["config"]["model_args"], "activation": "silu"}
+    with (tmp_path / "silu.pt").open("wb") as file:
+        write_checkpoint(content, file)
+    with pytest.raises(CheckpointError, match="another network"):
+        average_checkpoints([tops(kept)[0], tmp_path / "silu.pt"], tmp_path / "a.pt", quiet=True)
     with pytest.raises(CheckpointError, match=r"m\.onnx is an exported file"):
         average_checkpoints([tops(kept)[0], "m.onnx"], tmp_path / "a.pt", quiet=True)
 

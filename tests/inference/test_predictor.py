@@ -1,6 +1,7 @@
 """The Python functions refuse what they can't use, in a sentence, before anything is read."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fer_ignite.config import Config
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.data.images import require_faces
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
+from fer_ignite.inference import onnx
 from fer_ignite.inference.predictor import open_predictor
 from fer_ignite.weights import shipped_checkpoint
 
@@ -214,6 +216,23 @@ def test_a_recogniser_takes_arrays_of_its_channels():
 def test_evaluate_checks_its_options_before_the_checkpoint(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         evaluate("nowhere.pt", **options)
+
+
+def test_views_are_not_given_to_an_open_predictor(face):
+    opened = SimpleNamespace(
+        classes=("sad",), channels=1, side_px=48, resize_mode="squash", probabilities=len
+    )
+    with pytest.raises(ConfigError, match="tta='flip': an open predictor has views of its own"):
+        predict(opened, face, tta="flip")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused_where_cuda_was_named(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx, "_providers", lambda runtime, device: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnx, "_opened", lambda runtime, path, providers: session)
+    with pytest.raises(ConfigError, match="onnxruntime can't load its CUDA part"):
+        onnx.OnnxModel("m.onnx", device="cuda")
 
 
 def test_train_and_build_session_take_a_config_and_functions():

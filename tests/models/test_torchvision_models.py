@@ -1,4 +1,5 @@
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from fer_ignite.errors import ConfigError
 from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.registry import build_model
-from fer_ignite.models.torchvision_models import DropoutLinear, zoo_names
+from fer_ignite.models.torchvision_models import DropoutLinear, _take_imagenet_scale, zoo_names
 
 # One of each family that builds its ends in another way, and the image side it is tried with.
 FAMILIES = {
@@ -156,6 +157,22 @@ def test_auxiliary_heads_in_the_published_file_are_left_out(hub):
 
 
 @pytest.mark.slow
+def test_weights_for_another_scale_give_what_torchvision_s_own_transform_gave():
+    torch.manual_seed(0)
+    stem = torchvision.models.googlenet(init_weights=False, aux_logits=False).conv1.eval()
+    stem.bn.running_mean.normal_()
+    images_BCHW = torch.randn(1, 3, 32, 32)
+    given_BCHW = torchvision.models.GoogLeNet._transform_input(
+        SimpleNamespace(transform_input=True), images_BCHW
+    )
+    with torch.no_grad():
+        expected = stem(given_BCHW)
+        _take_imagenet_scale(stem)
+        found = stem(images_BCHW)
+    inside = (..., slice(2, -2), slice(2, -2))  # the border is padded with other zeros
+    torch.testing.assert_close(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
+
+
 def test_vit_positions_are_interpolated_to_the_image_side(hub):
     put_weights(hub, "vit_b_32", torchvision.models.vit_b_32().state_dict())
     model = build("vit_b_32", pretrained=True, image_px=96)
