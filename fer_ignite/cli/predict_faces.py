@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -26,7 +26,7 @@ _BOX = ("left", "top", "width", "height", "score")
 
 def open_face_rows(
     predictor: Callable[[], Predictor],
-    files: Iterable[str],
+    files: Sequence[str],
     *,
     faces: str,
     topk: int,
@@ -47,7 +47,7 @@ def open_face_rows(
     load_opencv()
     found, annotated_output = (
         open_detector(detector or "mtcnn"),
-        None if save_annotated is None else AnnotatedOutput(save_annotated),
+        None if save_annotated is None else AnnotatedOutput(save_annotated, sources=files),
     )
     reader = FaceReader(predictor(), found, margin=margin, batch_size=batch_size)
     picker = None

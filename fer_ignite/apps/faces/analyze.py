@@ -15,7 +15,7 @@ from PIL import Image
 from fer_ignite.apps.faces.annotated_output import AnnotatedOutput, VideoFile
 from fer_ignite.apps.faces.drawing import draw_faces_on_image
 from fer_ignite.apps.faces.face_reader import FaceReader, FaceReading
-from fer_ignite.apps.faces.video import FrameResult, iter_video_results
+from fer_ignite.apps.faces.video import BATCH_BYTES, MOST_PICTURES, FrameResult, iter_video_results
 from fer_ignite.apps.faces.video_source import VideoSource, is_video, is_webcam, open_video
 from fer_ignite.data.images import fit_image, printable, read_image
 from fer_ignite.errors import DataError
@@ -24,10 +24,6 @@ from fer_ignite.inference.photographs import FacePicker
 __all__ = ["FaceRow", "iter_face_rows"]
 
 Picture = NDArray[np.uint8]
-
-# Pictures are read ahead for one pass of the networks: 16, or fewer where they are large.
-_BATCH_BYTES = 64 << 20
-_MOST_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def iter_face_rows(
             continue
         waiting.append((source, _picture(source)))
         pixels = sum(picture.nbytes for _, picture in waiting if not isinstance(picture, DataError))
-        if len(waiting) == _MOST_PICTURES or pixels > _BATCH_BYTES:
+        if len(waiting) == MOST_PICTURES or pixels > BATCH_BYTES:
             yield from read(waiting)
             waiting = []
     yield from read(waiting)

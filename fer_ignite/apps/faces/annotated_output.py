@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ _LONGEST_STEM_BYTES = 200  # file systems end at 255
 class AnnotatedOutput:
     """A folder for annotated pictures and videos: ``a.jpg`` becomes ``a.faces.jpg``, a second ``a.jpg`` ``a.faces-2.jpg``.
 
+    Args:
+        sources: files that are never replaced, besides the one that is annotated.
     Raises:
         ConfigError: the folder can't be made or written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, sources: Iterable[str] = ()) -> None:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +46,7 @@ class AnnotatedOutput:
                 f"--save-annotated: {shown(folder)} is not yours to write; name another folder."
             )
         self._given: set[str] = set()
+        self._sources = {found for source in sources if (found := _identity(source)) is not None}
 
     def write_picture(self, source: str, image_HW3: NDArray[np.uint8]) -> Path:
         """A JPEG where the source is one, else a PNG; replaces an earlier one of the same name.
@@ -69,7 +73,8 @@ class AnnotatedOutput:
         # Cut in bytes, the unit of the limit; half a character survives fsdecode and fsencode as surrogates.
         stem = os.fsdecode(os.fsencode(Path(source).stem)[:_LONGEST_STEM_BYTES]) + ".faces"
         number, name = 1, stem + suffix
-        while name in self._given or _is_same(self.folder / name, source):
+        kept = self._sources | {_identity(source)}
+        while name in self._given or _identity(self.folder / name) in kept - {None}:
             number += 1
             name = f"{stem}-{number}{suffix}"
         self._given.add(name)
@@ -121,8 +126,10 @@ class VideoFile:
             )
 
 
-def _is_same(path: Path, source: str) -> bool:
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode, equal for all names of a file; None where there is none, as of a webcam."""
     try:
-        return os.path.samefile(path, source)
-    except OSError:
-        return False
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

@@ -18,6 +18,7 @@ from fer_ignite.imports import is_object_name, load_object
 __all__ = ["DETECTORS", "Box", "Detector", "open_detector"]
 
 DETECTORS = ("mtcnn",)
+_LEAST_MARGIN, _MOST_MARGIN = -0.4, 2.0  # as of --margin
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Box:
     score: float = 1.0
     landmarks: tuple[tuple[float, float], ...] | None = None
 
+    @property
+    def area(self) -> float:
+        """In square pixels."""
+        return self.width * self.height
+
+    def intersection(self, other: Box) -> float:
+        """The area that both boxes cover, in square pixels."""
+        width = min(self.left + self.width, other.left + other.width) - max(self.left, other.left)
+        height = min(self.top + self.height, other.top + other.height) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
 
 Detector = Callable[[Sequence[NDArray[np.uint8]]], list[list[Box]]]
 
@@ -47,7 +59,8 @@ def open_detector(name: str = "mtcnn") -> Detector:
 
     Args:
         name: a built-in's (see ``DETECTORS``), or ``package.module:function`` of the user's own, which answers with
-            boxes or with (left, top, width, height[, score]). Where it has an attribute ``margin``, faces are cut with it.
+            boxes or with (left, top, width, height[, score]), and with None or an empty list where a picture has no face. Where
+            it has an attribute ``margin``, faces are cut with it.
     Raises:
         ConfigError: there is no such detector, or its library is not installed.
     """
@@ -72,7 +85,7 @@ class _Checked:
 
     def __init__(self, function: Callable[[Sequence[NDArray[np.uint8]]], Any], name: str) -> None:
         self.function, self.name = function, name
-        self.margin = float(getattr(function, "margin", 0.0))
+        self.margin = self._margin(getattr(function, "margin", 0.0))
 
     def __call__(self, images_HW3: Sequence[NDArray[np.uint8]]) -> list[list[Box]]:
         try:
@@ -88,7 +101,31 @@ class _Checked:
             raise ConfigError(
                 f"--detector {self.name} answered {len(answers)} lists for {len(images_HW3)} pictures; one for each is needed."
             )
-        return [[self._box(box) for box in boxes] for boxes in answers]
+        return [[self._box(box) for box in self._boxes(boxes)] for boxes in answers]
+
+    def _margin(self, given: Any) -> float:
+        try:
+            margin = float(given)
+        except (TypeError, ValueError):
+            margin = math.nan
+        if not _LEAST_MARGIN <= margin <= _MOST_MARGIN:
+            raise ConfigError(
+                f"--detector {self.name} has the margin {str(given)[:80]!r}; it is a number from {_LEAST_MARGIN} to {_MOST_MARGIN}, a share of a box's longer side."
+            )
+        return margin
+
+    def _boxes(self, answer: Any) -> list[Any]:
+        """The boxes of one picture."""
+        if answer is None:
+            return []
+        try:
+            return list(answer)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # inside a generator of the user's
+            raise ConfigError(
+                f"--detector {self.name} answered {str(answer)[:80]!r} for a picture; it is a list of boxes, empty or None without faces."
+            ) from None
 
     def _box(self, answer: Any) -> Box:
         try:

@@ -232,10 +232,4 @@ def _as_boxes(boxes_B4: Floats, scores_B: Floats, *, points_B10: Floats) -> list
 
 def _shared(first: Box, second: Box) -> float:
     """Intersection over the smaller of two areas."""
-    width = min(first.left + first.width, second.left + second.width) - max(first.left, second.left)
-    height = min(first.top + first.height, second.top + second.height) - max(first.top, second.top)
-    return (
-        max(0.0, width)
-        * max(0.0, height)
-        / min(first.width * first.height, second.width * second.height)
-    )
+    return first.intersection(second) / min(first.area, second.area)

@@ -9,6 +9,8 @@ from fer_ignite.apps.faces.face_reader import FaceReading
 
 __all__ = ["FaceTracker", "TrackedFace", "overlap"]
 
+_MOST_MISSED = 2
+
 
 @dataclass(frozen=True)
 class TrackedFace:
@@ -23,6 +25,7 @@ class _Track:
     number: int
     seen_s: float
     reading: FaceReading
+    missed: int = 0  # looks since the last sighting
 
 
 class FaceTracker:
@@ -35,7 +38,8 @@ class FaceTracker:
     Args:
         smooth_seconds: seconds; 0 = no smoothing.
         iou_threshold: share of their common area (intersection over union) from which two boxes are one face.
-        patience_s: a face that is away for longer gets a new number.
+        patience_s: a face that is away for longer, and is missed at two looks or more, gets a new number. The looks count too
+            because with few of them one that misses a face, or none, is longer than any patience in seconds.
     """
 
     def __init__(
@@ -56,8 +60,14 @@ class FaceTracker:
             time_s: the frame's; never less than the one before.
         """
         # Before the match: a face that comes back later must not get its old number and old probabilities.
-        self._tracks = [track for track in self._tracks if time_s - track.seen_s <= self.patience_s]
+        self._tracks = [
+            track
+            for track in self._tracks
+            if time_s - track.seen_s <= self.patience_s or track.missed < _MOST_MISSED
+        ]
         track_of = self._matched(readings)
+        for track in self._tracks:
+            track.missed += 1  # back to 0 below where it is seen
         return [
             self._seen(track_of.get(place), time_s, reading=reading)
             for place, reading in enumerate(readings)
@@ -96,12 +106,11 @@ class FaceTracker:
                 for name, p in reading.probabilities.items()
             }
             track.seen_s, track.reading = time_s, FaceReading(reading.box, mixed)
+            track.missed = 0
         return TrackedFace(track.number, track.reading)
 
 
 def overlap(first: Box, second: Box) -> float:
     """Intersection over union of two boxes, in [0, 1]."""
-    width = min(first.left + first.width, second.left + second.width) - max(first.left, second.left)
-    height = min(first.top + first.height, second.top + second.height) - max(first.top, second.top)
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / (first.width * first.height + second.width * second.height - shared)
+    shared = first.intersection(second)
+    return shared / (first.area + second.area - shared)

@@ -11,8 +11,9 @@ from fer_ignite.apps.faces.video_source import Frame, VideoSource
 
 __all__ = ["FrameResult", "iter_video_results"]
 
-_BATCH_BYTES = 64 << 20
-_MOST_LOOKS = 16
+# Pictures are read ahead for one pass of the networks: 16, or fewer where they are large.
+BATCH_BYTES = 64 << 20
+MOST_PICTURES = 16
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def iter_video_results(
 
 def _chunk_length(video_source: VideoSource, frame_stride: int, *, all_pixels: bool) -> int:
     """Frames that are read before the networks run, within a bound on memory."""
-    kept = max(1, _BATCH_BYTES // (3 * video_source.width * video_source.height))
-    looks = min(_MOST_LOOKS, kept if not all_pixels else max(1, kept // frame_stride))
+    kept = max(1, BATCH_BYTES // (3 * video_source.width * video_source.height))
+    looks = min(MOST_PICTURES, kept if not all_pixels else max(1, kept // frame_stride))
     return looks * frame_stride
 
 

@@ -43,6 +43,16 @@ def test_a_source_in_the_same_folder_is_never_overwritten(tmp_path):
     assert source.read_bytes() == b"mine"
 
 
+def test_no_other_source_is_overwritten(tmp_path):
+    sources = [str(tmp_path / name) for name in ("x.png", "x.faces.png")]
+    for source in sources:
+        Image.fromarray(PICTURE).save(source)
+    annotated_output = AnnotatedOutput(tmp_path, sources=[*sources, "webcam:0"])
+    names = [annotated_output.write_picture(source, 255 - PICTURE).name for source in sources]
+    assert names == ["x.faces-2.png", "x.faces.faces.png"]
+    assert (np.asarray(Image.open(sources[1])) == PICTURE).all()
+
+
 def test_names_that_are_odd_or_too_long_are_written(tmp_path):
     annotated_output = AnnotatedOutput(tmp_path)
     for name in (

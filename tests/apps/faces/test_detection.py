@@ -70,11 +70,28 @@ def not_finite(images):
     return [[Box(1, 2, float("nan"), 4)] for _ in images]
 
 
+def no_list(images):
+    return [5 for _ in images]
+
+
+def margin_of_letters(images):
+    return [[] for _ in images]
+
+
+def none_found(images):
+    return [None for _ in images]
+
+
+def raising_late(images):
+    return [(len(None) for _ in images)]
+
+
 def raising(images):
     return [len(None)]
 
 
 two_boxes.margin = 0.25
+margin_of_letters.margin = "wide"
 number = 3
 
 
@@ -96,6 +113,8 @@ def test_a_user_s_own_function_answers_boxes_or_tuples(coffee):
         ("too_few", "answered 0 lists for 1 pictures"),
         ("no_boxes", r"'\(1, 2\)' for a box"),
         ("not_finite", "nan"),
+        ("no_list", "'5' for a picture"),
+        ("margin_of_letters", "margin 'wide'; it is a number"),
     ],
 )
 def test_a_user_s_wrong_answer_is_reported(coffee, name, said):
@@ -104,8 +123,13 @@ def test_a_user_s_wrong_answer_is_reported(coffee, name, said):
 
 
 def test_an_error_inside_a_user_s_function_keeps_its_traceback(coffee):
-    with pytest.raises(TypeError, match="NoneType"):
-        own("raising")([coffee])
+    for name in ("raising", "raising_late"):
+        with pytest.raises(TypeError, match="NoneType"):
+            own(name)([coffee])
+
+
+def test_a_user_s_function_may_answer_none_for_a_picture_without_faces(coffee):
+    assert own("none_found")([coffee, coffee]) == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -65,5 +65,13 @@ def test_a_face_that_was_away_too_long_is_a_new_one():
     tracker.update(0.0, [face(0, 1)])
     assert tracker.update(0.5, []) == []
     assert tracker.update(1.0, [face(0, 0)])[0].track == 1
+    assert tracker.update(1.5, []) == tracker.update(2.0, []) == []
     seen = tracker.update(2.1, [face(0, 0)])[0]
     assert seen.track == 2 and seen.reading.probabilities["happy"] == 0
+
+
+def test_looks_that_are_seconds_apart_continue_a_track_and_may_miss_it_once():
+    """--frame-stride 30 at 29.97 frames a second looks every 1.001 s, longer than the patience."""
+    tracker, looks = FaceTracker(patience_s=1), [1, 1, 0, 1, 0, 0, 1]
+    seen = [tracker.update(1.001 * n, [face(0, 1)] * found) for n, found in enumerate(looks)]
+    assert [[one.track for one in faces] for faces in seen] == [[1], [1], [], [1], [], [], [2]]
