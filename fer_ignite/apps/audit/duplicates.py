@@ -91,7 +91,7 @@ def _label_disagreement(copies: Copies, labels_N: Numbers) -> float:
     first_N = np.flatnonzero((copies.exact_N == np.arange(len(labels_N))) & ~copies.flat_N)
     _, group_N = np.unique(copies.near_N[first_N], return_inverse=True)
     counts_GK = np.zeros((int(group_N.max(initial=0)) + 1, int(labels_N.max(initial=0)) + 1))
-    np.add.at(counts_GK, (group_N.reshape(-1), labels_N[first_N]), 1)
+    np.add.at(counts_GK, (group_N, labels_N[first_N]), 1)
     size_G = counts_GK.sum(axis=1)
     pairs = float((size_G * (size_G - 1) / 2).sum())
     same = float((counts_GK * (counts_GK - 1) / 2).sum())
@@ -127,7 +127,7 @@ def _averaging(length: int, side: int) -> NDArray[np.float32]:
 def _first_members(groups_N: Numbers) -> Numbers:
     """The groups under another number: the place of each one's first member."""
     _, first_G, group_N = np.unique(groups_N, return_index=True, return_inverse=True)
-    return first_G[group_N.reshape(-1)].astype(np.int64)
+    return first_G[group_N].astype(np.int64)
 
 
 def _joined(groups_N: Numbers, pairs_P2: Numbers) -> Numbers:

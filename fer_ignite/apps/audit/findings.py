@@ -4,6 +4,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -14,6 +15,7 @@ from fer_ignite.apps.audit.duplicates import Copies, differs_in, same_person
 from fer_ignite.apps.audit.label_issues import LabelIssues
 from fer_ignite.data.cache.format import DatasetCache
 from fer_ignite.data.exclude_list import formula_safe
+from fer_ignite.data.images import FORMAT_OF_SUFFIX
 from fer_ignite.data.samples import SPLITS
 
 __all__ = ["KINDS", "Finding", "as_csv", "collect", "group_majority"]
@@ -32,6 +34,11 @@ KINDS = (
 )
 
 _YES_NO = ("no", "yes")
+
+# As the dataset cache lists what it can't use. A file's name may hold ": ", and ends with its suffix.
+_NAME_AND_REASON = re.compile(
+    rf"(.*?(?:{'|'.join(map(re.escape, FORMAT_OF_SUFFIX))})|.*?): (.*)", re.DOTALL | re.IGNORECASE
+)
 
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -142,8 +149,8 @@ def _has_copies(groups_N: Numbers) -> Flags:
 
 def _broken(cache: DatasetCache) -> list[Finding]:
     """Files that can't be read: they are not in the dataset cache, so there is nothing to leave out."""
-    parts = [text.partition(": ") for text in cache.manifest["skipped"]]
-    return [Finding(id=name, kinds="broken", note=reason) for name, _, reason in parts]
+    parts = [_NAME_AND_REASON.fullmatch(text) for text in cache.manifest["skipped"]]
+    return [Finding(id=part[1], kinds="broken", note=part[2]) for part in parts if part is not None]
 
 
 def _advice(
@@ -182,7 +189,6 @@ def _advice(
 def group_majority(groups_N: Numbers, labels_N: Numbers, *, num_classes: int) -> Numbers:
     """int64 [N]: the label that more than half of an image's group has, else -1."""
     _, group_N = np.unique(groups_N, return_inverse=True)
-    group_N = group_N.reshape(-1)
     counts_GK = np.zeros((int(group_N.max()) + 1, num_classes), dtype=np.int64)
     np.add.at(counts_GK, (group_N, labels_N), 1)
     majority_G = np.where(

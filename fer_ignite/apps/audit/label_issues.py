@@ -102,9 +102,7 @@ def auroc(scores_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) -> float:
         return float("nan")
     _, place_N, count_V = np.unique(scores_N, return_inverse=True, return_counts=True)
     rank_V = np.cumsum(count_V) - (count_V - 1) / 2
-    return float(
-        (rank_V[place_N.reshape(-1)][wrong_N].sum() - wrong * (wrong + 1) / 2) / (wrong * right)
-    )
+    return float((rank_V[place_N][wrong_N].sum() - wrong * (wrong + 1) / 2) / (wrong * right))
 
 
 def _score_with_cleanlab(

@@ -152,10 +152,15 @@ def _groups(title: str, kind: str, *, findings: Sequence[Finding], cache: Datase
     groups = [list(group) for _, group in groupby(members, key=lambda finding: finding.group)]
     groups.sort(key=lambda group: -len(group))
     drawn = "".join(
-        f'<div class="group">{_faces(group[:_MOST_IN_GROUP], cache)}</div>'
+        f'<div class="group">{_faces(group[:_MOST_IN_GROUP], cache)}{_more(group)}</div>'
         for group in groups[:_MOST_GROUPS]
     )
     return _section(title, f"Groups: {_shown(len(groups), _MOST_GROUPS)}", content=drawn)
+
+
+def _more(group: Sequence[Finding]) -> str:
+    left = len(group) - _MOST_IN_GROUP
+    return f"<p>and {left} more of group {escape(group[0].group)}</p>" if left > 0 else ""
 
 
 def _broken(findings: Sequence[Finding]) -> str:

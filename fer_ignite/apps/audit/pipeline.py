@@ -38,6 +38,7 @@ from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
 from fer_ignite.inference.loaded_model import find_run_dir, load_model
 from fer_ignite.inference.onnx import refuse_onnx
+from fer_ignite.inference.request import is_same_source
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.terminal import progress, status
 
@@ -336,9 +337,10 @@ def _score_with_checkpoint(
         "has seen, so all of train count as seen."
     )
     # A use of test: its labels are judged by the runs' networks. The small networks have no run to log in.
-    folders = [find_run_dir(member.path) for member in ensemble_members(checkpoint)]
-    for folder in folders if len(dataset.indices["test"]) else ():
-        if folder is None:
+    members = zip(ensemble_members(checkpoint), network.networks, strict=True)
+    for name, member in members if len(dataset.indices["test"]) else ():
+        folder = find_run_dir(name.path)
+        if folder is None or not _is_own_data(member.checkpoint, dataset):
             continue
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -350,6 +352,13 @@ def _score_with_checkpoint(
         send_test_access(folder)
     return _LabelScores(
         probabilities_NK, np.ones(len(all_N), dtype=np.bool_), seen_N, checkpoint, warning
+    )
+
+
+def _is_own_data(checkpoint: Mapping[str, Any], dataset: FaceDataset) -> bool:
+    """Whether the images are those that the checkpoint's run read, maybe with other labels or splits."""
+    return checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
+        dataset.source, str(checkpoint["config"].get("data", ""))
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fer_ignite.apps.audit.duplicates import Copies, find_copies, same_person
-from fer_ignite.apps.audit.findings import KINDS, as_csv, collect, group_majority
+from fer_ignite.apps.audit.findings import KINDS, _broken, as_csv, collect, group_majority
 from fer_ignite.apps.audit.label_issues import LabelIssues, find_label_issues
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.cache.lookup import open_or_build
@@ -141,6 +141,21 @@ def test_a_blank_is_blank_and_nothing_else_is_said_of_it(cache_from_images, blob
 def test_more_than_half_makes_a_majority():
     groups, labels = np.array([0, 0, 0, 3, 3, 5]), np.array([1, 1, 0, 0, 1, 2])
     assert group_majority(groups, labels, num_classes=3).tolist() == [1, 1, 1, -1, -1, 2]
+
+
+def test_a_broken_file_keeps_its_whole_name_whatever_it_holds(cache_from_images, blob):
+    cache = cache_from_images(
+        {
+            "train/happy/a": blob(0),
+            "train/sad/a": blob(1),
+            "train/happy/b: c": b"no picture",
+            "train/sad/e.f: g": b"",
+        },
+        bad_images="skip",
+    )
+    rows = list(csv.DictReader(io.StringIO(as_csv(_broken(cache)))))
+    assert [row["id"] for row in rows] == ["train/happy/b: c.png", "train/sad/e.f: g.png"]
+    assert all(row["note"] and ".png" not in row["note"] for row in rows)
 
 
 def test_no_cell_is_a_formula(cache_from_images, blob):

@@ -52,6 +52,23 @@ def test_names_from_the_data_are_text_and_never_markup(cache_from_images, blob):
     assert "&lt;script&gt;alert(1)" in page and "1 &lt; 2" in page and "&amp;0" in page
 
 
+def test_a_large_group_states_how_many_faces_are_not_shown(cache_from_images, blob):
+    cache = cache_from_images(
+        {f"train/{('happy', 'sad')[i % 2]}/{i}": blob(0 if i < 10 else i) for i in range(12)}
+    )
+    issues = LabelIssues(np.full(12, np.nan), np.zeros(12, dtype=bool), np.array(cache.labels))
+    findings = collect(
+        cache, find_copies(cache), issues=issues, seen_N=np.zeros(12, dtype=bool), drop_above=0.7
+    )
+    page = draw_page(
+        {"data": "x", "balance": {"train": cache.manifest["counts"]["train"]}},
+        [],
+        findings=findings,
+        cache=cache,
+    )
+    assert page.count("<img") == 8 and "and 2 more of group" in page
+
+
 def test_the_page_fetches_nothing_and_every_face_has_a_text(cache_from_images, blob):
     tags = Tags()
     tags.feed(page_of(cache_from_images, blob))

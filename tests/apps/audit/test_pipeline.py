@@ -174,6 +174,7 @@ def test_a_checkpoint_that_has_seen_train_is_said_so(finished_run, tiny, tmp_pat
         tiny(data="demo:140"), AuditRequest(checkpoint=best, out=str(tmp_path / "b"), tta="none")
     )
     assert "other data" in other["labels"]["warning"]
+    assert (finished_run / "test_access.jsonl").read_text().count("\n") == looks + 1
 
 
 @pytest.mark.slow
@@ -270,6 +271,25 @@ def test_what_any_member_of_an_ensemble_was_trained_on_counts_as_seen(finished_r
     test_N = np.isin(np.arange(700), dataset.indices["test"])
     assert (scored.seen_N == ~test_N).all() and "may have fitted" in scored.warning
     assert [(run / log).read_text().count("\n") for run in runs] == [n + 1 for n in before]
+
+
+def test_only_runs_of_the_audited_data_log_a_use_of_their_test_split(finished_run, tmp_path):
+    config = check({"data": "demo:140", "quiet": True})
+    dataset = open_dataset(config, find_cache(config)[0])
+    runs = [tmp_path / name for name in ("other", "own")]
+    for run in runs:
+        shutil.copytree(finished_run, run)
+    best = runs[1] / "checkpoints" / "best.pt"
+    content = load_checkpoint(best)
+    with best.open("wb") as file:
+        settings = {**content["config"], "data": "demo:140", "split_seed": 5}
+        write_checkpoint({**content, "config": settings}, file)
+    log = "test_access.jsonl"
+    before = [(run / log).read_text().count("\n") for run in runs]
+    name = ",".join(str(run / "checkpoints" / "best.pt") for run in runs)
+    _score_with_checkpoint(dataset, AuditRequest(tta="none"), checkpoint=name)
+    after = [(run / log).read_text().count("\n") for run in runs]
+    assert after == [before[0], before[1] + 1]
 
 
 def test_networks_learn_from_groups_that_val_and_test_share_only_where_nothing_else_is_left():
