@@ -283,7 +283,7 @@ class Mirror:
         return {name: entry for name, entry in there.items() if not is_run_file(name)}
 
     def _merge_test_accesses(self, there: Mapping[str, Entry]) -> None:
-        """Takes up the looks at test that evaluations elsewhere have noted in the store since the last upload."""
+        """Takes up the test evaluations that evaluations elsewhere have noted in the store since the last upload."""
         if TEST_ACCESS_NAME in there and TEST_ACCESS_NAME not in self._sent:
             content = self._store.read(TEST_ACCESS_NAME)
             RunDir(self._folder).merge_test_accesses(content or b"")
@@ -355,7 +355,7 @@ class Mirror:
 def _order(name: str) -> tuple[int, int, str]:
     """Rank of a file in a pass; of resume points the newest comes first."""
     step = step_of(name, folder="checkpoints/")
-    # The looks at test were merged with the store's just before: their upload follows at once.
+    # The test evaluations were merged with the store's just before: their upload follows at once.
     if name in (RUN_ID_NAME, TEST_ACCESS_NAME, "config.yaml", "config.schema.json"):
         return 0, 0, name
     if step is not None:

@@ -29,7 +29,7 @@ __all__ = ["local_checkpoint", "run_url", "send_test_access", "source_of_downloa
 
 _SMALL = 16 << 20
 _CHECKPOINT_SUFFIXES = (".pt", ".onnx")
-_NOTES = 6  # trials to note a look at test
+_NOTES = 6  # trials to note a test evaluation
 _NOTE_WAIT_S = 0.3
 _RECORD = ".entries.json"
 
@@ -73,7 +73,7 @@ def send_test_access(folder: RunDir) -> None:
         CheckpointError: the store refuses.
     """
     if (url := source_of_download(folder.path)) is not None:
-        with refused_as(CheckpointError, "the look at test can't be noted"):
+        with refused_as(CheckpointError, "the test evaluation can't be noted"):
             _note(Store(url), folder)
 
 
@@ -166,7 +166,7 @@ def _bring_up_to_date(
     # Without the new files until they are here: a download that was cut short is repeated.
     write_json_durably(record, {"url": store.url, "entries": kept})
     arriving = folder / f".downloading-{secrets.token_hex(4)}"
-    # A look at test that an earlier evaluation could not upload stays in this copy.
+    # A test evaluation that an earlier evaluation could not upload stays in this copy.
     log = RunDir(folder).test_access
     looks = log.read_bytes() if RUN_ID_NAME in kept and log.exists() else b""
     replace_files(store, new, folder=folder, arriving=arriving)
@@ -176,7 +176,7 @@ def _bring_up_to_date(
 
 
 def _is_whole(file: Path, entry: Entry) -> bool:
-    """The log of looks at test is longer here where one could not be uploaded."""
+    """The log of test evaluations is longer here where one could not be uploaded."""
     return file.is_file() and (
         file.name == TEST_ACCESS_NAME or entry.size in (None, file.stat().st_size)
     )

@@ -278,7 +278,7 @@ class RunDir:
             other: the copy's content; of a line that it has several times, as many are kept.
         """
         content = self._bytes_of(self.test_access)
-        # Counters, not sets: two equal lines are two looks at test.
+        # Counters, not sets: two equal lines are two test evaluations.
         missing = Counter(_lines_of(other)) - Counter(_lines_of(content))
         if not missing:
             return

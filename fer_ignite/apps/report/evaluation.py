@@ -2,6 +2,7 @@
 
 # Dimensions: N faces of the split, K expressions.
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from fer_ignite.apps.report.subject import RunReference
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.errors import ConfigError
+from fer_ignite.imports import load_object
 from fer_ignite.inference.evaluate import evaluate
 from fer_ignite.inference.loaded_model import LoadedModel, load_model, required_user_code
 from fer_ignite.inference.request import EvaluateRequest, evaluation_config
@@ -43,6 +46,12 @@ class ReportOptions:
     restrict_classes: bool = False
     robustness: bool = False
 
+    def __post_init__(self) -> None:
+        if self.split == "all":
+            raise ConfigError(
+                "split='all': a report is about one split; choose val, test or train."
+            )
+
 
 @dataclass(frozen=True)
 class ReportData:
@@ -54,6 +63,7 @@ class ReportData:
             (places in the data) in one order.
         in_train_N: which faces occur in train too; None where that can't be determined.
         votes: the votes file that belongs to the faces, if any.
+        collate_fn: the run's own function that makes batches, if any.
     """
 
     network: LoadedModel
@@ -64,6 +74,7 @@ class ReportData:
     places_N: NDArray[np.int64]
     in_train_N: NDArray[np.bool_] | None
     votes: str | None
+    collate_fn: Callable[[Sequence[Any]], Any] | None = None
 
 
 def evaluation_result(subject: RunReference, options: ReportOptions) -> dict[str, Any]:
@@ -81,7 +92,7 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
     result = evaluation_result(subject, options)
     outputs = result.pop("faces")
     request = _request(subject, options)
-    network = load_model(subject.source, device=options.device, model=request.model)
+    network = load_model(subject.source, device=options.device, model=request.model, collated=True)
     config = evaluation_config(request, network.checkpoint)
     dataset = open_dataset(config, find_cache(config)[0])
     places_N = np.array(outputs["places"])
@@ -103,6 +114,9 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
         places_N,
         in_train_N,
         options.votes or (config.votes if options.data is None else None),
+        None
+        if request.collate_fn is None
+        else load_object(request.collate_fn, setting="--collate-fn"),
     )
 
 

@@ -2,6 +2,7 @@
 
 # Dimensions: B faces, H W pixels, C channels, K expressions.
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,26 +100,32 @@ class GradCam:
         The other face's map is the control: it hides as much, in shapes as smooth, and mostly inside of the face.
 
         Returns:
-            ``count, share, own, other``: the two mean falls in probability, over faces drawn from the split.
+            ``count, share, own, other``: the two mean falls in probability, over faces drawn from the split; ``other`` is NaN
+            where there is a single face.
         """
         # Drawn over the whole split: folders list their faces class by class.
         drawn = generator(0, "limit").permutation(len(self.data.labels_N))[:_TESTED_FACES]
-        own: list[Tensor] = []
-        other: list[Tensor] = []
-        model = self.data.network.model
-        for images_BCHW in self.images([int(row) for row in drawn]):
+        rows, model = [int(row) for row in drawn], self.data.network.model
+        with torch.inference_mode():
+            probabilities_NK = torch.cat([model(part).softmax(dim=1) for part in self.images(rows)])
+        top_N = probabilities_NK.argmax(dim=1)
+        maps_NHW = self.maps(rows, top_N.tolist())
+
+        def mean_fall(maps_NHW: Tensor) -> float:
+            hidden, at = [], 0
             with torch.inference_mode():
-                probabilities_BK = model(images_BCHW).softmax(dim=1)
-            top_B = probabilities_BK.argmax(dim=1)
-            maps_BHW = attention_maps(model, images_BCHW, targets_B=top_B, layer=self.layer)
-            for falls, maps in ((own, maps_BHW), (other, maps_BHW.roll(1, dims=0))):
-                with torch.inference_mode():
-                    hidden_BK = model(
-                        mask_brightest(images_BCHW, maps, share=HIDDEN_SHARE)
-                    ).softmax(dim=1)
-                falls.append((probabilities_BK - hidden_BK).gather(1, top_B[:, None])[:, 0].cpu())
-        mean_own, mean_other = (float(torch.cat(falls).mean()) for falls in (own, other))
-        return {"count": len(drawn), "share": HIDDEN_SHARE, "own": mean_own, "other": mean_other}
+                for images_BCHW in self.images(rows):
+                    maps_BHW = maps_NHW[at : at + len(images_BCHW)]
+                    masked_BCHW = mask_brightest(images_BCHW, maps_BHW, share=HIDDEN_SHARE)
+                    hidden.append(model(masked_BCHW).softmax(dim=1))
+                    at += len(images_BCHW)
+            falls_NK = probabilities_NK - torch.cat(hidden)
+            return float(falls_NK.gather(1, top_N[:, None]).mean())
+
+        # Rolled over all faces, not within a batch, whose last one may hold a single face.
+        other = mean_fall(maps_NHW.roll(1, dims=0)) if len(rows) > 1 else math.nan
+        own = mean_fall(maps_NHW)
+        return {"count": len(rows), "share": HIDDEN_SHARE, "own": own, "other": other}
 
 
 def build_explainer(data: ReportData) -> GradCam | str:
@@ -135,7 +142,7 @@ def build_explainer(data: ReportData) -> GradCam | str:
 def prepared(data: ReportData, rows: Sequence[int]) -> Iterator[Tensor]:
     """Faces as the network takes them: float32 [B, C, H, W], normalised, in batches of up to 32."""
     network = data.network
-    fetcher = data.dataset.fetcher(network.device, seed=0)
+    fetcher = data.dataset.fetcher(network.device, seed=0, collate_fn=data.collate_fn)
     places = [
         data.places_N[np.array(rows[at : at + _BATCH], dtype=np.int64)]
         for at in range(0, len(rows), _BATCH)

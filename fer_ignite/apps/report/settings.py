@@ -62,8 +62,6 @@ def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 def format_value(value: Any) -> str:
     """A setting's value as YAML writes it, on one line."""
-    if isinstance(value, tuple):
-        value = list(value)
     text: str = yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False
     )

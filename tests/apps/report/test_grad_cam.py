@@ -1,11 +1,15 @@
 """Grad-CAM finds what a network whose ways are known looks at, and finds a map in every kind of network."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
+from fer_ignite.apps.report.explanations import GradCam
 from fer_ignite.apps.report.grad_cam import (
     Layer,
     as_map,
@@ -161,3 +165,25 @@ def test_the_brightest_share_is_hidden():
     maps_BHW = torch.arange(25.0).view(1, 5, 5)
     hidden_BCHW = mask_brightest(images_BCHW, maps_BHW, share=0.2)
     assert hidden_BCHW[0, :, 4].sum() == 0 and hidden_BCHW[0, :, :4].sum() == 40
+
+
+class OneByOne(GradCam):
+    """Batches of one face each, as the last batch of a split may be."""
+
+    def images(self, rows):
+        return iter(self.data.images_BCHW[rows].split(1))
+
+
+@pytest.mark.parametrize("count", [2, 1])
+def test_the_deletion_test_s_control_is_another_face_s_map(count):
+    """Each face is light in its own class's quarter alone: the other one's map hides what is black anyway."""
+    images_BCHW = torch.zeros(2, 1, 24, 24)
+    images_BCHW[0, :, :12, :12] = images_BCHW[1, :, 12:, 12:] = 1
+    data = SimpleNamespace(
+        images_BCHW=images_BCHW,
+        labels_N=torch.arange(count),
+        network=SimpleNamespace(model=Quadrants()),
+    )
+    found = OneByOne(data, Layer("places", 0, 6, 6)).deletion_test()
+    assert found["count"] == count and found["own"] > 0.01
+    assert math.isnan(found["other"]) if count == 1 else found["other"] == pytest.approx(0)

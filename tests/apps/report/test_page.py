@@ -15,7 +15,8 @@ from PIL import Image
 from fer_ignite import evaluate, train
 from fer_ignite.apps.report.comparison import compare_pair, distinct_names
 from fer_ignite.apps.report.context import build_context
-from fer_ignite.apps.report.evaluation import ReportOptions
+from fer_ignite.apps.report.evaluation import ReportOptions, evaluate_for_report
+from fer_ignite.apps.report.explanations import prepared
 from fer_ignite.apps.report.page import write_report
 from fer_ignite.apps.report.render import render_page
 from fer_ignite.apps.report.sentences import outcome_sentences
@@ -218,7 +219,7 @@ def test_a_checkpoint_that_was_copied_away_has_a_page_without_curves(
     written = write_report(["mine.pt"])
     assert written["file"] == "mine.report.html"
     text = (tmp_path / "mine.report.html").read_text()
-    assert 'id="curves"' not in text and "no summary" in text and "Looks at test" not in text
+    assert 'id="curves"' not in text and "no summary" in text and "Test evaluations" not in text
 
 
 def test_a_user_s_data_set_and_network_without_maps_have_a_page_too(tiny, tmp_path):
@@ -242,6 +243,33 @@ def test_a_user_s_data_set_and_network_without_maps_have_a_page_too(tiny, tmp_pa
         and "no layer of Net gives a map" in text
         and "16 validation faces" in text
     )
+
+
+def test_grad_cam_gets_its_faces_from_the_run_s_own_collate_function(
+    finished_run, tmp_path, caplog, seen
+):
+    """The function turns faces into negatives; without it Grad-CAM explained other pictures than were scored."""
+    (tmp_path / "own.py").write_text(
+        "import numpy as np, torch\n"
+        "def negatives(samples):\n"
+        "    faces = [255 - np.asarray(face)[..., None] for face in samples]\n"
+        "    return torch.from_numpy(np.stack(faces))\n"
+    )
+    name = f"{tmp_path / 'own.py'}:negatives"
+    content = load_checkpoint(finished_run / "checkpoints" / "best.pt")
+    with (tmp_path / "own.pt").open("wb") as file:
+        write_checkpoint({**content, "config": {**content["config"], "collate_fn": name}}, file)
+    options = ReportOptions(collate_fn=name)
+    data = evaluate_for_report(resolve_run(tmp_path / "own.pt"), options)
+    (ours,), (plain,) = prepared(data, [0, 1]), prepared(seen, [0, 1])
+    mean, std = (getattr(data.network.preprocessing, part)[0] for part in ("mean", "std"))
+    assert torch.allclose(ours * std + mean, 1 - (plain * std + mean), atol=1e-5)
+    assert "has no part in this" not in caplog.text
+
+
+def test_a_report_about_all_splits_is_refused(finished_run):
+    with pytest.raises(ConfigError, match="choose val, test or train"):
+        write_report(finished_run, split="all")
 
 
 @pytest.mark.parametrize("make", ["absent", "empty", "unsaved"])
