@@ -65,6 +65,7 @@ def test_the_json_of_export_has_the_names_that_scripts_rely_on(cli, best):
     )
     assert {
         "file",
+        "files",
         "card",
         "format",
         "weights",

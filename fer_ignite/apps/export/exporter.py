@@ -31,6 +31,7 @@ from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_mo
 from fer_ignite.inference.metadata import ExportMetadata
 from fer_ignite.inference.onnx import refuse_onnx
 from fer_ignite.inference.request import EvaluateRequest
+from fer_ignite.stores.store import is_url
 
 __all__ = ["FORMATS", "ExportRequest", "export_checkpoint"]
 
@@ -85,8 +86,8 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     Args:
         options: of :class:`ExportRequest`.
     Returns:
-        ``file, card, format, weights, bytes, sha256, classes, temperature, tta, check`` (see
-        :func:`fer_ignite.apps.export.compare.compare_outputs`), ``notes``.
+        ``file`` and its ``sha256``, ``files`` [{file, bytes, sha256}: OpenVINO has two], ``bytes`` of all of them, ``card, format,
+        weights, classes, temperature, tta, check`` (see :func:`fer_ignite.apps.export.compare.compare_outputs`), ``notes``.
     Raises:
         ConfigError: options that don't go together, a missing library, a file that is there already.
         CheckpointError, DataError: the checkpoint or the data can't be used.
@@ -111,7 +112,6 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
     reference = reference_faces(network, asked, limit=request.limit)
     record = build_metadata(network, tta=request.tta, weights=request.weights)
     parts = _content(request, network, record=record, reference=reference)
-    content = b"".join(parts.values())
     check = _write_checked(
         target, parts, request=request, network=network, record=record, reference=reference
     )
@@ -123,20 +123,25 @@ def export_checkpoint(checkpoint: str | Path, **options: Any) -> dict[str, Any]:
             record,
             form=request.form,
             file=target.name,
-            content_bytes=len(content),
+            sizes=[len(content) for content in parts.values()],
             check=check,
-            config=network.checkpoint["config"],
+            configs=[member.checkpoint["config"] for member in network.networks],
             summary=summary,
             notes=reference.published,
         ),
     )
+    files = [
+        {"file": str(path), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in zip(_named(target, parts), parts.values(), strict=True)
+    ]
     return {
         "file": str(target),
+        "files": files,
         "card": str(card),
         "format": request.form,
         "weights": record.weights,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": sum(map(len, parts.values())),
+        "sha256": files[0]["sha256"],
         "classes": list(record.classes),
         "temperature": record.temperature,
         "tta": record.tta,
@@ -209,6 +214,10 @@ def _check_request(request: ExportRequest) -> None:
         )
     if request.half and request.form == "litert":
         raise ConfigError("--half is not for --format litert, which is written in fp32 only.")
+    if request.out is None and is_url(request.checkpoint):
+        raise ConfigError(
+            f"{request.checkpoint} lies in an object store, beside which no export is written; name its file here with --out."
+        )
     if request.int8 and request.half:
         raise ConfigError("--int8 and --half contradict each other; keep one of them.")
 
@@ -277,6 +286,11 @@ def _content(
     return {main: quantize_static(plain, faces_NHWC, record=record)}
 
 
+def _named(target: Path, parts: Mapping[str, bytes]) -> list[Path]:
+    """The files of an export, the named one first."""
+    return [target.with_suffix(ending) if place else target for place, ending in enumerate(parts)]
+
+
 def _write_checked(
     target: Path,
     parts: Mapping[str, bytes],
@@ -287,7 +301,7 @@ def _write_checked(
     reference: Reference,
 ) -> dict[str, Any]:
     """The file's check; the files have their names only if it passed."""
-    named = [target.with_suffix(ending) if place else target for place, ending in enumerate(parts)]
+    named = _named(target, parts)
     # The ending stays: by it the readers know the format, and OpenVINO finds the .bin file.
     drafts = [path.with_name(f".unchecked-{path.name}") for path in named]
     unchecked = drafts[0]

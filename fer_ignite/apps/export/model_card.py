@@ -1,5 +1,7 @@
 """Model card of an export: interface, training data, figures, intended use and limits."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +21,17 @@ _SETTINGS = ("model", "epochs", "batch_size", "opt", "lr", "sched", "loss", "smo
 
 _ONNX = """\
 import json, numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({literal})
 record = json.loads(session.get_modelmeta().custom_metadata_map["fer_ignite"])
 faces = np.zeros((1, {side}, {side}, {channels}), np.uint8)          # [batch, height, width, channels], 0..255
 [probabilities] = session.run(["probabilities"], {{"faces": faces}})
 print(record["classes"][probabilities[0].argmax()])
-# or, for image files, without torch: fer-ignite predict {file} faces/*.jpg"""
+# or, for image files, without torch: fer-ignite predict {word} faces/*.jpg"""
 
 _PROGRAM = """\
 import json, torch
 extra = {{"fer_ignite.json": ""}}
-module = torch.export.load("{file}", extra_files=extra).module()
+module = torch.export.load({literal}, extra_files=extra).module()
 record = json.loads(extra["fer_ignite.json"])
 faces = torch.zeros(1, {side}, {side}, {channels}, dtype=torch.uint8)   # [batch, height, width, channels], 0..255
 print(record["classes"][module(faces).argmax()])"""
@@ -37,7 +39,7 @@ print(record["classes"][module(faces).argmax()])"""
 _OPENVINO = """\
 import json, numpy as np, openvino
 core = openvino.Core()
-model = core.read_model("{file}")                                    # its weights lie beside it, in the .bin file
+model = core.read_model({literal})                                    # its weights lie beside it, in the .bin file
 record = json.loads(model.get_rt_info("fer_ignite").value)
 faces = np.zeros((1, {side}, {side}, {channels}), np.uint8)          # [batch, {side}, {side}, {channels}], 0..255
 probabilities = core.compile_model(model, "CPU")({{"faces": faces}})["probabilities"]
@@ -46,8 +48,8 @@ print(record["classes"][probabilities[0].argmax()])"""
 _LITERT = """\
 import json, zipfile, numpy as np
 from ai_edge_litert.interpreter import Interpreter
-record = json.loads(zipfile.ZipFile("{file}").read("fer_ignite.json"))   # behind the graph, as a zip archive
-interpreter = Interpreter("{file}")
+record = json.loads(zipfile.ZipFile({literal}).read("fer_ignite.json"))   # behind the graph, as a zip archive
+interpreter = Interpreter({literal})
 interpreter.allocate_tensors()
 face = np.zeros((1, {side}, {side}, {channels}), np.uint8)           # [1, {side}, {side}, {channels}], 0..255
 interpreter.set_tensor(interpreter.get_input_details()[0]["index"], face)
@@ -58,16 +60,16 @@ print(record["classes"][probabilities[0].argmax()])"""
 _SAFETENSORS = """\
 import json
 from safetensors import safe_open
-with safe_open("{file}", framework="pt") as file:
+with safe_open({literal}, framework="pt") as file:
     record = json.loads(file.metadata()["fer_ignite"])
     state = {{name: file.get_tensor(name).float() for name in file.keys()}}"""
 
 _STATE_DICT = """\
 import json
 from torch import load
-content = load("{file}", weights_only=True)
+content = load({literal}, weights_only=True)
 record, state = json.loads(content["fer_ignite"]), content["state_dict"]
-# or, to train on: fer-ignite train --init-from {file}"""
+# or, to train on: fer-ignite train --init-from {word}"""
 
 _SNIPPETS = {
     "onnx": _ONNX,
@@ -105,43 +107,55 @@ def render_model_card(
     *,
     form: str,
     file: str,
-    content_bytes: int,
+    sizes: Sequence[int],
     check: Mapping[str, Any],
-    config: Mapping[str, Any],
+    configs: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> str:
     """The card as Markdown.
 
     Args:
+        sizes: bytes of each file.
         check: of :func:`fer_ignite.apps.export.compare.compare_outputs`.
-        config: the run's settings.
+        configs: the run's settings; of an ensemble each member's.
         summary: the run's, where the checkpoint is its best one and still lies in it; else empty.
         notes: what went otherwise than usual.
     """
     classes = ", ".join(record.classes)
+    files = "One file" if len(sizes) == 1 else f"{len(sizes)} files"
     parts = [
         f"# {_title(record)}, facial expressions, as {_NAMES[form]} ({record.weights} weights)",
-        f"Names the expression on the image of one face: {classes}. One file of {content_bytes / 1e6:.2f} MB, written by "
+        f"Names the expression on the image of one face: {classes}. {files} of {sum(sizes) / 1e6:.2f} MB, written by "
         f"fer_ignite {record.origin['versions'].get('fer_ignite', '')}".rstrip()
         + ".",
         "## Use",
-        f"```python\n{_SNIPPETS[form].format(file=file, side=record.side_px, channels=record.channels)}\n```",
+        f"```python\n{_snippet(record, form, file=file)}\n```",
         "\n".join(_interface(record, form)),
         "## Intended use",
         _USE,
         "## Limits",
         _LIMITS + _own_limits(record, check),
         "## Data",
-        "\n".join(_data(record, config)),
+        "\n".join(_data(record, configs[0])),
         "## Figures",
         "\n".join(_figures(record, check, summary=summary)),
         "## Training",
-        "\n".join(_training(record, config)),
+        "\n".join(_training(record, configs)),
     ]
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def _snippet(record: ExportMetadata, form: str, *, file: str) -> str:
+    return _SNIPPETS[form].format(
+        # A file's name as a Python literal, and as a word of a command line.
+        literal=json.dumps(file, ensure_ascii=False),
+        word=shlex.quote(file),
+        side=record.side_px,
+        channels=record.channels,
+    )
 
 
 def _interface(record: ExportMetadata, form: str) -> Iterator[str]:
@@ -245,12 +259,16 @@ def _figures(
             yield f"| {name} | {row['faces']} | {share} |"
 
 
-def _training(record: ExportMetadata, config: Mapping[str, Any]) -> Iterator[str]:
-    origin = record.origin
-    yield "- settings: " + ", ".join(
-        f"{name} {config[name]}" for name in _SETTINGS if config.get(name) is not None
+def _training(record: ExportMetadata, configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    origin, several = record.origin, len(configs) > 1
+    for number, config in enumerate(configs, 1):
+        settings = [f"{name} {config[name]}" for name in _SETTINGS if config.get(name) is not None]
+        yield f"- settings{f' of network {number}' if several else ''}: {', '.join(settings)}"
+    # Of an ensemble the record has the first checkpoint's.
+    which = (
+        "" if several else f"checkpoint: {origin['kind']}, iteration {origin.get('iteration')}, "
     )
-    yield f"- checkpoint: {origin['kind']}, iteration {origin.get('iteration')}, digest of the weights `{origin['weights_sha256']}`"
+    yield f"- {which}digest of the weights `{origin['weights_sha256']}`"
     yield "- versions: " + ", ".join(
         f"{name} {version}" for name, version in origin["versions"].items()
     )

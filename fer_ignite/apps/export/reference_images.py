@@ -80,12 +80,13 @@ def reference_faces(network: LoadedModel, request: EvaluateRequest, *, limit: in
     Args:
         limit: how many at most; more are thinned out by a seeded draw.
     Raises:
-        DataError, ConfigError: ``request.data`` can't be used.
+        DataError, ConfigError: ``request.data`` or ``request.votes`` can't be used.
     """
     try:
         return _real_faces(network, request, limit=limit)
     except FerError as error:
-        if request.data is not None:
+        # What was named is not replaced by drawn faces.
+        if request.data is not None or request.votes is not None:
             raise
         note = f"the checkpoint's own data can't be read ({str(error).rstrip('.')}); name it with --data"
     count = min(_DRAWN, limit)

@@ -2,6 +2,7 @@
 
 # Dimensions: B images of a batch, H W pixels, C channels, K expressions.
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -24,6 +25,7 @@ from fer_ignite.apps.export.exporter import FORMATS, build_metadata, export_chec
 from fer_ignite.apps.export.half_precision import halve_module, halve_state, widen_state
 from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.apps.export.litert_format import FixedSideModule
+from fer_ignite.apps.export.model_card import _training
 from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
@@ -94,6 +96,17 @@ def test_every_format_answers_as_the_checkpoint_on_its_validation_faces(exported
     files = [Path(report["file"])]
     files += [files[0].with_suffix(".bin")] if form == "openvino" else []
     assert report["bytes"] == sum(map(os.path.getsize, files)) and report["notes"] == []
+    assert report["files"] == [
+        {
+            "file": str(file),
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in files
+    ]
+    assert report["sha256"] == report["files"][0]["sha256"]
+    words = "2 files of" if form == "openvino" else "One file of"
+    assert f"{words} {report['bytes'] / 1e6:.2f} MB" in Path(report["card"]).read_text()
 
 
 @pytest.mark.slow
@@ -392,6 +405,17 @@ def test_what_can_t_be_meant_is_refused_before_the_work(best, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_in_an_object_store_needs_a_file_s_name_before_it_is_downloaded():
+    with pytest.raises(ConfigError, match=r"s3://nowhere/best\.pt lies in an object store.*--out"):
+        export_checkpoint("s3://nowhere/best.pt")
+
+
+def test_votes_that_can_t_be_read_are_refused_and_not_replaced_by_drawn_faces(network, best):
+    request = EvaluateRequest(str(best), votes="typo.csv", quiet=True)
+    with pytest.raises(FerError, match="votes"):
+        reference_faces(network, request, limit=5)
+
+
 def test_the_checkpoint_itself_is_never_overwritten(best, tmp_path):
     copied = shutil.copy(best, tmp_path / "mine.pt")
     with pytest.raises(ConfigError, match="is the checkpoint itself"):
@@ -578,4 +602,11 @@ def test_the_check_of_an_ensemble_says_where_a_member_has_seen_the_faces(best, t
     request = EvaluateRequest(",".join(names), quiet=True)
     reference = reference_faces(load_model(names, device="cpu"), request, limit=5)
     (note,) = reference.notes
+    configs = [{"model": "fer48", "lr": 0.1}, {"model": "emotionnet", "lr": 0.2}]
+    lines = list(_training(build_metadata(load_model(names, device="cpu")), configs))
+    assert lines[:2] == [
+        "- settings of network 1: model fer48, lr 0.1",
+        "- settings of network 2: model emotionnet, lr 0.2",
+    ]
+    assert lines[2].startswith("- digest of the weights")
     assert "another split of this data (folds, fold)" in note and reference.published == [note]
