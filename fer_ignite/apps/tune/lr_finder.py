@@ -83,6 +83,8 @@ def find_lr(
         )
     if config.nproc not in (None, 1):
         raise ConfigError(f"--nproc {config.nproc}: find-lr works in one process; leave it out.")
+    if config.nnodes != 1:
+        raise ConfigError(f"--nnodes {config.nnodes}: find-lr works on one machine; leave it out.")
     if config.folds is not None and config.fold is None:
         raise ConfigError(
             "--folds makes several runs; find-lr makes one: choose it with --fold, or leave both out."

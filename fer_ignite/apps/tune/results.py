@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,7 @@ def write_results(
     write_text_durably(folder / TRIALS, _table(trials))
     best = _best(study)
     if best is not None:
-        write_text_durably(
-            folder / BEST, _as_settings(best, len(trials), folder=folder, given=given)
-        )
+        write_text_durably(folder / BEST, _as_settings(best, trials, folder=folder, given=given))
     if importance and (shares := parameter_importance(study)):
         draw_importance(shares, folder / PICTURE)
 
@@ -136,13 +135,21 @@ def _best(study: Any) -> Any:
         return None
 
 
-def _as_settings(best: Any, trials: int, *, folder: Path, given: Mapping[str, Any]) -> str:
+def _as_settings(
+    best: Any, trials: Sequence[Any], *, folder: Path, given: Mapping[str, Any]
+) -> str:
     fixed = {name: value for name, value in given.items() if name not in _OF_ONE_START}
     settings = {**fixed, **best.user_attrs["settings"]}
+    # Only trials that were judged: failed, waiting and cut ones had no chance to be the best.
+    judged = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials)
     head = (
-        f"# Best of {trials} trials: {best.value:.4f} on val at epoch {best.user_attrs.get('best_epoch')}, chosen for being the "
-        f"best, so a little too good.\n#   fer-ignite train --config {folder / BEST}\n"
+        f"# Best of {judged} trials: {best.value:.4f} on val at epoch {best.user_attrs.get('best_epoch')}, chosen for being the "
+        f"best, so a little too good.\n#   fer-ignite train --config {shlex.quote(str(folder / BEST))}\n"
     )
+    if settings.get("max_train_samples") is not None:
+        head += (
+            "# The trials trained on max_train_samples images; remove that line to train on all.\n"
+        )
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 

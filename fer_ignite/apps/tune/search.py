@@ -113,14 +113,17 @@ def tune(
                         catch=(InvalidTrial,),
                         callbacks=[
                             _reporter(echo),
-                            _stopper(request.trials),
                             # After each trial: a kill leaves the table and best.yaml of all that were complete.
                             lambda study, trial: write_results(study, folder, given=kept),
+                            # Last: it raises where the search can't go on, which calls no later one.
+                            _stopper(request.trials),
                         ],
                     )
             except InterruptedTrial as interrupted:
                 code = interrupted.exit_code
-        write_results(study, folder, given=kept, importance=True)
+            finally:
+                # Also after the error of a trial, which calls no callback: the table has that trial too.
+                write_results(study, folder, given=kept, importance=True)
         result = study_result(study, folder)
     return Outcome(code, "interrupted" if code else "completed", None, result)
 

@@ -1,7 +1,9 @@
 """Search space: a range or choices per setting, validated before the start."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -172,6 +174,11 @@ def _range(where: str, name: str, *, kind: str, entry: Mapping[str, Any]) -> Dim
     whole = all(value == int(value) for value in (low, high, step or 1))
     if kind == "int" and not whole:
         raise ConfigError(f"{where}: got {dict(entry)!r}; int needs whole numbers.")
+    if step is not None and (left := _beyond_last_step(low, high, step=step)):
+        raise ConfigError(
+            f"{where}: got {dict(entry)!r}; steps of {step:g} from {low:g} reach {high - left:g} and not {high:g}: end the range "
+            "there, or name a step that divides it."
+        )
     if not takes & {int, float} or (kind != "int" and float not in takes):
         needed = "int: [lowest, highest]" if int in takes else "a list of choices"
         raise ConfigError(
@@ -182,14 +189,24 @@ def _range(where: str, name: str, *, kind: str, entry: Mapping[str, Any]) -> Dim
     )
 
 
+def _beyond_last_step(low: float, high: float, *, step: float) -> float:
+    """How far the range goes beyond the last value that steps from ``low`` reach."""
+    # In decimals, as written: in binary 0.1 doesn't divide 0.3.
+    low_d, high_d, step_d = (Decimal(str(value)) for value in (low, high, step))
+    return float((high_d - low_d) % step_d)
+
+
 def _number(where: str, value: Any) -> float:
     # YAML 1.1 takes 1e-3 for a text, for want of a point.
     try:
         if isinstance(value, bool):
             raise ValueError
-        return float(value)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: {value!r} is no number.") from None
+        raise ConfigError(f"{where}: {value!r} is no finite number.") from None
+    return number
 
 
 def _types(annotation: Any) -> set[Any]:

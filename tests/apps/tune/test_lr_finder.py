@@ -78,6 +78,7 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(find):
     [
         ({}, {"start_lr": 1.0, "end_lr": 0.1}, "0 < start < end"),
         ({"nproc": 2}, {}, "works in one process"),
+        ({"nnodes": 2}, {}, "works on one machine"),
         ({"folds": 3}, {}, "choose it with --fold"),
         ({"resume": "auto"}, {}, "--init-from"),
     ],

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from fer_ignite.config import check, merged, read_yaml
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, StorageError
 
 optuna = pytest.importorskip("optuna")
 
+from fer_ignite.apps.tune.results import write_results  # noqa: E402
 from fer_ignite.apps.tune.search import TuneRequest, tune  # noqa: E402
 from fer_ignite.apps.tune.study import NAME  # noqa: E402
 from fer_ignite.checkpoint.run_lock import hold_folder  # noqa: E402
@@ -137,11 +138,45 @@ def test_a_trial_whose_worker_was_killed_is_run_again_in_its_folder(search, tmp_
     )
 
 
-def test_settings_that_don_t_fit_together_cost_a_trial_and_three_in_a_row_end_the_search(search):
+def test_settings_that_don_t_fit_together_cost_a_trial_and_three_in_a_row_end_the_search(
+    search, tmp_path
+):
     with pytest.raises(
         ConfigError, match=r"the last 3 trials could not be run, the last one because .*nesterov"
     ):
         search(5, "momentum: [0.0, 0]\n", opt="sgd")
+    rows = list(csv.DictReader((tmp_path / "search" / "trials.csv").read_text().splitlines()))
+    assert [row["state"] for row in rows] == ["fail"] * 3
+
+
+def test_an_error_that_ends_the_search_leaves_its_trial_in_the_table(search, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise StorageError("the disk is full.")
+
+    monkeypatch.setattr("fer_ignite.apps.tune.trials.launch_training", fail)
+    with pytest.raises(StorageError, match="the disk is full"):
+        search(5)
+    rows = list(csv.DictReader((tmp_path / "search" / "trials.csv").read_text().splitlines()))
+    assert [row["state"] for row in rows] == ["fail"]
+
+
+def test_the_head_of_best_yaml_counts_judged_trials_and_prints_a_command_that_works(tmp_path):
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    states, study = ["COMPLETE", "PRUNED", "FAIL", "WAITING"], optuna.create_study()
+    for state in states:
+        frozen = optuna.trial.create_trial(
+            state=getattr(optuna.trial.TrialState, state),
+            value=0.5 if state == "COMPLETE" else None,
+            user_attrs={"settings": {"lr": 0.1}},
+        )
+        study.add_trial(frozen)
+    folder = tmp_path / "my search"
+    folder.mkdir()
+    write_results(study, folder, given={"max_train_samples": 64})
+    head = (folder / "best.yaml").read_text()
+    assert head.startswith("# Best of 2 trials: 0.5000")
+    assert f"--config '{folder / 'best.yaml'}'\n" in head
+    assert "remove that line to train on all" in head
 
 
 @pytest.mark.slow
