@@ -1,8 +1,10 @@
 """Tracker handlers: steps and learning rates every few iterations, epochs, final result and files."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ __all__ = ["Trackers", "attach_trackers"]
 
 logger = logging.getLogger("fer_ignite")
 
+_FAREWELL_S = 120.0
+_LEAST_S = 2.0
 _TAGS = ("train", "val", "epoch")
 _ENDS = {
     "completed": "finished",
@@ -48,6 +52,7 @@ class Trackers:
         self.each = tuple(trackers)
         self._folder, self._settings, self._checkpoint = folder, settings, checkpoint
         self._opened: list[Tracker] = []
+        self._left_s = _FAREWELL_S
 
     def open(self) -> None:
         """Opens the run's records, or those of its earlier start.
@@ -55,6 +60,7 @@ class Trackers:
         Raises:
             ConfigError: one can't be opened.
         """
+        self._left_s = _FAREWELL_S
         for tracker in self.each:
             # session.run() may be called again, with the records still open.
             if tracker not in self._opened:
@@ -66,9 +72,13 @@ class Trackers:
                     tracker.note(_named(line), int(line["iteration"]))
 
     def settle(self) -> None:
-        """Waits until what was logged has been sent, at most two minutes, and not for a server that is away."""
+        """Waits until what was logged has been sent, but not for a server that is away.
+
+        Two minutes are for all trackers together, and for all waits between two calls of :meth:`open`.
+        """
         for tracker in self._opened:
-            tracker.settle()
+            with self._timed() as within_s:
+                tracker.settle(within_s=within_s)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Sends the outcome's figures, pictures, files and best.pt, and ends the records."""
@@ -90,7 +100,15 @@ class Trackers:
     def close(self, status: str = "failed") -> None:
         """Ends the records that are still open."""
         for tracker in self._opened:
-            tracker.end(status)
+            with self._timed() as within_s:
+                tracker.end(status, within_s=within_s)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[float]:
+        """What is left of the two minutes, a moment at least; the time within is taken off."""
+        begun = time.monotonic()
+        yield max(self._left_s, _LEAST_S)
+        self._left_s -= time.monotonic() - begun
 
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -40,10 +40,13 @@ def save_mlflow_model(folder: Path, checkpoint: Path) -> None:
 
 def _pinned_requirements() -> Iterator[str]:
     from packaging.requirements import Requirement  # MLflow itself needs it
+    from packaging.version import Version
 
     for entry in map(Requirement, requires("fer_ignite") or ()):
-        if entry.marker is None or "extra" not in str(entry.marker):
-            yield f"{entry.name}=={version(entry.name)}"
+        # Without an extra; a marker may also exclude this Python or system.
+        if entry.marker is None or entry.marker.evaluate({"extra": ""}):
+            # The public part: no index has the local one, as in torch 2.10.0+cu128.
+            yield f"{entry.name}=={Version(version(entry.name)).public}"
 
 
 class _ImageModel:

@@ -57,14 +57,23 @@ class MLflowTracker(Tracker, MLflowLogger):
         return reason and f"MLflow does not answer any more ({reason})"
 
     def open_record(self, settings: Mapping[str, Any]) -> str:
-        self._before = {name: os.environ.get(name) for name in _PATIENCE}
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
         import mlflow
 
-        entry = self.register.entry(self.name)
+        entry, ours = self.register.entry(self.name), dict(_PATIENCE)
         if entry and not mlflow.is_tracking_uri_set():
-            mlflow.set_tracking_uri(entry["place"])
+            # Not mlflow.set_tracking_uri: its choice would outlive this run in the process.
+            ours["MLFLOW_TRACKING_URI"] = entry["place"]
+        self._added = [name for name in ours if name not in os.environ]
+        os.environ.update({name: ours[name] for name in self._added})
+        try:
+            return self._open(settings, entry=entry)
+        except BaseException:
+            self._restore_environment()
+            raise
+
+    def _open(self, settings: Mapping[str, Any], *, entry: Mapping[str, Any]) -> str:
+        import mlflow
+
         self.uri = mlflow.get_tracking_uri()
         self.client = mlflow.MlflowClient(self.uri)
         place = _absolute(without_password(self.uri))
@@ -206,9 +215,11 @@ class MLflowTracker(Tracker, MLflowLogger):
             if not self.joined:
                 mlflow.end_run({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
         finally:
-            for name, value in self._before.items():
-                if value is None:
-                    os.environ.pop(name, None)
+            self._restore_environment()
+
+    def _restore_environment(self) -> None:
+        for name in self._added:
+            os.environ.pop(name, None)
 
 
 def _metrics(points: Iterable[Point]) -> Iterable[Any]:

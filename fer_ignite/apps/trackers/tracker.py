@@ -25,7 +25,6 @@ __all__ = ["RunResults", "Tracker", "no_answer", "preserve_global_state"]
 logger = logging.getLogger("fer_ignite")
 
 _ANSWER_S = 10.0
-_FAREWELL_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -163,16 +162,16 @@ class Tracker(ABC):
         """The record has these names up to these iterations."""
         self.known, self.reached = dict(reached), dict(reached)
 
-    def settle(self) -> None:
+    def settle(self, *, within_s: float) -> None:
         """Waits, not for long, until what was noted has been sent."""
-        self.uploads.drain(within_s=_FAREWELL_S)
+        self.uploads.drain(within_s=within_s)
 
-    def end(self, status: str) -> None:
-        """Sends what waits and ends the record; called twice, it does nothing."""
+    def end(self, status: str, *, within_s: float) -> None:
+        """Sends what waits, within a time, and ends the record; called twice, it does nothing."""
         if self.ended:
             return
         self.ended = True
-        self.uploads.close(within_s=_FAREWELL_S)
+        self.uploads.close(within_s=within_s)
         with preserve_global_state():
             try:
                 self.close_record(status)

@@ -1,5 +1,7 @@
 """Weights & Biases tracker, online or offline (``WANDB_MODE=offline``)."""
 
+import configparser
+import contextlib
 import netrc
 import os
 import re
@@ -34,7 +36,7 @@ class WandbTracker(Tracker, WandBLogger):
         require_library("wandb", extra="track", purpose="--track wandb")
         if not _online():
             return
-        if not (os.environ.get("WANDB_API_KEY") or _in_netrc(_server())):
+        if not (_setting("api_key") or _setting("identity_token_file") or _in_netrc(_server())):
             raise ConfigError(
                 "--track wandb: there is no API key; run 'wandb login' once, or set WANDB_MODE=offline."
             )
@@ -130,11 +132,29 @@ def _artifact_name(text: str) -> str:
 
 
 def _online() -> bool:
-    return os.environ.get("WANDB_MODE", "online") in ("online", "run", "shared")
+    return _setting("mode", "online") in ("online", "run", "shared")
 
 
 def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+    return _setting("base_url", "https://api.wandb.ai").rstrip("/")
+
+
+def _setting(name: str, default: str = "") -> str:
+    """A setting of W&B as `wandb.init` resolves it: the environment's, the current folder's file, the user's file.
+
+    `wandb offline` and `wandb login --host` write these files. They are read here because `wandb.setup()` starts a process, and
+    reads the environment only once.
+    """
+    config = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    local = Path(".wandb") if Path(".wandb").is_dir() else Path("wandb")
+    values: dict[str, str] = {}
+    for file in (config / "settings", local / "settings"):
+        parser = configparser.ConfigParser(interpolation=None)
+        # W&B takes a file that it can't read for empty, and prints a warning.
+        with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+            parser.read(file)
+            values |= dict(parser["default"]) if parser.has_section("default") else {}
+    return os.environ.get(f"WANDB_{name.upper()}") or values.get(name) or default
 
 
 def _in_netrc(server: str) -> bool:

@@ -16,6 +16,9 @@ from ignite.engine import Events
 from PIL import Image
 
 from fer_ignite import load_model, train
+from fer_ignite.apps.trackers import mlflow_model
+from fer_ignite.apps.trackers.mlflow_model import _pinned_requirements
+from fer_ignite.apps.trackers.mlflow_tracker import _PATIENCE
 from fer_ignite.cli.main import main
 from fer_ignite.errors import ConfigError
 
@@ -230,6 +233,21 @@ def test_a_resume_remembers_that_the_run_is_tracked_and_where(tiny, server, monk
     train(tiny(epochs=2, resume="auto"))  # neither --track nor the variable
     (run,) = records(server, "remembered")
     assert [step for step, _ in points(server, run, "val/loss")] == [4, 8]
+    # A later run of the process is not sent there.
+    assert not mlflow.is_tracking_uri_set()
+    assert not {"MLFLOW_TRACKING_URI", *_PATIENCE} & set(os.environ)
+
+
+def test_the_recorded_model_asks_for_versions_that_an_index_has(monkeypatch):
+    needed = [
+        "torch>=2.4",
+        'tomli>=2; python_version < "3.0"',
+        'mlflow>=3; extra == "track"',
+        'numpy>=1; python_version >= "3.0"',
+    ]
+    monkeypatch.setattr(mlflow_model, "requires", lambda name: needed)
+    monkeypatch.setattr(mlflow_model, "version", {"torch": "2.10.0+cu128", "numpy": "2.1.0"}.get)
+    assert list(_pinned_requirements()) == ["torch==2.10.0", "numpy==2.1.0"]
 
 
 @pytest.mark.parametrize("killed_at", [2, 6])

@@ -3,7 +3,9 @@ import time
 
 import pytest
 
+from fer_ignite.apps.trackers import attach
 from fer_ignite.apps.trackers.upload_queue import Point, UploadQueue
+from fer_ignite.checkpoint.run_dir import RunDir
 
 
 @pytest.fixture
@@ -144,3 +146,26 @@ def test_a_closed_queue_leaves_no_thread_behind():
     assert uploads.close(within_s=25) and len(sent) == 1
     uploads._thread.join(25)
     assert not uploads._thread.is_alive()
+
+
+def test_all_trackers_together_wait_for_one_time_at_the_end(monkeypatch, tmp_path):
+    """Three queues that hang: 0.5 s in all, and a moment for each, where it was 0.5 s for each wait."""
+    monkeypatch.setattr(attach, "_FAREWELL_S", 0.5)
+    monkeypatch.setattr(attach, "_LEAST_S", 0.0)
+    given = []
+
+    class Hanging:
+        title = "T"
+
+        def settle(self, *, within_s):
+            given.append(within_s)
+            time.sleep(within_s)
+
+        def end(self, status, *, within_s):
+            self.settle(within_s=within_s)
+
+    trackers = attach.Trackers([Hanging()] * 3, RunDir(tmp_path), settings=dict, checkpoint=False)
+    trackers._opened = list(trackers.each)
+    trackers.settle()
+    trackers.close()
+    assert given[0] == 0.5 and given[1:] == [0.0] * 5

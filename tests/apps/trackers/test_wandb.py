@@ -10,6 +10,7 @@ import pytest
 from ignite.engine import Events
 
 from fer_ignite import train
+from fer_ignite.apps.trackers.wandb_tracker import _online, _server
 from fer_ignite.cli.main import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -178,6 +179,23 @@ def test_no_key_reaches_the_run_s_folder(tiny, monkeypatch):
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert len(files) > 5
     assert [file for file in files if key.encode() in file.read_bytes()] == []
+
+
+def test_the_mode_and_the_server_in_w_and_b_s_own_files_count(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    assert _online() and _server() == "https://api.wandb.ai"
+    subprocess.run([sys.executable, "-m", "wandb", "offline"], check=True, capture_output=True)
+    assert not _online()
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert _online()
+    (tmp_path / "config").mkdir(exist_ok=True)
+    # as `wandb login --host` writes it
+    (tmp_path / "config" / "settings").write_text("[default]\nbase_url = https://own.example/\n")
+    assert _server() == "https://own.example"
+    (tmp_path / "config" / "settings").write_bytes(b"\xff[")
+    assert _server() == "https://api.wandb.ai"
 
 
 @pytest.mark.parametrize(
