@@ -25,7 +25,7 @@ from fer_ignite.apps.export.exporter import FORMATS, build_metadata, export_chec
 from fer_ignite.apps.export.half_precision import halve_module, halve_state, widen_state
 from fer_ignite.apps.export.inference_module import InferenceModule
 from fer_ignite.apps.export.litert_format import FixedSideModule
-from fer_ignite.apps.export.model_card import _training
+from fer_ignite.apps.export.model_card import _snippet, _training
 from fer_ignite.apps.export.reference_images import Reference, reference_faces
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
 from fer_ignite.config import check
@@ -403,6 +403,13 @@ def test_what_can_t_be_meant_is_refused_before_the_work(best, tmp_path, monkeypa
     with pytest.raises(ConfigError, match=said):
         export_checkpoint(best, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_card_s_code_and_commands_hold_whatever_name_the_file_has(network, form):
+    code = _snippet(build_metadata(network), form, file='my "best" one.x')
+    compile(code, "card", "exec")
+    assert "fer-ignite" not in code or "'my \"best\" one.x'" in code
 
 
 def test_a_checkpoint_in_an_object_store_needs_a_file_s_name_before_it_is_downloaded():
