@@ -2,6 +2,7 @@
 
 # Dimensions: N images, K classes.
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 # Layouts that name the numbered class folders of a data set.
-LAYOUTS_OF_NUMBERS = ("rafdb", "fer2013")
+LAYOUTS_OF_NUMBERS = ("rafdb", "fer2013", "affectnet")
 
 # Position in the new list of names, and the names of the source that it stands for.
 ClassPlan = dict[str, tuple[str, ...]]
@@ -85,7 +86,7 @@ def match_classes(
     by_case: dict[str, list[int]] = {}
     by_meaning: dict[str, list[int]] = {}
     for place, name in enumerate(known_classes):
-        by_case.setdefault(name.strip().casefold(), []).append(place)
+        by_case.setdefault(_composed(name).strip().casefold(), []).append(place)
         if (meaning := find_expression(name)) is not None:
             by_meaning.setdefault(meaning, []).append(place)
     places = []
@@ -94,7 +95,7 @@ def match_classes(
         found = (
             [exact[name]]
             if name in exact
-            else by_case.get(name.strip().casefold())
+            else by_case.get(_composed(name).strip().casefold())
             or by_meaning.get(find_expression(name) or "", [])
         )
         if len(found) > 1:
@@ -115,7 +116,7 @@ def number_warning(classes: Sequence[str]) -> str | None:
     )
     return (
         f"the classes are numbers ({', '.join(classes)}), whose meaning is not guessed: the network will name numbers, and is "
-        f"matched with no other data. Name them with --layout {' or '.join(LAYOUTS_OF_NUMBERS)} where the data is one of these, "
+        f"evaluated on other data only where --classes says that its numbers are the same. Name them with --layout {' or '.join(LAYOUTS_OF_NUMBERS)} where the data is one of these, "
         f"or with --classes '{example},...'."
     )
 
@@ -199,10 +200,18 @@ def parse_classes(text: str, source_classes: Sequence[str]) -> ClassPlan:
 
 def _known_name(name: str, source_classes: Sequence[str]) -> str:
     """A class of the data by its name, else the only one that means the same expression; else the name as it is."""
-    if name in source_classes or (meaning := find_expression(name)) is None:
+    if name in source_classes:
         return name
+    same = [known for known in source_classes if _composed(known) == _composed(name)]
+    if same or (meaning := find_expression(name)) is None:
+        return same[0] if len(same) == 1 else name
     same = [known for known in source_classes if find_expression(known) == meaning]
     return same[0] if len(same) == 1 else name
+
+
+def _composed(name: str) -> str:
+    """The name in Unicode's composed form: macOS writes é in file names as two characters, keyboards as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def relabel(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fer_ignite.data.cache.decode import choose_side
 from fer_ignite.data.cache.format import DatasetCache, open_cache
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.fetchers import (
@@ -24,12 +25,12 @@ from fer_ignite.data.fetchers import (
 from fer_ignite.data.images import fit_image
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.sampler import generator
+from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.read_ahead import ShardFetcher
 from fer_ignite.errors import DataError
 
 __all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
 
-SPLITS = ("train", "val", "test")
 _STATISTICS_SAMPLES = 2000
 
 
@@ -42,7 +43,7 @@ class FaceDataset:
         side_px: side of the stored faces, or of finished tensors.
         mean, std: per channel of the train split, in [0, 1].
         fingerprint: of the content; equal where the same data lies elsewhere.
-        leaks: bool [N] or None: train faces that occur in val or test too.
+        leaks: bool [N] or None: faces that occur in a later split too: of train in val or test, of val in test.
         cache: the dataset cache with the pixels, if there is one.
         fetch: sample by place, if not packed.
         exclude: the list of images that training leaves out; read when the train split is requested.
@@ -112,20 +113,19 @@ class FaceDataset:
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def in_train(
-        self, split: str, *, drop_train_duplicates: bool = False
+        self, split: str, *, trained_N: NDArray[np.int64] | None = None
     ) -> NDArray[np.bool_] | None:
-        """Which faces of a split occur in train too, pixel for pixel; None where they can't be read as bytes.
+        """Which faces of a split were trained on too, pixel for pixel; None where they can't be read as bytes.
 
         Args:
-            drop_train_duplicates: training left out those that do, so that none does.
+            trained_N: places of the faces that were trained on; None: all of train.
         """
         if self.cache is None or split in ("train", "all"):
             return None
-        if drop_train_duplicates and self.leaks is not None:
-            return np.zeros(len(self.indices[split]), dtype=bool)
         # By the digests that the cache stores: comparing pixels would read both splits.
         copies = self.cache.copies
-        return np.isin(copies[self.indices[split]], copies[self.indices["train"]])
+        trained_N = self.indices["train"] if trained_N is None else trained_N
+        return np.isin(copies[self.indices[split]], copies[trained_N])
 
     def fetcher(
         self,
@@ -209,6 +209,7 @@ def dataset_from_user_class(
     name: str,
     val_fraction: float,
     seed: int,
+    side_px: int | None = None,
     channels: str = "auto",
     resize_mode: str = "squash",
 ) -> FaceDataset:
@@ -219,6 +220,8 @@ def dataset_from_user_class(
             ``classes`` (names in label order) and, so that labels need no reading of images, ``targets``; None where
             there is no such split. Images are PIL images, uint8 pixels, or finished float tensors [C, H, W]. A label is a
             number, or one of the names in ``classes``.
+        side_px: the largest side of the faces, for images; None: the images' own where all are squares of one side, else the
+            median of their sides, 224 at most.
         channels, resize_mode: the settings of these names, for images; "auto" is gray where all images that are looked at are.
     Raises:
         DataError: no train split, no class names, labels outside of them, ``targets`` that are not the samples' labels, or images
@@ -266,7 +269,7 @@ def dataset_from_user_class(
     # Evaluation takes data without a train split; its statistics are those of what there is.
     chosen = indices["train"] if len(indices["train"]) else np.arange(len(labels))
     side_px, depth, mean, std, finished = _statistics(
-        fetch, chosen, seed=seed, channels=channels, resize_mode=resize_mode
+        fetch, chosen, seed=seed, side_px=side_px, channels=channels, resize_mode=resize_mode
     )
     return FaceDataset(
         classes,
@@ -400,6 +403,7 @@ def _statistics(
     indices: NDArray[np.int64],
     *,
     seed: int,
+    side_px: int | None,
     channels: str,
     resize_mode: str,
 ) -> tuple[int, int, tuple[float, ...], tuple[float, ...], bool]:
@@ -413,19 +417,36 @@ def _statistics(
             )
         depth, _, width = map(int, first.shape)
         return width, depth, (0.0,) * depth, (1.0,) * depth, True
-    side = min(sample_image(first).size)
-    depth = 3 if channels == "rgb" else 1
-    # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64. Gray ones count in all three channels.
-    sums, squares = np.zeros(3), np.zeros(3)
-    for index in chosen:
-        image = sample_image(fetch(int(index)))
-        if channels == "auto" and image.mode == "RGB":
-            depth = 3
-        own = "gray" if channels == "gray" or image.mode == "L" else "rgb"
-        pixels_HWC = fit_image(image, side, mode=resize_mode, channels=own) / 255.0
-        sums += pixels_HWC.sum(axis=(0, 1))
-        squares += np.square(pixels_HWC).sum(axis=(0, 1))
+    side, _ = choose_side([sample_image(first).size], side_px, mode=resize_mode)
+    sizes, gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
+    # Read again only where the first image did not stand for all: the sums are over pixels of the side.
+    if (other := choose_side(sizes, side_px, mode=resize_mode)[0]) != side:
+        side = other
+        _, gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
+    depth = 1 if channels == "gray" or (channels == "auto" and gray) else 3
     mean = sums[:depth] / (len(chosen) * side * side)
     std = np.sqrt(np.maximum(squares[:depth] / (len(chosen) * side * side) - mean**2, 0))
     # Clipped below: normalise() refuses the deviation 0 of images of one gray.
     return side, depth, tuple(mean.tolist()), tuple(std.clip(1e-3).tolist()), False
+
+
+def _sums(
+    fetch: Callable[[int], Any],
+    indices: NDArray[np.int64],
+    side_px: int,
+    *,
+    channels: str,
+    mode: str,
+) -> tuple[list[tuple[int, int]], bool, NDArray[np.float64], NDArray[np.float64]]:
+    """Sizes of the images, whether all are gray, and float64 [3]: sums of their pixels in 0..1 and of the squares."""
+    sizes, gray, sums, squares = [], True, np.zeros(3), np.zeros(3)
+    # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64. Gray ones count in all three channels.
+    for index in indices:
+        image = sample_image(fetch(int(index)))
+        sizes.append(image.size)
+        gray = gray and image.mode == "L"
+        own = "gray" if channels == "gray" or image.mode == "L" else "rgb"
+        pixels_HWC = fit_image(image, side_px, mode=mode, channels=own) / 255.0
+        sums += pixels_HWC.sum(axis=(0, 1))
+        squares += np.square(pixels_HWC).sum(axis=(0, 1))
+    return sizes, gray, sums, squares

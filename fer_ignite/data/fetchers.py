@@ -307,7 +307,8 @@ class _Stack:
     def pixels(self, sample: Any) -> Tensor:
         image = unpaired(sample)
         if is_finished(image):
-            return image  # type: ignore[no-any-return]
+            # A user's network may have made it: neither its graph nor its device goes on.
+            return image.detach().cpu()  # type: ignore[no-any-return]
         return torch.from_numpy(
             sample_pixels(image, self.side_px, channels=self.channels, resize_mode=self.resize_mode)
         )
@@ -334,7 +335,8 @@ def sample_image(sample: Any) -> Image.Image:
     channels = image.shape[2] if image.ndim == 3 else 1
     if dtype != "uint8" or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
         raise DataError(f"a sample's image came as {dtype} {shape}; {_WANTED}.")
-    image = np.asarray(image)
+    # numpy() takes no tensor of a CUDA device.
+    image = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
     return plain_image(Image.fromarray(np.ascontiguousarray(pixels)), "a sample's image")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_ignite.data.cache.format import DatasetCache
-from fer_ignite.data.cache.pixel_facts import measure
+from fer_ignite.data.cache.pixel_facts import mean_and_std, measure
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.sampler import generator
 from fer_ignite.data.splits import joined_units
@@ -47,7 +47,7 @@ def build_fold_dataset(faces: FaceDataset, *, folds: int, fold: int, seed: int) 
     dealt = replace(faces, indices=splits, leaks=None)
     if sums_N2C is not None and faces.cache is not None:
         # The cache's own mean and deviation include the faces that are val in this fold.
-        dealt.mean, dealt.std = _statistics(
+        dealt.mean, dealt.std = mean_and_std(
             sums_N2C[kept_N], pixels=faces.cache.height * faces.cache.width
         )
     return dealt
@@ -104,12 +104,3 @@ def _pixel_sums(dataset_cache: DatasetCache, indices_N: Indices) -> NDArray[np.i
         for at in range(0, len(indices_N), _PIECE)
     ]
     return np.concatenate([piece[1] for piece in pieces])
-
-
-def _statistics(
-    sums_N2C: NDArray[np.int64], *, pixels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in [0, 1]."""
-    total_2C = sums_N2C.sum(axis=0) / (len(sums_N2C) * pixels)
-    std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))
-    return tuple((total_2C[0] / 255).tolist()), tuple((std_C / 255).tolist())

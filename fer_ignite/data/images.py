@@ -387,7 +387,7 @@ def plain_image(image: Image.Image, name: Name, *, upright: bool = False) -> Ima
         plain = image.convert("RGB")
     else:
         raise DataError(
-            f"{printable(name)}: pixels of mode {image.mode!r}; save it with 8 or 16 bits per channel."
+            f"{printable(name)}: pixels of mode {image.mode!r}; save it as RGB or gray with 8 or 16 bits per channel."
         )
     return plain if turn is None else plain.transpose(turn)
 

@@ -109,6 +109,7 @@ def open_dataset(config: Config, dataset_cache: str | Path | None) -> FaceDatase
             name=config.data,
             val_fraction=config.val_fraction,
             seed=config.split_seed,
+            side_px=config.resize or config.image_size,
             channels=config.channels,
             resize_mode=config.resize_mode,
         )

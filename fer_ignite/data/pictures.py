@@ -27,9 +27,11 @@ def iter_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
     """
     if isinstance(pictures, (str, Path)):
         return iter([(str(pictures), pictures)])
-    # One dimension is no picture either: as one of several, each of its numbers would be refused
-    # instead of the array.
-    if isinstance(pictures, Image.Image) or _dimensions(pictures) in (1, 2, 3):
+    # One dimension of numbers is no picture either: as one of several, each number would be refused
+    # instead of the array. Of texts or objects it is a list, such as a column of paths.
+    if isinstance(pictures, Image.Image) or (
+        _dimensions(pictures) in (1, 2, 3) and not _is_list_of_objects(pictures)
+    ):
         return iter([("picture", pictures)])
     # An open file would be iterated line by line, from wherever it was read to.
     if (
@@ -42,6 +44,11 @@ def iter_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
         (str(picture) if isinstance(picture, (str, Path)) else f"picture {number}", picture)
         for number, picture in enumerate(pictures)
     )
+
+
+def _is_list_of_objects(thing: Any) -> bool:
+    """Whether an array or a pandas column has one dimension, of texts or of Python objects."""
+    return _dimensions(thing) == 1 and getattr(thing.dtype, "kind", None) in ("O", "U")
 
 
 def _dimensions(thing: Any) -> int | None:

@@ -29,5 +29,5 @@ def local_source(data: str, *, cache: Path, quiet: bool, setting: str = "--data"
     # The store's refusals are a DataError by now; what is left is the local disk.
     except OSError as error:
         raise ConfigError(
-            f"{printable(data)} can't be downloaded to {printable(folder)} ({error.strerror or error}); make room or set FER_IGNITE_CACHE."
+            f"{printable(data)} can't be downloaded to {printable(folder)} ({error.strerror or error}); make room, or set --cache or FER_IGNITE_CACHE."
         ) from None

@@ -257,7 +257,8 @@ def with_groups(samples: Samples, pattern: str | None) -> Samples:
     """Samples whose groups are read from their names.
 
     Args:
-        pattern: regular expression, searched in each id; its first group, or all that it matches, names the group.
+        pattern: regular expression, searched in each id; its first group that takes part, or all that it
+            matches, names the group.
     Raises:
         ConfigError: no regular expression.
         DataError: ids in which it is not found.
@@ -271,15 +272,23 @@ def with_groups(samples: Samples, pattern: str | None) -> Samples:
             f"--group-by {pattern!r} is no regular expression ({error}); e.g. --group-by 'S[0-9]+'."
         ) from None
     # In the names as messages show them: an id may hold bytes that are no text.
-    found = [search(printable(name)) for name in samples.ids]
+    names = [_named_group(search(printable(name))) for name in samples.ids]
     strange = [
-        printable(name) for name, match in zip(samples.ids, found, strict=True) if match is None
+        printable(name) for name, group in zip(samples.ids, names, strict=True) if group is None
     ]
     if strange:
         raise DataError(
-            f"--group-by {pattern!r} is not found in {len(strange)} of {len(found)} names, such as {strange[0]}; "
+            f"--group-by {pattern!r} is not found in {len(strange)} of {len(names)} names, such as {strange[0]}; "
             "give an expression that all names have."
         )
-    names = [match[1] if match.re.groups else match[0] for match in found if match is not None]
-    groups_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    known = [group for group in names if group is not None]
+    groups_N = np.unique(known, return_inverse=True)[1].astype(np.int64)
     return replace(samples, groups_N=groups_N, ungrouped=frozenset())
+
+
+def _named_group(match: re.Match[str] | None) -> str | None:
+    """What a match names: its first group that takes part, all of it where the expression has none; None: nothing."""
+    if match is None or not match.re.groups:
+        return match and match[0]
+    # An alternative that wasn't taken, or an optional group, is None.
+    return next((text for text in match.groups() if text is not None), None)

@@ -62,6 +62,9 @@ def assign_splits(
     line_U = drawn_U[np.argsort(place_U, kind="stable")]
     split_U = np.zeros(len(line_U), dtype=np.uint8)
     val_end, test_start = _cuts(sizes_U[line_U], shares)
+    if len(line_U) and val_end == test_start:
+        line_U, val_end = _with_train(line_U, sizes_U, shares)
+        test_start = val_end + 1
     split_U[line_U[:val_end]] = 1
     split_U[line_U[test_start:]] = 2
     return split_U[unit_N.reshape(-1)]
@@ -79,6 +82,21 @@ def _cuts(sizes_U: Labels, shares: tuple[float, float, float]) -> tuple[int, int
     if wanted[2] and units >= 1 + sum(wanted[:2]):
         test_start = min(test_start, units - 1)
     return val_end, max(test_start, val_end)
+
+
+def _with_train(
+    line_U: Labels, sizes_U: Labels, shares: tuple[float, float, float]
+) -> tuple[Labels, int]:
+    """A line with the largest unit between val and test, for units so unequal that train got none; and where val ends."""
+    largest = line_U[sizes_U[line_U].argmax()]
+    rest_U = line_U[line_U != largest]
+    _, val, test = shares
+    val_end = round(len(rest_U) * val / (val + test)) if val + test else 0
+    if val:  # val before test, as elsewhere, where one unit is left
+        val_end = min(max(val_end, 1), len(rest_U))
+    if test and len(rest_U) > 1:
+        val_end = min(val_end, len(rest_U) - 1)
+    return np.concatenate([rest_U[:val_end], [largest], rest_U[val_end:]]), val_end
 
 
 def assign_val_split(

@@ -1,13 +1,12 @@
 """CPUs, GPUs and memory of the machine; number of threads; allocator settings."""
 
-import contextlib
 import ctypes
 import os
 import platform
 import sys
 from typing import Any
 
-from fer_ignite.data.cache.pool import usable_cores
+from fer_ignite.data.cache.pool import usable_cores, usable_memory
 from fer_ignite.distributed.resolve import Machine
 
 __all__ = [
@@ -64,15 +63,8 @@ def _processor() -> str:
 
 
 def _memory() -> list[str]:
-    """The machine's memory, or less where this process's control group has a limit."""
-    try:
-        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    except (AttributeError, ValueError, OSError):
-        return []
-    # Without a limit the file holds "max", which int() refuses.
-    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
-        sizes.append(int(file.read()))
-    return [f"{min(sizes) / 2**30:.0f} GiB memory"]
+    size = usable_memory()
+    return [] if size is None else [f"{size / 2**30:.0f} GiB memory"]
 
 
 def configure_process(threads: int) -> None:

@@ -12,20 +12,25 @@ from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
-from numpy.typing import NDArray
 
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.paths import ensemble_members, weighted_name
 from fer_ignite.checkpoint.remote_files import send_test_access
-from fer_ignite.data.dataset import SPLITS, FaceDataset
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.images import require_path
 from fer_ignite.data.loader import EvalLoader
 from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.data.samples import SPLITS
 from fer_ignite.distributed import LaunchSpec, Outcome, is_main_process, launch
 from fer_ignite.distributed.collectives import cpu_group
 from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError
 from fer_ignite.imports import register_object, registered_objects, restore_objects
-from fer_ignite.inference.evaluation_data import build_eval_loader, match_dataset, split_warning
+from fer_ignite.inference.evaluation_data import (
+    build_eval_loader,
+    match_dataset,
+    split_warning,
+    trained_indices,
+)
 from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
 from fer_ignite.inference.request import (
     EvaluateRequest,
@@ -249,14 +254,18 @@ def _evaluate_in_process(
         )
     if request.with_faces:
         result["faces"] = _image_columns(dataset, scored)
-    drop = config.drop_train_duplicates
+    # opened, not dataset: faces of classes that are left out here were trained on as well. None: of other data the network
+    # has not seen the train split.
+    trained_N = trained_indices(network, opened)
     return {
         **result,
         **score_report(
             scored,
             network.classes,
             temperature=network.temperature if network.calibrated else None,
-            in_train_N=_in_train(network, dataset, split=request.split, drop_train_duplicates=drop),
+            in_train_N=None
+            if trained_N is None
+            else dataset.in_train(request.split, trained_N=trained_N),
         ),
         "split": request.split,
         "data": dataset.source,
@@ -276,15 +285,6 @@ def _evaluate_in_process(
         "own_test": _holds_test(dataset, request.split)
         and _is_own_data(network, dataset, request=request),
     }
-
-
-def _in_train(
-    network: LoadedModel, dataset: FaceDataset, *, split: str, drop_train_duplicates: bool
-) -> NDArray[np.bool_] | None:
-    """bool [N]: which images occur in train too; None for other data, whose train split this network has not seen."""
-    if not _has_fingerprint(network, dataset.fingerprint):
-        return None
-    return dataset.in_train(split, drop_train_duplicates=drop_train_duplicates)
 
 
 def _has_fingerprint(network: LoadedModel, fingerprint: str) -> bool:

@@ -7,18 +7,22 @@ from dataclasses import replace
 
 import ignite.distributed as idist
 import numpy as np
+from numpy.typing import NDArray
 
 from fer_ignite.config import Config
 from fer_ignite.data.classes import ClassMatch, match_classes
-from fer_ignite.data.dataset import SPLITS, FaceDataset
+from fer_ignite.data.dataset import FaceDataset
+from fer_ignite.data.expressions import are_numbers
 from fer_ignite.data.loader import EvalLoader, Targets
 from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.splits import AS_THE_SOURCE_SAYS
 from fer_ignite.distributed import reset_signals
-from fer_ignite.errors import ConfigError, DataError
+from fer_ignite.errors import ConfigError, DataError, FerError
 from fer_ignite.imports import OBJECT, load_object
 from fer_ignite.inference.loaded_model import LoadedModel
 from fer_ignite.inference.request import EvaluateRequest, evaluation_config, is_same_source
+from fer_ignite.training.components import choose_train_indices
 
 __all__ = [
     "build_eval_loader",
@@ -27,6 +31,7 @@ __all__ = [
     "open_for_scoring",
     "remap_targets",
     "split_warning",
+    "trained_indices",
 ]
 
 # Settings that decide which images of a data set are train, val and test; the first three decide about test.
@@ -129,6 +134,7 @@ def match_dataset(
             f"{dataset.source} gives finished float tensors, and the network was trained on images, which are resized and normalised "
             "for it; give PIL images or uint8 pixels (without ToTensor and Normalize)."
         )
+    _refuse_other_numbers(network, dataset, request=request)
     match = match_classes(dataset.classes, network.classes)
     indices = dict(dataset.indices)
     indices["all"] = np.sort(np.concatenate([dataset.indices[split] for split in SPLITS]))
@@ -162,6 +168,26 @@ def match_dataset(
     return matched, dropped, match
 
 
+def _refuse_other_numbers(
+    network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
+) -> None:
+    """Refuses numbered classes of other data than the run's, unless the request names them: 1 is disgust in FER2013, surprise in RAF-DB."""
+    if request.data is None or request.classes is not None:
+        return
+    if not (are_numbers(dataset.classes) and are_numbers(network.classes)):
+        return
+    for part in network.networks:
+        # Votes or a layout change the fingerprint of the run's own data, but not its name.
+        if part.checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
+            request.data, part.config.data
+        ):
+            return
+    raise DataError(
+        f"the classes of {dataset.source} and of the network are numbers ({', '.join(dataset.classes)}), whose meaning may differ "
+        f"between data sets; where they mean the same, say so with --classes '{','.join(dataset.classes)}'."
+    )
+
+
 def _refuse_selection_data(
     network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
 ) -> None:
@@ -190,6 +216,24 @@ def _unknown_classes(
         f"{dataset.source} has classes that the network doesn't know: {', '.join(dropped)} (it knows "
         f"{', '.join(network.classes)}); leave their faces out with --unknown-classes drop{remedy}"
     )
+
+
+def trained_indices(network: LoadedModel, dataset: FaceDataset) -> NDArray[np.int64] | None:
+    """Places of the faces that the network, or a member of the ensemble, was trained on; None: it was trained on other data.
+
+    Args:
+        dataset: with all its classes; faces that a run left out count only where its list of them can't be read any more.
+    """
+    chosen = []
+    for part in network.networks:
+        if part.checkpoint["data"]["fingerprint"] != dataset.fingerprint:
+            continue
+        try:
+            listed = replace(dataset, exclude=part.config.exclude)
+            chosen.append(choose_train_indices(part.config, listed))
+        except FerError:  # the list is gone or changed, and is no part of the checkpoint
+            chosen.append(choose_train_indices(part.config, replace(dataset, exclude=None)))
+    return np.unique(np.concatenate(chosen)) if chosen else None
 
 
 def build_eval_loader(

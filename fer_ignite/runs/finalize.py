@@ -243,7 +243,7 @@ def _report(
     temperature: float | None,
 ) -> dict[str, Any]:
     config, classes = session.config, session.dataset.classes
-    in_train_N = session.dataset.in_train(split, drop_train_duplicates=config.drop_train_duplicates)
+    in_train_N = session.dataset.in_train(split, trained_N=session.train_loader.plan.indices_N)
     report = _totals(scored, classes, temperature=temperature, in_train_N=in_train_N)
     if config.tta != "none":
         single = _totals(

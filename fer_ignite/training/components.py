@@ -45,6 +45,7 @@ __all__ = [
     "build_preprocessing",
     "build_sampler",
     "build_schedule_from_config",
+    "choose_train_indices",
     "hparam_types",
     "loss_terms",
     "min_lr_factor",
@@ -172,15 +173,19 @@ def _require_side(
         ) from None
 
 
-def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
-    """The order of the train split."""
+def choose_train_indices(config: Config, dataset: FaceDataset) -> NDArray[np.int64]:
+    """Places of the faces that a run is trained on: the train split without what its settings leave out."""
     indices = dataset.train_indices(
         drop_train_duplicates=config.drop_train_duplicates,
         limit=config.max_train_samples,
         seed=config.seed,
     )
-    if config.fast_dev_run:
-        indices = indices[: DEV_BATCHES * config.batch_size]
+    return indices[: DEV_BATCHES * config.batch_size] if config.fast_dev_run else indices
+
+
+def build_sampler(config: Config, dataset: FaceDataset) -> EpochSampler:
+    """The order of the train split."""
+    indices = choose_train_indices(config, dataset)
     return EpochSampler(
         indices,
         dataset.targets.labels_N[indices],

@@ -43,11 +43,20 @@ def test_numbers_are_matched_with_the_same_numbers_alone():
     assert match_classes(("1", "0"), ("0", "1")).places_K.tolist() == [1, 0]
     with pytest.raises(
         DataError,
-        match=r"the data's classes are numbers \(0, 1\).*--layout rafdb\|fer2013.*--classes 'angry=0",
+        match=r"the data's classes are numbers \(0, 1\).*--layout rafdb\|fer2013\|affectnet.*--classes 'angry=0",
     ):
         match_classes(("0", "1"), KNOWN)
     with pytest.raises(DataError, match=r"the network's classes are numbers \(0, 1\)"):
         match_classes(KNOWN, ("0", "1"))
+
+
+def test_composed_and_decomposed_letters_are_one_name():
+    composed, decomposed = "col\u00e8re", "cole\u0300re"
+    assert match_classes((decomposed, "peur"), ("peur", composed)).places_K.tolist() == [1, 0]
+    assert parse_classes(f"peur,{composed}", (decomposed, "peur")) == {
+        "peur": ("peur",),
+        composed: (decomposed,),
+    }
 
 
 def test_names_are_ordered_renamed_merged_and_left_out():

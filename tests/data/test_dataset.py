@@ -134,6 +134,67 @@ def test_val_is_a_stratified_share_of_train_where_there_is_none():
     assert len(faces.indices["test"]) == 0
 
 
+class Photographs:
+    """Squares whose sides are given; half of the pixels are white."""
+
+    classes = ("dark", "light")
+
+    def __init__(self, sides):
+        self.sides, self.targets = sides, [0, 1] * (len(sides) // 2)
+
+    def __len__(self):
+        return len(self.sides)
+
+    def __getitem__(self, index):
+        side = self.sides[index]
+        pixels = np.zeros((side, side), np.uint8)
+        pixels[: side // 2] = 255
+        return Image.fromarray(pixels), self.targets[index]
+
+
+def photographs(sides, **settings):
+    return dataset_from_user_class(
+        lambda split: Photographs(sides) if split == "train" else None,
+        name="my:Data",
+        val_fraction=0,
+        seed=0,
+        **settings,
+    )
+
+
+def test_the_side_of_users_images_is_the_median_of_theirs_and_224_at_most():
+    mixed = photographs([64] * 9 + [20, 40, 80])  # whichever comes first
+    assert mixed.side_px == 64
+    assert mixed.mean == pytest.approx((0.5,), abs=0.01)
+    assert photographs([300] * 5 + [200]).side_px == 224
+    assert photographs([300] * 6).side_px == 300  # squares of one side, as a dataset cache has them
+    assert photographs([300] * 6, side_px=48).side_px == 48
+
+
+def test_users_images_are_stacked_at_the_side_that_the_network_takes():
+    fetcher = photographs([300] * 5 + [200], side_px=48).fetcher(CPU, seed=0)
+    request = IndexBatch(np.arange(2), epoch=0, step=0, positions_B=np.arange(2))
+    assert next(fetcher.batches([request])).shape == (2, 48, 48, 1)
+
+
+def test_statistics_of_images_of_one_size_read_each_image_once_more_than_the_first():
+    calls = []
+
+    class Noted(Photographs):
+        def __getitem__(self, index):
+            calls.append(index)
+            return super().__getitem__(index)
+
+    dataset_from_user_class(
+        lambda split: Noted([32] * 10) if split == "train" else None,
+        name="my:Data",
+        val_fraction=0,
+        seed=0,
+    )
+    # Three samples are compared with the targets, one is looked at for its kind.
+    assert len(calls) == 10 + 3 + 1
+
+
 def test_a_class_of_one_sample_stays_in_train_and_no_share_takes_nothing():
     make = squares(train=21, val=0, classes=("dark", "light", "rare"), targets=[0, 1] * 10 + [2])
     faces = faces_of(make)

@@ -142,6 +142,12 @@ def test_finished_tensors_are_taken_as_they_are():
     assert batch[:, 0, 0, 0].tolist() == [4, 2]
 
 
+def test_finished_tensors_come_without_the_graph_that_made_them():
+    weight = torch.ones(1, requires_grad=True)
+    (batch,) = loader(lambda index: (torch.ones(3, 5, 5) * weight, 0)).batches([request([4, 2])])
+    assert not batch.requires_grad
+
+
 def test_colour_is_kept_where_the_data_has_it():
     (batch,) = loader(lambda index: Image.new("RGB", (8, 8), (1, 2, 3)), channels=3).batches(
         [request([0])]

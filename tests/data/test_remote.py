@@ -117,5 +117,7 @@ def test_a_full_disk_is_said_as_that(tiny, faces, tmp_path, monkeypatch):
     from fsspec.implementations.local import LocalFileSystem
 
     monkeypatch.setattr(LocalFileSystem, "get", full)
-    with pytest.raises(ConfigError, match=r"No space left on device\); make room or set FER_IGN"):
+    with pytest.raises(
+        ConfigError, match=r"No space left on device\); make room, or set --cache or FER_IGN"
+    ):
         find_cache(tiny(data=faces[0], cache=str(tmp_path / "cache")))

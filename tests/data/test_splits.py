@@ -43,6 +43,20 @@ def test_few_units_give_train_first_and_then_a_unit_each(units, expected):
     assert set(splits.tolist()) == expected
 
 
+@pytest.mark.parametrize("sizes", [(98, 1, 1), (5, 5, 90), (50, 50), (40, 1), (7,)])
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.1, 0.45, 0.45), (0.2, 0.8, 0.0)])
+def test_train_keeps_the_largest_unit_where_units_are_very_unequal(sizes, shares):
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    labels = np.zeros(len(units), dtype=np.int64)
+    for seed in range(6):
+        splits = assign_splits(labels, units, shares=shares, seed=seed)
+        counts = np.bincount(splits, minlength=3)
+        assert counts[0] > 0 and bool(counts[1]) == (len(sizes) > 1)
+        assert bool(counts[2]) == (shares[2] > 0 and len(sizes) > 2)
+        if shares[0] == 0.8:
+            assert counts[0] == max(sizes)
+
+
 def test_rare_classes_stay_in_train():
     labels = np.array([0] * 98 + [1, 2])
     assert assign_splits(labels, np.arange(100), shares=(0.8, 0.1, 0.1), seed=0)[98:].tolist() == [

@@ -19,6 +19,7 @@ from fer_ignite.data.classes import match_classes
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.loader import Targets
+from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteError
 from fer_ignite.inference.comparison import compare
 from fer_ignite.inference.evaluation_data import remap_targets
@@ -504,6 +505,35 @@ def test_faces_that_training_dropped_as_leaks_do_not_occur_in_train(tiny, tmp_pa
     )
     assert whole["without_train_duplicates"]["n"] == 28 - 7
     assert kept["without_train_duplicates"] == {"n": 28, "accuracy": kept["accuracy"]}
+
+
+def test_only_copies_of_faces_that_were_trained_on_occur_in_train(tiny, tmp_path, folders):
+    root = folders()
+    for name in DEMO_CLASSES:
+        shutil.copy(next((root / "val" / name).iterdir()), root / "train" / name / "copy.png")
+    listed = tmp_path / "listed.csv"
+    listed.write_text("id\n" + "".join(f"train/{name}/copy.png\n" for name in DEMO_CLASSES[:4]))
+    train(tiny(epochs=1, data=str(root), name="kept", exclude=str(listed)))
+    best = tmp_path / "kept" / "checkpoints" / "best.pt"
+    summary = json.loads((tmp_path / "kept" / "summary.json").read_text())["val"]
+    scored = evaluate(best, split="val", quiet=True)
+    assert [one["without_train_duplicates"]["n"] for one in (summary, scored)] == [25, 25]
+    listed.unlink()
+    # Which faces were left out is not known any more: all of train counts.
+    assert evaluate(best, split="val", quiet=True)["without_train_duplicates"]["n"] == 21
+
+
+def test_copies_of_faces_beyond_the_limit_of_train_do_not_occur_in_train(tiny, tmp_path, folders):
+    root = folders()
+    for name in DEMO_CLASSES:
+        shutil.copy(next((root / "val" / name).iterdir()), root / "train" / name / "copy.png")
+    train(tiny(epochs=1, data=str(root), max_train_samples=32))
+    dataset = open_dataset(config := tiny(data=str(root)), find_cache(config)[0])
+    trained = dataset.train_indices(drop_train_duplicates=False, limit=32, seed=config.seed)
+    copies = sum(dataset.image_id(place).endswith("copy.png") for place in trained)
+    assert copies < 7
+    scored = evaluate(tmp_path / "run" / "checkpoints" / "best.pt", split="val", quiet=True)
+    assert scored["without_train_duplicates"]["n"] == 28 - copies
 
 
 def test_a_network_is_built_for_the_side_that_it_was_trained_at(best, monkeypatch):

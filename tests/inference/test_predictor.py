@@ -13,6 +13,7 @@ from fer_ignite.apps.report.page import write_report
 from fer_ignite.config import Config
 from fer_ignite.data.drawn_faces import draw_faces
 from fer_ignite.data.images import require_faces
+from fer_ignite.data.pictures import iter_pictures, read_picture
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
 from fer_ignite.inference import onnx
 from fer_ignite.inference.predictor import open_predictor
@@ -68,6 +69,16 @@ def test_one_picture_is_the_same_in_every_form(tmp_path):
     assert first.probability == max(first.probabilities.values()) and first.box is None
     assert first.label in repr(first) and "%" in repr(first) and "x.png" in repr(first)
     assert sum(first.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_columns_of_paths_are_several_pictures(tmp_path):
+    pixels = draw_faces(2, seed=3)[0]
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for path, face in zip(paths, pixels, strict=True):
+        Image.fromarray(face[..., 0]).save(path)
+    for column in (np.array(paths), np.array(paths, dtype=object)):
+        assert [name for name, _ in iter_pictures(column)] == paths
+        assert [read_picture(*pair).size for pair in iter_pictures(column)] == [(48, 48)] * 2
 
 
 def test_four_dimensions_are_several_pictures():

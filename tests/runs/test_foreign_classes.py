@@ -1,13 +1,16 @@
 """Classes of other words and numbers meet a run: what is said, and how a checkpoint's classifier is taken over."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fer_ignite import build_session, train
+from fer_ignite import build_session, evaluate, train
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
+from fer_ignite.errors import DataError
 
 
 @pytest.fixture
@@ -33,8 +36,22 @@ def test_numbers_train_with_a_warning_that_says_how_to_name_them(tiny, tmp_path,
     log = (tmp_path / "run" / "log.txt").read_text()
     assert (
         "the classes are numbers (0, 1, 2, 3, 4, 5, 6)" in log
-        and "--layout rafdb or fer2013" in log
+        and "--layout rafdb or fer2013 or affectnet" in log
     )
+
+
+def test_numbers_of_other_data_are_scored_only_where_the_user_says_that_they_are_the_same(
+    tiny, tmp_path, folders
+):
+    numbers = {name: str(place) for place, name in enumerate(DEMO_CLASSES)}
+    own, other = folders(numbers), folders(numbers)
+    (next((Path(other) / "3").iterdir())).unlink()  # else the data would be the same
+    train(tiny(data=own, epochs=1))
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert evaluate(best, quiet=True)["n"] == evaluate(best, data=own, quiet=True)["n"]
+    with pytest.raises(DataError, match=r"meaning may differ between data sets.*--classes"):
+        evaluate(best, data=other, quiet=True)
+    assert evaluate(best, data=other, classes=",".join(numbers.values()), quiet=True)["n"]
 
 
 def test_the_header_says_which_expression_each_class_means_and_what_was_left_out(

@@ -17,6 +17,7 @@ from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import load_object
 from fer_ignite.inference.evaluate import evaluate
+from fer_ignite.inference.evaluation_data import trained_indices
 from fer_ignite.inference.loaded_model import LoadedModel, load_model, required_user_code
 from fer_ignite.inference.request import EvaluateRequest, evaluation_config
 
@@ -96,12 +97,9 @@ def evaluate_for_report(subject: RunReference, options: ReportOptions) -> Report
     config = evaluation_config(request, network.checkpoint)
     dataset = open_dataset(config, find_cache(config)[0])
     places_N = np.array(outputs["places"])
-    in_train_N = None
-    # Of other data the network has not seen the train split.
-    if dataset.fingerprint == network.checkpoint["data"]["fingerprint"]:
-        in_train_N = dataset.in_train(
-            options.split, drop_train_duplicates=config.drop_train_duplicates
-        )
+    # None: of other data the network has not seen the train split.
+    trained_N = trained_indices(network, dataset)
+    in_train_N = None if trained_N is None else dataset.in_train(options.split, trained_N=trained_N)
     if in_train_N is not None:
         # Of the split, without the images that the evaluation has dropped.
         in_train_N = in_train_N[np.isin(dataset.indices[options.split], places_N)]

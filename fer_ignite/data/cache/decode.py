@@ -25,6 +25,7 @@ __all__ = [
     "Fit",
     "Misfit",
     "choose_fit",
+    "choose_side",
     "decode_all",
     "refit",
     "seconds_per_file",
@@ -135,11 +136,13 @@ def choose_fit(
     gray = all(piece[1] for piece in found)
     if channels == "auto":
         channels = "gray" if gray else "rgb"
-    side, native = _side(sizes, side_px, mode=mode)
+    side, native = choose_side(sizes, side_px, mode=mode)
     return Fit(side_px=side, mode=mode, channels=channels, native=native, crop_faces=crop_faces)
 
 
-def _side(sizes: list[tuple[int, int]], side_px: int | None, *, mode: str) -> tuple[int, bool]:
+def choose_side(
+    sizes: Sequence[tuple[int, int]], side_px: int | None, *, mode: str
+) -> tuple[int, bool]:
     """The stored side, and whether it is every image's own; images are never enlarged for the sake of `side_px`."""
     if not sizes:
         return side_px or 1, False

@@ -36,6 +36,7 @@ __all__ = [
     "PACK_FORMAT",
     "PACK_VERSION",
     "DatasetCache",
+    "announced_source",
     "describe",
     "is_cache",
     "map_array",
@@ -125,6 +126,11 @@ class DatasetCache:
                 f"{self.path} keeps encoded images, not pixels; read them with read(indices)."
             )
         return self._pixels_NHWC
+
+    @property
+    def decoded_bytes(self) -> int:
+        """The size of all pixels, however they are stored."""
+        return len(self) * self.height * self.width * self.channels
 
     @cached_property
     def copies(self) -> npt.NDArray[np.int64]:
@@ -346,11 +352,7 @@ def _duplicates(report: dict[str, int]) -> list[str]:
     pairs = (("val", "train"), ("test", "train"), ("test", "val"))
     counted = [(report[f"{one}_in_{other}"], one, other) for one, other in pairs]
     across = [f"{count} {one} images also in {other}" for count, one, other in counted if count]
-    return (
-        [
-            *lines,
-            f"across splits: {', '.join(across)} (--drop-train-duplicates leaves them out of train)",
-        ]
-        if across
-        else lines
-    )
+    # The flag can only leave out what is in train.
+    in_train = any(count for count, _, other in counted if other == "train")
+    remedy = " (--drop-train-duplicates leaves those in train out of it)" if in_train else ""
+    return [*lines, f"across splits: {', '.join(across)}{remedy}"] if across else lines

@@ -253,7 +253,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
         clear_stale(packs, ".building-*", ".damaged-*")
     except OSError as error:
         raise ConfigError(
-            f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
+            f"the cache {printable(cache)} can't be written ({error.strerror}); set --cache or FER_IGNITE_CACHE."
         ) from None
     try:
         with _hidden(packs) as folder:
@@ -264,7 +264,7 @@ def _build(spec: CacheSpec, source: Source, *, cache: Path, stamp: Path, progres
             _write_text(stamp, key)
     except OSError as error:
         raise StorageError(
-            f"the dataset cache can't be written to {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
+            f"the dataset cache can't be written to {printable(cache)} ({error}); make room, or set --cache or FER_IGNITE_CACHE."
         ) from None
     return open_cache(packs / key).path
 

@@ -18,7 +18,7 @@ from fer_ignite.data.cache.format import (
     number_equal_digests,
 )
 from fer_ignite.data.cache.integrity import compute_checksums, manifest_checksum, verify_files
-from fer_ignite.data.cache.pixel_facts import measure
+from fer_ignite.data.cache.pixel_facts import mean_and_std, measure
 from fer_ignite.data.samples import SPLITS, Samples
 from fer_ignite.data.splits import report_duplicates
 from fer_ignite.errors import DataError
@@ -165,14 +165,11 @@ def compute_fingerprint(
 
 def _statistics(
     sums_N2C: npt.NDArray[np.int64], splits_N: npt.NDArray[np.uint8], *, pixels: int
-) -> tuple[list[float], list[float]]:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in 0..1, of train, or of all where there is no train."""
     # Of train alone: val and test must not decide how images are normalised.
     chosen_N = splits_N == 0 if (splits_N == 0).any() else np.ones(len(splits_N), dtype=np.bool_)
-    total_2C = sums_N2C[chosen_N].sum(axis=0) / (int(chosen_N.sum()) * pixels)
-    # The sums are exact, the quotients rounded: the difference may come out just below 0.
-    std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))
-    return (total_2C[0] / 255).tolist(), (std_C / 255).tolist()
+    return mean_and_std(sums_N2C[chosen_N], pixels=pixels)
 
 
 def _counts(samples: Samples) -> dict[str, dict[str, int]]:

@@ -1,13 +1,13 @@
 """What is measured on stored pixels: digests, sums for mean and standard deviation, blank images."""
 
-# Dimensions: B images, H W pixels, C channels, R = W * C values of a row.
+# Dimensions: N or B images, H W pixels, C channels, R = W * C values of a row.
 
 import hashlib
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["measure"]
+__all__ = ["mean_and_std", "measure"]
 
 _CACHED_BYTES = 1 << 18
 Images = npt.NDArray[np.uint8]
@@ -43,3 +43,13 @@ def _sums(images_BHWC: Images) -> npt.NDArray[np.int64]:
         ],
         axis=1,
     )
+
+
+def mean_and_std(
+    sums_N2C: npt.NDArray[np.int64], *, pixels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in 0..1, of images of so many pixels, out of what :func:`measure` added up."""
+    total_2C = sums_N2C.sum(axis=0) / (len(sums_N2C) * pixels)
+    # The sums are exact, the quotients rounded: the difference may come out just below 0.
+    std_C = np.sqrt(np.maximum(total_2C[1] - total_2C[0] ** 2, 0))
+    return tuple((total_2C[0] / 255).tolist()), tuple((std_C / 255).tolist())

@@ -1,5 +1,6 @@
 """Ordered map over processes, in which the calling process works along."""
 
+import contextlib
 import os
 import signal
 from collections import deque
@@ -10,7 +11,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, TypeVar
 
-__all__ = ["WorkerPool", "usable_cores"]
+__all__ = ["WorkerPool", "usable_cores", "usable_memory"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -21,6 +22,18 @@ def usable_cores() -> int:
     """Cores that this process may run on."""
     # cpu_count also counts cores that taskset or a cpuset keeps from this process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory() -> int | None:
+    """Bytes of the machine's memory, or less where this process's control group has a limit; None where it isn't known."""
+    try:
+        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    # Without a limit the file holds "max", which int() refuses.
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        sizes.append(int(file.read()))
+    return min(sizes)
 
 
 class WorkerPool:

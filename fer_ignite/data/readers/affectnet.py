@@ -5,6 +5,7 @@ Source: Mollahosseini, Hasani and Mahoor: AffectNet (IEEE Transactions on Affect
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,12 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
     )
     left_out = _tables_left_out(root, tables)
     for table in tables:
-        rows = iter_rows(table)
+        rows = iter_rows(table, broken=partial(_refuse_row, listing, table))
         if table in left_out:
+            rows = iter_rows(table, broken=lambda *_: None)  # not read, so not refused either
             listing.left_out[left_out[table]] += sum(1 for _ in rows) - 1  # without the header
             continue
-        header = {name.strip().lower(): place for place, name in enumerate(next(rows)[1])}
+        header = {name.strip().lower(): place for place, name in enumerate(next(rows, (1, []))[1])}
         missing = [name for name in (AFFECTNET_COLUMN, "expression") if name not in header]
         if missing:
             raise DataError(f"{printable(table)}, row 1: no column {', '.join(missing)}.")
@@ -85,14 +87,18 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
                 file = row[header[AFFECTNET_COLUMN]].strip()
                 code = int(row[header["expression"]])
                 box = _box(row, header)
-            except (ValueError, IndexError):
-                listing.refused.append((f"{table.name} row {number}", "no row of annotations"))
+            except (ValueError, IndexError, OverflowError):  # the last: a box of inf
+                _refuse_row(listing, table, number, "no row of annotations")
                 continue
             if code in _LEFT_OUT:
                 listing.left_out[f"no expression: {code}, {_LEFT_OUT[code]}"] += 1
                 continue
-            if code not in _CODES or not file or "\0" in file:
-                listing.refused.append((f"{table.name} row {number}", f"{code} is no code 0 to 10"))
+            if not file or "\0" in file:
+                reason = f"{AFFECTNET_COLUMN} is empty or holds a zero byte"
+                _refuse_row(listing, table, number, reason)
+                continue
+            if code not in _CODES:
+                _refuse_row(listing, table, number, f"{code} is no code 0 to 10")
                 continue
             found.append((file, _CODES[code], box))
         # Of each table: every list was published with images of its own.
@@ -102,6 +108,10 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
             for file, label, box in found
         ]
     return listing
+
+
+def _refuse_row(listing: Listing, table: Path, number: int, reason: str) -> None:
+    listing.refused.append((f"{table.name} row {number}", reason))
 
 
 def _tables_left_out(root: Path, tables: list[Path]) -> dict[Path, str]:
@@ -147,7 +157,7 @@ def read_affectnet_npy(survey: Survey, folders: list[Path]) -> Listing:
     for folder in folders:
         split = _split_of(folder.parent.name)
         images = folder.parent / "images"
-        for name in listing.walk(images):
+        for name in listing.walk(images) if images.is_dir() else ():
             if not is_image_name(name):
                 continue
             label = folder / f"{os.path.splitext(name)[0]}_exp.npy"

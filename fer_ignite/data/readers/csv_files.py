@@ -241,6 +241,14 @@ def _refusal(number: int, error: DataError) -> tuple[bytes, str]:
     return b"row %d" % number, str(error).partition(f"row {number}: ")[2].removesuffix(".")
 
 
+def _refused_rows(refused: list[tuple[bytes, str]]) -> str:
+    """How many rows can't be used, with the reasons of the first three; empty where all can."""
+    if not refused:
+        return ""
+    reasons = "; ".join(f"{printable(row)}: {reason}" for row, reason in refused[:3])
+    return f" of the rows that can be used ({len(refused)} can't be: {reasons})"
+
+
 def _places(name: str, header: list[str], *, needed: tuple[str, ...]) -> dict[str, int]:
     places = {column.strip().lower(): position for position, column in enumerate(header)}
     missing = [column for column in needed if column not in places]
@@ -333,7 +341,7 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     classes, labels_N = np.unique(np.array(labels, dtype=str), return_inverse=True)
     if len(classes) < 2:
         raise DataError(
-            f"{name}: {len(classes)} classes in column label; two or more can be distinguished."
+            f"{name}: {len(classes)} classes in column label{_refused_rows(refused)}; two or more can be distinguished."
         )
     samples = Samples(
         classes=tuple(classes.tolist()),

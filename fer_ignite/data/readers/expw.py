@@ -48,7 +48,7 @@ def read_expw(survey: Survey, table: Path) -> Listing:
             # The list has top before left; boxes here begin with left.
             top, left, right, bottom = (round(float(word)) for word in words[2:6])
             label = _CODES[int(words[7])]
-        except (ValueError, IndexError, KeyError):
+        except (ValueError, IndexError, KeyError, OverflowError):  # the last: a box of inf
             listing.refused.append((f"{table.name} row {number}", "no row of eight fields"))
             continue
         rows.append((image, face, label, (left, top, right, bottom)))

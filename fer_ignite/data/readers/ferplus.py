@@ -125,12 +125,13 @@ def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
         mode: "majority"; "distribution" adds soft labels; "second" keeps all samples, their own labels and classes, and adds
             the votes as soft labels of train.
     """
+    votes = _votes_of_rows(samples, votes)
     # fer2013.csv has no image names: the splits are all that can show rows that were moved or
     # left out.
     if len(votes.splits_N) != len(samples) or (votes.splits_N != samples.splits_N).any():
         raise DataError(
             f"{votes.name} has {len(votes.splits_N)} rows, the images {len(samples)}: votes and images go together row "
-            "by row, so both files must be whole and in their published order."
+            f"by row, so both files must be whole and in their published order{_refused_rows(samples)}."
         )
     if mode == "second":
         return _with_second_target(samples, votes)
@@ -152,6 +153,30 @@ def apply_votes(samples: Samples, votes: FerPlusVotes, *, mode: str) -> Samples:
         left_out={**samples.left_out, **left_out},
     )
     return replace(voted, soft_NK=soft_NK if mode == "distribution" else None).take(keep_N)
+
+
+def _votes_of_rows(samples: Samples, votes: FerPlusVotes) -> FerPlusVotes:
+    """The votes without those of the rows that can't be used as images; as they are where the counts of rows differ."""
+    # Ids are "row 2": the order of the numbers is that of the votes.
+    names = [*samples.ids, *(name for name, _ in samples.refused)]
+    if not samples.refused or len(names) != len(votes.splits_N):
+        return votes
+    numbers_N = np.array([int(name.removeprefix(b"row ")) for name in names])
+    # argsort of a permutation is its inverse: the place of each row among all.
+    places_N = np.argsort(np.argsort(numbers_N))[: len(samples)]
+    return replace(
+        votes,
+        counts_NV=votes.counts_NV[places_N],
+        splits_N=votes.splits_N[places_N],
+        named_N=votes.named_N[places_N],
+    )
+
+
+def _refused_rows(samples: Samples) -> str:
+    if not samples.refused:
+        return ""
+    name, reason = samples.refused[0]
+    return f"; {len(samples.refused)} rows of the images can't be used, such as {printable(name)}: {reason}"
 
 
 def _with_second_target(samples: Samples, votes: FerPlusVotes) -> Samples:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fer_ignite.data.cache.format import is_cache, open_cache
+from fer_ignite.data.cache.pool import usable_memory
+from fer_ignite.data.classes import LAYOUTS_OF_NUMBERS
 from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.data.images import printable
 from fer_ignite.data.readers.affectnet import (
@@ -36,6 +38,7 @@ __all__ = [
     "CacheSource",
     "ReadOptions",
     "find_source",
+    "require_memory",
     "require_source",
     "split_sources",
 ]
@@ -145,7 +148,7 @@ def _folder_source(path: Path, options: ReadOptions) -> Source:
     source = None if layout in ("folders", "csv") else _published(path, options)
     if source is not None:
         return source
-    if layout == "csv" or (layout in _PUBLISHED and layout not in _ALSO_AS_FOLDERS):
+    if layout == "csv" or (layout in _PUBLISHED and layout not in LAYOUTS_OF_NUMBERS):
         raise DataError(
             f"--layout {layout}: {printable(path)} does not hold {_PUBLISHED.get(layout, 'fer2013.csv')}; leave --layout out to "
             "see what it is recognised as."
@@ -153,8 +156,6 @@ def _folder_source(path: Path, options: ReadOptions) -> Source:
     return FolderSource(path, any_classes=options.any_classes, follow_links=options.follow_links)
 
 
-# Data sets that are also distributed as class folders, numbered or named.
-_ALSO_AS_FOLDERS = ("fer2013", "rafdb", "affectnet")
 _PUBLISHED = {
     "jaffe": "images named as KA.AN1.39.tiff",
     "kdef": "images named as AF01ANS.JPG",
@@ -222,8 +223,10 @@ def _csv_source(path: Path, options: ReadOptions) -> Source:
             f"--layout {options.layout}: {printable(path)} is a file; name the folder that holds the data set."
         )
     if "emotion" in columns or "pixels" in columns:
+        _require_layout(options.layout, path, is_kind="fer2013")
         return _face_csv(path, options)
     if AFFECTNET_COLUMN in columns:
+        _require_layout(options.layout, path, is_kind="affectnet")
         survey = Survey(path.resolve().parent, follow_links=options.follow_links)
         return ListingSource(
             "AffectNet", path, read=partial(read_affectnet_csv, survey, [path.resolve()])
@@ -238,6 +241,14 @@ def _csv_source(path: Path, options: ReadOptions) -> Source:
         f"{printable(path)}, row 1: columns {', '.join(map(printable, list(columns)[:8]))}; "
         "read are emotion,pixels,Usage (fer2013.csv) or path,label[,split][,group]."
     )
+
+
+def _require_layout(layout: str, path: Path, *, is_kind: str) -> None:
+    """Refuses the layout of another data set than a csv file's columns show."""
+    if layout not in ("auto", "csv", is_kind):
+        raise DataError(
+            f"--layout {layout}: {printable(path)} has the columns of {is_kind}; give --layout {is_kind}, or leave it out."
+        )
 
 
 def _face_table(folder: Path) -> Path | None:
@@ -296,8 +307,25 @@ class DemoSource:
         )
 
 
+def require_memory(needed_bytes: int, where: str, *, remedy: str) -> None:
+    """Refuses images that the machine's memory can't hold; without it the system ends the process.
+
+    Args:
+        needed_bytes: of all images, decoded.
+        remedy: what to do about it; it follows a semicolon.
+    Raises:
+        DataError: there is less memory.
+    """
+    memory = usable_memory()
+    if memory is not None and needed_bytes > memory:
+        raise DataError(
+            f"{printable(where)}: its images take {needed_bytes / 1e9:.3g} GB of memory once decoded, and there are {memory / 1e9:.3g} GB; "
+            f"{remedy}."
+        )
+
+
 class CacheSource:
-    """An existing dataset cache, packed again under other class names."""
+    """An existing dataset cache, packed again under other class names; encoded images are decoded into memory, all of them."""
 
     kind = "pack"
 
@@ -320,13 +348,19 @@ class CacheSource:
                 f"{printable(self.where)}: faces in shards are read as they are; join data sets and choose --classes and --split when "
                 "the shards are written: fer-ignite pack DATA --shards FOLDER."
             )
+        if not dataset_cache.is_memmap:
+            require_memory(
+                dataset_cache.decoded_bytes,
+                self.where,
+                remedy="name the files that the dataset cache was made from in its place",
+            )
         everything = np.arange(len(dataset_cache))
         return Samples(
             classes=dataset_cache.classes,
             ids=[dataset_cache.id_bytes(index) for index in range(len(dataset_cache))],
             labels_N=np.array(dataset_cache.labels),
             splits_N=np.array(dataset_cache.splits),
-            # Pixels stay mapped; encoded images are decoded here, all of them into memory.
+            # Pixels stay mapped; encoded images are decoded here.
             pixels_NHWC=dataset_cache.pixels
             if dataset_cache.is_memmap
             else dataset_cache.read(everything),

@@ -5,7 +5,6 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from fer_ignite.data.classes import class_difference
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
-from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside, leads_up
+from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside, leads_up, list_entries
 from fer_ignite.data.readers.named_files import find_persons
 from fer_ignite.data.samples import (
     SPLIT_OF_NAME,
@@ -34,8 +33,6 @@ _BESIDE_SPLIT = (
     *("set", "data", "split", "images", "image", "aligned", "faces", "cropped", "folder"),
     _NEWER,
 )
-# Left in archives by macOS and on disks by Windows; each would be a class.
-_IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
 
 @dataclass
@@ -112,20 +109,8 @@ class FolderSource(ReadOnceSource):
 
 def visible(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders and of the other entries in a folder, sorted; hidden ones and system litter left out."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [(entry.name, is_folder(entry)) for entry in entries if _is_meant(entry.name)]
-    except OSError as error:
-        raise DataError(
-            f"{printable(folder)}: can't be listed ({error.strerror}); check its permissions."
-        ) from None
-    return sorted(n for n, folder in found if folder), sorted(
-        n for n, folder in found if not folder
-    )
-
-
-def _is_meant(name: str) -> bool:
-    return not name.startswith(".") and name not in _IGNORED_FOLDERS
+    found = [(entry.name, is_folder(entry)) for entry in list_entries(str(folder))]
+    return [n for n, folder in found if folder], [n for n, folder in found if not folder]
 
 
 def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samples, bytes]:
@@ -292,7 +277,7 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
         if not walk.follow_links and not is_inside(above[-1], walk.root):
             walk.refused.append((path[len(walk.root) + 1 :], OUTSIDE))
             continue
-        for entry in _entries(path):
+        for entry in list_entries(path):
             if is_folder(entry):
                 real = os.path.realpath(entry.path)
                 if not leads_up(real, above):
@@ -301,19 +286,6 @@ def _walk_class(walk: _Walk, folder: bytes) -> None:
                 walk.add(entry)
             else:
                 walk.stray += 1
-
-
-def _entries(path: bytes) -> Iterator["os.DirEntry[bytes]"]:
-    try:
-        with os.scandir(path) as entries:
-            # scandir's order is the file system's; the images' order is part of the fingerprint.
-            yield from sorted(
-                (e for e in entries if not e.name.startswith(b".")), key=lambda entry: entry.name
-            )
-    except OSError as error:
-        raise DataError(
-            f"{printable(path)}: can't be listed ({error.strerror}); check its permissions."
-        ) from None
 
 
 def _refuse_differences(

@@ -36,6 +36,7 @@ __all__ = [
     "is_image_name",
     "is_inside",
     "leads_up",
+    "list_entries",
 ]
 
 OUTSIDE = "leads outside the data folder; --follow-links reads it"
@@ -43,6 +44,8 @@ _DEEPEST = 4  # folders below the one that is named: archives unpack into folder
 # Of each folder: AffectNet's annotations are one file or more per image.
 _FIRST_FILES = 2000
 _FIRST_IMAGES = 200  # of each folder; enough to see how a data set names its files
+# Left in archives by macOS and on disks by Windows; as class folders each would be a class.
+_IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 _FIRST_LISTED = 50  # of a list; some of its images may be missing
 
 
@@ -92,6 +95,9 @@ class Listing:
 
         Links to folders are followed inside the root, never back up; those that lead out of it are refused, or followed on
         request.
+
+        Raises:
+            DataError: a folder can't be listed; its images would be missing without a word.
         """
         # Real paths of the folders above: a link back to one of them would otherwise never end.
         stack: list[tuple[str, tuple[str, ...]]] = [(str(folder), (os.path.realpath(folder),))]
@@ -101,7 +107,7 @@ class Listing:
                 self.refused.append((os.path.relpath(path, self.root), OUTSIDE))
                 continue
             below: list[tuple[str, tuple[str, ...]]] = []
-            for entry in _entries(path):
+            for entry in list_entries(path):
                 if not is_folder(entry):
                     yield os.path.relpath(entry.path, folder)
                 elif not leads_up(real := os.path.realpath(entry.path), above):
@@ -168,16 +174,17 @@ class ListingSource(ReadOnceSource):
 
 def _samples(listing: Listing, name: str) -> Samples:
     faces = listing.faces
+    reasons = "; ".join(_reasons(listing))
+    why = f" ({reasons})" if reasons else ""
     if not faces:
-        reasons = "; ".join(_reasons(listing))
         raise DataError(
-            f"{name}: no labelled image is found{f' ({reasons})' if reasons else ''}; name the folder that holds labels and images."
+            f"{name}: no labelled image is found{why}; name the folder that holds labels and images."
         )
     found = {face.label for face in faces}
     classes = tuple(label for label in listing.classes if label in found)
     if len(classes) < 2:
         raise DataError(
-            f"{name}: all images are {classes[0]}; two or more classes can be distinguished."
+            f"{name}: all images are {classes[0]}{why}; two or more classes can be distinguished."
         )
     place = {label: position for position, label in enumerate(classes)}
     groups = [face.group for face in faces]
@@ -237,7 +244,7 @@ class Survey:
 
     def _look(self, folder: Path) -> list[Path]:
         below, others = [], 0
-        for entry in _entries(folder):
+        for entry in _entries_if_listed(folder):
             if is_folder(entry):
                 if self._is_new(entry):
                     below.append(Path(entry.path))
@@ -300,14 +307,32 @@ def leads_up(real: AnyStr, above: Sequence[AnyStr]) -> bool:
     return any(is_inside(seen, real) for seen in above)
 
 
-def _entries(folder: str | Path) -> list["os.DirEntry[str]"]:
+def list_entries(folder: AnyStr) -> list["os.DirEntry[AnyStr]"]:
+    """The entries of a folder by their names; hidden ones and what systems leave behind are left out.
+
+    Raises:
+        DataError: it can't be listed.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                (e for e in entries if not e.name.startswith((".", "__MACOSX"))),
-                key=lambda entry: entry.name,
-            )
-    except OSError:
+            # scandir's order is the file system's; the images' order is part of the fingerprint.
+            return sorted((e for e in entries if _is_meant(e.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{printable(folder)}: can't be listed ({error.strerror}); check its permissions."
+        ) from None
+
+
+def _is_meant(name: str | bytes) -> bool:
+    text = os.fsdecode(name)
+    return not text.startswith(".") and text not in _IGNORED_FOLDERS
+
+
+def _entries_if_listed(folder: Path) -> list["os.DirEntry[str]"]:
+    """None for a folder that can't be listed: it may be no part of the data set, which is not recognised yet."""
+    try:
+        return list_entries(str(folder))
+    except DataError:
         return []
 
 

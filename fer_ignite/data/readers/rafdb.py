@@ -30,11 +30,13 @@ def read_rafdb(survey: Survey, table: Path) -> Listing:
     Raises:
         DataError: the list can't be read, or there is no image of it.
     """
-    entries = _rows(table)
     root = survey.root
     listing = Listing(
         root, tuple(_CODES.values()), tables=[table], follow_links=survey.follow_links
     )
+    entries = _rows(table, refused=listing.refused)
+    if not entries:
+        return listing
     folder, ending = _images(survey, [name for name, _ in entries])
     for name, code in entries:
         split = SPLIT_OF_NAME.get(name.partition("_")[0].lower())
@@ -48,7 +50,8 @@ def read_rafdb(survey: Survey, table: Path) -> Listing:
     return listing
 
 
-def _rows(table: Path) -> list[tuple[str, int]]:
+def _rows(table: Path, *, refused: list[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Name and code of each row; rows of another form are added to `refused`."""
     try:
         # split, not splitlines: that also cuts at form feeds and U+2028, and rows would have
         # other numbers than in an editor.
@@ -61,10 +64,9 @@ def _rows(table: Path) -> list[tuple[str, int]]:
         if not words:
             continue
         if len(words) != 2 or not words[1].isdecimal():
-            raise DataError(
-                f"{printable(table)}, row {number}: {printable(line[:60])!r}; a row is a file name and a label, as in "
-                "'train_00001.jpg 5'."
-            )
+            reason = f"{printable(line[:60])!r}; a row is a file name and a label, as in 'train_00001.jpg 5'"
+            refused.append((f"{table.name} row {number}", reason))
+            continue
         rows.append((words[0], int(words[1])))
     return rows
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.classes import LAYOUTS_OF_NUMBERS, match_classes
 from fer_ignite.data.expressions import are_numbers
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.find import CacheSource
+from fer_ignite.data.readers.find import CacheSource, require_memory
 from fer_ignite.data.samples import Samples, name_numbered_classes
 from fer_ignite.errors import DataError
 
@@ -21,7 +22,7 @@ _MARK = b"/"  # between the number of a data set and the name of an image in it
 
 
 class UnionSource:
-    """The dataset caches of several data sets as one source of pixels.
+    """The dataset caches of several data sets as one source of pixels, all of which lie in memory while they are packed.
 
     An image's name begins with the number of its data set, from 1. Each keeps its own splits. The classes are the first one's, then
     those of the others that it doesn't have. Where one set has votes, the others' labels are their distributions.
@@ -51,6 +52,12 @@ class UnionSource:
         return hashlib.sha256(b"".join(part.stamp() for part in self._parts)).digest()
 
     def samples(self) -> Samples:
+        caches = [open_cache(part.path) for part in self._parts]
+        # Encoded images are decoded first, and then copied as the pixels of the others are.
+        copies = [one.decoded_bytes * (1 if one.is_memmap else 2) for one in caches]
+        require_memory(
+            sum(copies), self.where, remedy="give a smaller --image-size, or join fewer data sets"
+        )
         found = [name_numbered_classes(part.samples(), self._numbering) for part in self._parts]
         shapes = {
             samples.pixels_NHWC.shape[1:] for samples in found if samples.pixels_NHWC is not None

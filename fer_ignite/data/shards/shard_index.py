@@ -78,7 +78,7 @@ def _copy_of_index(url: str, cache: Path) -> Path:
         clear_stale(cache, ".building-*")
     except OSError as error:
         raise ConfigError(
-            f"the cache {printable(cache)} can't be written ({error.strerror}); set FER_IGNITE_CACHE."
+            f"the cache {printable(cache)} can't be written ({error.strerror}); set --cache or FER_IGNITE_CACHE."
         ) from None
     try:
         # At each start the manifest alone: its checksum says whether the copy is of the same
@@ -96,7 +96,7 @@ def _copy_of_index(url: str, cache: Path) -> Path:
         return target
     except OSError as error:
         raise StorageError(
-            f"the index of {shown(url)} can't be stored in {printable(cache)} ({error}); make room or set FER_IGNITE_CACHE."
+            f"the index of {shown(url)} can't be stored in {printable(cache)} ({error}); make room, or set --cache or FER_IGNITE_CACHE."
         ) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

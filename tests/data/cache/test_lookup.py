@@ -331,10 +331,17 @@ def test_duplicates_leaks_and_blanks_are_reported(data, tmp_path):
     assert leaking == {"train/sad/0.png", "train/happy/x.png"}
     text = describe(dataset_cache)
     assert (
-        "1 test images also in train" in text
+        "1 test images also in train (--drop-train-duplicates" in text
         and "blank images: 1" in text
         and "12 x 12 gray" in text
     )
+
+
+def test_copies_of_test_in_val_are_not_said_to_go_with_those_of_train(data, tmp_path):
+    shutil.copy(data / "val" / "sad" / "0.png", data / "test" / "sad" / "x.png")
+    text = describe(build(data, tmp_path))
+    assert "across splits: 1 test images also in val" in text
+    assert "--drop-train-duplicates" not in text
 
 
 def test_one_folder_of_classes_is_split_with_copies_kept_together(tmp_path):

@@ -186,6 +186,12 @@ def test_a_manifest_row_that_says_nothing_is_refused(tmp_path, lines, words):
         )
 
 
+def test_a_manifest_without_a_row_that_can_be_used_says_why(tmp_path):
+    path = manifest(tmp_path, "path,label,split", "0.png,sad,tain", "1.png,happy,tain")
+    with pytest.raises(DataError, match=r"2 can't be: row 2: the split is 'tain'.*; row 3: "):
+        ManifestSource(path).samples()
+
+
 def test_a_list_from_windows_or_with_blanks_finds_its_files(tmp_path):
     (tmp_path / "sad").mkdir()
     for name in ("sad/0.png", "1.png", "odd\\name.png"):

@@ -1,5 +1,7 @@
 """FER+ votes, by the rule of their publication."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -165,6 +167,20 @@ def test_votes_and_images_must_go_together_row_by_row():
         apply_votes(samples(3, [0, 0, 0]), votes([ballot(fear=10)] * 2, [0, 0]), mode="majority")
     with pytest.raises(DataError, match="published order"):
         apply_votes(samples(2, [0, 2]), votes([ballot(fear=10)] * 2, [0, 1]), mode="majority")
+
+
+def test_a_row_of_the_images_that_can_t_be_used_takes_its_votes_with_it():
+    ballots = [ballot(fear=10), ballot(NF=10), ballot(happiness=10)]
+    part = replace(
+        samples(2, [0, 2]),
+        ids=[b"row 2", b"row 4"],
+        refused=((b"row 3", "2303 pixels; a face has 2304"),),
+    )
+    found = apply_votes(part, votes(ballots, [0, 0, 2]), mode="majority")
+    assert [FERPLUS_CLASSES[label] for label in found.labels_N] == ["fear", "happy"]
+    assert found.refused == part.refused and not found.left_out["FER+: not a face"]
+    with pytest.raises(DataError, match=r"published order; 1 rows .* such as row 3: 2303 pixels"):
+        apply_votes(part, votes(ballots[:1] * 4, [0, 0, 0, 2]), mode="majority")
 
 
 def numbered(*rows):

@@ -72,6 +72,18 @@ def test_files_of_other_kinds_are_refused_with_what_is_read(tmp_path):
         find_source(write(tmp_path / "d.csv", ""))
 
 
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [("emotion,pixels,Usage", "fer2013"), ("subDirectory_filePath,expression", "affectnet")],
+)
+def test_a_csv_of_another_data_set_than_the_layout_names_is_refused(tmp_path, header, kind):
+    path = write(tmp_path / "a.csv", header + "\n")
+    other = {"fer2013": "affectnet", "affectnet": "fer2013"}[kind]
+    with pytest.raises(DataError, match=f"--layout {other}: .* has the columns of {kind}"):
+        find_source(path, ReadOptions(layout=other))
+    assert find_source(path, ReadOptions(layout=kind)).kind == find_source(path).kind
+
+
 def test_votes_go_with_the_csv_alone(tmp_path):
     with pytest.raises(DataError, match="--votes goes with"):
         find_source("demo", ReadOptions(votes=write(tmp_path / "v.csv", "x")))

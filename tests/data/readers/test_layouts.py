@@ -13,6 +13,7 @@ from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.readers import folders
 from fer_ignite.data.readers.listing import ListedFace, Listing
 from fer_ignite.data.readers.named_files import find_persons
+from fer_ignite.data.samples import Samples, with_groups
 from fer_ignite.errors import DataError, FerError
 
 NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -83,6 +84,10 @@ def test_rafdb_lists_what_it_can_t_use(raf):
     table = raf / "EmoLabel" / "list_patition_label.txt"
     table.write_text(table.read_text() + "train_99999.jpg 9\n")
     with pytest.raises(DataError, match=r"train_99999\.jpg: 9 is no label from 1 to 7"):
+        packed(raf)
+    assert len(packed(raf, bad_images="skip")) == 28
+    table.write_text(table.read_text() + "train_00000.jpg happy\n")
+    with pytest.raises(DataError, match=r"row 30: .*a row is a file name and a label"):
         packed(raf)
     assert len(packed(raf, bad_images="skip")) == 28
     table.write_text("train_00000.jpg happy\n")
@@ -189,6 +194,27 @@ def test_affectnet_s_table_is_cut_to_its_boxes_and_leaves_out_what_is_no_express
     )
     alone = packed(tmp_path / "training.csv")
     assert len(alone) == 16 and set(np.unique(alone.splits).tolist()) == {0, 1}
+
+
+def test_bad_rows_of_affectnet_s_table_are_refused_one_by_one(tmp_path):
+    rows = ["subDirectory_filePath,face_x,face_y,face_width,face_height,expression"]
+    for number in range(16):
+        draw(tmp_path / "a" / f"{number}.png", number)
+        rows.append(f"a/{number}.png,0,0,24,24,{number % 8}")
+    rows += [
+        ",0,0,24,24,3",
+        "a/1.png,inf,0,24,24,3",
+        "a/1.png,0,0,24,24,12",
+        'a/1.png,"0"x,0,1,1,3',
+    ]
+    (tmp_path / "training.csv").write_text("\n".join(rows) + "\n")
+    dataset_cache = packed(tmp_path, bad_images="skip")
+    assert len(dataset_cache) == 16
+    reasons = dict(text.split(": ", 1) for text in dataset_cache.manifest["skipped"])
+    assert reasons["training.csv row 18"].startswith("subdirectory_filepath is empty")
+    assert reasons["training.csv row 19"] == "no row of annotations."
+    assert reasons["training.csv row 20"] == "12 is no code 0 to 10."
+    assert reasons["training.csv row 21"].startswith("broken csv")
 
 
 @pytest.mark.parametrize("with_automatic_images", [True, False])
@@ -458,7 +484,13 @@ def test_expw_cuts_each_face_to_its_box_and_keeps_a_picture_s_faces_together(tmp
     groups, found = groups_of(dataset_cache), by_id(dataset_cache)
     assert groups["image/origin/p_3.jpg#0"] == groups["image/origin/p_3.jpg#1"]
     assert found["image/origin/p_3.jpg#1"][0] == NAMES[4]
-    with (tmp_path / "label" / "label.lst").open("a") as file:
+    table = tmp_path / "label" / "label.lst"
+    whole = table.read_text()
+    table.write_text(whole + "p_1.jpg 2 inf 500 600 600 1.0 3\n")
+    with pytest.raises(DataError, match=r"label\.lst row 43: no row of eight fields"):
+        packed(tmp_path, side_px=24)
+    table.write_text(whole)
+    with table.open("a") as file:
         file.write("p_1.jpg 2 500 500 600 600 1.0 3\n")
     with pytest.raises(DataError, match="lies outside of the picture"):
         packed(tmp_path, side_px=24)
@@ -620,3 +652,32 @@ def test_a_layout_that_the_data_has_not_is_refused(tmp_path, layout, words):
     numbered_folders(tmp_path, ["happy", "sad"])
     with pytest.raises(DataError, match=words):
         packed(tmp_path, layout=layout)
+
+
+def test_a_folder_that_can_t_be_listed_is_no_folder_without_images(ckplus, monkeypatch):
+    scandir = os.scandir
+
+    def refused(path):
+        if os.path.basename(os.fsdecode(path)) == "S010":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=r"S010: can't be listed \(Permission denied\); check"):
+        packed(ckplus)
+
+
+def test_the_group_is_the_part_of_the_expression_that_takes_part():
+    def groups(names, pattern):
+        samples = Samples(
+            classes=("a", "b"),
+            ids=names,
+            labels_N=np.zeros(len(names), dtype=np.int64),
+            splits_N=np.zeros(len(names), dtype=np.uint8),
+        )
+        return with_groups(samples, pattern).groups_N.tolist()
+
+    assert groups([b"film7_1", b"S12_1", b"S12_2"], r"film(\d+)|S(\d+)") == [1, 0, 0]
+    assert groups([b"film7_1", b"film7_2"], r"film\d") == [0, 0]
+    with pytest.raises(DataError, match="is not found in 1 of 2 names, such as film_1"):
+        groups([b"film7_1", b"film_1"], r"film(\d+)?")

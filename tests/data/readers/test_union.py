@@ -40,6 +40,14 @@ def dataset_cache(data, **options):
     return open_cache(open_or_build(CacheSpec(data=data, **options)))
 
 
+def test_images_that_memory_can_t_hold_are_refused_before_they_are_read(monkeypatch):
+    cache = dataset_cache("demo:140")
+    assert cache.decoded_bytes == 140 * 48 * 48
+    monkeypatch.setattr("fer_ignite.data.readers.find.usable_memory", lambda: 600_000)
+    with pytest.raises(DataError, match=r"0\.000647 GB of memory.*there are 0\.0006 GB; give a"):
+        dataset_cache("demo:140,demo:141")
+
+
 def test_names_of_several(tmp_path, monkeypatch):
     assert split_sources("demo") == ("demo",)
     assert split_sources("a, b.csv") == ("a", "b.csv")
