@@ -166,7 +166,9 @@ def _union(
                 f"--data {printable(part)}: shards can't be joined with other data; join the data sets when the shards are written: "
                 "fer-ignite pack A,B --shards FOLDER."
             )
-        if is_object_name(part) and not part.startswith(("demo:", "kaggle:")):
+        if is_object_name(part) and not (
+            part.startswith(("demo:", "kaggle:")) or os.path.exists(part)
+        ):
             raise ConfigError(
                 f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or dataset caches."
             )

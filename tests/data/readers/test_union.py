@@ -219,6 +219,14 @@ def test_a_dataset_cache_of_another_side_and_colour_is_joined(tmp_path):
     assert (len(union), union.height, union.channels) == (152, 48, 1)
 
 
+def test_a_folder_that_looks_like_a_user_s_class_is_joined(tmp_path, monkeypatch):
+    class_folders(tmp_path / "my:Faces", ["angry", "happy"])
+    monkeypatch.chdir(tmp_path)
+    assert len(dataset_cache("my:Faces,demo:70")) == 82
+    with pytest.raises(ConfigError, match="a data set of your own class can't be joined"):
+        dataset_cache("other:Faces,demo:70")
+
+
 def test_a_path_with_a_comma_among_several_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a,b").mkdir()
