@@ -14,7 +14,9 @@ from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.paths import LAST_NAME
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check
+from fer_ignite.distributed import is_main_process
 from fer_ignite.errors import ConfigError, StorageError
+from fer_ignite.imports import local_objects
 from fer_ignite.runs.banner import log_notes, warn_of_finished_tensors, with_continuation
 from fer_ignite.runs.execute import Handlers, configure_own_process, launch_training, open_session
 from fer_ignite.runs.finalize import finish
@@ -36,6 +38,7 @@ logger = logging.getLogger("fer_ignite")
 _SESSIONS: dict[Path, weakref.ref[Session]] = {}
 
 
+@local_objects()
 def train(
     config: Config,
     *,
@@ -82,13 +85,17 @@ def train(
     if outcome.exit_code:
         raise with_continuation(outcome, config).as_exception()
     summary = outcome.result or {}
-    if isinstance(model, nn.Module) and summary.get("world_size", 1) > 1:
+    finished = outcome.message  # why nothing was trained
+    if finished is not None and is_main_process():
+        logger.warning(finished)
+    # Under torchrun each process has trained its own network.
+    if isinstance(model, nn.Module) and (config.starts_processes or finished is not None):
         _take_over_weights(model, summary["folder"])
     return summary
 
 
 def _take_over_weights(model: nn.Module, folder: str) -> None:
-    """The weights at the end of a run whose started processes trained copies of the caller's network."""
+    """The weights at the end of a run that trained no network of this process: copies of it, or none, as it was complete."""
     # last.pt, not best.pt: a network that one process trains itself has the last weights too.
     path = RunDir(folder).checkpoints / LAST_NAME
     if not path.is_file():
@@ -97,6 +104,7 @@ def _take_over_weights(model: nn.Module, folder: str) -> None:
     model.load_state_dict(load_checkpoint(path)["model"])
 
 
+@local_objects()
 def build_session(
     config: Config,
     *,
@@ -110,7 +118,7 @@ def build_session(
 
     ``session.run()`` ends as :func:`train` does: the best network is scored on val and test, and ``session.summary`` holds what
     ``summary.json`` says. The run's folder is made and locked; ``session.close()``, or the end of a ``with`` block, gives it
-    free; so does a second session of this process in the same folder. A session that never trained leaves no folder.
+    free; so does a second session of this process under the same ``config.name``. A session that never trained leaves no folder.
     The global random states, torch's flags and threads, and the log's handlers are the session's own while it works, and the caller's again
     afterwards, so that several sessions can be open.
 

@@ -4,6 +4,7 @@ Naming an object runs its module, so names are taken from the command line, a co
 - never from a checkpoint, a run's folder or a data set.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -13,7 +14,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FunctionType
@@ -28,6 +29,7 @@ __all__ = [
     "is_object_name",
     "load_function",
     "load_object",
+    "local_objects",
     "optional_library",
     "register_object",
     "registered_objects",
@@ -122,6 +124,18 @@ def register_object(
 def registered_objects() -> dict[str, Any]:
     """The objects of this process by their names."""
     return dict(_OBJECTS)
+
+
+@contextlib.contextmanager
+def local_objects() -> Iterator[None]:
+    """Within the block, or a function with this as its decorator, objects can be registered; then they are forgotten."""
+    before = dict(_OBJECTS)
+    try:
+        yield
+    finally:
+        # Else each object that was ever given, with its data, would stay in memory.
+        _OBJECTS.clear()
+        _OBJECTS.update(before)
 
 
 def restore_objects(objects: Mapping[str, Any]) -> None:

@@ -68,6 +68,18 @@ def test_lists_may_be_written_with_commas():
     assert config.milestones == (3.0, 5.0)
 
 
+def test_one_number_stands_for_a_list_of_it():
+    config = check({"gpus": 0, "milestones": 30.5, "sched": "multistep"})
+    assert config.gpus == (0,) and config.milestones == (30.5,)
+    with pytest.raises(ConfigError, match="--gpus"):
+        check({"gpus": True})
+
+
+def test_a_number_in_the_place_of_a_text_is_told_how_to_be_one():
+    with pytest.raises(ConfigError, match=r"--name .*got 5, needs to be text; write it in quotes"):
+        check({"name": 5})
+
+
 def test_an_unknown_setting_is_answered_with_the_nearest_known_one():
     with pytest.raises(ConfigError, match=r"'epoch'; did you mean 'epochs'\?"):
         check({"epoch": 3})
@@ -129,6 +141,20 @@ def test_a_file_that_holds_no_settings_is_refused_by_its_name(tmp_path, content)
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         read_yaml(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("lr: 0.1\nepochs: 3\nlr: 0.2\n", "'lr' stands twice"),
+        ("model_args: {widths: [8], widths: [16]}\n", "'widths' stands twice"),
+        ("batch-size: 64\nbatch_size: 32\n", "batch_size twice"),
+    ],
+)
+def test_a_setting_that_stands_twice_in_a_file_is_refused(tmp_path, text, twice):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"c\.yaml .*{twice}"):
+        read_yaml(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "a: " + "{b: " * 5_000, "a: 2020-13-45"])
@@ -242,9 +268,17 @@ def test_the_json_schema_takes_the_defaults_and_the_recipes():
 
 
 @pytest.mark.parametrize(
-    "values", [{"max_time": "1h30m"}, {"gpus": "0,2"}, {"gpus": [0, 2]}, {"track": "mlflow"}]
+    "values",
+    [
+        {"max_time": "1h30m"},
+        {"gpus": "0,2"},
+        {"gpus": [0, 2]},
+        {"gpus": 0},
+        {"milestones": 30.5},
+        {"track": "mlflow"},
+    ],
 )
-def test_the_json_schema_takes_texts_where_the_settings_do(values):
+def test_the_json_schema_takes_texts_and_numbers_where_the_settings_do(values):
     assert check(values) and schema_errors(values) == []
 
 
@@ -277,11 +311,18 @@ def test_a_vote_weight_needs_votes_beside_the_labels(settings):
         ({"sam_rho": 0.1, "precision": "fp16"}, "sam_rho"),
         ({"swa_start": 0.5, "model_ema": True}, "swa_start"),
         ({"calibrate": "robust", "collate_fn": "a:b"}, "calibrate"),
+        ({"teacher": ("a.pt",), "folds": 2}, "teacher"),
     ],
 )
 def test_means_that_exclude_each_other_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         check(settings)
+
+
+def test_muon_does_not_inherit_the_momentum_of_another_optimizer_s_file():
+    other = check({"opt": "adamw"}).model_dump()
+    assert check(merged(other, {"opt": "muon"})).momentum == 0.95
+    assert check(merged(other, {"opt": "muon", "momentum": 0.8})).momentum == 0.8
 
 
 def test_the_defaults_of_muon():

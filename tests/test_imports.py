@@ -6,7 +6,14 @@ import pytest
 
 from fer_ignite import imports
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import is_object_name, load_object, register_object, require_library
+from fer_ignite.imports import (
+    is_object_name,
+    load_object,
+    local_objects,
+    register_object,
+    registered_objects,
+    require_library,
+)
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:D", "./x.py:f", "/tmp/dir with space/x.py:f"])
@@ -152,3 +159,11 @@ def test_objects_of_one_call_with_the_same_label_have_different_names():
         names.append(register_object("loss", "<lambda>", thing=thing, besides=names))
     assert names == ["object:lambda", "object:lambda_2", "object:lambda_3"]
     assert [load_object(name, setting="--loss") for name in names] == ["a", "b", "c"]
+
+
+def test_objects_are_forgotten_at_the_end_of_a_block():
+    outer = register_object("loss", "outer", thing=1)
+    with local_objects():
+        inner = register_object("loss", "inner", thing=2)
+        assert {outer, inner} <= set(registered_objects())
+    assert outer in registered_objects() and inner not in registered_objects()

@@ -1,6 +1,6 @@
 """Tables of ``fer-ignite evaluate``: one result, several results, figures under corruptions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,16 @@ def cross_table(results: Sequence[dict[str, Any]]) -> str:
         )
         for result in results
     }
-    names = [_short_name(column) for column in columns]
-    heads = [f"{Path(data).name or data}, {split}" for data, split in rows]
+    names = _distinct([_short_name(column), _long_name(column), column] for column in columns)
+    sources = list(dict.fromkeys(data for data, _ in rows))
+    shown = dict(
+        zip(
+            sources,
+            _distinct([_file_name(data), _tail(data), data] for data in sources),
+            strict=True,
+        )
+    )
+    heads = [f"{shown[data]}, {split}" for data, split in rows]
     first = max(map(len, [*heads, "accuracy % (UAR %)"]))
     widths = [max(len(name), 15) for name in names]
     lines = [
@@ -33,21 +41,53 @@ def cross_table(results: Sequence[dict[str, Any]]) -> str:
             f"{head:{first}}"
             + "".join(f"  {cell:>{width}}" for cell, width in zip(found, widths, strict=True))
         )
+    named = dict(zip(columns, names, strict=True))
     notes = [
-        f"{_short_name(result['checkpoint'])} on {Path(result['data']).name}: {line}"
+        f"{named[result['checkpoint']]} on {shown[result['data']]}: {line}"
         for result in results
         for line in class_lines(result)
     ]
     return "\n".join([*lines, *([""] if notes else []), *dict.fromkeys(notes)])
 
 
+def _distinct(candidates: Iterable[Sequence[str]]) -> list[str]:
+    """Of each thing's names, from short to long, the first that no other thing has; else the longest."""
+    levels = list(zip(*candidates, strict=True))
+    return [
+        next((level[i] for level in levels if level.count(level[i]) == 1), levels[-1][i])
+        for i in range(len(levels[0]))
+    ]
+
+
 def _short_name(checkpoint: str) -> str:
     """The run's name where the checkpoint lies in a run, else the file's; those of an ensemble joined by a plus."""
-    paths = [Path(member.path) for member in ensemble_members(checkpoint)]
     return "+".join(
         path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
-        for path in paths
+        for path in _paths(checkpoint)
     )
+
+
+def _long_name(checkpoint: str) -> str:
+    """The folder's or the run's name too, as in ``run/best``."""
+    return "+".join(
+        f"{path.parent.parent.name}/{path.stem}"
+        if path.parent.name == "checkpoints"
+        else _tail(str(path))
+        for path in _paths(checkpoint)
+    )
+
+
+def _paths(checkpoint: str) -> list[Path]:
+    return [Path(member.path) for member in ensemble_members(checkpoint)]
+
+
+def _file_name(data: str) -> str:
+    return Path(data).name or data
+
+
+def _tail(data: str) -> str:
+    """A file's name with that of its folder."""
+    return "/".join(Path(data).parts[-2:])
 
 
 def class_lines(result: dict[str, Any]) -> list[str]:

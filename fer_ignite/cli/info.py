@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.stores.store import is_url
 
 __all__ = ["command"]
@@ -103,13 +104,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return {
         "kind": content["kind"],
         "network": content["config"]["model"],
-        # A state dict also holds buffers: batch statistics by their names, their counters without
-        # dimensions.
-        "parameters": sum(
-            tensor.numel()
-            for name, tensor in content["model"].items()
-            if "running" not in name and tensor.ndim
-        ),
+        "parameters": _parameters(path, content),
         "classes": content["classes"],
         "preprocessing": content["preprocessing"],
         "iteration": trainer.get("iteration"),
@@ -120,6 +115,22 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "ema": content.get("ema") is not None,
         "weights_sha256": state_digest(content["model"]),
     }
+
+
+def _parameters(path: Path, content: Mapping[str, Any]) -> int:
+    """Parameters of the network, as the run's header has them."""
+    from fer_ignite.inference.loaded_model import load_model
+    from fer_ignite.models.summary import parameter_count
+
+    try:
+        return parameter_count(load_model(path, device="cpu").model)
+    except FerError:
+        # The user's network, which is not imported on a file's word: its state dict without the batch statistics.
+        return sum(
+            tensor.numel()
+            for name, tensor in content["model"].items()
+            if "running" not in name and tensor.is_floating_point()
+        )
 
 
 def _run(path: Path) -> dict[str, Any]:

@@ -174,7 +174,11 @@ def _no_such_flag(error: click.NoSuchOption) -> str:
     from fer_ignite.config import nearest_setting
 
     assert error.ctx is not None
-    flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
+    flags = [
+        flag
+        for parameter in error.ctx.command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    ]
     setting = nearest_setting(error.option_name.lstrip("-"))
     meant = None if setting is None else "--" + setting.replace("_", "-")
     near = [meant] if meant in flags else difflib.get_close_matches(error.option_name, flags, n=1)

@@ -105,6 +105,11 @@ def _plain_types(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def _is_text(name: str) -> bool:
+    field = Config.model_fields.get(name)
+    return field is not None and {*_plain_types(field.annotation)} <= {str, type(None)}
+
+
 def _range(name: str) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = []
@@ -138,6 +143,9 @@ def given_settings(values: Mapping[str, Any], assignments: tuple[str, ...] = ())
         except ValueError:
             # Text that is no YAML, such as the glob of --set freeze=*.bias.
             value = text
+        # --set name=5, or =2026-11-30: the text as it was written, not YAML's number or date.
+        if _is_text(key) and not isinstance(value, (str, list, dict, type(None))):
+            value = text.strip()
         # A flag's value is text and that of --set is read as YAML: "3" and 3 don't differ.
         if key in given and given[key] != value and str(given[key]) != text:
             raise ConfigError(

@@ -89,7 +89,8 @@ def command(
     config = check({**given_settings(flags), "data": data})
     require_data([data])
     with loading_torch():
-        from fer_ignite.data.open import find_cache, is_user_dataset
+        from fer_ignite.data.open import find_cache
+        from fer_ignite.data.readers.find import is_user_dataset
 
     if is_user_dataset(data):
         raise ConfigError(

@@ -18,7 +18,9 @@ __all__ = ["command"]
 @click.command("serve", short_help="An HTTP service: pictures in, JSON out.")
 @click.argument("checkpoint", required=False, metavar="[CKPT|MODEL.onnx]")
 @server_options(8000)
-@faces_option("auto: the faces of whole photographs are found; never: each picture is one face.")
+@faces_option(
+    "auto: the faces of whole photographs are found; never: each picture is one face; always: faces are searched in every picture."
+)
 @count_option("--max-bytes", 20_000_000, least=1000, text="Largest request, in bytes.")
 @count_option("--max-images", 64, most=10_000, text="Most pictures in a request.")
 @count_option("--max-pixels", 100_000_000, text="Most pixels of a request's pictures together.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fer_ignite.apps.faces.video_source import VIDEO_SUFFIXES, is_webcam
+from fer_ignite.checkpoint.paths import resolve_checkpoint
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import split_names
@@ -36,7 +37,9 @@ def split_words(words: Sequence[str], *, faces: bool = False) -> tuple[str | Non
         raise ConfigError(
             f"{printable(first)} alone is nothing to look at; name image files, folders or globs after it."
         )
-    return (_checkpoint_in(first) if Path(first).is_dir() or is_url(first) else first), rest
+    return (
+        str(resolve_checkpoint(first)) if Path(first).is_dir() or is_url(first) else first
+    ), rest
 
 
 def find_files(sources: Sequence[str], *, faces: bool = False) -> Iterator[str]:
@@ -108,16 +111,6 @@ def _is_source(word: str, faces: bool) -> bool:
         or path.suffix.lower() in _suffixes(faces)
         or _is_webcam(word, faces)
     )
-
-
-def _checkpoint_in(run: str) -> str:
-    try:
-        from fer_ignite.checkpoint.paths import resolve_checkpoint
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{printable(run)} is a run's folder, and its checkpoints need {error.name}, which is not installed."
-        ) from None
-    return str(resolve_checkpoint(run))
 
 
 def _suffixes(faces: bool) -> tuple[str, ...]:

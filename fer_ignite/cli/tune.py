@@ -68,7 +68,8 @@ def command(
         given=given,
         echo=lambda text: click.echo(text, err=True),
     )
-    result = outcome.result or {}
+    result = outcome.result
+    assert result is not None  # a search that fails raises
     click.echo(json.dumps(result, indent=2) if as_json else trial_table(result))
     return outcome.exit_code
 

@@ -60,9 +60,11 @@ def join_sources(value: Any) -> Any:
 
 
 def split_text(value: Any) -> Any:
-    """A tuple out of a text with commas; a list becomes a tuple, anything else is left as it is."""
+    """A tuple out of a text with commas, or of one number; a list becomes a tuple, anything else is left as it is."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -70,9 +72,9 @@ def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
     """``(side in px, share of the run at which it ends)`` out of ``32:0.5,40:0.8,48``; the last share is 1.
 
     Raises:
-        ValueError: another form, shares that do not rise, or sides below 16.
+        ValueError: another form, shares that do not rise, or sides out of 16 to 1024.
     """
-    form = "needs SIDE:SHARE,...,SIDE with rising shares between 0 and 1 and sides from 16 px, e.g. 32:0.5,40:0.8,48"
+    form = "needs SIDE:SHARE,...,SIDE with rising shares between 0 and 1 and sides from 16 to 1024 px, e.g. 32:0.5,40:0.8,48"
     steps = []
     entries = text.split(",")
     try:
@@ -83,21 +85,41 @@ def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
     except ValueError:
         raise ValueError(form) from None
     shares = [0.0, *(share for _, share in steps)]
-    # Pairs compare by their first number, so that min finds the smallest side.
-    if not all(a < b for a, b in itertools.pairwise(shares)) or min(steps)[0] < 16:
+    sides_fit = all(16 <= side <= 1024 for side, _ in steps)  # as image_size has it
+    if not sides_fit or not all(a < b for a, b in itertools.pairwise(shares)):
         raise ValueError(form)
     return tuple(steps)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML's own takes the last of several equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """The mapping of a node.
+
+        Raises:
+            yaml.constructor.ConstructorError: a key stands twice in it.
+        """
+        seen = set()
+        # Before the merge of << into it, whose keys may well be overridden.
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands twice; keep one of them", key.start_mark
+                )
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep=deep)
 
 
 def parse_yaml(text: str) -> Any:
     """The plain values in YAML text.
 
     Raises:
-        ValueError: it is not YAML, holds an impossible date, or is nested too deeply; with the parser's reason.
+        ValueError: it is not YAML, names a key twice, holds an impossible date, or is nested too deeply; with the parser's reason.
     """
     try:
         # An impossible date (2024-02-31) raises a plain ValueError, which passes as it is.
-        return yaml.safe_load(text)
+        return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:

@@ -34,6 +34,11 @@ class LaunchSettings(SettingsGroup):
     )
     sync_bn: bool = setting(False, "Batch statistics over all processes (GPUs).", structural=True)
 
+    @property
+    def starts_processes(self) -> bool:
+        """Whether the run is in processes that this program starts; those of torchrun and srun are there already."""
+        return (self.nproc or 1) * self.nnodes > 1
+
     @model_validator(mode="after")
     def _node_is_one_of_all(self) -> "LaunchSettings":
         if self.node_rank >= self.nnodes:

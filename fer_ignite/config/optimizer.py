@@ -21,7 +21,7 @@ OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "adadelta": {"lr": 1.0, "weight_decay": 0.0005},
 }
 # Settings that suit one optimizer only: a layer that names another optimizer replaces them by its own or by the defaults.
-OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "opt_eps")
+OF_ONE_OPTIMIZER = ("lr", "backbone_lr", "head_lr", "weight_decay", "momentum", "opt_eps")
 
 
 class OptimizerSettings(SettingsGroup):

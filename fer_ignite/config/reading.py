@@ -43,6 +43,8 @@ def _sentence(error: ValidationError) -> str:
     if not first["loc"]:
         return f"{message}."
     message = message.replace("Input should be", "needs to be").rstrip(".")
+    if first["type"] == "string_type" and not isinstance(first["input"], (list, tuple, dict)):
+        message = "needs to be text; write it in quotes"  # name: 5 is a number in YAML
     name = str(first["loc"][0])
     flag = "--" + name.replace("_", "-")
     return f"{flag} (setting {name}): got {first['input']!r}, {message}."
@@ -52,7 +54,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file.
 
     Raises:
-        ConfigError: no such file, no regular file, above 1 MB, not YAML, or not a mapping of settings.
+        ConfigError: no such file, no regular file, above 1 MB, not YAML, not a mapping of settings, or one twice.
     """
     try:
         # a device or a pipe could be read for ever
@@ -78,7 +80,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} holds no settings; write one 'name: value' per line, as --print-config does."
         )
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        if (name := key.replace("-", "_")) in settings:
+            raise ConfigError(
+                f"{path} has {name} twice, with a dash and with an underscore; keep one of them."
+            )
+        settings[name] = value
+    return settings
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

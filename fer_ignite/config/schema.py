@@ -20,7 +20,14 @@ def json_schema() -> dict[str, Any]:
         shape = {key: value for key, value in entry.items() if key not in _REPLACED}
         default = {"default": shape.pop("default")}
         if _takes_text((field.annotation, *field.metadata)):
-            shape = {"anyOf": [*shape.get("anyOf", [shape]), {"type": "string"}]}
+            kinds = shape.get("anyOf", [shape])
+            # One number stands for a list of it.
+            single = [
+                kind["items"]
+                for kind in kinds
+                if kind.get("items", {}).get("type") in ("integer", "number")
+            ]
+            shape = {"anyOf": [*kinds, *single, {"type": "string"}]}
         described = {"title": facts["group"], "description": facts["help"] + unit}
         properties[name] = {**described, **default, **shape}
     return {

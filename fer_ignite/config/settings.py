@@ -84,6 +84,10 @@ class Config(
             raise ValueError(
                 "logit_adjustment: the balanced sampler shows every class equally often already; leave one of the two out"
             )
+        if self.teacher and self.folds is not None:
+            raise ValueError(
+                "teacher: one was trained on the faces that each of folds holds out; leave one of the two out"
+            )
         if self.sam_rho and self.grad_accum_steps > 1:
             raise ValueError(
                 "sam_rho: the second pass needs the step's whole batch; set grad_accum_steps to 1 or sam_rho to 0"

@@ -14,32 +14,22 @@ from fer_ignite.data.dataset import FaceDataset, dataset_from_cache, dataset_fro
 from fer_ignite.data.exclude_list import read_exclude_list
 from fer_ignite.data.folds import build_fold_dataset
 from fer_ignite.data.loader import Targets
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.data.sampler import ShardOrder
-from fer_ignite.data.shards.remote import PREFIX, is_shards
+from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.data.shards.shard_cache import SHARDS_UNDER_WAY, ShardCache
 from fer_ignite.data.shards.shard_index import own_index
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import is_object_name, load_object
+from fer_ignite.imports import load_object
 
 __all__ = [
     "build_cache_spec",
     "find_cache",
-    "is_user_dataset",
     "open_dataset",
     "require_shard_settings",
     "resolve_exclude_list",
     "shard_order",
 ]
-
-
-def is_user_dataset(data: str) -> bool:
-    """Whether ``--data`` names a user's class; ``demo:100``, ``kaggle:a/b`` and ``shards:folder`` don't."""
-    # A file may have a name that looks like module:Class.
-    return (
-        is_object_name(data)
-        and not data.startswith(("demo:", "kaggle:", PREFIX))
-        and not Path(data).exists()
-    )
 
 
 def build_cache_spec(config: Config) -> CacheSpec:

@@ -147,7 +147,7 @@ def predict(
     files: Any,
     *,
     topk: int = 3,
-    faces: str = "never",
+    faces: str = "auto",
     batch_size: int = 256,
     tta: str | None = None,
     detector: str | None = None,
@@ -163,7 +163,7 @@ def predict(
         files: one picture or several: a path (a str or a Path is one file), a PIL image, a uint8 array [H, W] or [H, W, 3]
             (RGB), a uint8 tensor [H, W] or [C, H, W]; an array [N, H, W, C] or a tensor [N, C, H, W] is several.
         topk: how many expressions per face, most probable first.
-        faces: "never": each picture is one face; "auto": the faces of whole photographs are found and cut out; "always":
+        faces: "auto": the faces of whole photographs are found and cut out; "never": each picture is one face; "always":
             faces are searched in every picture.
         tta: views to average; None = the run's. Of checkpoints; an ``.onnx`` file and an open predictor have their own.
         detector, margin, most_looks: see :class:`FacePicker`.

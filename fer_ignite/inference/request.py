@@ -7,9 +7,9 @@ from typing import Any
 
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
-from fer_ignite.data.open import is_user_dataset
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.errors import ConfigError
-from fer_ignite.imports import which_again
+from fer_ignite.imports import split_names, which_again
 from fer_ignite.training.precision import PRECISIONS
 
 __all__ = ["EvaluateRequest", "check_request", "evaluation_config", "is_same_source"]
@@ -20,6 +20,8 @@ _ALLOWED: Mapping[str, tuple[str | None, ...]] = {
     "tta": (None, *VIEW_KINDS),
     "precision": (None, *PRECISIONS),
 }
+# Evaluation has no flags for them: another source is read by the defaults.
+_READING = ("crop_faces", "follow_links", "neutral_frames", "peak_frames")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     # The run's own data, under whatever name, keeps its votes, classes and splits.
     elif not is_same_source(request.data, source):
         changes |= _other_source(checkpoint["preprocessing"])
+        # One data set of several that the run was trained on is read as it was there.
+        if not any(is_same_source(request.data, part) for part in split_names(source)):
+            changes |= {name: Config.model_fields[name].default for name in _READING}
+    # Votes that are given again replace the labels, of which a weight leaves a share.
+    if request.votes is not None:
+        changes["vote_weight"] = None
     for name in ("data", "votes", "classes", "layout"):
         if (value := getattr(request, name)) is not None:
             changes[name] = value
@@ -111,6 +119,7 @@ def _other_source(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that described the run's own source: another one has labels and splits of its own."""
     return {
         "votes": None,
+        "vote_weight": None,
         "classes": None,
         "layout": "auto",
         "group_by": None,

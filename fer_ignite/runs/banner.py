@@ -16,13 +16,13 @@ from fer_ignite.config import Config
 from fer_ignite.data.augment.tta import views_text
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.expressions import other_spellings
+from fer_ignite.data.readers.find import is_drawn
 from fer_ignite.distributed import Outcome
 from fer_ignite.distributed.machine import describe_device
 from fer_ignite.distributed.signals import SIGNAL_CODES
-from fer_ignite.imports import is_object_name
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
-from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec
+from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec, is_user_code
 from fer_ignite.stores.store import parent_url
 from fer_ignite.terminal import flag_words
 from fer_ignite.training.session import Session
@@ -167,7 +167,7 @@ def log_run_result(session: Session, summary: Mapping[str, Any], *, run_spec: Ru
             and not run_spec.objects
         ):
             lines.append(f"next        {_evaluate(session)}")
-        if session.config.data.startswith("demo"):
+        if is_drawn(session.config.data):
             lines.append(
                 "note        these faces are drawn; the scores say nothing about real ones (give --data a data set)"
             )
@@ -249,7 +249,7 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     if run_spec.handlers or run_spec.objects:
         call = _python_call(path.name, out, config)
         return f"from Python, with the same handlers and objects: {call}"
-    words = ["fer-ignite", "train", "--resume", "auto", "--name", path.name]
+    words = ["train", "--resume", "auto", "--name", path.name]
     if out != "runs":
         words += ["--out", out]
     for name, value in _launch_settings(config).items():
@@ -258,7 +258,11 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
         words += _user_code_flag(session, name)
     for name in config.handlers:
         words += ["--handlers", name]
-    return shlex.join(words + _cache(session))
+    words += _cache(session)
+    # Processes of torchrun or srun: the command of this program alone would continue with one.
+    if session.world > 1 and not config.starts_processes:
+        return f"under the same launcher, with as many processes: -m fer_ignite {shlex.join(words)}"
+    return shlex.join(["fer-ignite", *words])
 
 
 def _python_call(name: str, out: str, config: Config) -> str:
@@ -280,8 +284,7 @@ def _launch_settings(config: Config) -> dict[str, Any]:
 def _user_code_flag(session: Session, name: str) -> list[str]:
     """The flag of a setting that names a user's code: no checkpoint brings it back."""
     value = str(getattr(session.config, name) or "")
-    named = is_object_name(value)
-    return [f"--{name.replace('_', '-')}", value] if named else []
+    return [f"--{name.replace('_', '-')}", value] if is_user_code(name, value) else []
 
 
 def _cache(session: Session) -> list[str]:

@@ -17,8 +17,8 @@ from fer_ignite.checkpoint.paths import ensemble_name
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check, json_schema
 from fer_ignite.data.open import open_dataset
-from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, launch
-from fer_ignite.distributed.collectives import gather_json, long_timeout_group
+from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, is_main_process, launch
+from fer_ignite.distributed.collectives import cpu_group, gather_json, long_timeout_group
 from fer_ignite.distributed.machine import configure_process, detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, FerError, StorageError, error_kind
@@ -29,7 +29,14 @@ from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
-from fer_ignite.runs.prepare import RunSpec, default_name, local_out, prepare, run_guard
+from fer_ignite.runs.prepare import (
+    RunSpec,
+    default_name,
+    local_out,
+    prepare,
+    require_free_folders,
+    run_guard,
+)
 from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.stores.store import Store, is_url, refused_as
@@ -72,7 +79,12 @@ def launch_training(
     # Several launchers: only the processes themselves can agree on a folder, so that rank 0 prepares in the group.
     if plan.mode == "joined" or spec.nnodes > 1:
         return launch(
-            _prepare_and_work, config.model_dump(), dict(given), tuple(handlers), spec=spec
+            _prepare_and_work,
+            config.model_dump(),
+            dict(given),
+            tuple(handlers),
+            find_objects(config),
+            spec=spec,
         )
     check_monitor(config, handlers)
     run_spec, hold = prepare(config, given, handlers=handlers)
@@ -140,12 +152,13 @@ def _launch_each(
     handlers: Handlers = (),
 ) -> Outcome:
     base = config.name or default_name(config)
+    changes = [{setting: value, "name": f"{base}-{setting}{value}"} for value in values]
+    # All before the first: a wrong value for the last would be found after hours.
+    configs = [check({**config.model_dump(), **change}) for change in changes]
+    require_free_folders(configs)
     summaries = []
-    for value in values:
-        chosen = {**given, setting: value, "name": f"{base}-{setting}{value}"}
-        outcome = launch_training(
-            check({**config.model_dump(), **chosen}), given=chosen, handlers=handlers
-        )
+    for own, change in zip(configs, changes, strict=True):
+        outcome = launch_training(own, given={**given, **change}, handlers=handlers)
         # A run that its time limit has cut has exit code 0 and no scores, and the mean needs all.
         if outcome.exit_code or outcome.result is None or "val" not in outcome.result:
             return outcome
@@ -163,7 +176,9 @@ def _launch_each(
     # Not of folds: the val faces of one were train faces of the others.
     if setting == "seed" and len(summaries) > 1:
         result["ensemble"] = _score_ensemble(config, result)
-    _write_result(config.out, f"{base}-{setting}s.json", result)
+    # Under torchrun every process comes here; one of them writes the file.
+    if is_main_process():
+        _write_result(config.out, f"{base}-{setting}s.json", result)
     return Outcome(result=result)
 
 
@@ -237,14 +252,21 @@ def launch_spec(config: Config) -> LaunchSpec:
 def _finished_outcome(run_spec: RunSpec) -> Outcome:
     for line in run_spec.warnings if idist.get_rank() == 0 else ():
         logger.warning(line)
-    summary = RunDir(run_spec.folder).read_summary()
+    # The main process's: another machine may lack the folder.
+    summary = gather_json(RunDir(run_spec.folder).read_summary(), cpu_group())[0]
     return Outcome(0, summary["status"], run_spec.finished, {**summary, "folder": run_spec.folder})
 
 
 def _prepare_and_work(
-    local_rank: int, values: Mapping[str, Any], given: Mapping[str, Any], handlers: Any
+    local_rank: int,
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    handlers: Any,
+    objects: Mapping[str, Any],
 ) -> Outcome:
     """Under torchrun or Slurm: the main process prepares, the others receive its specification, or its error."""
+    # A spawned process starts without the objects that the caller registered.
+    restore_objects(objects)
     config, shared, hold = check(values), {}, None
     if idist.get_rank() == 0:
         try:
@@ -264,6 +286,7 @@ def _prepare_and_work(
         **{
             **shared,
             "handlers": tuple(handlers),
+            "objects": dict(objects),
             # JSON has made lists of the tuples.
             "notes": tuple(shared["notes"]),
             "warnings": tuple(shared["warnings"]),

@@ -6,6 +6,7 @@ Whatever is wrong here ends the program with one sentence and leaves the disk as
 import contextlib
 import functools
 import logging
+import os
 import re
 import shlex
 import time
@@ -26,6 +27,7 @@ from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.classes import number_warning
 from fer_ignite.data.exclude_list import is_same_list
 from fer_ignite.data.open import find_cache, require_shard_settings, resolve_exclude_list
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.distributed import restart_count
 from fer_ignite.errors import (
     CheckpointError,
@@ -56,9 +58,11 @@ __all__ = [
     "USER_CODE",
     "RunSpec",
     "default_name",
+    "is_user_code",
     "local_out",
     "made_in_vain",
     "prepare",
+    "require_free_folders",
     "run_guard",
     "undo",
 ]
@@ -159,7 +163,13 @@ def prepare(
     try:
         folder, existed = choose_folder(config)  # its StorageError is the store's
     except OSError as error:
-        raise _not_made(config, str(error.strerror)) from None
+        raise _not_made(config, out, str(error.strerror)) from None
+    elsewhere = folder.path.parent.resolve() != out.resolve()
+    if elsewhere and "out" in given:
+        raise ConfigError(
+            f"--out {config.out}: without a name, --resume {config.resume} continues in its own run's folder, {folder.path}; "
+            "leave --out out, or add --name to continue in a new folder of it."
+        )
     made = (
         ()
         if existed
@@ -169,7 +179,7 @@ def prepare(
         folder.create()
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).split(". What was")[0]
-        raise _not_made(config, str(reason)) from None
+        raise _not_made(config, folder.path, str(reason), elsewhere=elsewhere) from None
     # From here on no other run writes here; a second one gets FolderInUseError.
     hold = RunHold(lock_folder(folder.path))
     try:
@@ -195,11 +205,17 @@ def prepare(
         raise
 
 
-def _not_made(config: Config, reason: str) -> ConfigError:
+def _not_made(config: Config, place: Path, reason: str, *, elsewhere: bool = False) -> ConfigError:
+    """The error for a run's folder that can't be made or written to.
+
+    Args:
+        place: the folder, or that of all runs.
+        elsewhere: it is that of the checkpoint, wherever ``--out`` is.
+    """
     remedy = "set FER_IGNITE_CACHE" if is_url(config.out) else "choose another with --out"
-    return ConfigError(
-        f"the run's folder in {local_out(config.out)} can't be made: {reason}; {remedy}."
-    )
+    if elsewhere:
+        remedy = "add --name to continue in a new folder of --out"
+    return ConfigError(f"the run can't write to {place}: {reason}; {remedy}.")
 
 
 def local_out(out: str) -> Path:
@@ -226,6 +242,8 @@ def _open_store(url: str, folder: RunDir, config: Config, *, hold: RunHold) -> N
     _ask_store(config, "--out", remote.open)
     if resumes:
         _ask_store(config, "--out", remote.fetch)
+        # Where the resume point is another run's, this one is replaced.
+        hold.replaces = folder.holds_a_run
     elif _ask_store(config, "--out", remote.holds_a_run):
         if not config.exist_ok:
             raise _holds_a_run(url)
@@ -329,7 +347,12 @@ def _prepare_in(
         }
         # A checkpoint of another version may hold settings that this one doesn't have.
         config = check(merged({k: v for k, v in own.items() if k in Config.model_fields}, given))
-    replaces = found is None and folder.holds_a_run and not _was_killed_early(folder, config)
+    # A run that continues in its own folder replaces nothing; one from a copied file would replace what is there.
+    replaces = (
+        not (found is not None and _lies_in(folder, found.path))
+        and folder.holds_a_run
+        and not _was_killed_early(folder, config)
+    )
     if replaces and not config.exist_ok:
         raise _holds_a_run(folder.path)
     # Before find_cache, which may read data for minutes.
@@ -377,9 +400,7 @@ def _best_is_lost(found: Found, folder: RunDir) -> bool:
     best = folder.checkpoints / BEST_NAME
     known = (found.mapping["best"] or {}).get("value") is not None
     # A run that continues in another folder has no best.pt there before an epoch is better.
-    if not known or (
-        not best.exists() and found.path.parent.resolve() != folder.checkpoints.resolve()
-    ):
+    if not known or (not best.exists() and not _lies_in(folder, found.path)):
         return False
     try:
         weights = load_checkpoint(best)["model"]
@@ -396,17 +417,39 @@ def _best_is_lost(found: Found, folder: RunDir) -> bool:
     return True
 
 
+def _lies_in(folder: RunDir, checkpoint: Path) -> bool:
+    """Whether a checkpoint is one of the run in a folder."""
+    return checkpoint.parent.resolve() == folder.checkpoints.resolve()
+
+
+def _named_checkpoint(config: Config) -> Path | None:
+    """The file on this machine that ``--resume`` names; None for a newest resume point, and for a URL.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if config.resume in (None, "auto", "last") or is_url(config.resume):
+        return None
+    try:
+        path = resolve_checkpoint(str(config.resume))
+        if not os.path.lexists(path):
+            load_checkpoint(path)  # raises, in the words of all commands
+    except CheckpointError as error:
+        raise CheckpointError(f"--resume: {error}") from None
+    return path
+
+
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
     """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken, one more than the highest. And whether it was there.
 
-    An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the folder is a
+    Without a name, ``--resume`` of a file in a run's folder continues there, and of another file in a new folder. An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the folder is a
     working copy, and a name is also taken where the store has it.
     """
     out = local_out(config.out)
-    if config.resume not in (None, "auto", "last") and not is_url(config.resume):
-        checkpoint = Path(str(config.resume))
-        if checkpoint.parent.name == "checkpoints" and config.name is None:
-            return RunDir(checkpoint.parent.parent), True
+    # Also where a name is given: a file that isn't there is refused before anything is made.
+    checkpoint = _named_checkpoint(config)
+    if config.name is None and checkpoint is not None and checkpoint.parent.name == "checkpoints":
+        return RunDir(checkpoint.parent.parent), True
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
@@ -415,8 +458,8 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     base = default_name(config)
     # Behind the highest number, also where a lower one is free again: the numbers keep the order of the starts.
     highest = max((_number(name, base) for name in names), default=0)
-    # A restarted torchrun attempt and --resume continue in the newest folder, all else gets a new one.
-    if highest > 0 and (config.resume is not None or restart_count() > 0):
+    # A restarted torchrun attempt and --resume auto continue in the newest folder, all else gets a new one.
+    if highest > 0 and (config.resume in ("auto", "last") or restart_count() > 0):
         newest = _numbered(out, base, number=highest)
         return RunDir(newest), newest.exists()
     try:
@@ -484,11 +527,17 @@ def _resume_point(
     if is_url(requested):
         requested = _local_resume_point(config, requested, remote=remote)
     try:
-        mapping = load_checkpoint(requested)
+        path = resolve_checkpoint(requested)
+        # What an earlier attempt has saved here is further on than the file that it began with.
+        if restart_count() > 0 and not _lies_in(folder, path):
+            own = newest_valid(folder.checkpoints)
+            if own is not None:
+                return own
+        mapping = load_checkpoint(path)
         require_resumable(mapping)
     except CheckpointError as error:
         raise CheckpointError(f"--resume: {error}") from None
-    return Found(Path(requested), mapping, [])
+    return Found(path, mapping, [])
 
 
 def _local_resume_point(config: Config, url: str, *, remote: RemoteRun | None) -> str:
@@ -508,6 +557,19 @@ def _was_killed_early(folder: RunDir, config: Config) -> bool:
     return early
 
 
+def require_free_folders(configs: Sequence[Config]) -> None:
+    """Refuses several named runs of which one's folder holds a run already, before the first of them trains.
+
+    Raises:
+        FolderInUseError: naming the folder.
+    """
+    for config in configs:
+        folder = RunDir(local_out(config.out) / str(config.name))
+        continues = config.resume in ("auto", "last") or restart_count() > 0
+        if folder.holds_a_run and not (continues or config.exist_ok):
+            raise _holds_a_run(folder.path)
+
+
 def _holds_a_run(place: str | Path) -> FolderInUseError:
     return FolderInUseError(
         f"{place} holds a run; continue it with --resume auto, start a new run in it with --exist-ok, "
@@ -515,9 +577,16 @@ def _holds_a_run(place: str | Path) -> FolderInUseError:
     )
 
 
+def is_user_code(setting: str, text: str) -> bool:
+    """Whether the value of one of ``USER_CODE`` names a user's code, as opposed to something built in."""
+    return is_user_dataset(text) if setting == "data" else is_object_name(text)
+
+
 def _require_user_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     named = {
-        name: str(saved[name]) for name in USER_CODE if is_object_name(str(saved.get(name) or ""))
+        name: str(saved[name])
+        for name in USER_CODE
+        if is_user_code(name, str(saved.get(name) or ""))
     }
     absent = {name: text for name, text in named.items() if name not in given}
     if absent:

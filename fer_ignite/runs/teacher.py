@@ -9,7 +9,7 @@ from torch import nn
 from fer_ignite.checkpoint.paths import ensemble_name
 from fer_ignite.config import Config
 from fer_ignite.data.dataset import FaceDataset
-from fer_ignite.errors import CheckpointError, ConfigError
+from fer_ignite.errors import CheckpointError
 from fer_ignite.inference.ensemble import EnsembleModule
 from fer_ignite.inference.evaluation_data import differing_split_settings
 from fer_ignite.inference.loaded_model import LoadedModel, load_model
@@ -25,14 +25,9 @@ def load_teacher(config: Config, dataset: FaceDataset, *, device: torch.device) 
 
     Raises:
         CheckpointError: a file can't be used, or has other classes than the data.
-        ConfigError: the run is one of ``--folds``, whose held-out faces a teacher has learned.
     """
     if not config.teacher:
         return None
-    if config.folds is not None:
-        raise ConfigError(
-            "--teacher with --folds: a teacher was trained on the faces that each fold holds out; leave one of the two out."
-        )
     try:
         members: list[LoadedModel] = [load_model(path, device=device) for path in config.teacher]
         teacher = EnsembleModule(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fer_ignite.config import Config, default_settings
 from fer_ignite.data.cache.format import is_cache
-from fer_ignite.data.open import is_user_dataset
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.imports import OBJECT
 from fer_ignite.recipes import read_recipe, recipe_names
@@ -35,7 +35,7 @@ def _is_class(config: Config) -> bool:
 
 
 def _is_packed(config: Config) -> bool:
-    return is_shards(config.data) or ("\0" not in config.data and is_cache(Path(config.data)))
+    return is_shards(config.data) or is_cache(Path(config.data))
 
 
 def _is_used_as_packed(config: Config) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from fer_ignite.checkpoint.paths import require_checkpoint
 from fer_ignite.config import Config
 from fer_ignite.data.exclude_list import read_exclude_list
-from fer_ignite.data.open import is_user_dataset
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.imports import load_function, send_problem
 from fer_ignite.metrics.classification import SCORES
@@ -104,7 +104,8 @@ def check_names(config: Config) -> None:
     for name, takes in _FUNCTIONS.items():
         if (text := getattr(config, name)) is not None:
             load_function(text, setting="--" + name.replace("_", "-"), takes=takes)
-    _check_loaders_can_talk(config.workers, forked=config.start_method == "fork")
+    if config.workers:
+        _check_loaders_can_talk(config)
     if config.exclude is not None:
         if is_user_dataset(config.data):
             raise ConfigError(
@@ -124,13 +125,14 @@ def check_names(config: Config) -> None:
         )
 
 
-def _check_loaders_can_talk(workers: int, *, forked: bool) -> None:
+def _check_loaders_can_talk(config: Config) -> None:
     # A loader passes tensors on by a socket below this folder; a name that is too long for one leaves the run waiting.
     # Forked processes keep the launcher's own folder, /fer-ignite-launch-PID-xxxxxxxx-xxxxxxxx, which comes on top.
+    forked = config.start_method == "fork" and config.starts_processes
     folder, longest = tempfile.gettempdir(), _LONGEST_TEMPORARY - 45 * forked
-    if workers and len(os.fsencode(folder)) > longest:
+    if (length := len(os.fsencode(folder))) > longest:
         raise ConfigError(
-            f"--workers {workers}: the folder of temporary files, {folder}, has {len(os.fsencode(folder))} bytes in its name, "
+            f"--workers {config.workers}: the folder of temporary files, {folder}, has {length} bytes in its name, "
             f"and loaders can't use more than {longest}; set TMPDIR to a shorter one, or --workers 0."
         )
 

@@ -2,13 +2,14 @@
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
-from fer_ignite.config import Config
+from fer_ignite.config import Config, check
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.imports import OBJECT, register_object, registered_objects, send_problem
@@ -144,6 +145,7 @@ def with_objects(
                 "folds trains several networks, and model is one; give a function or class that makes it."
             )
         names[_SETTING_OF[kind]] = register_object(kind, shown, thing=thing, besides=names.values())
+    check(names)  # model_copy validates nothing
     return config.model_copy(update=names), {**given, **names}
 
 
@@ -195,13 +197,13 @@ def object_label(thing: Any) -> str:
 
 def find_objects(config: Config) -> dict[str, Any]:
     """The registered objects that a configuration names; they travel to other processes with the run."""
-    texts = [str(getattr(config, setting) or "") for setting in _SETTING_OF.values()]
-    # Contained, not equal: a loss may name an object within a sum.
-    return {
-        name: thing
-        for name, thing in registered_objects().items()
-        if any(name in text for text in texts)
+    # Found, not equal: a loss may name an object within a sum.
+    named = {
+        name
+        for setting in _SETTING_OF.values()
+        for name in re.findall(rf"{OBJECT}\w+", str(getattr(config, setting) or ""))
     }
+    return {name: thing for name, thing in registered_objects().items() if name in named}
 
 
 def require_sendable(objects: Mapping[str, Any]) -> None:

@@ -16,8 +16,12 @@ import torch
 from PIL import Image
 
 import fer_ignite
+from fer_ignite import load_model
+from fer_ignite.checkpoint.format import load_checkpoint
+from fer_ignite.cli.info import _parameters
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.images import printable
+from fer_ignite.models.summary import parameter_count
 
 CELLS = ("precision", "recall", "f1", "support")
 
@@ -397,6 +401,12 @@ def test_info_tells_versions_and_devices(cli):
 def test_info_prints_what_a_checkpoint_a_run_and_a_dataset_cache_hold(cli, finished_run, best):
     checkpoint = json.loads(cli("info", best, "--json").out)
     assert checkpoint["network"] == "fer48" and checkpoint["classes"] == list(DEMO_CLASSES)
+    count = parameter_count(load_model(best).model)
+    assert checkpoint["parameters"] == count
+    # A buffer of floats, such as swin_v2_t has, is no parameter.
+    content = load_checkpoint(best)
+    table = {**content["model"], "coordinates_table": torch.zeros(9)}
+    assert _parameters(best, {**content, "model": table}) == count
     run = json.loads(cli("info", finished_run, "--json").out)
     assert (
         run["epochs written"] == 8

@@ -173,6 +173,11 @@ def test_set_takes_yaml_and_dashes(cli):
     )
 
 
+@pytest.mark.parametrize("text", ["5", "007", "1e3", "2026-11-30", "yes"])
+def test_set_takes_a_text_setting_as_it_is_written(cli, text):
+    assert printed(cli("train", "--set", f"name={text}", "--print-config"))["name"] == text
+
+
 def test_the_same_value_given_twice_in_two_ways_is_no_contradiction(cli):
     assert printed(cli("train", "--lr", "0.2", "--set", "lr=0.2", "--print-config"))["lr"] == 0.2
 
@@ -193,6 +198,7 @@ def test_an_unknown_key_is_answered_with_did_you_mean(cli, key, near):
 def test_an_unknown_flag_is_answered_with_the_nearest(cli):
     ended = cli("train", "--epoch", "3")
     assert ended.code == 2 and "--epochs" in ended.err
+    assert "did you mean --no-augment?" in cli("train", "--no-augmnt").err
 
 
 @pytest.mark.parametrize("command", [(), ("train",), ("find-lr",)])

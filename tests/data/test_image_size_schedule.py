@@ -39,6 +39,7 @@ def test_parsing():
         "32:0.5:1,48",
         "32,48",
         "32:nan,48",
+        "32:0.5,1025",
     ],
 )
 def test_other_texts_are_refused_in_one_sentence(text):

@@ -65,6 +65,27 @@ def test_other_data_is_resized_as_the_faces_of_the_training_were():
         assert evaluation_config(request, checkpoint).resize_mode == mode
 
 
+def test_other_data_is_read_by_the_defaults_and_other_votes_replace_the_labels():
+    reading = {"crop_faces": True, "follow_links": True, "peak_frames": 1, "neutral_frames": True}
+    settings = {"data": "own.csv,more", "votes": "votes.csv", "vote_weight": 0.3, **reading}
+    checkpoint = {
+        "config": check(settings).model_dump(mode="json"),
+        "preprocessing": {"channels": 1, "resize_mode": "squash"},
+    }
+    defaults = check({})
+    for given in ({}, {"votes": "other.csv"}):
+        request = EvaluateRequest(checkpoint="best.pt", data="photos", **given)
+        config = evaluation_config(request, checkpoint)
+        assert config.votes == given.get("votes") and config.vote_weight is None
+        assert all(getattr(config, name) == getattr(defaults, name) for name in reading)
+    part = evaluation_config(EvaluateRequest(checkpoint="best.pt", data="more"), checkpoint)
+    assert part.crop_faces and part.votes is None
+    own = evaluation_config(EvaluateRequest(checkpoint="best.pt"), checkpoint)
+    assert own.vote_weight == 0.3 and own.crop_faces
+    relabelled = EvaluateRequest(checkpoint="best.pt", votes="other.csv")
+    assert evaluation_config(relabelled, checkpoint).vote_weight is None
+
+
 @pytest.mark.slow
 def test_evaluation_repeats_what_the_run_itself_measured(finished_run, best):
     summary = json.loads((finished_run / "summary.json").read_text())

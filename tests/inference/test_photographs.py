@@ -16,7 +16,9 @@ def warnings_of(tmp_path, *images):
     warnings = []
     assert all(
         answer.error is None
-        for answer in predict(shipped_checkpoint(), files, tta="none", warn=warnings.append)
+        for answer in predict(
+            shipped_checkpoint(), files, faces="never", tta="none", warn=warnings.append
+        )
     )
     return warnings
 
@@ -61,7 +63,7 @@ def test_her_face_is_cut_out_of_the_photograph_and_a_face_crop_is_taken_as_it_is
     photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     network = load_model()
     warnings = []
-    (found,) = predict(network, photo, faces="auto", topk=7, warn=warnings.append)
+    (found,) = predict(network, photo, topk=7, warn=warnings.append)
     assert found.label == "happy" and found.probability > 0.8 and found.face == 1
     left, top, width, height = found.box
     assert 150 < left < 240 and 20 < top < 120 and 60 < width < 180 and 60 < height < 180

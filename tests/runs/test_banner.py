@@ -125,9 +125,9 @@ def stopped(tiny, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-4.pt").touch()
 
-    def words(*, store=None, handlers=(), **settings):
+    def words(*, store=None, handlers=(), world=1, **settings):
         config = tiny(**{"threads": None, "device": "auto", **settings})
-        session = SimpleNamespace(config=config, folder=RunDir(tmp_path))
+        session = SimpleNamespace(config=config, folder=RunDir(tmp_path), world=world)
         run_spec = RunSpec({}, str(tmp_path), None, store=store, handlers=handlers)
         return banner._continue(session, run_spec)
 
@@ -142,6 +142,11 @@ def test_the_continue_command_has_what_no_checkpoint_brings_back(stopped, tmp_pa
         == f"{flags} --nproc 2 --device cuda --gpus 0,2 --threads 3 --dist-timeout 90.0"
     )
     assert stopped(sync_bn=True, lr=0.5) == flags  # the checkpoint's
+    assert stopped(nproc=2, world=2) == f"{flags} --nproc 2"
+    launched = stopped(world=2)  # by torchrun or srun, which set no setting
+    assert launched.startswith("under the same launcher") and launched.endswith(
+        flags.replace("fer-ignite", "-m fer_ignite")
+    )
     in_store = stopped(store=f"s3://bucket/runs/{tmp_path.name}")
     assert in_store.endswith(" --out s3://bucket/runs")
 

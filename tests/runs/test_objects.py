@@ -1,7 +1,9 @@
 """Networks, data sets, losses and optimizers given as Python objects."""
 
 import functools
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from fer_ignite.apps.export.exporter import export_checkpoint
 from fer_ignite.checkpoint.format import load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
+from fer_ignite.imports import local_objects, register_object
 from fer_ignite.inference.predictor import open_predictor
+from fer_ignite.training.objects import find_objects
 
 
 class Net(nn.Sequential):
@@ -70,6 +74,28 @@ def test_a_network_is_given_as_a_module_or_as_what_makes_one(tiny, tmp_path, mod
     found = evaluate(best, model=model, split="test", quiet=True)
     assert found["accuracy"] == summary["test"]["accuracy"]
     assert len(load_model(best, model=model).predict(draw_faces(3, seed=1)[0])) == 3
+
+
+def test_a_run_has_its_own_objects_and_no_part_of_their_names():
+    with local_objects():
+        register_object("model", "Net", thing=1)
+        register_object("model", "Net_", thing=2, besides=["object:Net"])
+        found = find_objects(Config(model="object:Net_2", loss="ce+0.5*object:Other"))
+        assert found == {"object:Net_2": 2}
+
+
+def test_a_name_given_from_python_is_checked_like_a_setting(tiny):
+    with pytest.raises(ConfigError, match="--data"):
+        train(tiny(), data="")
+
+
+def test_the_objects_of_a_run_are_not_kept_in_memory(tiny):
+    net = Net()
+    train(tiny(epochs=1, model_args={}), model=net)
+    kept = weakref.ref(net)
+    del net
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_module_that_is_given_is_trained_itself(tiny):
@@ -315,6 +341,15 @@ def test_a_module_has_the_weights_that_two_processes_have_trained(tiny, tmp_path
     train(tiny(epochs=1, model_args={}), model=net, nproc=2)
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
     assert state_digest(net.state_dict()) == state_digest(trained)
+
+
+def test_a_module_has_the_weights_of_a_run_that_is_complete_already(tiny, tmp_path, caplog):
+    train(tiny(epochs=1, model_args={}), model=Net())
+    net = Net()
+    train(tiny(epochs=1, model_args={}, resume="auto"), model=net)
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    assert state_digest(net.state_dict()) == state_digest(trained)
+    assert "the run is complete" in caplog.text
 
 
 def test_a_session_ends_as_train_does_and_says_what_it_is(tiny, tmp_path):

@@ -1,13 +1,23 @@
 import json
+import shutil
 
 import pytest
 
 from fer_ignite import Config, train
 from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.run_dir import RunDir
-from fer_ignite.data.open import build_cache_spec, find_cache, is_user_dataset
-from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, FolderInUseError
-from fer_ignite.runs.prepare import choose_folder, prepare, undo
+from fer_ignite.data.open import build_cache_spec, find_cache
+from fer_ignite.data.readers.find import is_drawn, is_user_dataset
+from fer_ignite.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FerError,
+    FolderInUseError,
+    StorageError,
+)
+from fer_ignite.runs.execute import launch_seeds
+from fer_ignite.runs.prepare import choose_folder, is_user_code, prepare, undo
 from fer_ignite.runs.validate import check_names, check_sendable
 
 
@@ -57,6 +67,77 @@ def test_a_run_without_a_name_gets_a_numbered_one(tiny, tmp_path):
     assert names == ["fer48-demo", "fer48-demo-2", "fer48-demo-3"]
     newest, existed = choose_folder(tiny(name=None, resume="auto"))
     assert newest.path.name == "fer48-demo-3" and existed
+
+
+def test_a_copied_checkpoint_continues_in_a_new_folder(tiny, tmp_path):
+    copied = tmp_path / "step-40.pt"
+    copied.touch()
+    (tmp_path / "fer48-demo" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "fer48-demo" / "checkpoints" / "last.pt").touch()
+    fresh, existed = choose_folder(tiny(name=None, resume=str(copied)))
+    assert fresh.path.name == "fer48-demo-2" and not existed
+    own = tmp_path / "fer48-demo" / "checkpoints" / "last.pt"
+    assert choose_folder(tiny(name=None, resume=str(own)))[0].path == own.parent.parent
+
+
+def test_a_run_is_not_replaced_by_one_that_continues_from_a_file_elsewhere(tiny, ready, tmp_path):
+    train(tiny(epochs=1))
+    copied = shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "mine.pt")
+    before = (tmp_path / "run" / "history.jsonl").read_bytes()
+    with pytest.raises(FolderInUseError, match="holds a run"):
+        ready(epochs=2, resume=str(copied))
+    assert (tmp_path / "run" / "history.jsonl").read_bytes() == before
+    # Replaced, as without --resume: the two runs' files are not mixed.
+    assert ready(epochs=2, resume=str(copied), exist_ok=True).resume == str(copied)
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_restart_continues_where_the_attempt_before_was_that_began_with_a_file(
+    tiny, ready, tmp_path, monkeypatch
+):
+    train(tiny(epochs=1))
+    copied = tmp_path / "mine.pt"
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", copied)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert ready(epochs=2, resume=str(copied)).resume.endswith("run/checkpoints/step-4.pt")
+
+
+@pytest.mark.parametrize("name", [None, "run"])
+def test_a_resume_of_an_absent_file_leaves_nothing(tiny, ready, tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"--resume: .*last.pt can't be read"):
+        ready(name=name, resume=str(tmp_path / "typo" / "checkpoints" / "last.pt"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_a_resume_would_ignore_is_refused(tiny, tmp_path):
+    own = tmp_path / "run" / "checkpoints" / "last.pt"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    config = tiny(name=None, resume=str(own), out=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"continues in its own run's folder, .*run; leave --out"):
+        prepare(config, given(config))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_s_folder_that_can_t_be_written_is_named(tiny, tmp_path, monkeypatch):
+    def refused(folder):
+        raise StorageError(f"{folder.path} can't be written: Read-only file system")
+
+    own = tmp_path / "run" / "checkpoints" / "last.pt"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    monkeypatch.setattr(RunDir, "create", refused)
+    with pytest.raises(ConfigError, match=r"can't write to .*/run: .*; add --name"):
+        prepare(tiny(name=None, resume=str(own), out=str(tmp_path / "other")), {})
+
+
+def test_all_seeds_are_checked_before_the_first_trains(tiny, tmp_path):
+    for seeds, error in (([0, 99999999999], ConfigError), ([0, 2], FolderInUseError)):
+        (tmp_path / "run-seed2").mkdir(exist_ok=True)
+        (tmp_path / "run-seed2" / "config.yaml").touch()
+        with pytest.raises(error):
+            launch_seeds(tiny(), given=given(tiny()), seeds=seeds)
+        assert not (tmp_path / "run-seed0").exists()
 
 
 def test_a_removed_folder_of_a_run_without_a_name_leaves_its_number_free(tiny, tmp_path):
@@ -177,10 +258,18 @@ def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path
     )
 
 
-@pytest.mark.parametrize("data", ["demo", "demo:100", "kaggle:a/b", "folder", "x.csv"])
+@pytest.mark.parametrize(
+    "data", ["demo", "demo:100", "kaggle:a/b", "shards:faces", "folder", "x.csv"]
+)
 def test_what_names_no_class_is_no_user_dataset(data):
     assert not is_user_dataset(data)
+    assert not is_user_code("data", data)  # nor is it asked for again on a resume
     assert is_user_dataset("my.module:Data")
+
+
+def test_demo_faces_are_told_from_files_of_a_like_name():
+    assert is_drawn("demo") and is_drawn("demo:140") and is_drawn("demo:70,demo")
+    assert not is_drawn("demographics.csv") and not is_drawn("demo,fer2013.csv")
 
 
 def test_the_cache_is_built_as_the_settings_say(tiny):
@@ -228,6 +317,10 @@ def test_a_temporary_folder_that_loaders_can_t_talk_through_is_refused_before_th
     ):
         check_names(Config(workers=2))
     check_names(Config(workers=0))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path)[:60].ljust(60, "x"))
+    check_names(Config(workers=2, start_method="fork"))  # one process has no launch folder
+    with pytest.raises(ConfigError, match="--workers 2"):
+        check_names(Config(workers=2, start_method="fork", nproc=2))
 
 
 def test_another_optimizer_on_resume_does_not_inherit_rate_and_weight_decay(tiny):

@@ -6,7 +6,7 @@ import torch
 
 from fer_ignite import build_session, load_model, train
 from fer_ignite.checkpoint.format import load_checkpoint, write_checkpoint
-from fer_ignite.errors import CheckpointError, ConfigError, FerError
+from fer_ignite.errors import CheckpointError, FerError
 from fer_ignite.training.distillation import Distillation
 from fer_ignite.training.events import StepEvents
 
@@ -81,8 +81,6 @@ def test_a_teacher_of_other_classes_is_refused(tiny, finished_run, tmp_path):
         train(tiny(teacher=(str(other),)))
     with pytest.raises(CheckpointError, match="--teacher: "):
         train(tiny(teacher=(str(tmp_path / "none.pt"),)))
-    with pytest.raises(ConfigError, match="--teacher with --folds"):
-        train(tiny(teacher=(str(finished_run),), folds=2, fold=0))
 
 
 def test_a_teacher_of_another_split_of_the_same_data_is_warned_of(tiny, finished_run):

@@ -27,7 +27,8 @@ from fer_ignite.checkpoint.remote_files import send_test_access
 from fer_ignite.config import DATA_SETTINGS, Config
 from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.folds import build_fold_dataset, deal
-from fer_ignite.data.open import find_cache, is_user_dataset, open_dataset
+from fer_ignite.data.open import find_cache, open_dataset
+from fer_ignite.data.readers.find import is_user_dataset
 from fer_ignite.data.samples import SPLITS
 from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.data.splits import joined_units

@@ -26,14 +26,19 @@ from fer_ignite.data.cache.leftovers import clear_stale
 from fer_ignite.data.cache.manifest import verify_cache
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.images import printable
-from fer_ignite.data.readers.find import CacheSource, ReadOptions, find_source, split_sources
+from fer_ignite.data.readers.find import (
+    CacheSource,
+    ReadOptions,
+    find_source,
+    is_user_dataset,
+    split_sources,
+)
 from fer_ignite.data.readers.union import UnionSource
 from fer_ignite.data.remote import local_source
 from fer_ignite.data.samples import Source
 from fer_ignite.data.shards.remote import PREFIX, is_shards, shown
 from fer_ignite.data.shards.shard_index import open_shard_index
 from fer_ignite.errors import ConfigError, DataError, StorageError
-from fer_ignite.imports import is_object_name
 from fer_ignite.stores.store import is_url
 
 __all__ = ["CacheSpec", "cache_folder", "open_or_build", "verify_cache"]
@@ -166,9 +171,7 @@ def _union(
                 f"--data {printable(part)}: shards can't be joined with other data; join the data sets when the shards are written: "
                 "fer-ignite pack A,B --shards FOLDER."
             )
-        if is_object_name(part) and not (
-            part.startswith(("demo:", "kaggle:")) or os.path.exists(part)
-        ):
+        if is_user_dataset(part):
             raise ConfigError(
                 f"--data {part}: a data set of your own class can't be joined with others; name folders, csv files or dataset caches."
             )

@@ -28,7 +28,7 @@ from fer_ignite.data.readers.listing import ListingSource, Survey
 from fer_ignite.data.readers.named_files import find_named_files, read_named_files
 from fer_ignite.data.readers.rafdb import find_rafdb_list, read_rafdb
 from fer_ignite.data.samples import UNDECIDED, Samples, Source
-from fer_ignite.data.shards.remote import is_shards, require_url
+from fer_ignite.data.shards.remote import PREFIX, is_shards, require_url
 from fer_ignite.errors import DataError, first_line
 from fer_ignite.imports import is_object_name, optional_library, split_names
 from fer_ignite.stores.store import is_url, require_store_library
@@ -38,6 +38,8 @@ __all__ = [
     "CacheSource",
     "ReadOptions",
     "find_source",
+    "is_drawn",
+    "is_user_dataset",
     "require_memory",
     "require_source",
     "split_sources",
@@ -96,8 +98,23 @@ def require_source(data: str) -> None:
             require_url(part)
         elif is_url(part):
             require_store_library(part)
-        elif not (_DEMO.match(part) or _KAGGLE.match(part) or is_object_name(part)):
+        elif not (_DEMO.match(part) or _KAGGLE.match(part) or is_user_dataset(part)):
             _require_path(part)
+
+
+def is_drawn(data: str) -> bool:
+    """Whether ``--data`` names nothing but drawn demo faces."""
+    return all(_DEMO.match(part) for part in split_names(data))
+
+
+def is_user_dataset(data: str) -> bool:
+    """Whether ``--data`` names a user's class; ``demo:100``, ``kaggle:a/b`` and ``shards:folder`` don't."""
+    # A file may have a name that looks like module:Class.
+    return (
+        is_object_name(data)
+        and not data.startswith(("demo:", "kaggle:", PREFIX))
+        and not os.path.exists(data)
+    )
 
 
 def split_sources(data: str) -> tuple[str, ...]:
