@@ -431,12 +431,19 @@ def _named_checkpoint(config: Config) -> Path | None:
     if config.resume in (None, "auto", "last") or is_url(config.resume):
         return None
     try:
-        path = resolve_checkpoint(str(config.resume))
+        path = _resume_file(str(config.resume))
         if not os.path.lexists(path):
             load_checkpoint(path)  # raises, in the words of all commands
     except CheckpointError as error:
         raise CheckpointError(f"--resume: {error}") from None
     return path
+
+
+def _resume_file(requested: str) -> Path:
+    """The file itself, or of a run's folder the newest resume point: the best one may lie epochs back."""
+    folder = Path(requested)
+    newest = newest_valid(folder / "checkpoints") if folder.is_dir() else None
+    return resolve_checkpoint(requested) if newest is None else newest.path
 
 
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
@@ -527,7 +534,7 @@ def _resume_point(
     if is_url(requested):
         requested = _local_resume_point(config, requested, remote=remote)
     try:
-        path = resolve_checkpoint(requested)
+        path = _resume_file(requested)
         # What an earlier attempt has saved here is further on than the file that it began with.
         if restart_count() > 0 and not _lies_in(folder, path):
             own = newest_valid(folder.checkpoints)

@@ -17,6 +17,7 @@ from fer_ignite import Config, build_session, evaluate, load_model, predict, tra
 from fer_ignite.apps.export.exporter import export_checkpoint
 from fer_ignite.checkpoint.format import load_checkpoint, state_digest, write_checkpoint
 from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
+from fer_ignite.distributed import Outcome
 from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError
 from fer_ignite.imports import local_objects, register_object
 from fer_ignite.inference.predictor import open_predictor
@@ -321,6 +322,16 @@ def test_what_can_t_be_sent_to_other_processes_is_named_before_they_start(tiny):
         train(tiny(epochs=1, model_args={}), model=Local, nproc=2)
     with pytest.raises(ConfigError, match=r"lambda can't be sent to other processes"):
         train(tiny(epochs=1), loss=lambda a, b: squared(a, b), nproc=2)
+
+
+def test_objects_are_sent_to_processes_that_prepare_by_themselves(tiny, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        "fer_ignite.runs.execute.launch", lambda *args, spec: sent.extend(args) or Outcome()
+    )
+    machines = {"nnodes": 2, "master_addr": "127.0.0.1", "master_port": 29500}
+    train(tiny(**machines), loss=nn.CrossEntropyLoss())
+    assert list(sent[-1]) == ["object:CrossEntropyLoss"]
 
 
 @pytest.mark.slow

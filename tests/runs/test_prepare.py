@@ -80,6 +80,13 @@ def test_a_copied_checkpoint_continues_in_a_new_folder(tiny, tmp_path):
     assert choose_folder(tiny(name=None, resume=str(own)))[0].path == own.parent.parent
 
 
+def test_a_run_s_folder_as_a_resume_means_its_newest_resume_point(tiny, ready, tmp_path):
+    train(tiny(epochs=2))
+    run_spec = ready(name=None, epochs=3, resume=str(tmp_path / "run"))
+    assert run_spec.resume == str(tmp_path / "run" / "checkpoints" / "step-8.pt")
+    assert run_spec.folder == str(tmp_path / "run")
+
+
 def test_a_run_is_not_replaced_by_one_that_continues_from_a_file_elsewhere(tiny, ready, tmp_path):
     train(tiny(epochs=1))
     copied = shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "mine.pt")
