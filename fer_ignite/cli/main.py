@@ -174,14 +174,21 @@ def _no_such_flag(error: click.NoSuchOption) -> str:
     from fer_ignite.config import nearest_setting
 
     assert error.ctx is not None
-    flags = [
+    parameters = error.ctx.command.params
+    positive = [flag for parameter in parameters for flag in parameter.opts]
+    flags = positive + [flag for parameter in parameters for flag in parameter.secondary_opts]
+    given = error.option_name.lstrip("-")
+    # A switch that is to be off: --no-augmnt means --no-augment, not --augment.
+    settings = [(sign, nearest_setting(given.removeprefix(sign))) for sign in ("no-", "")]
+    meant = [
         flag
-        for parameter in error.ctx.command.params
-        for flag in (*parameter.opts, *parameter.secondary_opts)
+        for sign, setting in settings
+        if given.startswith(sign)
+        and setting is not None
+        and (flag := f"--{sign}{setting.replace('_', '-')}") in flags
     ]
-    setting = nearest_setting(error.option_name.lstrip("-"))
-    meant = None if setting is None else "--" + setting.replace("_", "-")
-    near = [meant] if meant in flags else difflib.get_close_matches(error.option_name, flags, n=1)
+    # Among the positive ones: all negative ones look alike.
+    near = meant or difflib.get_close_matches(error.option_name, positive, n=1)
     hint = f"did you mean {near[0]}?" if near else f"{error.ctx.command_path} --help lists them."
     return f"there is no flag {error.option_name}; {hint}"
 
