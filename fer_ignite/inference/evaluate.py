@@ -27,17 +27,13 @@ from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError
 from fer_ignite.imports import register_object, registered_objects, restore_objects
 from fer_ignite.inference.evaluation_data import (
     build_eval_loader,
+    is_own_data,
     match_dataset,
     split_warning,
     trained_indices,
 )
-from fer_ignite.inference.loaded_model import LoadedModel, find_run_dir, load_model
-from fer_ignite.inference.request import (
-    EvaluateRequest,
-    check_request,
-    evaluation_config,
-    is_same_source,
-)
+from fer_ignite.inference.loaded_model import find_run_dir, load_model
+from fer_ignite.inference.request import EvaluateRequest, check_request, evaluation_config
 from fer_ignite.inference.robustness import robustness_table
 from fer_ignite.inference.scoring import (
     ScoredSplit,
@@ -190,11 +186,13 @@ def launch_evaluation(
 
 def _with_test_access(outcome: Outcome, checkpoint: str) -> Outcome:
     """Logs an evaluation of the runs' own test split, alone or within all, in their folders, and adds ``test_evaluations`` to the result."""
-    if outcome.exit_code or outcome.result is None or not outcome.result.pop("own_test"):
+    if outcome.exit_code or outcome.result is None:
         return outcome
-    # Each member's run has its own log: the test split of all of them was looked at.
-    members = ensemble_members(checkpoint)
-    found = [find_run_dir(member.path) for member in members]
+    # Each member's run has its own log, and maybe other data.
+    members, own_test = ensemble_members(checkpoint), outcome.result.pop("own_test")
+    found = [
+        find_run_dir(member.path) for member, own in zip(members, own_test, strict=True) if own
+    ]
     folders = [folder for folder in found if folder is not None]
     # Under torchrun every process comes here; one of them writes the line.
     if not folders or not is_main_process():
@@ -282,26 +280,16 @@ def _evaluate_in_process(
         "restricted": request.restrict_classes,
         # opened, not dataset: leaving out unknown classes changes the fingerprint of a split.
         "warning": split_warning(config, opened, networks=network.networks, split=request.split),
-        "own_test": _holds_test(dataset, request.split)
-        and _is_own_data(network, dataset, request=request),
+        "own_test": [
+            _holds_test(dataset, request.split)
+            and is_own_data(member, dataset, source=request.data or config.data)
+            for member in network.networks
+        ],
     }
-
-
-def _has_fingerprint(network: LoadedModel, fingerprint: str) -> bool:
-    return any(fingerprint == part.checkpoint["data"]["fingerprint"] for part in network.networks)
 
 
 def _holds_test(dataset: FaceDataset, split: str) -> bool:
     return split == "test" or (split == "all" and len(dataset.indices["test"]) > 0)
-
-
-def _is_own_data(network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest) -> bool:
-    """Whether the images are those of the run's own data, maybe with other labels."""
-    data = request.data
-    if data is None or _has_fingerprint(network, dataset.fingerprint):
-        return True
-    sources = [str(member.checkpoint["config"].get("data", "")) for member in network.networks]
-    return any(is_same_source(data, source) for source in sources)
 
 
 def _image_columns(dataset: FaceDataset, scored: ScoredSplit) -> dict[str, Any]:

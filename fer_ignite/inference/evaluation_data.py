@@ -27,6 +27,7 @@ from fer_ignite.training.components import choose_train_indices
 __all__ = [
     "build_eval_loader",
     "differing_split_settings",
+    "is_own_data",
     "match_dataset",
     "open_for_scoring",
     "remap_targets",
@@ -113,6 +114,17 @@ def _trained_on(network: LoadedModel, config: Config, dataset: FaceDataset) -> b
         return True
     # Objects of one class have one name, whatever they hold.
     return not config.data.startswith(OBJECT) and is_same_source(network.config.data, config.data)
+
+
+def is_own_data(network: LoadedModel, dataset: FaceDataset, *, source: str) -> bool:
+    """Whether the images are those that the network's run read, maybe with other labels or splits.
+
+    Args:
+        source: the name under which the images were opened.
+    """
+    return network.checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
+        source, str(network.checkpoint["config"].get("data", ""))
+    )
 
 
 def match_dataset(

@@ -156,6 +156,23 @@ def test_evaluation_scores_the_mean_and_notes_the_look_at_test_in_every_run(pair
     assert all(accesses(run)[-1]["ensemble"] == ",".join(runs) for run in runs)
 
 
+def test_a_member_that_was_trained_on_other_data_notes_no_look_at_test(pair, tmp_path):
+    runs = [tmp_path / "own", tmp_path / "other"]
+    for run in runs:
+        shutil.copytree(pair[0].rsplit("/checkpoints", 1)[0], run)
+    best = runs[1] / "checkpoints" / "best.pt"
+    content = load_checkpoint(best)
+    other = {
+        "config": {**content["config"], "data": "demo:140"},
+        "data": {**content["data"], "fingerprint": "0" * 64, "val_fingerprint": "0" * 64},
+    }
+    with best.open("wb") as file:
+        write_checkpoint({**content, **other}, file)
+    before = [len(accesses(run)) for run in runs]
+    evaluate([str(run) for run in runs], split="test", quiet=True, tta="none")
+    assert [len(accesses(run)) for run in runs] == [before[0] + 1, before[1]]
+
+
 @pytest.mark.slow
 def test_two_processes_score_an_ensemble_as_one_does(pair):
     one, two = (evaluate(pair, quiet=True, nproc=n, tta="none") for n in (1, 2))

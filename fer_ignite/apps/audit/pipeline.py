@@ -37,9 +37,9 @@ from fer_ignite.distributed.machine import detect_machine
 from fer_ignite.distributed.resolve import make_plan
 from fer_ignite.errors import ConfigError, DataError
 from fer_ignite.imports import require_library
+from fer_ignite.inference.evaluation_data import is_own_data
 from fer_ignite.inference.loaded_model import find_run_dir, load_model
 from fer_ignite.inference.onnx import refuse_onnx
-from fer_ignite.inference.request import is_same_source
 from fer_ignite.metrics.intervals import accuracy_interval
 from fer_ignite.terminal import progress, status
 
@@ -341,7 +341,7 @@ def _score_with_checkpoint(
     members = zip(ensemble_members(checkpoint), network.networks, strict=True)
     for name, member in members if len(dataset.indices["test"]) else ():
         folder = find_run_dir(name.path)
-        if folder is None or not _is_own_data(member.checkpoint, dataset):
+        if folder is None or not is_own_data(member, dataset, source=dataset.source):
             continue
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -353,13 +353,6 @@ def _score_with_checkpoint(
         send_test_access(folder)
     return _LabelScores(
         probabilities_NK, np.ones(len(all_N), dtype=np.bool_), seen_N, checkpoint, warning
-    )
-
-
-def _is_own_data(checkpoint: Mapping[str, Any], dataset: FaceDataset) -> bool:
-    """Whether the images are those that the checkpoint's run read, maybe with other labels or splits."""
-    return checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
-        dataset.source, str(checkpoint["config"].get("data", ""))
     )
 
 
