@@ -7,11 +7,7 @@ from pydantic import BeforeValidator, model_validator
 
 from fer_ignite.config.fields import Floats, SettingsGroup, join_sources, setting
 
-__all__ = ["DATA_SETTINGS", "READING_SETTINGS", "DataSettings", "Layout"]
-
-Layout = Literal[
-    "auto", "folders", "csv", "fer2013", "rafdb", "affectnet", "ckplus", "jaffe", "kdef", "expw"
-]
+__all__ = ["DATA_SETTINGS", "READING_SETTINGS", "DataSettings"]
 
 # How a data set's files are read; commands that read data take them all.
 READING_SETTINGS = (
@@ -53,7 +49,9 @@ class DataSettings(SettingsGroup):
         "Weight of each data set's faces in the loss, for several --data, e.g. 1,0.5; scaled to a mean of 1. [default: equal]",
         structural=True,
     )
-    layout: Layout = setting(
+    layout: Literal[
+        "auto", "folders", "csv", "fer2013", "rafdb", "affectnet", "ckplus", "jaffe", "kdef", "expw"
+    ] = setting(
         "auto",
         "Published data set whose layout or numbering the data has; auto = recognised by its files.",
         structural=True,

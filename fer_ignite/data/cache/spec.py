@@ -2,15 +2,24 @@
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
-from fer_ignite.config.data import Layout
 from fer_ignite.data.expressions import NUMBERED_CLASSES
 from fer_ignite.errors import ConfigError
 
 __all__ = ["LAYOUTS", "CacheSpec"]
 
-LAYOUTS: tuple[str, ...] = get_args(Layout)
+LAYOUTS = (
+    "auto",
+    "folders",
+    "csv",
+    "fer2013",
+    "rafdb",
+    "affectnet",
+    "ckplus",
+    "jaffe",
+    "kdef",
+    "expw",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,13 @@
 """Detection of the kind of a source from its files."""
 
 import sys
+from typing import get_args
 
 import pytest
 from PIL import Image
 
+from fer_ignite.config.data import DataSettings
+from fer_ignite.data.cache.spec import LAYOUTS
 from fer_ignite.data.readers.csv_files import FerCsvSource, ManifestSource
 from fer_ignite.data.readers.find import DEMO_COUNT, DemoSource, ReadOptions, find_source
 from fer_ignite.data.readers.folders import FolderSource
@@ -82,6 +85,10 @@ def test_a_csv_of_another_data_set_than_the_layout_names_is_refused(tmp_path, he
     with pytest.raises(DataError, match=f"--layout {other}: .* has the columns of {kind}"):
         find_source(path, ReadOptions(layout=other))
     assert find_source(path, ReadOptions(layout=kind)).kind == find_source(path).kind
+
+
+def test_the_setting_takes_the_layouts_that_are_read():
+    assert get_args(DataSettings.model_fields["layout"].annotation) == LAYOUTS
 
 
 def test_votes_go_with_the_csv_alone(tmp_path):
