@@ -16,8 +16,9 @@ from fer_ignite.errors import (
     FolderInUseError,
     StorageError,
 )
+from fer_ignite.runs import execute
 from fer_ignite.runs.execute import launch_seeds
-from fer_ignite.runs.prepare import choose_folder, is_user_code, prepare, undo
+from fer_ignite.runs.prepare import RunSpec, choose_folder, is_user_code, prepare, undo
 from fer_ignite.runs.validate import check_names, check_sendable
 
 
@@ -145,6 +146,17 @@ def test_all_seeds_are_checked_before_the_first_trains(tiny, tmp_path):
         with pytest.raises(error):
             launch_seeds(tiny(), given=given(tiny()), seeds=seeds)
         assert not (tmp_path / "run-seed0").exists()
+
+
+def test_a_machine_without_the_folder_of_a_complete_run_has_the_main_process_s_summary(
+    tmp_path, monkeypatch
+):
+    summaries = [{"status": "completed", "epochs": 2}, {}]  # of rank 0, and of this one
+    monkeypatch.setattr(execute, "gather_json", lambda own, group: summaries)
+    outcome = execute._finished_outcome(
+        RunSpec({}, str(tmp_path / "absent"), None, finished="the run is complete")
+    )
+    assert outcome.status == "completed" and outcome.result["epochs"] == 2
 
 
 def test_a_removed_folder_of_a_run_without_a_name_leaves_its_number_free(tiny, tmp_path):
