@@ -17,6 +17,7 @@ __all__ = [
     "ClassMatch",
     "ClassPlan",
     "class_difference",
+    "composed",
     "match_classes",
     "number_warning",
     "parse_classes",
@@ -86,7 +87,7 @@ def match_classes(
     by_case: dict[str, list[int]] = {}
     by_meaning: dict[str, list[int]] = {}
     for place, name in enumerate(known_classes):
-        by_case.setdefault(_composed(name).strip().casefold(), []).append(place)
+        by_case.setdefault(composed(name).strip().casefold(), []).append(place)
         if (meaning := find_expression(name)) is not None:
             by_meaning.setdefault(meaning, []).append(place)
     places = []
@@ -95,7 +96,7 @@ def match_classes(
         found = (
             [exact[name]]
             if name in exact
-            else by_case.get(_composed(name).strip().casefold())
+            else by_case.get(composed(name).strip().casefold())
             or by_meaning.get(find_expression(name) or "", [])
         )
         if len(found) > 1:
@@ -202,14 +203,14 @@ def _known_name(name: str, source_classes: Sequence[str]) -> str:
     """A class of the data by its name, else the only one that means the same expression; else the name as it is."""
     if name in source_classes:
         return name
-    same = [known for known in source_classes if _composed(known) == _composed(name)]
+    same = [known for known in source_classes if composed(known) == composed(name)]
     if same or (meaning := find_expression(name)) is None:
         return same[0] if len(same) == 1 else name
     same = [known for known in source_classes if find_expression(known) == meaning]
     return same[0] if len(same) == 1 else name
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """The name in Unicode's composed form: macOS writes é in file names as two characters, keyboards as one."""
     return unicodedata.normalize("NFC", name)
 

@@ -32,6 +32,7 @@ from fer_ignite.errors import DataError
 __all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
 
 _STATISTICS_SAMPLES = 2000
+_SIDE_SAMPLES = 64  # their sizes alone decide the side, so that no image is resized twice
 
 
 @dataclass
@@ -417,12 +418,10 @@ def _statistics(
             )
         depth, _, width = map(int, first.shape)
         return width, depth, (0.0,) * depth, (1.0,) * depth, True
-    side, _ = choose_side([sample_image(first).size], side_px, mode=resize_mode)
-    sizes, gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
-    # Read again only where the first image did not stand for all: the sums are over pixels of the side.
-    if (other := choose_side(sizes, side_px, mode=resize_mode)[0]) != side:
-        side = other
-        _, gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
+    others = (fetch(int(index)) for index in chosen[1:_SIDE_SAMPLES])
+    sizes = [sample_image(sample).size for sample in (first, *others)]
+    side, _ = choose_side(sizes, side_px, mode=resize_mode)
+    gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
     depth = 1 if channels == "gray" or (channels == "auto" and gray) else 3
     mean = sums[:depth] / (len(chosen) * side * side)
     std = np.sqrt(np.maximum(squares[:depth] / (len(chosen) * side * side) - mean**2, 0))
@@ -437,16 +436,15 @@ def _sums(
     *,
     channels: str,
     mode: str,
-) -> tuple[list[tuple[int, int]], bool, NDArray[np.float64], NDArray[np.float64]]:
-    """Sizes of the images, whether all are gray, and float64 [3]: sums of their pixels in 0..1 and of the squares."""
-    sizes, gray, sums, squares = [], True, np.zeros(3), np.zeros(3)
+) -> tuple[bool, NDArray[np.float64], NDArray[np.float64]]:
+    """Whether all images are gray, and float64 [3]: sums of their pixels in 0..1 and of the squares."""
+    gray, sums, squares = True, np.zeros(3), np.zeros(3)
     # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64. Gray ones count in all three channels.
     for index in indices:
         image = sample_image(fetch(int(index)))
-        sizes.append(image.size)
         gray = gray and image.mode == "L"
         own = "gray" if channels == "gray" or image.mode == "L" else "rgb"
         pixels_HWC = fit_image(image, side_px, mode=mode, channels=own) / 255.0
         sums += pixels_HWC.sum(axis=(0, 1))
         squares += np.square(pixels_HWC).sum(axis=(0, 1))
-    return sizes, gray, sums, squares
+    return gray, sums, squares

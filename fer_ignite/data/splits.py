@@ -62,7 +62,7 @@ def assign_splits(
     line_U = drawn_U[np.argsort(place_U, kind="stable")]
     split_U = np.zeros(len(line_U), dtype=np.uint8)
     val_end, test_start = _cuts(sizes_U[line_U], shares)
-    if len(line_U) and val_end == test_start:
+    if shares[0] > 0 and len(line_U) and val_end == test_start:
         line_U, val_end = _with_train(line_U, sizes_U, shares)
         test_start = val_end + 1
     split_U[line_U[:val_end]] = 1

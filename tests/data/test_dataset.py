@@ -177,7 +177,7 @@ def test_users_images_are_stacked_at_the_side_that_the_network_takes():
     assert next(fetcher.batches([request])).shape == (2, 48, 48, 1)
 
 
-def test_statistics_of_images_of_one_size_read_each_image_once_more_than_the_first():
+def test_statistics_read_few_images_twice_and_all_others_once():
     calls = []
 
     class Noted(Photographs):
@@ -186,13 +186,13 @@ def test_statistics_of_images_of_one_size_read_each_image_once_more_than_the_fir
             return super().__getitem__(index)
 
     dataset_from_user_class(
-        lambda split: Noted([32] * 10) if split == "train" else None,
+        lambda split: Noted([32, 48] * 50) if split == "train" else None,
         name="my:Data",
         val_fraction=0,
         seed=0,
     )
-    # Three samples are compared with the targets, one is looked at for its kind.
-    assert len(calls) == 10 + 3 + 1
+    # Three samples are compared with the targets, and 64 decide the side.
+    assert len(calls) == 100 + 3 + 64
 
 
 def test_a_class_of_one_sample_stays_in_train_and_no_share_takes_nothing():

@@ -57,6 +57,16 @@ def test_train_keeps_the_largest_unit_where_units_are_very_unequal(sizes, shares
             assert counts[0] == max(sizes)
 
 
+@pytest.mark.parametrize(
+    ("shares", "expected"), [((0.0, 0.0, 1.0), [0, 0, 100]), ((0.0, 1.0, 0.0), [0, 100, 0])]
+)
+@pytest.mark.parametrize("sizes", [(1,) * 100, (60, 10, 10, 10, 10)])
+def test_train_gets_nothing_where_its_share_is_0(sizes, shares, expected):
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    splits = assign_splits(np.arange(100) % 7, units, shares=shares, seed=0)
+    assert np.bincount(splits, minlength=3).tolist() == expected
+
+
 def test_rare_classes_stay_in_train():
     labels = np.array([0] * 98 + [1, 2])
     assert assign_splits(labels, np.arange(100), shares=(0.8, 0.1, 0.1), seed=0)[98:].tolist() == [

@@ -4,6 +4,7 @@ Source: Mollahosseini, Hasani and Mahoor: AffectNet (IEEE Transactions on Affect
 (uncertain) and 10 (no face) are no expressions; such images are left out and counted.
 """
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -71,11 +72,10 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
     )
     left_out = _tables_left_out(root, tables)
     for table in tables:
-        rows = iter_rows(table, broken=partial(_refuse_row, listing, table))
         if table in left_out:
-            rows = iter_rows(table, broken=lambda *_: None)  # not read, so not refused either
-            listing.left_out[left_out[table]] += sum(1 for _ in rows) - 1  # without the header
+            listing.left_out[left_out[table]] += _count_rows(table)
             continue
+        rows = iter_rows(table, broken=partial(_refuse_row, listing, table))
         header = {name.strip().lower(): place for place, name in enumerate(next(rows, (1, []))[1])}
         missing = [name for name in (AFFECTNET_COLUMN, "expression") if name not in header]
         if missing:
@@ -108,6 +108,15 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
             for file, label, box in found
         ]
     return listing
+
+
+def _count_rows(table: Path) -> int:
+    """Rows below the header of a table that is not read, so that none is refused either; up to one that can't be read."""
+    count = 0
+    with contextlib.suppress(DataError):
+        for _ in iter_rows(table, broken=lambda *_: None):
+            count += 1
+    return max(count - 1, 0)
 
 
 def _refuse_row(listing: Listing, table: Path, number: int, reason: str) -> None:

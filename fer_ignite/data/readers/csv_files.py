@@ -96,6 +96,8 @@ def iter_rows(
     Args:
         path: text, or text compressed by gzip.
         broken: called with the number and the reason of a row that is no csv; None: such a row is an error.
+    Raises:
+        DataError: a row that is no csv takes several lines, as the lines behind a quote that isn't closed would be lost with it.
     """
     number = 0
     with _field_limit(), _opened(path) as file:
@@ -103,11 +105,17 @@ def iter_rows(
         # one field.
         rows = csv.reader(file, strict=True)
         while True:
+            before = rows.line_num
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
+                if rows.line_num > before + 1:
+                    raise DataError(
+                        f"{printable(path)}, row {number + 1}: broken csv ({error}); a quote in line {before + 1} is not closed, or closed "
+                        f"as late as line {rows.line_num}: mend line {before + 1}."
+                    ) from None
                 if broken is None:
                     raise DataError(
                         f"{printable(path)}, row {number + 1}: broken csv ({error})."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_ignite.data.classes import class_difference
+from fer_ignite.data.classes import class_difference, composed
 from fer_ignite.data.images import FORMAT_OF_SUFFIX, printable
 from fer_ignite.data.readers.listing import OUTSIDE, is_folder, is_inside, leads_up, list_entries
 from fer_ignite.data.readers.named_files import find_persons
@@ -123,7 +123,11 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
         if split == SPLITS.index("test") and not host_names[folder]:
             unlabelled += len(_images(visible(folder)[1]))
             parts = [part for part in parts if part[1] != folder]
-    classes = tuple(sorted({name for names in host_names.values() for name in names}))
+    # As first spelt: a split that was copied from a Mac has é in its names as two characters.
+    spelt: dict[str, str] = {}
+    for name in (name for _, folder in parts for name in host_names[folder]):
+        spelt.setdefault(composed(name), name)
+    classes = tuple(sorted(spelt.values()))
     if len(classes) < 2:
         raise DataError(_too_few(root, classes))
     walk = _Walk(os.fsencode(root), follow_links=follow_links)
@@ -138,7 +142,7 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
             if len(walk.ids) + len(walk.refused) == before:
                 empty.append(printable((folder / name).relative_to(root)))
             added = len(walk.ids) - len(labels)
-            labels += [classes.index(name)] * added
+            labels += [classes.index(spelt[composed(name)])] * added
             splits += [split] * added
     if not walk.ids and not walk.refused:
         raise DataError(
@@ -147,7 +151,11 @@ def _collect(root: Path, *, any_classes: bool, follow_links: bool) -> tuple[Samp
     if not any_classes:
         _refuse_differences(
             root,
-            {SPLITS[split]: host_names[f] for split, f in parts if split != UNDECIDED},
+            {
+                SPLITS[split]: [spelt[composed(name)] for name in host_names[f]]
+                for split, f in parts
+                if split != UNDECIDED
+            },
             empty=empty,
         )
     counted = {

@@ -44,8 +44,8 @@ _DEEPEST = 4  # folders below the one that is named: archives unpack into folder
 # Of each folder: AffectNet's annotations are one file or more per image.
 _FIRST_FILES = 2000
 _FIRST_IMAGES = 200  # of each folder; enough to see how a data set names its files
-# Left in archives by macOS and on disks by Windows; as class folders each would be a class.
-_IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
+# Left in archives by macOS and on disks by Windows and Linux; as class folders each would be a class.
+_IGNORED_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _FIRST_LISTED = 50  # of a list; some of its images may be missing
 
 
@@ -329,7 +329,7 @@ def _is_meant(name: str | bytes) -> bool:
 
 
 def _entries_if_listed(folder: Path) -> list["os.DirEntry[str]"]:
-    """None for a folder that can't be listed: it may be no part of the data set, which is not recognised yet."""
+    """No entries for a folder that can't be listed: it may be no part of the data set, which is not recognised yet."""
     try:
         return list_entries(str(folder))
     except DataError:

@@ -2,6 +2,7 @@
 
 import os
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def test_hidden_folders_litter_and_stray_files_are_no_classes(tmp_path):
     both(tmp_path)
     faces(tmp_path / ".ipynb_checkpoints", "1.png")
     faces(tmp_path / "__MACOSX" / "happy", "1.png")
+    (tmp_path / "lost+found").mkdir()  # at the top of a volume; only root can list it
     faces(tmp_path / "happy" / ".thumbs", "1.png")
     (tmp_path / "readme.txt").write_text("x")
     (tmp_path / "happy" / "notes.txt").write_text("x")
@@ -137,6 +139,14 @@ def test_differing_folders_are_accepted_when_the_user_names_the_classes(tmp_path
     both(tmp_path / "train")
     faces(tmp_path / "val" / "happy", "1.png")
     assert len(FolderSource(tmp_path, any_classes=True).samples()) == 3
+
+
+def test_a_class_whose_name_is_spelt_in_two_unicode_forms_is_one(tmp_path):
+    for split, form in (("train", "NFC"), ("val", "NFD")):  # val copied from a Mac
+        for name in ("gêné", "sad"):
+            faces(tmp_path / split / unicodedata.normalize(form, name), f"{split}.png")
+    samples = FolderSource(tmp_path).samples()
+    assert samples.classes == ("gêné", "sad") and samples.labels_N.tolist() == [0, 1, 0, 1]
 
 
 def test_a_loop_of_links_adds_nothing_and_ends(tmp_path):

@@ -215,6 +215,14 @@ def test_bad_rows_of_affectnet_s_table_are_refused_one_by_one(tmp_path):
     assert reasons["training.csv row 19"] == "no row of annotations."
     assert reasons["training.csv row 20"] == "12 is no code 0 to 10."
     assert reasons["training.csv row 21"].startswith("broken csv")
+    rows[3] = 'a/2.png,0,0,24,24,"2'  # with it all rows behind it would be lost
+    (tmp_path / "training.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"row 4: broken csv .* a quote in line 4 is not closed"):
+        packed(tmp_path, bad_images="skip")
+    (tmp_path / "automatic.csv").write_text("\n".join(rows))
+    (tmp_path / "training.csv").write_text("\n".join([*rows[:3], *rows[4:17]]) + "\n")
+    left_out = packed(tmp_path).manifest["left_out"]
+    assert left_out["of automatic.csv, whose name gives no split"] == 2  # up to the quote
 
 
 @pytest.mark.parametrize("with_automatic_images", [True, False])
