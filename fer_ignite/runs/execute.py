@@ -16,6 +16,7 @@ from fer_ignite.checkpoint.format import load_checkpoint
 from fer_ignite.checkpoint.paths import ensemble_name
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.config import Config, check, json_schema
+from fer_ignite.data.dataset import FaceDataset
 from fer_ignite.data.open import open_dataset
 from fer_ignite.distributed import LaunchSpec, Outcome, SignalFlag, is_main_process, launch
 from fer_ignite.distributed.collectives import cpu_group, gather_json, long_timeout_group
@@ -55,6 +56,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("fer_ignite")
+
+# Settings that decide the stored side and the statistics of a user's data set.
+_OF_PREPROCESSING = {"channels", "data", "image_size", "normalize", "resize", "resize_mode"}
 
 Handlers = Sequence[Callable[[Session], Any]]
 
@@ -379,6 +383,9 @@ def open_session(
     if device.index is not None:
         torch.cuda.set_device(device)
     dataset = open_dataset(config, run_spec.cache_path)
+    checkpoint = None if run_spec.resume is None else load_checkpoint(run_spec.resume)
+    if checkpoint is not None:
+        dataset = _as_begun(dataset, config, checkpoint)
     session = build_session_objects(
         config,
         dataset,
@@ -389,12 +396,28 @@ def open_session(
         time_limit_s=config.max_time,
         teacher=load_teacher(config, dataset, device=device),
     )
-    if run_spec.resume is not None:
-        restore(session, load_checkpoint(run_spec.resume), best_lost=run_spec.best_lost)
+    if checkpoint is not None:
+        restore(session, checkpoint, best_lost=run_spec.best_lost)
     if session.rank == 0:
         # Last: config.yaml makes the folder count as a run; a start that fails leaves none.
         folder.write_config(run_spec.config, schema=json_schema())
     return session
+
+
+def _as_begun(dataset: FaceDataset, config: Config, checkpoint: Mapping[str, Any]) -> FaceDataset:
+    """A user's data set with the side and statistics that the run began with, unless settings that decide them are overridden.
+
+    They are found anew at each start: samples may be random, and another version of this package may choose another side.
+    """
+    if dataset.cache is not None or _OF_PREPROCESSING & set(config.override):
+        return dataset
+    saved = checkpoint["preprocessing"]
+    return replace(
+        dataset,
+        side_px=saved["stored_px"] or dataset.side_px,
+        mean=tuple(saved["mean"]),
+        std=tuple(saved["std"]),
+    )
 
 
 def select_device(config: Config) -> torch.device:

@@ -235,6 +235,14 @@ def test_labels_without_names_are_numbers_or_named_by_classes(tiny, tmp_path):
     assert load_model(tmp_path / "run").classes == DEMO_CLASSES
 
 
+def test_labels_without_names_are_the_places_of_the_network_s_outputs(tiny, tmp_path):
+    class Unnamed(Faces):
+        classes = ()
+
+    train(tiny(epochs=1), data={"train": Subset(Unnamed(70), range(60)), "val": Unnamed(14)})
+    assert evaluate(tmp_path / "run", data=Unnamed(21), quiet=True)["n"] == 21
+
+
 def test_a_data_set_object_is_scored_whole(finished_run):
     faces = Faces(35, seed=8)
     found = evaluate(finished_run, data=faces, quiet=True)
@@ -292,6 +300,19 @@ def test_a_resumed_run_wants_data_with_the_same_labels(tiny):
         train(tiny(epochs=2, resume="auto"), data=other)
     allowed = tiny(epochs=2, resume="auto", override=("data",))
     assert train(allowed, data=other)["epochs"] == 2
+
+
+def test_a_resumed_run_keeps_the_side_and_the_statistics_of_its_images(tiny, tmp_path, monkeypatch):
+    # Another version may choose another side, and samples may be random.
+    train(tiny(epochs=1), data=Faces())
+    before = load_model(tmp_path / "run").preprocessing
+    monkeypatch.setattr("fer_ignite.data.dataset.choose_side", lambda *_, **__: (40, False))
+    train(tiny(epochs=2, resume="auto"), data=Faces())
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    assert load_model(last).preprocessing == before
+    allowed = tiny(epochs=3, resume="auto", override=("data",))
+    train(allowed, data=Faces())
+    assert load_model(last).preprocessing.image_px == 40
 
 
 class Counting(nn.Module):
