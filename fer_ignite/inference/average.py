@@ -27,6 +27,11 @@ from fer_ignite.training.swa import recompute_batch_statistics, statistics_loade
 __all__ = ["average_checkpoints"]
 
 State = Mapping[str, Tensor]
+# How arguments begin that count in training alone, by the names of our networks, torchvision and timm.
+_REGULARISATION = (
+    *("attention_dropout", "attn_drop", "drop", "patch_drop", "pos_drop", "proj_drop"),
+    "stochastic_depth_prob",
+)
 
 
 def average_checkpoints(
@@ -127,7 +132,11 @@ def _require_same_network(path: str | Path, first: LoadedModel, *, other: Loaded
     ]
     # Activations and kinds of normalisation have no shapes.
     built = [
-        [getattr(network.config, name) for name in ("model", "model_args", "norm")]
+        (
+            network.config.model,
+            _without_regularisation(network.config.model_args),
+            network.config.norm,
+        )
         for network in (first, other)
     ]
     if shapes[0] != shapes[1] or built[0] != built[1] or first.classes != other.classes:
@@ -135,6 +144,12 @@ def _require_same_network(path: str | Path, first: LoadedModel, *, other: Loaded
             f"{path} is another network than the first, or has other classes; weights can only be averaged between checkpoints "
             "of one network. Its probabilities can be: name the checkpoints A,B as an ensemble."
         )
+
+
+def _without_regularisation(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in model_args.items() if not name.startswith(_REGULARISATION)
+    }
 
 
 def _require_same_preprocessing(

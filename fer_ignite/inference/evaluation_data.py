@@ -16,12 +16,13 @@ from fer_ignite.data.expressions import are_numbers
 from fer_ignite.data.loader import EvalLoader, Targets
 from fer_ignite.data.open import find_cache, open_dataset
 from fer_ignite.data.samples import SPLITS
+from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.data.splits import AS_THE_SOURCE_SAYS
 from fer_ignite.distributed import reset_signals
 from fer_ignite.errors import ConfigError, DataError, FerError
-from fer_ignite.imports import OBJECT, load_object
+from fer_ignite.imports import OBJECT, load_object, split_names
 from fer_ignite.inference.loaded_model import LoadedModel
-from fer_ignite.inference.request import EvaluateRequest, evaluation_config, is_same_source
+from fer_ignite.inference.request import EvaluateRequest, evaluation_config, shares_source
 from fer_ignite.training.components import choose_train_indices
 
 __all__ = [
@@ -74,12 +75,17 @@ def differing_split_settings(
     """
     names = {"val": _SPLITTING, "test": _TEST_SPLITTING}.get(split, ())
     val = dataset.split_fingerprint("val") if split == "val" else None
-    own_test = split == "test" and AS_THE_SOURCE_SAYS in dataset.facts.get("splits", "")
+    # The sentence of a union says so of all its parts, whose splits may have been dealt.
+    own_test = (
+        split == "test"
+        and len(split_names(config.data)) == 1
+        and AS_THE_SOURCE_SAYS in dataset.facts.get("splits", "")
+    )
     for network in networks:
         data, saved = network.checkpoint["data"], network.config
         # The fingerprint covers the splits, but not the folds, which are dealt on top of them.
         same_content = data["fingerprint"] == dataset.fingerprint
-        if not (same_content or is_same_source(saved.data, config.data)):
+        if not (same_content or shares_source(saved.data, config.data)):
             continue
         same_splits = same_content and (split == "test" or saved.folds is config.folds is None)
         # Settings may differ without effect: data with splits of its own has one val for all seeds, and one test.
@@ -113,16 +119,16 @@ def _trained_on(network: LoadedModel, config: Config, dataset: FaceDataset) -> b
     ):
         return True
     # Objects of one class have one name, whatever they hold.
-    return not config.data.startswith(OBJECT) and is_same_source(network.config.data, config.data)
+    return not config.data.startswith(OBJECT) and shares_source(network.config.data, config.data)
 
 
 def is_own_data(network: LoadedModel, dataset: FaceDataset, *, source: str) -> bool:
-    """Whether the images are those that the network's run read, maybe with other labels or splits.
+    """Whether images that the network's run read are among these, maybe with other labels or splits.
 
     Args:
         source: the name under which the images were opened.
     """
-    return network.checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
+    return network.checkpoint["data"]["fingerprint"] == dataset.fingerprint or shares_source(
         source, str(network.checkpoint["config"].get("data", ""))
     )
 
@@ -184,13 +190,20 @@ def _refuse_other_numbers(
     network: LoadedModel, dataset: FaceDataset, *, request: EvaluateRequest
 ) -> None:
     """Refuses numbered classes of other data than the run's, unless the request names them: 1 is disgust in FER2013, surprise in RAF-DB."""
-    if request.data is None or request.classes is not None:
+    if request.data is None:
+        return
+    if request.classes is not None:
+        if is_shards(request.data):
+            _require_confirmed(dataset, request.classes)
+        return
+    # A Python object without class names: its labels count the network's outputs.
+    if request.data.startswith(OBJECT) and dataset.classes == _numbered(len(dataset.classes)):
         return
     if not (are_numbers(dataset.classes) and are_numbers(network.classes)):
         return
     for part in network.networks:
         # Votes or a layout change the fingerprint of the run's own data, but not its name.
-        if part.checkpoint["data"]["fingerprint"] == dataset.fingerprint or is_same_source(
+        if part.checkpoint["data"]["fingerprint"] == dataset.fingerprint or shares_source(
             request.data, part.config.data
         ):
             return
@@ -198,6 +211,19 @@ def _refuse_other_numbers(
         f"the classes of {dataset.source} and of the network are numbers ({', '.join(dataset.classes)}), whose meaning may differ "
         f"between data sets; where they mean the same, say so with --classes '{','.join(dataset.classes)}'."
     )
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(count))
+
+
+def _require_confirmed(dataset: FaceDataset, classes: str) -> None:
+    """Refuses class names that are not those of the shards, which are read as they are."""
+    if tuple(name.strip() for name in classes.split(",")) != dataset.classes:
+        raise DataError(
+            f"--classes '{classes}': faces in shards are read as they are, and {dataset.source} has the classes "
+            f"'{','.join(dataset.classes)}'; give exactly these, or other ones when the shards are written: fer-ignite pack DATA --shards FOLDER."
+        )
 
 
 def _refuse_selection_data(

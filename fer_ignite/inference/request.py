@@ -8,11 +8,18 @@ from typing import Any
 from fer_ignite.config import Config, check
 from fer_ignite.data.augment.tta import VIEW_KINDS
 from fer_ignite.data.readers.find import is_user_dataset
+from fer_ignite.data.shards.remote import is_shards
 from fer_ignite.errors import ConfigError
 from fer_ignite.imports import split_names, which_again
 from fer_ignite.training.precision import PRECISIONS
 
-__all__ = ["EvaluateRequest", "check_request", "evaluation_config", "is_same_source"]
+__all__ = [
+    "EvaluateRequest",
+    "check_request",
+    "evaluation_config",
+    "is_same_source",
+    "shares_source",
+]
 
 _ALLOWED: Mapping[str, tuple[str | None, ...]] = {
     "split": ("val", "test", "train", "all"),
@@ -20,8 +27,8 @@ _ALLOWED: Mapping[str, tuple[str | None, ...]] = {
     "tta": (None, *VIEW_KINDS),
     "precision": (None, *PRECISIONS),
 }
-# Evaluation has no flags for them: another source is read by the defaults.
-_READING = ("crop_faces", "follow_links", "neutral_frames", "peak_frames")
+# Evaluation has no flags for them: another source is read by the defaults. Not `follow_links`, which permits and changes no image.
+_READING = ("crop_faces", "neutral_frames", "peak_frames")
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     for name in ("data", "votes", "classes", "layout"):
         if (value := getattr(request, name)) is not None:
             changes[name] = value
+    # Shards are read as they are: the classes that are given only confirm theirs, see `match_dataset`.
+    if request.data is not None and is_shards(request.data):
+        changes["classes"] = None
     return check({**saved, **changes})
 
 
@@ -146,3 +156,12 @@ def is_same_source(one: str, other: str) -> bool:
         return one == other or os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
+
+
+def shares_source(one: str, other: str) -> bool:
+    """Whether two names of data, each maybe a union of several, have a file or folder in common."""
+    return is_same_source(one, other) or any(
+        is_same_source(part, other_part)
+        for part in split_names(one)
+        for other_part in split_names(other)
+    )

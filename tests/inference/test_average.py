@@ -82,6 +82,15 @@ def test_what_can_t_be_averaged_is_refused(kept, tiny, tmp_path):
         average_checkpoints([tops(kept)[0], "m.onnx"], tmp_path / "a.pt", quiet=True)
 
 
+def test_networks_of_other_regularisation_are_averaged(kept, tmp_path):
+    content = load_checkpoint(tops(kept)[1])
+    content["config"]["model_args"] = {**content["config"]["model_args"], "dropout": 0.3}
+    with (tmp_path / "dropout.pt").open("wb") as file:
+        write_checkpoint(content, file)
+    parts = [tops(kept)[0], tmp_path / "dropout.pt"]
+    assert len(average_checkpoints(parts, tmp_path / "a.pt", quiet=True)["members"]) == 2
+
+
 def test_checkpoints_of_other_splits_or_preprocessing_are_not_averaged(kept, tmp_path):
     """All are scored on the first one's val, with the first one's preprocessing."""
     content = load_checkpoint(tops(kept)[0])

@@ -323,6 +323,9 @@ def test_a_test_of_the_data_s_own_is_one_under_all_split_settings(finished_run):
         own = replace(dataset, facts={"splits": note})
         given = {"networks": [network], "split": "test"}
         assert differing_split_settings(config, own, **given) == found
+    # The source of a union are its parts, whose splits may have been dealt.
+    union = config.model_copy(update={"data": f"{config.data},demo:140"})
+    assert differing_split_settings(union, own, **given) == ["split_seed"]
 
 
 def test_members_of_finished_tensors_and_of_images_are_refused_in_any_order(pair, tmp_path):

@@ -20,7 +20,8 @@ from fer_ignite.data.drawn_faces import DEMO_CLASSES, draw_faces
 from fer_ignite.data.expressions import FERPLUS_COLUMNS, find_expression
 from fer_ignite.data.loader import Targets
 from fer_ignite.data.open import find_cache, open_dataset
-from fer_ignite.errors import CheckpointError, ConfigError, FerError, NonFiniteError
+from fer_ignite.data.shards.shard_writer import write_shards
+from fer_ignite.errors import CheckpointError, ConfigError, DataError, FerError, NonFiniteError
 from fer_ignite.inference.comparison import compare
 from fer_ignite.inference.evaluation_data import remap_targets
 from fer_ignite.inference.loaded_model import find_run_dir, predict_probabilities
@@ -66,8 +67,9 @@ def test_other_data_is_resized_as_the_faces_of_the_training_were():
 
 
 def test_other_data_is_read_by_the_defaults_and_other_votes_replace_the_labels():
-    reading = {"crop_faces": True, "follow_links": True, "peak_frames": 1, "neutral_frames": True}
-    settings = {"data": "own.csv,more", "votes": "votes.csv", "vote_weight": 0.3, **reading}
+    reading = {"crop_faces": True, "peak_frames": 1, "neutral_frames": True}
+    labels = {"data": "own.csv,more", "votes": "votes.csv", "vote_weight": 0.3}
+    settings = {**labels, **reading, "follow_links": True}
     checkpoint = {
         "config": check(settings).model_dump(mode="json"),
         "preprocessing": {"channels": 1, "resize_mode": "squash"},
@@ -78,6 +80,7 @@ def test_other_data_is_read_by_the_defaults_and_other_votes_replace_the_labels()
         config = evaluation_config(request, checkpoint)
         assert config.votes == given.get("votes") and config.vote_weight is None
         assert all(getattr(config, name) == getattr(defaults, name) for name in reading)
+        assert config.follow_links  # a permission, for which evaluate has no flag
     part = evaluation_config(EvaluateRequest(checkpoint="best.pt", data="more"), checkpoint)
     assert part.crop_faces and part.votes is None
     own = evaluation_config(EvaluateRequest(checkpoint="best.pt"), checkpoint)
@@ -330,6 +333,35 @@ def test_all_of_the_run_s_own_data_is_a_look_at_test(tiny, tmp_path):
     assert run.read_test_accesses()[-1]["split"] == "all"
     assert "all holds the images that the network was trained on" in found["warning"]
     assert "test_evaluations" not in evaluate(run.path, split="train", quiet=True)
+
+
+def test_one_of_the_data_sets_of_a_run_is_its_own_data(tiny, tmp_path):
+    train(tiny(data="demo:140,demo:210", epochs=1))
+    run = RunDir(tmp_path / "run")
+    before = run.test_evaluations()
+    found = evaluate(run.path, data="demo:140", split="all", quiet=True)
+    assert found["test_evaluations"] == before + 1
+    assert "all holds the images that the network was trained on" in found["warning"]
+    found = evaluate(run.path, data="demo:140", split="test", quiet=True)
+    assert found["test_evaluations"] == before + 2 and found["warning"] is None
+
+
+def test_numbers_of_other_data_need_a_confirmation(tiny, tmp_path, folders):
+    numbers = {name: str(place) for place, name in enumerate(DEMO_CLASSES)}
+    own, other = folders(**numbers), folders(**numbers)
+    for image in (other / "test" / "0").iterdir():
+        image.unlink()  # else it would be the same data in another place
+        break
+    train(tiny(data=str(own), epochs=1))
+    run, classes = tmp_path / "run", ",".join(numbers.values())
+    cache = open_cache(open_or_build(CacheSpec(data=str(other))))
+    write_shards(cache, tmp_path / "shards", shard_bytes=1 << 20, source="other")
+    for data in (str(other), f"shards:{tmp_path / 'shards'}"):
+        with pytest.raises(DataError, match=r"whose meaning may differ .* --classes '0,1,2,3"):
+            evaluate(run, data=data, quiet=True)
+        assert evaluate(run, data=data, classes=classes, quiet=True)["n"] == 28
+    with pytest.raises(DataError, match=r"in shards are read as they are, .*give exactly these"):
+        evaluate(run, data=data, classes="0,1", quiet=True)
 
 
 def test_data_whose_path_looks_like_a_user_s_class_is_data(monkeypatch, tmp_path):
