@@ -17,6 +17,7 @@ from fer_ignite.config import (
     parse_duration,
     read_yaml,
 )
+from fer_ignite.config.fields import parse_yaml
 from fer_ignite.errors import ConfigError
 from fer_ignite.recipes import read_recipe, recipe_names
 
@@ -155,6 +156,24 @@ def test_a_setting_that_stands_twice_in_a_file_is_refused(tmp_path, text, twice)
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"c\.yaml .*{twice}"):
         read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (
+            "root: &root {lr: 1}\na: {x: &base {<<: *root, lr: 2}}\nb: {<<: *base}\n",
+            {"root": {"lr": 1}, "a": {"x": {"lr": 2}}, "b": {"lr": 2}},
+        ),
+        (
+            "a: &a {lr: 1}\nb: &b {seed: 2}\nc:\n  <<: *a\n  <<: *b\n",
+            {"a": {"lr": 1}, "b": {"seed": 2}, "c": {"lr": 1, "seed": 2}},
+        ),
+    ],
+    ids=["merged twice", "two merges"],
+)
+def test_a_merged_key_that_is_overridden_stands_once(text, value):
+    assert parse_yaml(text) == value
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "a: " + "{b: " * 5_000, "a: 2020-13-45"])

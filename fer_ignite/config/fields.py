@@ -94,21 +94,24 @@ def parse_image_sizes(text: str) -> tuple[tuple[int, float], ...]:
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML's own takes the last of several equal keys."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """The mapping of a node.
+    # As it is composed: later, << has put other mappings' keys into it, which may well be overridden.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The node of a mapping as it stands in the text.
 
         Raises:
-            yaml.constructor.ConstructorError: a key stands twice in it.
+            yaml.composer.ComposerError: a key stands twice in it.
         """
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        # Before the merge of << into it, whose keys may well be overridden.
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
             if (key.tag, key.value) in seen:
-                raise yaml.constructor.ConstructorError(
+                raise yaml.composer.ComposerError(
                     None, None, f"{key.value!r} stands twice; keep one of them", key.start_mark
                 )
             seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep=deep)
+        return node
 
 
 def parse_yaml(text: str) -> Any:

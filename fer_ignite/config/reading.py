@@ -93,8 +93,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of all layers, the later ones winning.
 
-    Learning rates and weight decay belong to the optimizer that their layer names: where a later layer names another
-    optimizer, they are dropped, so that its own values or that optimizer's defaults hold.
+    Learning rates, weight decay, momentum and ``opt_eps`` belong to the optimizer that their layer names: where a later layer
+    names another optimizer, they are dropped, so that its own values or that optimizer's defaults hold.
     """
     values: dict[str, Any] = {}
     for layer in layers:
