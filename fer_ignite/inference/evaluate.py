@@ -24,7 +24,7 @@ from fer_ignite.data.samples import SPLITS
 from fer_ignite.distributed import LaunchSpec, Outcome, is_main_process, launch
 from fer_ignite.distributed.collectives import cpu_group
 from fer_ignite.errors import NONFINITE_OUTPUTS, DataError, NonFiniteError
-from fer_ignite.imports import register_object, registered_objects, restore_objects
+from fer_ignite.imports import local_objects, register_object, registered_objects, restore_objects
 from fer_ignite.inference.evaluation_data import (
     build_eval_loader,
     is_own_data,
@@ -51,6 +51,7 @@ logger = logging.getLogger("fer_ignite")
 _LOGGED = ("n", "loss", "accuracy", "uar", "macro_f1", "tta", "data")
 
 
+@local_objects()
 def evaluate(
     checkpoint: str | Path | Sequence[str | Path],
     *,

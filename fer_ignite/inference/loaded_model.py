@@ -27,7 +27,7 @@ from fer_ignite.errors import (
     NonFiniteError,
     one_line,
 )
-from fer_ignite.imports import is_object_name, which_again
+from fer_ignite.imports import is_object_name, local_objects, which_again
 from fer_ignite.inference.ensemble import combine
 from fer_ignite.inference.onnx import OnnxModel, is_onnx
 from fer_ignite.metrics.temperature_bounds import usable_temperature
@@ -176,6 +176,7 @@ def predict_probabilities(logits_BK: Tensor, temperature: float) -> Tensor:
     )
 
 
+@local_objects()
 def load_model(
     path: str | Path | Sequence[str | Path] | None = None,
     *,

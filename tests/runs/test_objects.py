@@ -99,6 +99,17 @@ def test_the_objects_of_a_run_are_not_kept_in_memory(tiny):
     assert kept() is None
 
 
+def test_the_objects_of_evaluate_and_load_model_are_not_kept_in_memory(tiny, tmp_path):
+    net, faces = Net(), Faces(28)
+    train(tiny(epochs=1, model_args={}), model=Net)
+    evaluate(tmp_path / "run", model=net, data=faces, quiet=True)
+    load_model(tmp_path / "run", model=net)
+    kept = weakref.ref(net), weakref.ref(faces)
+    del net, faces
+    gc.collect()
+    assert [part() for part in kept] == [None, None]
+
+
 def test_a_module_that_is_given_is_trained_itself(tiny):
     net = Net()
     before = [parameter.detach().clone() for parameter in net.parameters()]
