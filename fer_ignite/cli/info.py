@@ -123,7 +123,7 @@ def _parameters(path: Path, content: Mapping[str, Any]) -> int:
     from fer_ignite.models.summary import parameter_count
 
     try:
-        return parameter_count(load_model(path, device="cpu").model)
+        return parameter_count(load_model(path, device="cpu", collated=True).model)
     except FerError:
         # The user's network, which is not imported on a file's word: its state dict without the batch statistics.
         return sum(

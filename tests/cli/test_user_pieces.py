@@ -202,6 +202,7 @@ def test_batches_of_the_user_s_making_are_made_so_in_evaluate_too(trained, mine,
     assert json.loads(scored.out)["loss"] == pytest.approx(ended.summary["val"]["loss"], abs=1e-6)
     Image.new("L", (48, 48), 90).save(ended.folder / "face.png")
     assert "has no part in this" in cli("predict", best, ended.folder / "face.png").err
+    assert cli("info", best).err == ""  # it gives no answers
 
 
 def test_pieces_work_together_and_a_loss_may_be_one_of_several_terms(trained, mine):

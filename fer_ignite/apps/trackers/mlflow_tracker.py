@@ -63,8 +63,9 @@ class MLflowTracker(Tracker, MLflowLogger):
         if entry and not mlflow.is_tracking_uri_set():
             # Not mlflow.set_tracking_uri: its choice would outlive this run in the process.
             ours["MLFLOW_TRACKING_URI"] = entry["place"]
-        self._added = [name for name in ours if name not in os.environ]
-        os.environ.update({name: ours[name] for name in self._added})
+        # An empty variable is none to MLflow.
+        self._replaced = {name: os.environ.get(name) for name in ours if not os.environ.get(name)}
+        os.environ.update({name: ours[name] for name in self._replaced})
         try:
             return self._open(settings, entry=entry)
         except BaseException:
@@ -218,8 +219,11 @@ class MLflowTracker(Tracker, MLflowLogger):
             self._restore_environment()
 
     def _restore_environment(self) -> None:
-        for name in self._added:
-            os.environ.pop(name, None)
+        for name, value in self._replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _metrics(points: Iterable[Point]) -> Iterable[Any]:

@@ -227,15 +227,21 @@ def test_a_finished_run_that_is_resumed_continues_its_record(tiny, server):
     assert len(records(server, "more")) == 1
 
 
-def test_a_resume_remembers_that_the_run_is_tracked_and_where(tiny, server, monkeypatch):
-    train(tiny(track="mlflow", project="remembered", epochs=1))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+@pytest.mark.parametrize("empty", [False, True], ids=["unset", "empty"])
+def test_a_resume_remembers_that_the_run_is_tracked_and_where(tiny, server, monkeypatch, empty):
+    project = f"remembered{empty}"
+    train(tiny(track="mlflow", project=project, epochs=1))
+    if empty:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    else:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    before = dict(os.environ)
     train(tiny(epochs=2, resume="auto"))  # neither --track nor the variable
-    (run,) = records(server, "remembered")
+    (run,) = records(server, project)
     assert [step for step, _ in points(server, run, "val/loss")] == [4, 8]
     # A later run of the process is not sent there.
     assert not mlflow.is_tracking_uri_set()
-    assert not {"MLFLOW_TRACKING_URI", *_PATIENCE} & set(os.environ)
+    assert dict(os.environ) == before and not {*_PATIENCE} & set(before)
 
 
 def test_the_recorded_model_asks_for_versions_that_an_index_has(monkeypatch):
