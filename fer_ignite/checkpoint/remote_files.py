@@ -25,7 +25,14 @@ from fer_ignite.stores.store import (
     refused_as,
 )
 
-__all__ = ["local_checkpoint", "run_url", "send_test_access", "source_of_download"]
+__all__ = [
+    "is_run_url",
+    "local_checkpoint",
+    "local_run",
+    "run_url",
+    "send_test_access",
+    "source_of_download",
+]
 
 _SMALL = 16 << 20
 _CHECKPOINT_SUFFIXES = (".pt", ".onnx")
@@ -34,9 +41,17 @@ _NOTE_WAIT_S = 0.3
 _RECORD = ".entries.json"
 
 
-def run_url(checkpoint: str) -> str | None:
-    """The URL of the run in whose folder ``checkpoints`` a checkpoint lies; None for one elsewhere."""
-    above = parent_url(checkpoint)
+def is_run_url(url: str) -> bool:
+    """Whether a URL names a run's folder rather than a checkpoint."""
+    # A run's name may hold a dot: lr-0.05.
+    return PurePosixPath(file_name(url)).suffix.lower() not in _CHECKPOINT_SUFFIXES
+
+
+def run_url(url: str) -> str | None:
+    """The URL of the run that a URL names, or in whose folder ``checkpoints`` a checkpoint lies; None for one elsewhere."""
+    if is_run_url(url):
+        return url.rstrip("/")
+    above = parent_url(url)
     return parent_url(above) if last_part(above) == "checkpoints" else None
 
 
@@ -49,15 +64,24 @@ def local_checkpoint(url: str) -> Path:
         CheckpointError: there is none, or the store can't be read.
     """
     with refused_as(CheckpointError):
-        # A run's name may hold a dot: lr-0.05.
-        if PurePosixPath(file_name(url)).suffix.lower() not in _CHECKPOINT_SUFFIXES:
-            return _fetch_run(url, None)
+        if is_run_url(url):
+            return _fetch_run(url)
         # With the run's small files: an evaluation of test is noted in the run's log. A signed address opens no other file.
         run = run_url(url) if file_name(url) == last_part(url) else None
         if run is not None and Store(run).entry("config.yaml") is not None:
             return _fetch_run(run, last_part(url)) / "checkpoints" / last_part(url)
         with _local_errors(url):
             return fetch(url, folder=_downloads())
+
+
+def local_run(url: str) -> Path:
+    """The local copy of a run's folder with its newest resume point.
+
+    Raises:
+        CheckpointError: there is no such run, or the store can't be read.
+    """
+    with refused_as(CheckpointError):
+        return _fetch_run(url, newest=True)
 
 
 def source_of_download(folder: Path) -> str | None:
@@ -99,15 +123,19 @@ def _downloads() -> Path:
     return cache_folder() / "downloads"
 
 
-def _fetch_run(url: str, checkpoint: str | None) -> Path:
-    """The run's small files and one checkpoint: the named one, else the best, else the last, else the newest."""
+def _fetch_run(url: str, checkpoint: str | None = None, *, newest: bool = False) -> Path:
+    """The run's small files and one checkpoint: the named one, else the best, else the last, else the newest.
+
+    Args:
+        newest: the newest resume point, else the last, else the best.
+    """
     store = Store(url)
     if store.entry("config.yaml") is None:  # before all of a bucket is listed
         raise CheckpointError(
             f"{url} is neither a checkpoint nor a run's folder; name one of these."
         )
     there = store.entries()
-    chosen = _chosen(url, there, checkpoint)
+    chosen = _chosen(url, there, checkpoint=checkpoint, newest=newest)
     small = [
         name
         for name, entry in there.items()
@@ -131,7 +159,9 @@ def _local_errors(url: str) -> Iterator[None]:
         ) from None
 
 
-def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[str]:
+def _chosen(
+    url: str, there: dict[str, Entry], *, checkpoint: str | None, newest: bool
+) -> list[str]:
     if checkpoint is not None:
         name = f"checkpoints/{checkpoint}"
         if name not in there:
@@ -142,7 +172,10 @@ def _chosen(url: str, there: dict[str, Entry], checkpoint: str | None) -> list[s
     newest_first = [
         name for _, name in sorted(((s, n) for s, n in steps if s is not None), reverse=True)
     ]
-    return [name for name in (*named, *newest_first) if name in there][:1]
+    order = [*named, *newest_first]
+    if newest:
+        order = [*newest_first, *reversed(named)]
+    return [name for name in order if name in there][:1]
 
 
 def _bring_up_to_date(

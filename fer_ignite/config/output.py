@@ -29,8 +29,8 @@ class OutputSettings(SettingsGroup):
     exist_ok: bool = setting(False, "Start a new run in a folder that holds a run.")
     resume: str | None = setting(
         None,
-        "auto = continue the run in the folder, or start one where there is none; last = the same, refused where there is none; or a "
-        "checkpoint's path or URL.",
+        "auto = continue the run in the folder, or start one where there is none; last = the same, refused where there is none; or the "
+        "path or URL of a checkpoint, or of a run's folder for its newest resume point.",
     )
     override: Names = setting(
         (), "Structural settings that --resume may change, by name.", repeat=True

@@ -7,6 +7,7 @@ from fer_ignite.distributed.signals import SignalFlag, reset_signals
 from fer_ignite.distributed.torchrun import (
     final_outcome_marker,
     previous_final_outcome,
+    requeue_count,
     restart_count,
 )
 
@@ -19,6 +20,7 @@ __all__ = [
     "launch",
     "leave",
     "previous_final_outcome",
+    "requeue_count",
     "reset_signals",
     "restart_count",
 ]

@@ -35,6 +35,7 @@ __all__ = [
     "final_outcome_marker",
     "mark_final",
     "previous_final_outcome",
+    "requeue_count",
     "restart_count",
     "run_joined",
 ]
@@ -43,12 +44,18 @@ _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # <log folder>/<run>/attempt_<n>/<local
 _CAUSE_FIRST_S = (
     1.5  # torchrun compares whole seconds: a consequence waits until its cause is noted
 )
+_REQUEUES = "SLURM_RESTART_COUNT"
 _SILENCE_S = 5.0  # after this, a process of this node that neither failed nor left hangs
 
 
 def restart_count(environ: Mapping[str, str] = os.environ) -> int:
     """How often torchrun has restarted this group; 0 for the first attempt and under other launchers."""
     return int(environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
+
+
+def requeue_count(environ: Mapping[str, str] = os.environ) -> int:
+    """How often Slurm has put this job back into its queue; 0 under other launchers."""
+    return int(environ.get(_REQUEUES) or 0)
 
 
 def final_outcome_marker(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -177,7 +184,7 @@ def _init_group(plan: LaunchPlan) -> None:
 def _prepare_environment(plan: LaunchPlan) -> None:
     if "RANK" not in os.environ:
         os.environ.update(slurm_as_torchrun(os.environ))
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+    for name in [name for name in os.environ if name.startswith("SLURM_") and name != _REQUEUES]:
         del os.environ[name]  # SLURM_LOCALID would override LOCAL_RANK (ignite native.py:208)
     os.environ.update(plan.environment)
     if os.environ["WORLD_SIZE"] == str(plan.nproc):

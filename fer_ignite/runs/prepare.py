@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from fer_ignite.checkpoint.atomic_io import clean_temporary
 from fer_ignite.checkpoint.format import Found, load_checkpoint, newest_valid, require_resumable
-from fer_ignite.checkpoint.paths import BEST_NAME, resolve_checkpoint
-from fer_ignite.checkpoint.remote_files import run_url
+from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, resolve_checkpoint, step_files
+from fer_ignite.checkpoint.remote_files import is_run_url, local_run, run_url
 from fer_ignite.checkpoint.remote_run import RemoteRun, runs_in_store, working_copies
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.checkpoint.run_lock import lock_folder
@@ -28,7 +28,7 @@ from fer_ignite.data.classes import number_warning
 from fer_ignite.data.exclude_list import is_same_list
 from fer_ignite.data.open import find_cache, require_shard_settings, resolve_exclude_list
 from fer_ignite.data.readers.find import is_user_dataset
-from fer_ignite.distributed import restart_count
+from fer_ignite.distributed import requeue_count, restart_count
 from fer_ignite.errors import (
     CheckpointError,
     ConfigError,
@@ -226,7 +226,7 @@ def local_out(out: str) -> Path:
 def _in_the_runs_store(
     config: Config, given: Mapping[str, Any]
 ) -> tuple[Config, Mapping[str, Any]]:
-    """``--resume s3://B/runs/NAME/checkpoints/X.pt`` without a name continues in that run's own folder."""
+    """``--resume s3://B/runs/NAME``, or one of its checkpoints, without a name continues in that run's own folder."""
     url = run_url(str(config.resume)) if is_url(config.resume) else None
     if url is None or config.name is not None:
         return config, given
@@ -353,7 +353,7 @@ def _prepare_in(
         and folder.holds_a_run
         and not _was_killed_early(folder, config)
     )
-    if replaces and not config.exist_ok:
+    if replaces and not (config.exist_ok or _is_begun_again(folder, config)):
         raise _holds_a_run(folder.path)
     # Before find_cache, which may read data for minutes.
     check_names(config)
@@ -428,11 +428,12 @@ def _named_checkpoint(config: Config) -> Path | None:
     Raises:
         CheckpointError: there is no such file.
     """
-    if config.resume in (None, "auto", "last") or is_url(config.resume):
+    if not _names_a_checkpoint(config) or is_url(config.resume):
         return None
     try:
         path = _resume_file(str(config.resume))
-        if not os.path.lexists(path):
+        # The attempt before may have removed it, as one of the older resume points.
+        if not os.path.lexists(path) and not _repeats(config):
             load_checkpoint(path)  # raises, in the words of all commands
     except CheckpointError as error:
         raise CheckpointError(f"--resume: {error}") from None
@@ -440,17 +441,28 @@ def _named_checkpoint(config: Config) -> Path | None:
 
 
 def _resume_file(requested: str) -> Path:
-    """The file itself, or of a run's folder the newest resume point: the best one may lie epochs back."""
-    folder = Path(requested)
-    newest = newest_valid(folder / "checkpoints") if folder.is_dir() else None
-    return resolve_checkpoint(requested) if newest is None else newest.path
+    """The file itself, or of a run's folder the newest resume point by its name; it is not read."""
+    newest_first = step_files(Path(requested) / "checkpoints")
+    return newest_first[0][1] if newest_first else resolve_checkpoint(requested)
+
+
+def _names_a_checkpoint(config: Config) -> bool:
+    """Whether ``--resume`` names what to continue from, a file, a run's folder or a URL."""
+    return config.resume not in (None, "auto", "last")
+
+
+def _repeats(config: Config) -> bool:
+    """Whether this start repeats an earlier one's command line, and continues what that one has saved."""
+    # A requeued job may run several lines; without a checkpoint's name, --resume auto says which of them continue.
+    return restart_count() > 0 or (requeue_count() > 0 and _names_a_checkpoint(config))
 
 
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
     """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken, one more than the highest. And whether it was there.
 
-    Without a name, ``--resume`` of a file in a run's folder continues there, and of another file in a new folder. An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the folder is a
-    working copy, and a name is also taken where the store has it.
+    Without a name, ``--resume`` of a run's folder or of a file in it continues there, and of another file in a new folder, which a
+    restart finds again. An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the
+    folder is a working copy, and a name is also taken where the store has it.
     """
     out = local_out(config.out)
     # Also where a name is given: a file that isn't there is refused before anything is made.
@@ -465,8 +477,8 @@ def choose_folder(config: Config) -> tuple[RunDir, bool]:
     base = default_name(config)
     # Behind the highest number, also where a lower one is free again: the numbers keep the order of the starts.
     highest = max((_number(name, base) for name in names), default=0)
-    # A restarted torchrun attempt and --resume auto continue in the newest folder, all else gets a new one.
-    if highest > 0 and (config.resume in ("auto", "last") or restart_count() > 0):
+    # A restarted attempt and --resume auto continue in the newest folder, all else gets a new one.
+    if highest > 0 and (config.resume in ("auto", "last") or _repeats(config)):
         newest = _numbered(out, base, number=highest)
         return RunDir(newest), newest.exists()
     try:
@@ -531,15 +543,20 @@ def _resume_point(
                 f"{folder.path} holds no resume point; start one without --resume, or name it with --name."
             )
         return found
+    # What an earlier attempt has saved here is further on than what it began with. An older resume point of this folder is
+    # gone by then; while it is there, the newer ones may be those that the run was to go back from.
+    if _repeats(config) and not _is_in_folder(requested, folder, remote=remote):
+        own = newest_valid(folder.checkpoints)
+        if own is not None:
+            return own
     if is_url(requested):
         requested = _local_resume_point(config, requested, remote=remote)
     try:
-        path = _resume_file(requested)
-        # What an earlier attempt has saved here is further on than the file that it began with.
-        if restart_count() > 0 and not _lies_in(folder, path):
-            own = newest_valid(folder.checkpoints)
-            if own is not None:
-                return own
+        # Of a run's folder the newest, not the best one, which may lie epochs back.
+        newest = newest_valid(Path(requested) / "checkpoints") if Path(requested).is_dir() else None
+        if newest is not None:
+            return newest
+        path = resolve_checkpoint(requested)
         mapping = load_checkpoint(path)
         require_resumable(mapping)
     except CheckpointError as error:
@@ -547,21 +564,38 @@ def _resume_point(
     return Found(path, mapping, [])
 
 
+def _is_in_folder(requested: str, folder: RunDir, *, remote: RemoteRun | None) -> bool:
+    """Whether a path or URL names a checkpoint of the folder's own run that is there."""
+    if not is_url(requested):
+        return _lies_in(folder, Path(requested)) and Path(requested).is_file()
+    own = remote is not None and run_url(requested) == remote.url
+    return own and (folder.checkpoints / last_part(requested)).is_file()
+
+
 def _local_resume_point(config: Config, url: str, *, remote: RemoteRun | None) -> str:
-    """The file of a checkpoint named by URL; that of the run itself is the working copy's."""
-    if remote is not None and run_url(url) == remote.url:
+    """The local copy of a checkpoint or of a run named by URL; that of the run itself is the working copy's."""
+    own = remote if remote is not None and run_url(url) == remote.url else None
+    if is_run_url(url):
+        return str(local_run(url) if own is None or not own.folder.holds_a_run else own.folder.path)
+    if own is not None:
         name = f"checkpoints/{last_part(url)}"
-        fetch = functools.partial(remote.fetch_file, name)
+        fetch = functools.partial(own.fetch_file, name)
         return str(_ask_store(config, "--resume", fetch, refused=CheckpointError))
     return str(resolve_checkpoint(url))
 
 
 def _was_killed_early(folder: RunDir, config: Config) -> bool:
     """Whether the run is to continue, and was killed before its first resume point; then it begins at iteration 0."""
-    early = (config.resume == "auto" or restart_count() > 0) and not folder.summary.exists()
+    early = (config.resume == "auto" or _repeats(config)) and not folder.summary.exists()
     if early:
         folder.truncate_after(0)
     return early
+
+
+def _is_begun_again(folder: RunDir, config: Config) -> bool:
+    """Whether the run in the folder was killed before its first resume point, and ``--resume`` names what to begin with."""
+    begun = bool(step_files(folder.checkpoints)) or (folder.checkpoints / LAST_NAME).exists()
+    return _names_a_checkpoint(config) and not begun and not folder.summary.exists()
 
 
 def require_free_folders(configs: Sequence[Config]) -> None:
@@ -572,7 +606,9 @@ def require_free_folders(configs: Sequence[Config]) -> None:
     """
     for config in configs:
         folder = RunDir(local_out(config.out) / str(config.name))
-        continues = config.resume in ("auto", "last") or restart_count() > 0
+        continues = (
+            config.resume in ("auto", "last") or _repeats(config) or _is_begun_again(folder, config)
+        )
         if folder.holds_a_run and not (continues or config.exist_ok):
             raise _holds_a_run(folder.path)
 

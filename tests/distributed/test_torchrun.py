@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from fer_ignite.distributed import (
+    LaunchSpec,
     Outcome,
     final_outcome_marker,
     previous_final_outcome,
+    requeue_count,
     restart_count,
 )
-from fer_ignite.distributed.torchrun import mark_final
+from fer_ignite.distributed.resolve import Machine, make_plan
+from fer_ignite.distributed.torchrun import _prepare_environment, mark_final
 
 HERE = Path(__file__).parent
 slow = pytest.mark.slow
@@ -55,6 +58,26 @@ def test_without_torchrun_there_is_no_marker():
         0,
         None,
     )
+
+
+def test_slurm_s_count_of_restarts_is_not_torchrun_s(tmp_path):
+    requeued = {**attempt(tmp_path, 0), "SLURM_RESTART_COUNT": "2"}
+    assert (requeue_count(requeued), restart_count(requeued)) == (2, 0)
+
+
+def test_a_task_of_a_requeued_job_keeps_the_count_and_no_other_variable_of_slurm(monkeypatch):
+    environ = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_RESTART_COUNT": "1",
+    }
+    monkeypatch.setattr(os, "environ", environ)
+    _prepare_environment(make_plan(LaunchSpec(), environ, machine=Machine(cores=4, cuda_devices=0)))
+    assert environ["WORLD_SIZE"] == "2" and requeue_count(environ) == 1
+    assert [name for name in environ if name.startswith("SLURM_")] == ["SLURM_RESTART_COUNT"]
 
 
 def torchrun(

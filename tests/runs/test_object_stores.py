@@ -9,7 +9,7 @@ import pytest
 from fer_ignite import build_session, train
 from fer_ignite.checkpoint.format import load_checkpoint, state_digest
 from fer_ignite.checkpoint.remote_run import RemoteRun
-from fer_ignite.errors import ConfigError, FolderInUseError, StorageError
+from fer_ignite.errors import CheckpointError, ConfigError, FolderInUseError, StorageError
 from fer_ignite.runs.execute import launch_seeds
 from fer_ignite.runs.prepare import choose_folder, prepare
 from fer_ignite.stores.store import Store, StoreProblem
@@ -32,8 +32,8 @@ def machine(tmp_path, monkeypatch):
     return become
 
 
-def notes_of(config):
-    job, hold = prepare(config, config.model_dump(include=config.model_fields_set))
+def notes_of(config, leaving=None):
+    job, hold = prepare(config, config.model_dump(include=config.model_fields_set - {leaving}))
     hold.release()
     return job, " | ".join(job.notes)
 
@@ -137,6 +137,20 @@ def test_a_checkpoint_s_url_continues_in_its_own_run_or_starts_another(
     other = train(tiny(name="other", epochs=2, sched="constant", resume=url))
     assert other["folder"] == str(tmp_path / "other") and "store" not in other
     assert other["weights_sha256"] == first["weights_sha256"]
+
+
+def test_a_run_s_url_continues_from_its_newest_resume_point(tiny, out, machine, tmp_path):
+    train(tiny(out=out, epochs=2))
+    for name in ("two", "three"):
+        machine(name)
+        own = notes_of(tiny(name=None, epochs=3, resume=f"{out}/run/"), leaving="out")[0]
+        assert own.store == f"{out}/run" and own.resume.endswith("run/checkpoints/step-8.pt")
+    other = notes_of(tiny(name="other", epochs=3, resume=f"{out}/run"))[0]
+    assert other.store is None and other.folder == str(tmp_path / "other")
+    assert other.resume.endswith("step-8.pt")
+    with pytest.raises(CheckpointError, match=f"{out}/typo is neither a checkpoint nor a run"):
+        notes_of(tiny(name=None, resume=f"{out}/typo"), leaving="out")
+    assert Store(f"{out}/typo").entries() == {}
 
 
 def refuse(session):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,14 @@ from fer_ignite.errors import (
 )
 from fer_ignite.runs import execute
 from fer_ignite.runs.execute import launch_seeds
-from fer_ignite.runs.prepare import RunSpec, choose_folder, is_user_code, prepare, undo
+from fer_ignite.runs.prepare import (
+    RunSpec,
+    choose_folder,
+    is_user_code,
+    prepare,
+    require_free_folders,
+    undo,
+)
 from fer_ignite.runs.validate import check_names, check_sendable
 
 
@@ -100,14 +108,54 @@ def test_a_run_is_not_replaced_by_one_that_continues_from_a_file_elsewhere(tiny,
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+@pytest.mark.parametrize("name", ["run", None])
 def test_a_restart_continues_where_the_attempt_before_was_that_began_with_a_file(
+    tiny, ready, tmp_path, monkeypatch, variable, name
+):
+    folder = Path(train(tiny(epochs=1, name=name))["folder"])
+    copied = tmp_path / "mine.pt"
+    shutil.copy(folder / "checkpoints" / "last.pt", copied)
+    monkeypatch.setenv(variable, "1")
+    run_spec = ready(epochs=2, name=name, resume=str(copied))
+    assert run_spec.resume == str(folder / "checkpoints" / "step-4.pt")
+
+
+def test_a_requeued_job_continues_only_what_its_command_says(tiny, ready, monkeypatch):
+    train(tiny(epochs=1))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(FolderInUseError, match="--resume auto"):
+        ready(epochs=1)
+
+
+def test_a_restart_continues_though_the_checkpoint_that_it_began_with_was_removed_since(
     tiny, ready, tmp_path, monkeypatch
 ):
-    train(tiny(epochs=1))
-    copied = tmp_path / "mine.pt"
-    shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", copied)
+    train(tiny(epochs=3))  # keeps step-8.pt and step-12.pt
+    checkpoints = tmp_path / "run" / "checkpoints"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert ready(epochs=2, resume=str(copied)).resume.endswith("run/checkpoints/step-4.pt")
+    gone = ready(name=None, epochs=5, resume=str(checkpoints / "step-4.pt"))
+    assert gone.resume == str(checkpoints / "step-12.pt")
+
+
+def test_a_restart_goes_back_again_to_an_older_resume_point(tiny, ready, tmp_path, monkeypatch):
+    train(tiny(epochs=3))
+    # step-12.pt may be that of the run which was to be changed from step 8 on.
+    older = str(tmp_path / "run" / "checkpoints" / "step-8.pt")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert ready(name=None, epochs=5, resume=older).resume == older
+
+
+def test_a_run_that_was_killed_before_its_first_resume_point_begins_again_with_its_file(
+    tiny, ready, tmp_path
+):
+    train(tiny(epochs=1))
+    copied = shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "mine.pt")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").touch()
+    config = tiny(name="begun", epochs=2, resume=str(copied))
+    require_free_folders([config])
+    assert ready(name="begun", epochs=2, resume=str(copied)).resume == str(copied)
 
 
 @pytest.mark.parametrize("name", [None, "run"])
@@ -265,13 +313,17 @@ def test_resume_of_nothing_is_refused_and_auto_starts(tiny, ready):
     assert ready(resume="auto").resume is None
 
 
-def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path):
+@pytest.mark.parametrize("by", ["auto", "folder"])
+def test_a_damaged_resume_point_is_passed_over_and_said_so(tiny, ready, tmp_path, by):
     train(tiny(epochs=2))
+    resumed = (
+        {"resume": "auto"} if by == "auto" else {"resume": str(tmp_path / "run"), "name": None}
+    )
     newest = tmp_path / "run" / "checkpoints" / "step-8.pt"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)  # last.pt is the same file
-    run_spec = ready(epochs=3, resume="auto")
+    run_spec = ready(epochs=3, **resumed)
     assert run_spec.resume.endswith("step-4.pt") and any(
         "step-8.pt is damaged" in line for line in run_spec.warnings
     )
