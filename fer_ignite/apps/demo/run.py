@@ -2,6 +2,7 @@
 
 import functools
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -62,12 +63,17 @@ def run_demo(
     require_library("gradio", extra="demo", purpose="fer-ignite demo")
 
     def serve_on(listener: socket.socket) -> int:
-        with tempfile.TemporaryDirectory(prefix="fer-ignite-demo-") as folder:
+        # Not TemporaryDirectory: a signal between its making the folder and the with block would leave the folder.
+        folder = Path(tempfile.gettempdir(), f"fer-ignite-demo-{secrets.token_hex(8)}")
+        # A second signal ends the process without the finally block: the uploads are removed first.
+        forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
             if checkpoint is not None:
                 require_checkpoint(checkpoint)
             with status("loading the network and the page"):
                 application, missing = _prepare(
-                    checkpoint, Path(folder), detector=detector, device=device, model=model, tta=tta
+                    checkpoint, folder, detector=detector, device=device, model=model, tta=tta
                 )
             address = server_address(listener)
 
@@ -77,10 +83,10 @@ def run_demo(
                 if browser:
                     open_browser(address)
 
-            guard = RequestGuard(application, hosts=host_names(listener), folder=Path(folder))
-            # A second signal ends the process without the with block: the uploads are removed first.
-            forget = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+            guard = RequestGuard(application, hosts=host_names(listener), folder=folder)
             return serve(guard, listener, on_ready=on_ready, on_kill=forget)
+        finally:
+            forget()
 
     return listen(host, port, serve_on)
 
