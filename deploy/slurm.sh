@@ -23,9 +23,14 @@ export FER_IGNITE_CACHE="$SHARED/packs"
 
 # Slurm binds each task to its own cores; SLURM_CPUS_PER_TASK, which --cpus-per-task sets, tells the program how many. All
 # tasks must see all GPUs of their machine: no --gpus-per-task, no --gpu-bind.
+# A --resume of yours takes the place of "auto"; after a requeue the run continues from its own newest resume point all the same.
+resume=(--resume auto)
+for word in "$@"; do
+    case "$word" in --resume | --resume=*) resume=() ;; esac
+done
 code=0
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --resume auto --quiet "$@" || code=$?
+    fer-ignite train --out "$SHARED/runs" --name "${NAME:-fer-ignite}" --quiet ${resume[@]+"${resume[@]}"} "$@" || code=$?
 case "$code" in
     129 | 138 | 140 | 143) scontrol requeue "$SLURM_JOB_ID" ;;
 esac

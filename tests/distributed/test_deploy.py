@@ -210,6 +210,16 @@ def test_a_job_goes_back_into_the_queue_after_slurm_s_signal_only(slurm, tmp_pat
     assert (log.read_text().split() == ["requeue", "4711"]) if queued else not log.exists()
 
 
+@pytest.mark.parametrize("given", [[], ["--resume", "mine.pt"], ["--resume=mine.pt"]])
+def test_a_job_resumes_from_what_is_given_and_else_from_its_newest_resume_point(
+    slurm, tmp_path, given
+):
+    ended = slurm('#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$LOGS/srun.log"\n', *given)
+    words = (tmp_path / "srun.log").read_text().split()
+    assert ended.returncode == 0
+    assert words[words.index("--quiet") + 1 :] == (given or ["--resume", "auto"])
+
+
 def test_the_job_for_trainer_v2_has_the_fields_that_trainer_knows():
     job = yaml.safe_load((DEPLOY / "trainjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
