@@ -17,12 +17,20 @@ from typing import Any, TypeVar
 
 from fer_ignite.checkpoint.atomic_io import clean_temporary
 from fer_ignite.checkpoint.format import Found, load_checkpoint, newest_valid, require_resumable
-from fer_ignite.checkpoint.paths import BEST_NAME, LAST_NAME, resolve_checkpoint, step_files
+from fer_ignite.checkpoint.paths import BEST_NAME, resolve_checkpoint, step_files
 from fer_ignite.checkpoint.remote_files import is_run_url, local_run, run_url
 from fer_ignite.checkpoint.remote_run import RemoteRun, runs_in_store, working_copies
 from fer_ignite.checkpoint.run_dir import RunDir
 from fer_ignite.checkpoint.run_lock import lock_folder
-from fer_ignite.config import OF_ONE_OPTIMIZER, Config, changed_settings, check, field_facts, merged
+from fer_ignite.config import (
+    OF_ONE_OPTIMIZER,
+    Config,
+    changed_settings,
+    check,
+    field_facts,
+    merged,
+    read_yaml,
+)
 from fer_ignite.data.cache.format import open_cache
 from fer_ignite.data.classes import number_warning
 from fer_ignite.data.exclude_list import is_same_list
@@ -453,22 +461,45 @@ def _names_a_checkpoint(config: Config) -> bool:
 
 def _repeats(config: Config) -> bool:
     """Whether this start repeats an earlier one's command line, and continues what that one has saved."""
-    # A requeued job may run several lines; without a checkpoint's name, --resume auto says which of them continue.
-    return restart_count() > 0 or (requeue_count() > 0 and _names_a_checkpoint(config))
+    if restart_count() > 0:
+        return True
+    # A requeued job may run several lines, also from a notebook: a run is this line's if it began with the same checkpoint.
+    if requeue_count() == 0 or not _names_a_checkpoint(config):
+        return False
+    if config.name is not None:
+        folder: RunDir | None = RunDir(local_out(config.out) / config.name)
+    else:
+        folder = None if is_url(config.resume) else _own_run(Path(str(config.resume)))
+    return folder is not None and _began_with(folder, str(config.resume))
+
+
+def _own_run(checkpoint: Path) -> RunDir | None:
+    """The run in whose folder a checkpoint lies; None for a copy elsewhere, also in a folder that is called ``checkpoints``."""
+    folder = RunDir(checkpoint.parent.parent)
+    return folder if checkpoint.parent.name == "checkpoints" and folder.config.is_file() else None
+
+
+def _began_with(folder: RunDir, requested: str) -> bool:
+    """Whether the newest start in a folder had this text as ``--resume``."""
+    try:
+        return read_yaml(folder.config).get("resume") == requested
+    except (OSError, FerError):
+        return False
 
 
 def choose_folder(config: Config) -> tuple[RunDir, bool]:
     """``out/name``; without a name, ``out/<model>-<data>`` with a number where that is taken, one more than the highest. And whether it was there.
 
-    Without a name, ``--resume`` of a run's folder or of a file in it continues there, and of another file in a new folder, which a
-    restart finds again. An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the
+    Without a name, ``--resume`` of a run's folder or of a file in it continues there, and of another file in a new folder, which
+    torchrun's restart finds again. An unnamed new folder is made at once: two runs that start together get two. Where ``out`` is a URL, the
     folder is a working copy, and a name is also taken where the store has it.
     """
     out = local_out(config.out)
     # Also where a name is given: a file that isn't there is refused before anything is made.
     checkpoint = _named_checkpoint(config)
-    if config.name is None and checkpoint is not None and checkpoint.parent.name == "checkpoints":
-        return RunDir(checkpoint.parent.parent), True
+    own = None if checkpoint is None or config.name is not None else _own_run(checkpoint)
+    if own is not None:
+        return own, True
     if config.name is not None:
         return RunDir(out / config.name), (out / config.name).exists()
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
@@ -543,9 +574,12 @@ def _resume_point(
                 f"{folder.path} holds no resume point; start one without --resume, or name it with --name."
             )
         return found
-    # What an earlier attempt has saved here is further on than what it began with. An older resume point of this folder is
-    # gone by then; while it is there, the newer ones may be those that the run was to go back from.
-    if _repeats(config) and not _is_in_folder(requested, folder, remote=remote):
+    # What an earlier attempt has saved here is further on than what it began with. Where that is an older resume point of this
+    # folder, the newer ones may be those that the run was to go back from.
+    if _repeats(config) and (
+        not _is_in_folder(requested, folder, remote=remote)
+        or (remote is None and _has_saved_since(folder, requested))
+    ):
         own = newest_valid(folder.checkpoints)
         if own is not None:
             return own
@@ -572,6 +606,16 @@ def _is_in_folder(requested: str, folder: RunDir, *, remote: RemoteRun | None) -
     return own and (folder.checkpoints / last_part(requested)).is_file()
 
 
+def _has_saved_since(folder: RunDir, requested: str) -> bool:
+    """Whether the start that went back to an older resume point has saved a newer one; it wrote config.yaml before."""
+    newest_first = step_files(folder.checkpoints)
+    return (
+        bool(newest_first)
+        and _began_with(folder, requested)
+        and newest_first[0][1].stat().st_mtime_ns > folder.config.stat().st_mtime_ns
+    )
+
+
 def _local_resume_point(config: Config, url: str, *, remote: RemoteRun | None) -> str:
     """The local copy of a checkpoint or of a run named by URL; that of the run itself is the working copy's."""
     own = remote if remote is not None and run_url(url) == remote.url else None
@@ -593,8 +637,8 @@ def _was_killed_early(folder: RunDir, config: Config) -> bool:
 
 
 def _is_begun_again(folder: RunDir, config: Config) -> bool:
-    """Whether the run in the folder was killed before its first resume point, and ``--resume`` names what to begin with."""
-    begun = bool(step_files(folder.checkpoints)) or (folder.checkpoints / LAST_NAME).exists()
+    """Whether the run in the folder was killed before its first checkpoint, and ``--resume`` names what to begin with."""
+    begun = any(folder.checkpoints.glob("*.pt"))
     return _names_a_checkpoint(config) and not begun and not folder.summary.exists()
 
 

@@ -83,6 +83,7 @@ def test_a_copied_checkpoint_continues_in_a_new_folder(tiny, tmp_path):
     copied.touch()
     (tmp_path / "fer48-demo" / "checkpoints").mkdir(parents=True)
     (tmp_path / "fer48-demo" / "checkpoints" / "last.pt").touch()
+    (tmp_path / "fer48-demo" / "config.yaml").touch()
     fresh, existed = choose_folder(tiny(name=None, resume=str(copied)))
     assert fresh.path.name == "fer48-demo-2" and not existed
     own = tmp_path / "fer48-demo" / "checkpoints" / "last.pt"
@@ -108,17 +109,40 @@ def test_a_run_is_not_replaced_by_one_that_continues_from_a_file_elsewhere(tiny,
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-@pytest.mark.parametrize("name", ["run", None])
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("TORCHELASTIC_RESTART_COUNT", "run"),
+        ("TORCHELASTIC_RESTART_COUNT", None),
+        ("SLURM_RESTART_COUNT", "run"),
+    ],
+)
 def test_a_restart_continues_where_the_attempt_before_was_that_began_with_a_file(
     tiny, ready, tmp_path, monkeypatch, variable, name
 ):
-    folder = Path(train(tiny(epochs=1, name=name))["folder"])
-    copied = tmp_path / "mine.pt"
-    shutil.copy(folder / "checkpoints" / "last.pt", copied)
+    first = Path(train(tiny(epochs=1, name="first"))["folder"])
+    copied = shutil.copy(first / "checkpoints" / "last.pt", tmp_path / "mine.pt")
+    folder = Path(train(tiny(epochs=2, name=name, resume=str(copied)))["folder"])
     monkeypatch.setenv(variable, "1")
-    run_spec = ready(epochs=2, name=name, resume=str(copied))
-    assert run_spec.resume == str(folder / "checkpoints" / "step-4.pt")
+    run_spec = ready(epochs=3, name=name, resume=str(copied))
+    assert run_spec.resume == str(folder / "checkpoints" / "step-8.pt")
+
+
+@pytest.mark.parametrize("name", ["run", None])
+def test_a_requeued_job_leaves_runs_that_did_not_begin_with_its_file(
+    tiny, ready, tmp_path, monkeypatch, name
+):
+    folder = Path(train(tiny(epochs=1, name=name))["folder"])
+    copied = shutil.copy(folder / "checkpoints" / "last.pt", tmp_path / "mine.pt")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    if name is None:
+        run_spec = ready(epochs=2, name=None, resume=str(copied))
+        assert (run_spec.folder, run_spec.resume) == (f"{folder}-2", str(copied))
+    else:
+        with pytest.raises(FolderInUseError, match="holds a run"):
+            ready(epochs=2, name=name, resume=str(copied))
+    with pytest.raises(CheckpointError, match="can't be read"):
+        ready(epochs=2, name=name, resume=str(tmp_path / "typo.pt"))
 
 
 def test_a_requeued_job_continues_only_what_its_command_says(tiny, ready, monkeypatch):
@@ -146,6 +170,39 @@ def test_a_restart_goes_back_again_to_an_older_resume_point(tiny, ready, tmp_pat
     assert ready(name=None, epochs=5, resume=older).resume == older
 
 
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_continues_from_what_was_saved_since_the_run_went_back(
+    tiny, ready, tmp_path, monkeypatch, variable
+):
+    train(tiny(epochs=3))
+    older = tmp_path / "run" / "checkpoints" / "step-8.pt"
+    train(tiny(name=None, epochs=4, keep_checkpoints=9, resume=str(older)))
+    assert older.exists()
+    monkeypatch.setenv(variable, "1")
+    assert ready(name=None, epochs=5, resume=str(older)).resume == str(
+        older.with_name("step-16.pt")
+    )
+
+
+def test_a_copy_in_a_folder_called_checkpoints_continues_in_a_new_folder(tiny, ready, tmp_path):
+    folder = Path(train(tiny(epochs=1))["folder"])
+    (tmp_path / "backup" / "checkpoints").mkdir(parents=True)
+    copied = shutil.copy(folder / "checkpoints" / "last.pt", tmp_path / "backup" / "checkpoints")
+    run_spec = ready(epochs=2, name=None, resume=str(copied))
+    assert run_spec.resume == str(copied) and "backup" not in run_spec.folder
+
+
+def test_best_networks_without_a_resume_point_are_not_replaced(tiny, ready, tmp_path):
+    folder = Path(train(tiny(epochs=1))["folder"])
+    copied = shutil.copy(folder / "checkpoints" / "last.pt", tmp_path / "mine.pt")
+    for path in [*(folder / "checkpoints").glob("step-*.pt"), folder / "checkpoints" / "last.pt"]:
+        path.unlink(missing_ok=True)
+    (folder / "summary.json").unlink()
+    with pytest.raises(FolderInUseError, match="holds a run"):
+        ready(epochs=2, resume=str(copied))
+    assert (folder / "checkpoints" / "best.pt").exists()
+
+
 def test_a_run_that_was_killed_before_its_first_resume_point_begins_again_with_its_file(
     tiny, ready, tmp_path
 ):
@@ -169,6 +226,7 @@ def test_an_out_that_a_resume_would_ignore_is_refused(tiny, tmp_path):
     own = tmp_path / "run" / "checkpoints" / "last.pt"
     own.parent.mkdir(parents=True)
     own.touch()
+    (tmp_path / "run" / "config.yaml").touch()
     config = tiny(name=None, resume=str(own), out=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match=r"continues in its own run's folder, .*run; leave --out"):
         prepare(config, given(config))
@@ -182,6 +240,7 @@ def test_a_run_s_folder_that_can_t_be_written_is_named(tiny, tmp_path, monkeypat
     own = tmp_path / "run" / "checkpoints" / "last.pt"
     own.parent.mkdir(parents=True)
     own.touch()
+    (tmp_path / "run" / "config.yaml").touch()
     monkeypatch.setattr(RunDir, "create", refused)
     with pytest.raises(ConfigError, match=r"can't write to .*/run: .*; add --name"):
         prepare(tiny(name=None, resume=str(own), out=str(tmp_path / "other")), {})
