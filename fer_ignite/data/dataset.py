@@ -247,7 +247,8 @@ def dataset_from_user_class(
     classes = tuple(map(str, getattr(make, "classes", None) or _class_names(first)))
     known = {split: _numbers(_labels(part), classes, name=name) for split, part in present.items()}
     labels = np.concatenate(list(known.values()))
-    if not classes and not getattr(make, "needs_train", True):
+    unnamed = not classes and not getattr(make, "needs_train", True)
+    if unnamed:
         classes = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))
     if len(classes) < 2:
         raise DataError(
@@ -284,6 +285,8 @@ def dataset_from_user_class(
         fingerprint=f"dataset:{name}:{len(labels)}",
         source=name,
         fetch=fetch,
+        # Folders may be named 0 to K-1 too: the names alone don't tell.
+        facts={"unnamed_classes": True} if unnamed else {},
         resize_mode=resize_mode,
         finished=finished,
     )

@@ -197,24 +197,20 @@ def _refuse_other_numbers(
             _require_confirmed(dataset, request.classes)
         return
     # A Python object without class names: its labels count the network's outputs.
-    if request.data.startswith(OBJECT) and dataset.classes == _numbered(len(dataset.classes)):
+    if dataset.facts.get("unnamed_classes"):
         return
     if not (are_numbers(dataset.classes) and are_numbers(network.classes)):
         return
     for part in network.networks:
-        # Votes or a layout change the fingerprint of the run's own data, but not its name.
-        if part.checkpoint["data"]["fingerprint"] == dataset.fingerprint or shares_source(
-            request.data, part.config.data
+        # Votes or a layout change the fingerprint of the run's own data, but not its name; the name of an object is its class's.
+        if part.checkpoint["data"]["fingerprint"] == dataset.fingerprint or (
+            not request.data.startswith(OBJECT) and shares_source(request.data, part.config.data)
         ):
             return
     raise DataError(
         f"the classes of {dataset.source} and of the network are numbers ({', '.join(dataset.classes)}), whose meaning may differ "
         f"between data sets; where they mean the same, say so with --classes '{','.join(dataset.classes)}'."
     )
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(str(number) for number in range(count))
 
 
 def _require_confirmed(dataset: FaceDataset, classes: str) -> None:

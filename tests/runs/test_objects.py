@@ -254,6 +254,20 @@ def test_labels_without_names_are_the_places_of_the_network_s_outputs(tiny, tmp_
     assert evaluate(tmp_path / "run", data=Unnamed(21), quiet=True)["n"] == 21
 
 
+def test_classes_that_are_named_by_numbers_are_refused_for_other_numbers(tiny, tmp_path):
+    """torchvision's ImageFolder over folders 0 to 6 has these names, whatever the numbers mean."""
+
+    class Numbered(Faces):
+        classes = tuple("0123456")
+
+    train(tiny(epochs=1), data={"train": Numbered(70), "val": Numbered(14)})
+    # The same class of objects, and other data.
+    with pytest.raises(DataError, match=r"whose meaning may differ .* --classes '0,1,2,3"):
+        evaluate(tmp_path / "run", data=Numbered(21), quiet=True)
+    confirmed = evaluate(tmp_path / "run", data=Numbered(21), classes="0,1,2,3,4,5,6", quiet=True)
+    assert confirmed["n"] == 21
+
+
 def test_a_data_set_object_is_scored_whole(finished_run):
     faces = Faces(35, seed=8)
     found = evaluate(finished_run, data=faces, quiet=True)
