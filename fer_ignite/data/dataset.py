@@ -32,7 +32,9 @@ from fer_ignite.errors import DataError
 __all__ = ["FaceDataset", "dataset_from_cache", "dataset_from_user_class"]
 
 _STATISTICS_SAMPLES = 2000
-_SIDE_SAMPLES = 64  # their sizes alone decide the side, so that no image is resized twice
+_SIDE_SAMPLES = (
+    64  # their sizes decide the side, unless another size breaks "all are squares of one side"
+)
 
 
 @dataclass
@@ -423,8 +425,13 @@ def _statistics(
         return width, depth, (0.0,) * depth, (1.0,) * depth, True
     others = (fetch(int(index)) for index in chosen[1:_SIDE_SAMPLES])
     sizes = [sample_image(sample).size for sample in (first, *others)]
-    side, _ = choose_side(sizes, side_px, mode=resize_mode)
-    gray, sums, squares = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
+    side, native = choose_side(sizes, side_px, mode=resize_mode)
+    gray, sums, squares, sizes = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
+    again, _ = choose_side(sizes, side_px, mode=resize_mode)
+    # Of many sizes the first samples gave a median already; the largest, or one size for all, needs every sample.
+    if again != side and (native or side_px is not None):
+        side = again
+        gray, sums, squares, _ = _sums(fetch, chosen, side, channels=channels, mode=resize_mode)
     depth = 1 if channels == "gray" or (channels == "auto" and gray) else 3
     mean = sums[:depth] / (len(chosen) * side * side)
     std = np.sqrt(np.maximum(squares[:depth] / (len(chosen) * side * side) - mean**2, 0))
@@ -439,15 +446,16 @@ def _sums(
     *,
     channels: str,
     mode: str,
-) -> tuple[bool, NDArray[np.float64], NDArray[np.float64]]:
-    """Whether all images are gray, and float64 [3]: sums of their pixels in 0..1 and of the squares."""
-    gray, sums, squares = True, np.zeros(3), np.zeros(3)
+) -> tuple[bool, NDArray[np.float64], NDArray[np.float64], list[tuple[int, int]]]:
+    """Whether all images are gray; float64 [3]: sums of their pixels in 0..1, and of the squares; width and height of each."""
+    gray, sums, squares, sizes = True, np.zeros(3), np.zeros(3), []
     # Image by image: 2,000 colour images of 224 px would take 2.4 GB as float64. Gray ones count in all three channels.
     for index in indices:
         image = sample_image(fetch(int(index)))
+        sizes.append(image.size)
         gray = gray and image.mode == "L"
         own = "gray" if channels == "gray" or image.mode == "L" else "rgb"
         pixels_HWC = fit_image(image, side_px, mode=mode, channels=own) / 255.0
         sums += pixels_HWC.sum(axis=(0, 1))
         squares += np.square(pixels_HWC).sum(axis=(0, 1))
-    return gray, sums, squares
+    return gray, sums, squares, sizes

@@ -8,6 +8,7 @@ from fer_ignite.data.cache.lookup import open_or_build
 from fer_ignite.data.cache.spec import CacheSpec
 from fer_ignite.data.dataset import dataset_from_cache, dataset_from_user_class
 from fer_ignite.data.fetchers import CacheFetcher, DataLoaderFetcher, IndexBatch
+from fer_ignite.data.sampler import generator
 from fer_ignite.errors import DataError
 
 CPU = torch.device("cpu")
@@ -169,6 +170,14 @@ def test_the_side_of_users_images_is_the_median_of_theirs_and_224_at_most():
     assert photographs([300] * 5 + [200]).side_px == 224
     assert photographs([300] * 6).side_px == 300  # squares of one side, as a dataset cache has them
     assert photographs([300] * 6, side_px=48).side_px == 48
+
+
+def test_one_other_size_behind_the_first_samples_counts_for_the_side_too():
+    last = generator(0, "limit").permutation(100)[-1].item()  # the first 64 decide the side, mostly
+    assert photographs([300] * last + [200] + [300] * (99 - last)).side_px == 224
+    assert photographs([40] * last + [200] + [40] * (99 - last), side_px=48).side_px == 48
+    mixed = photographs([64] * last + [20] + [64] * (99 - last))
+    assert mixed.side_px == 64 and mixed.mean == pytest.approx((0.5,), abs=0.01)
 
 
 def test_users_images_are_stacked_at_the_side_that_the_network_takes():
