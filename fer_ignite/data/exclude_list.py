@@ -109,7 +109,7 @@ def read_exclude_list(text: str) -> ExcludeList:
     pinned = None if Path(text).exists() else _PINNED.match(text)
     path = pinned["path"] if pinned else text
     try:
-        rows = list(iter_rows(Path(path)))
+        rows = list(iter_rows(Path(path), columns=("id", "drop")))
     except DataError as error:
         raise ConfigError(f"--exclude: {error}") from None
     exclusion = ExcludeList(path, _ids(printable(path), rows))

@@ -75,7 +75,11 @@ def read_affectnet_csv(survey: Survey, tables: list[Path]) -> Listing:
         if table in left_out:
             listing.left_out[left_out[table]] += _count_rows(table)
             continue
-        rows = iter_rows(table, broken=partial(_refuse_row, listing, table))
+        rows = iter_rows(
+            table,
+            columns=(AFFECTNET_COLUMN, "expression", *_BOX),
+            broken=partial(_refuse_row, listing, table),
+        )
         header = {name.strip().lower(): place for place, name in enumerate(next(rows, (1, []))[1])}
         missing = [name for name in (AFFECTNET_COLUMN, "expression") if name not in header]
         if missing:
@@ -114,7 +118,7 @@ def _count_rows(table: Path) -> int:
     """Rows below the header of a table that is not read, so that none is refused either; up to one that can't be read."""
     count = 0
     with contextlib.suppress(DataError):
-        for _ in iter_rows(table, broken=lambda *_: None):
+        for _ in iter_rows(table, columns=(), broken=lambda *_: None):
             count += 1
     return max(count - 1, 0)
 

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,44 +83,48 @@ class ManifestSource(ReadOnceSource):
 
 def read_columns(path: Path) -> dict[str, int]:
     """The column names of a csv, in lower case and without blanks, with their positions."""
-    for _, row in iter_rows(path):
+    for _, row in iter_rows(path, columns=()):
         return {name.strip().lower(): position for position, name in enumerate(row)}
     raise DataError(f"{printable(path)}: empty; its first row must name the columns.")
 
 
 def iter_rows(
-    path: Path, *, broken: Callable[[int, str], None] | None = None
+    path: Path,
+    *,
+    columns: Collection[str] | None = None,
+    broken: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves.
 
     Args:
         path: text, or text compressed by gzip.
+        columns: names, in lower case, of the columns that are read, in which a line break is an error; None: all.
         broken: called with the number and the reason of a row that is no csv; None: such a row is an error.
     Raises:
-        DataError: a row that is no csv takes several lines, as the lines behind a quote that isn't closed would be lost with it.
+        DataError: a row of several lines is no csv, has another number of fields than the header, or a line break in one of
+            ``columns``: behind a quote that isn't closed the next lines would be lost with it.
     """
-    number = 0
+    number, before = 0, 0
+    header: list[str] = []
     with _field_limit(), _opened(path) as file:
         # strict: otherwise a quote that is never closed takes all rows to the end of the file for
         # one field.
         rows = csv.reader(file, strict=True)
         while True:
-            before = rows.line_num
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
                 if rows.line_num > before + 1:
-                    raise DataError(
-                        f"{printable(path)}, row {number + 1}: broken csv ({error}); a quote in line {before + 1} is not closed, or closed "
-                        f"as late as line {rows.line_num}: mend line {before + 1}."
+                    raise _not_closed(
+                        path, number + 1, str(error), before + 1, rows.line_num
                     ) from None
                 if broken is None:
                     raise DataError(
                         f"{printable(path)}, row {number + 1}: broken csv ({error})."
                     ) from None
-                number += 1
+                number, before = number + 1, rows.line_num
                 broken(number, f"broken csv ({error})")
                 continue
             except (OSError, EOFError, zlib.error) as error:
@@ -128,8 +132,32 @@ def iter_rows(
                     f"{printable(path)}, after row {number}: can't be read ({error})."
                 ) from None
             number += 1
+            header = header or row
+            # Read once per row: fer2013.csv has 35,887 of them.
+            line = rows.line_num
+            if line > before + 1 and (fault := _lines_fault(row, header, columns)):
+                raise _not_closed(path, number, fault, before + 1, line)
+            before = line
             if row:
                 yield number, row
+
+
+def _lines_fault(row: list[str], header: list[str], columns: Collection[str] | None) -> str | None:
+    """Why a row of several lines can't be meant; None where it can: a line break in a column of notes."""
+    if len(row) != len(header):
+        return f"{len(row)} fields; the header has {len(header)}"
+    for name, text in zip(header, row, strict=True):
+        used = columns is None or name.strip().lower() in columns
+        if used and ("\n" in text or "\r" in text):
+            return f"a line break in column {printable(name.strip())[:40]}"
+    return None
+
+
+def _not_closed(path: Path, number: int, reason: str, first: int, last: int) -> DataError:
+    return DataError(
+        f"{printable(path)}, row {number}: broken csv ({reason}); a quote in line {first} is not closed, or closed "
+        f"as late as line {last}: mend line {first}."
+    )
 
 
 @contextmanager
@@ -204,7 +232,9 @@ def _read_faces(path: Path) -> Samples:
     name = printable(path)
     refused: list[tuple[bytes, str]] = []
     rows = iter_rows(
-        path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
+        path,
+        columns=("emotion", "pixels", "usage"),
+        broken=lambda number, reason: refused.append((b"row %d" % number, reason)),
     )
     places = _places(name, next(rows, (1, []))[1], needed=("emotion", "pixels"))
     emotion_at, pixels_at, usage_at = places["emotion"], places["pixels"], places.get("usage")
@@ -318,7 +348,9 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
     name = printable(path)
     refused: list[tuple[bytes, str]] = []
     rows = iter_rows(
-        path, broken=lambda number, reason: refused.append((b"row %d" % number, reason))
+        path,
+        columns=("label", "split", "group"),  # a path may hold a line break: see below
+        broken=lambda number, reason: refused.append((b"row %d" % number, reason)),
     )
     header = next(rows, (1, []))[1]
     places = _places(name, header, needed=("path", "label"))
@@ -341,7 +373,13 @@ def _read_manifest(path: Path) -> tuple[Samples, bytes]:
         except DataError as error:
             refused.append(_refusal(number, error))
             continue
-        ids.append(os.fsencode(_listed_path(row[places["path"]], path.parent)))
+        listed = _listed_path(row[places["path"]], path.parent)
+        if ("\n" in listed or "\r" in listed) and not os.path.lexists(path.parent / listed):
+            raise DataError(
+                f"{name}, row {number}: broken csv (a line break in column path, and no such file); a quote is not closed, or "
+                f"closed some lines later: mend row {number}."
+            )
+        ids.append(os.fsencode(listed))
         labels.append(printable(row[places["label"]].strip()))
         splits.append(split)
         if has_group:

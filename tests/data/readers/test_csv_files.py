@@ -118,6 +118,35 @@ def test_a_quote_that_is_not_closed_in_its_line_is_an_error(tmp_path, later):
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        ['1.png,"sad', "2.png,happy", '3.png,angry"'],
+        ['1.png,"sad\r\n2.png,happy"'],
+        ['"1.png,sad', '2.png",happy'],
+        ['1.png,sad,"', '2.png,happy"'],
+    ],
+    ids=["label", "other line ends", "path", "another number of fields"],
+)
+def test_rows_between_two_stray_quotes_are_not_lost_where_the_csv_stays_valid(tmp_path, lines):
+    path = manifest(tmp_path, "path,label", "0.png,sad", *lines, "0.png,happy")
+    with pytest.raises(DataError, match=r"row 3: broken csv .* is not closed, or closed .*: mend"):
+        ManifestSource(path).samples()
+
+
+def test_rows_between_two_stray_quotes_of_fer2013_are_not_lost(tmp_path):
+    first, second, third = rows()
+    lines = [first, second.replace(",Public", ',"Public'), third + '"']
+    with pytest.raises(DataError, match=r"row 3: broken csv \(a line break in column Usage\)"):
+        FerCsvSource(fer_csv(tmp_path / "a.csv", lines)).samples()
+
+
+def test_a_column_that_is_not_read_may_hold_line_breaks(tmp_path):
+    path = manifest(tmp_path, "path,label,notes", '0.png,sad,"two\nlines"', "1.png,happy,one")
+    samples = ManifestSource(path).samples()
+    assert samples.classes == ("happy", "sad") and len(samples) == 2 and not samples.refused
+
+
+@pytest.mark.parametrize(
     ("header", "words"),
     [("emotion,Usage", "no column pixels"), ("pixels,Usage", "no column emotion")],
 )
