@@ -226,7 +226,15 @@ def test_every_recipe_is_whole_and_says_how_it_was_measured(cli):
 
     yamls = [file for file in files("fer_ignite.recipes").iterdir() if file.name.endswith(".yaml")]
     recipes = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in yamls}
-    assert set(recipes) == {"quick", "strong", "robust", "ferplus", "gpu-draft", "reference"}
+    assert set(recipes) == {
+        "quick",
+        "small",
+        "strong",
+        "robust",
+        "ferplus",
+        "gpu-draft",
+        "reference",
+    }
     for name, text in recipes.items():
         config = check(printed(cli("train", "--recipe", name, "--print-config")))
         for key, value in yaml.safe_load(text).items():
