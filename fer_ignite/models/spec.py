@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["NetworkSpec"]
+__all__ = ["IMAGENET", "NetworkSpec"]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation per RGB channel that torchvision's published weights expect."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,13 @@ from torch.nn import functional as F
 
 from fer_ignite.errors import ConfigError, one_line
 from fer_ignite.models.heads import head_prefixes
-from fer_ignite.models.spec import NetworkSpec
+from fer_ignite.models.spec import IMAGENET, NetworkSpec
 
 __all__ = ["DropoutLinear", "build_zoo_model", "zoo_names"]
 
 
 # Their published weights expect images in -1..1, which torchvision makes of ImageNet-normalised ones (transform_input).
 _STEM_OF_OWN_SCALE = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DropoutLinear(nn.Linear):
@@ -134,9 +133,7 @@ def _take_imagenet_scale(stem: Any) -> None:
     In the weights, not by torchvision's flag: a checkpoint is loaded without it, and gray has no three channels to transform.
     Exact but for a padded border.
     """
-    mean_C11, std_C11 = (
-        torch.tensor(values).view(3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD)
-    )
+    mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     with torch.no_grad():
         weight_OCHW = stem.conv.weight
         shift_O = (weight_OCHW * ((mean_C11 - 0.5) / 0.5)).sum(dim=(1, 2, 3))

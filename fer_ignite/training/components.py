@@ -28,6 +28,7 @@ from fer_ignite.models.evaluation_mode import evaluation_mode
 from fer_ignite.models.heads import head_prefixes
 from fer_ignite.models.initial_weights import initialise_from
 from fer_ignite.models.registry import build_model
+from fer_ignite.models.spec import IMAGENET
 from fer_ignite.models.timm_models import PREFIX, published_statistics
 from fer_ignite.training.class_weights import class_weights, logit_adjustment
 from fer_ignite.training.losses import Loss, build_loss
@@ -54,7 +55,6 @@ __all__ = [
 
 logger = logging.getLogger("fer_ignite")
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEV_BATCHES = 3
 
 
