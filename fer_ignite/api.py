@@ -21,7 +21,8 @@ from fer_ignite.runs.banner import log_notes, warn_of_finished_tensors, with_con
 from fer_ignite.runs.execute import Handlers, configure_own_process, launch_training, open_session
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
-from fer_ignite.runs.prepare import RunSpec, local_out, made_in_vain, prepare, undo
+from fer_ignite.runs.prepare import RunSpec, made_in_vain, prepare, undo
+from fer_ignite.runs.run_folder import local_out
 from fer_ignite.runs.validate import check_callables, require_config
 from fer_ignite.training.loggers import close_run_logger, run_logger
 from fer_ignite.training.objects import Data, with_objects

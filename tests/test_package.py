@@ -116,6 +116,8 @@ def test_no_module_of_the_library_reads_the_configuration_but_those_that_wire():
         "runs/execute.py",
         "runs/prepare.py",
         "runs/previews.py",
+        "runs/resume.py",
+        "runs/run_folder.py",
         "runs/teacher.py",
         "runs/unused_settings.py",
         "runs/validate.py",

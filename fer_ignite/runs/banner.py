@@ -22,7 +22,8 @@ from fer_ignite.distributed.machine import describe_device
 from fer_ignite.distributed.signals import SIGNAL_CODES
 from fer_ignite.metrics.classification import SCORES
 from fer_ignite.models.summary import describe_groups, describe_layers, flops, parameter_count
-from fer_ignite.runs.prepare import LAUNCH_SETTINGS, USER_CODE, RunSpec, is_user_code
+from fer_ignite.runs.prepare import RunSpec
+from fer_ignite.runs.resume import LAUNCH_SETTINGS, USER_CODE, is_user_code
 from fer_ignite.stores.store import parent_url
 from fer_ignite.terminal import flag_words
 from fer_ignite.training.session import Session

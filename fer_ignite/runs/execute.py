@@ -30,14 +30,8 @@ from fer_ignite.metrics.intervals import mean_and_spread
 from fer_ignite.runs.banner import log_run_header, log_run_result
 from fer_ignite.runs.finalize import finish
 from fer_ignite.runs.hold import RunHold
-from fer_ignite.runs.prepare import (
-    RunSpec,
-    default_name,
-    local_out,
-    prepare,
-    require_free_folders,
-    run_guard,
-)
+from fer_ignite.runs.prepare import RunSpec, prepare, run_guard
+from fer_ignite.runs.run_folder import default_name, local_out, require_free_folders
 from fer_ignite.runs.teacher import load_teacher
 from fer_ignite.runs.validate import check_monitor, check_sendable
 from fer_ignite.stores.store import Store, is_url, refused_as

@@ -1,13 +1,23 @@
 """What a prepared run holds until its end: its folder's lock and, where `--out` is a URL, its folder in the store."""
 
 import shlex
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from fer_ignite.checkpoint.remote_run import RemoteRun
 from fer_ignite.checkpoint.run_lock import RunLock
-from fer_ignite.stores.store import last_part, parent_url
+from fer_ignite.distributed import restart_count
+from fer_ignite.errors import ConfigError, FerError, StorageError
+from fer_ignite.stores.store import StoreProblem, last_part, parent_url, refused_as
 from fer_ignite.terminal import status
 
-__all__ = ["RunHold"]
+__all__ = ["RunHold", "ask_store"]
+
+T = TypeVar("T")
+
+
+_STORE_RETRY_S = 2.0
 
 
 class RunHold:
@@ -59,3 +69,24 @@ class RunHold:
         """Gives everything free; nothing is uploaded any more."""
         self.deliver(0)
         self.lock.release()
+
+
+def ask_store(
+    setting: str, action: Callable[[], T], *, wait_s: float, refused: type[FerError] = ConfigError
+) -> T:
+    """The action's result. A restart of a failed attempt waits for a store that is away: a start by hand is refused at once.
+
+    Raises:
+        StorageError: at a restart, the store stays away for ``wait_s`` seconds.
+        FerError: at a start by hand, of the kind ``refused``.
+    """
+    restarted = restart_count() > 0
+    until = time.monotonic() + (wait_s if restarted else 0)
+    with refused_as(StorageError if restarted else refused, setting):
+        while True:
+            try:
+                return action()
+            except StoreProblem:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_STORE_RETRY_S)

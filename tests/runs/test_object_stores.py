@@ -11,7 +11,8 @@ from fer_ignite.checkpoint.format import load_checkpoint, state_digest
 from fer_ignite.checkpoint.remote_run import RemoteRun
 from fer_ignite.errors import CheckpointError, ConfigError, FolderInUseError, StorageError
 from fer_ignite.runs.execute import launch_seeds
-from fer_ignite.runs.prepare import choose_folder, prepare
+from fer_ignite.runs.prepare import prepare
+from fer_ignite.runs.run_folder import choose_folder
 from fer_ignite.stores.store import Store, StoreProblem
 from tests.store_fixtures import require_equal
 
@@ -236,7 +237,7 @@ def test_a_restart_waits_for_the_store_at_each_step(tiny, out, machine, monkeypa
     train(tiny(out=out, name=None, epochs=1))
     machine("two")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setattr("fer_ignite.runs.prepare._STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("fer_ignite.runs.hold._STORE_RETRY_S", 0.01)
     answer, failures = getattr(Store, method), []
 
     def fail_first(self, *arguments):

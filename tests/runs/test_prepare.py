@@ -19,14 +19,9 @@ from fer_ignite.errors import (
 )
 from fer_ignite.runs import execute
 from fer_ignite.runs.execute import launch_seeds
-from fer_ignite.runs.prepare import (
-    RunSpec,
-    choose_folder,
-    is_user_code,
-    prepare,
-    require_free_folders,
-    undo,
-)
+from fer_ignite.runs.prepare import RunSpec, prepare, undo
+from fer_ignite.runs.resume import is_user_code
+from fer_ignite.runs.run_folder import choose_folder, require_free_folders
 from fer_ignite.runs.validate import check_names, check_sendable
 
 
