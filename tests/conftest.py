@@ -85,7 +85,11 @@ def finished_run(tmp_path_factory):
     from fer_ignite.config import check
 
     out = tmp_path_factory.mktemp("finished")
-    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "plots": True}))
+    train(
+        check(
+            {**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "lr": 0.003, "plots": True}
+        )
+    )
     return out / "run"
 
 

@@ -243,7 +243,7 @@ def test_changes_count_absent_settings_with_their_defaults():
 @pytest.mark.parametrize(
     ("opt", "lr", "weight_decay"),
     [
-        ("adamw", 0.003, 0.1),
+        ("adamw", 0.007, 0.1),
         ("adam", 0.003, 0.0005),
         ("sgd", 0.1, 0.0005),
         ("rmsprop", 0.001, 0.0005),
@@ -261,6 +261,15 @@ def test_rate_and_weight_decay_follow_the_optimizer_unless_given(opt, lr, weight
         Config(opt=opt, weight_decay=0.02).weight_decay,
     ) == (lr, 0.02)
     assert default_settings({"opt": opt})["weight_decay"] == weight_decay
+
+
+def test_the_default_rate_follows_the_network_too():
+    assert Config(model="resnet18").lr == Config(opt="adamw", model="resnet18").lr == 0.003
+    assert Config(model="resnet18", lr=0.02).lr == 0.02
+    # of fer48 with adamw alone
+    assert Config(opt="sgd", model="resnet18").lr == Config(opt="sgd").lr == 0.1
+    assert default_settings({"model": "resnet18"})["lr"] == 0.003
+    assert "lr=" not in repr(Config(model="resnet18")) + repr(Config())
 
 
 def test_a_layer_that_names_another_optimizer_does_not_inherit_its_rates():

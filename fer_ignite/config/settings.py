@@ -11,7 +11,7 @@ from fer_ignite.config.fields import SettingsGroup, parse_image_sizes
 from fer_ignite.config.launch import LaunchSettings
 from fer_ignite.config.loss import LossSettings
 from fer_ignite.config.model import ModelSettings
-from fer_ignite.config.optimizer import OPTIMIZER_DEFAULTS, OptimizerSettings
+from fer_ignite.config.optimizer import OPTIMIZER_DEFAULTS, OptimizerSettings, optimizer_defaults
 from fer_ignite.config.output import OutputSettings
 from fer_ignite.config.schedule import ScheduleSettings
 from fer_ignite.config.training import TrainingSettings
@@ -53,7 +53,7 @@ class Config(
 
     def __repr__(self) -> str:
         # Under this optimizer's defaults opt itself never differs, so it is shown where it was set.
-        defaults = default_settings({"opt": self.opt})
+        defaults = default_settings({"opt": self.opt, "model": self.model})
         values = self.model_dump(mode="json")
         changed = [
             f"{name}={getattr(self, name)!r}"
@@ -126,12 +126,12 @@ _GROUP_OF = {name: title for title, group in GROUPS.items() for name in group.mo
 
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All defaults as plain values, those that follow the optimizer for the one that ``settings`` names."""
+    """All defaults as plain values, those that follow optimizer and network for the ones that ``settings`` names."""
     # A checkpoint of another version may name an optimizer that this one lacks.
-    given: dict[str, Any] = (
-        {"opt": settings["opt"]} if settings.get("opt") in OPTIMIZER_DEFAULTS else {}
-    )
-    return Config(**given).model_dump(mode="json")
+    opt = settings.get("opt")
+    opt = opt if opt in OPTIMIZER_DEFAULTS else Config().opt
+    followed = optimizer_defaults(opt, model=str(settings.get("model", Config().model)))
+    return {**Config().model_dump(mode="json"), "opt": opt, **followed}
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

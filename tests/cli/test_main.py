@@ -98,7 +98,7 @@ def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
     for name in Config.model_fields:
         assert f"--{name.replace('_', '-')}" in sections[field_facts(name)["group"]], name
     plain = " ".join(text.split())
-    rates = "0.003 for adamw, adam and muon, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, 1 adadelta"
+    rates = "0.007 for adamw with fer48, 0.003 adamw, adam and muon, 0.1 sgd, 0.001 rmsprop, 0.01 adagrad, 1 adadelta"
     assert (
         f"--lr NUMBER Learning rate; the peak for one-cycle. [default: {rates}] [> 0, <= 1000]"
         in plain

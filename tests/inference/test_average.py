@@ -19,7 +19,11 @@ def kept(tmp_path_factory):
     from fer_ignite.config import check
 
     out = tmp_path_factory.mktemp("kept")
-    train(check({**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "keep_best": 3}))
+    train(
+        check(
+            {**TINY, "out": str(out), "data": "demo:700", "epochs": 8, "lr": 0.003, "keep_best": 3}
+        )
+    )
     return out / "run"
 
 
