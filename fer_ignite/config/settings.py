@@ -128,8 +128,8 @@ _GROUP_OF = {name: title for title, group in GROUPS.items() for name in group.mo
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """All defaults as plain values, those that follow optimizer and network for the ones that ``settings`` names."""
     # A checkpoint of another version may name an optimizer that this one lacks.
-    opt = settings.get("opt")
-    opt = opt if opt in OPTIMIZER_DEFAULTS else Config().opt
+    named = str(settings.get("opt"))
+    opt = named if named in OPTIMIZER_DEFAULTS else Config().opt
     followed = optimizer_defaults(opt, model=str(settings.get("model", Config().model)))
     return {**Config().model_dump(mode="json"), "opt": opt, **followed}
 
