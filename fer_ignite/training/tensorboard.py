@@ -18,7 +18,6 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from fer_ignite.checkpoint.atomic_io import storage_errors
 from fer_ignite.metrics.curves import THRESHOLDS
@@ -138,6 +137,9 @@ class TensorboardReport:
         self._writer.add_custom_scalars(_CHARTS)
 
     def _show_batch(self) -> None:
+        # Here, as torchvision takes half a second to import and not every run writes for TensorBoard.
+        from torchvision.utils import make_grid
+
         images_BCHW = self._trainer.state.batch.images_BCHW[:_SHOWN_FACES]
         faces_BCHW = self._unnormalise(images_BCHW.float()).cpu()
         self._writer.add_image("first_batch", make_grid(faces_BCHW.clamp(0, 1)), 1)

@@ -73,11 +73,13 @@ def test_loader_processes_neither_grow_nor_multiply(server, faces, tmp_path):
     started = server.start(settings, tmp_path / "log", **environment)
     assert started.wait(120) == 0, started.said
     lines = lines_of(tmp_path)
-    settled, last = lines[5], lines[-1]
-    assert settled["loader"] > 0  # else there were none to look at
+    assert lines[5]["loader"] > 0  # else there were none to look at
     assert growth_between(lines[5:10], lines[11:], "loader") <= 5
     assert growth_between(lines[5:10], lines[11:], "resident") <= 10
-    assert all(last[what] == settled[what] for what in ("descriptors", "threads", "children"))
+    # An ended loader process may be there for a moment more. One left per epoch passes any of the five before.
+    for what in ("descriptors", "threads", "children"):
+        before, after = ([line[what] for line in part] for part in (lines[5:10], lines[11:]))
+        assert min(after) <= max(before), what
 
 
 def test_runs_that_end_and_runs_that_fail_leave_no_files_in_shared_places(server, faces, tmp_path):
