@@ -85,5 +85,5 @@ def test_signals_end_it_while_it_is_still_loading(start, number, code):
     while not list(program.temporary.iterdir()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert program.end(number)[0] == code
+    assert program.end(number)[0] == code, program.log.read_text()
     assert list(program.temporary.iterdir()) == [] and "Traceback" not in program.log.read_text()
