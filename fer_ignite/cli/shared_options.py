@@ -131,6 +131,12 @@ class_options = combined(
         help="Choose, rename or merge the data's classes: 'angry,happy,calm=neutral+sad'.",
     ),
     choice_option(
+        "--bad-images",
+        choices=("error", "skip"),
+        default=None,
+        text="Unusable images and csv rows: stop with a list of them, or skip them.  [default: the run's]",
+    ),
+    choice_option(
         "--unknown-classes",
         choices=("error", "drop"),
         default="error",

@@ -34,8 +34,8 @@ def compare(
     Args:
         data: of both; None means the first one's.
         model, collate_fn: the user's ``module:name`` again, for the runs that had one.
-        options: ``split``, ``layout``, ``classes``, ``unknown_classes``, ``restrict_classes``, ``tta``, ``device``, ``cache``
-            and ``quiet``, as :func:`fer_ignite.evaluate` takes them.
+        options: ``split``, ``layout``, ``classes``, ``bad_images``, ``unknown_classes``, ``restrict_classes``, ``tta``,
+            ``device``, ``cache`` and ``quiet``, as :func:`fer_ignite.evaluate` takes them.
     Returns:
         ``n, split, data``, what :func:`paired_difference` returns, and ``a``, ``b``: the two evaluations.
     Raises:

@@ -23,6 +23,7 @@ __all__ = [
 
 _ALLOWED: Mapping[str, tuple[str | None, ...]] = {
     "split": ("val", "test", "train", "all"),
+    "bad_images": (None, "error", "skip"),
     "unknown_classes": ("error", "drop"),
     "tta": (None, *VIEW_KINDS),
     "precision": (None, *PRECISIONS),
@@ -40,6 +41,7 @@ class EvaluateRequest:
         data, votes, split: other data or other votes, and which split, "all" for every image; test only by name. The run's own
             data keeps its votes.
         layout, classes: how other data is read, and its classes chosen, renamed or merged, as in training.
+        bad_images: unusable images and csv rows: "error", or "skip".
         unknown_classes: what happens to images whose class the network doesn't know: "error", or "drop", which counts them.
         restrict_classes: only the network's classes that the data has can be predicted; probabilities are renormalised.
         tta: views whose probabilities are averaged.
@@ -54,6 +56,7 @@ class EvaluateRequest:
     split: str = "val"
     layout: str | None = None
     classes: str | None = None
+    bad_images: str | None = None
     unknown_classes: str = "error"
     restrict_classes: bool = False
     tta: str | None = None
@@ -116,7 +119,7 @@ def evaluation_config(request: EvaluateRequest, checkpoint: Mapping[str, Any]) -
     # Votes that are given again replace the labels, of which a weight leaves a share.
     if request.votes is not None:
         changes["vote_weight"] = None
-    for name in ("data", "votes", "classes", "layout"):
+    for name in ("data", "votes", "classes", "layout", "bad_images"):
         if (value := getattr(request, name)) is not None:
             changes[name] = value
     # Shards are read as they are: the classes that are given only confirm theirs, see `match_dataset`.

@@ -227,6 +227,14 @@ def test_other_data_is_scored_by_name_where_its_classes_are_the_same(best, folde
     assert found["n"] == 28 and found["class_names"] == list(DEMO_CLASSES)
 
 
+def test_unusable_images_of_other_data_are_left_out_by_the_flag_that_the_error_names(best, folders):
+    root = folders()
+    next((root / "val").rglob("*.png")).write_bytes(b"no image")
+    with pytest.raises(FerError, match="--bad-images skip"):
+        evaluate(best, data=str(root), quiet=True)
+    assert evaluate(best, data=str(root), bad_images="skip", quiet=True)["n"] == 27
+
+
 def test_other_words_for_the_same_expressions_give_the_same_scores(best, folders):
     words = {"angry": "anger", "happy": "1_Happiness", "sad": "悲しみ", "fear": "AFRAID"}
     plain, renamed = (

@@ -43,6 +43,7 @@ class ReportOptions:
     cache: str | None = None
     layout: str | None = None
     classes: str | None = None
+    bad_images: str | None = None
     unknown_classes: str = "error"
     restrict_classes: bool = False
     robustness: bool = False

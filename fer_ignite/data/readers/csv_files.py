@@ -96,6 +96,8 @@ def iter_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of each row that isn't blank, the header first; bytes that aren't UTF-8 stay themselves.
 
+    Fields are separated by commas, or by semicolons or tabs where the header has those and no comma.
+
     Args:
         path: text, or text compressed by gzip.
         columns: names, in lower case, of the columns that are read, in which a line break is an error; None: all.
@@ -106,10 +108,10 @@ def iter_rows(
     """
     number, before = 0, 0
     header: list[str] = []
-    with _field_limit(), _opened(path) as file:
+    with _field_limit(), _opened(path) as (file, delimiter):
         # strict: otherwise a quote that is never closed takes all rows to the end of the file for
         # one field.
-        rows = csv.reader(file, strict=True)
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
         while True:
             try:
                 row = next(rows)
@@ -161,14 +163,16 @@ def _not_closed(path: Path, number: int, reason: str, first: int, last: int) -> 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Iterator[str]]:
+def _opened(path: Path) -> Iterator[tuple[Iterator[str], str]]:
+    """The text, and what separates its fields."""
     try:
         if not path.is_file():
             raise DataError(f"{printable(path)}: there is no such file.")
         with path.open("rb") as raw:
             head = raw.read(4096)
         compressed = head.startswith(_GZIP)
-        _refuse_no_text(path, _unzipped_head(path) if compressed else head)
+        text = _unzipped_head(path) if compressed else head
+        _refuse_no_text(path, text)
         # utf-8-sig drops the byte order mark that spreadsheets write; surrogateescape keeps file
         # names of any bytes.
         opening: Callable[..., Any] = gzip.open if compressed else open
@@ -176,7 +180,15 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(path)}: can't be opened ({error}).") from None
     with file:
-        yield file
+        yield file, _delimiter(text)
+
+
+def _delimiter(head: bytes) -> str:
+    """A comma; a semicolon or a tab where the header has no comma: spreadsheets write those in some languages."""
+    header = head.split(b"\n")[0]
+    if b"," in header:
+        return ","
+    return ";" if b";" in header else "\t" if b"\t" in header else ","
 
 
 def _unzipped_head(path: Path) -> bytes:

@@ -60,6 +60,24 @@ def test_the_other_publication_has_blanks_in_its_column_names_and_another_order(
     )
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_spreadsheet_s_semicolons_and_tabs_separate_fields(tmp_path, separator, compressed):
+    path = fer_csv(
+        tmp_path / "fer2013.csv",
+        [row.replace(",", separator) for row in rows()],
+        header=f"emotion{separator}pixels{separator}Usage",
+    )
+    if compressed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    check(FerCsvSource(path).samples())
+
+
+def test_a_semicolon_in_a_field_of_a_csv_with_commas_stays_in_it(tmp_path):
+    samples = ManifestSource(manifest(tmp_path, "path,label", "0.png,sad;angry", "1.png,happy"))
+    assert samples.samples().classes == ("happy", "sad;angry")
+
+
 def test_quoted_fields_are_read(tmp_path):
     quoted = [",".join(f'"{field}"' for field in row.split(",")) for row in rows()]
     check(FerCsvSource(fer_csv(tmp_path / "a.csv", quoted)).samples())
