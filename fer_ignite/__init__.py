@@ -3,6 +3,9 @@
 Public names are imported on first use, so that ``fer-ignite --help`` needs no torch.
 """
 
+import multiprocessing
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -63,4 +66,15 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fer_ignite' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name == "Config" or "torch" in sys.modules or not _is_first_process():
+        return getattr(import_module(_HOMES[name]), name)
+    from fer_ignite.terminal import status
+
+    # A script is silent until its first line of ours, which torch's import delays by seconds.
+    with status("loading torch"):
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def _is_first_process() -> bool:
+    # Workers import the user's script again, all onto one terminal.
+    return multiprocessing.parent_process() is None and os.environ.get("LOCAL_RANK", "0") == "0"

@@ -67,6 +67,25 @@ def test_the_import_needs_no_torch():
     assert fresh("import sys, fer_ignite; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_a_script_says_at_once_that_torch_is_imported_and_its_workers_do_not():
+    code = (
+        "import io, os, sys, fer_ignite\n"
+        "class Screen(io.StringIO):\n"
+        "    isatty = lambda self: True\n"
+        "sys.stderr = Screen()\n"
+        "fer_ignite.import_module = lambda name: (print(repr(sys.stderr.getvalue())), fer_ignite)[1]\n"
+        "fer_ignite.train = None  # found in the place of its module\n"
+        "fer_ignite.__getattr__('train')\n"
+        "print(repr(sys.stderr.getvalue()))\n"
+        "os.environ['LOCAL_RANK'] = '1'\n"
+        "fer_ignite.__getattr__('train')\n"
+    )
+    shown = fresh(code).split("\n")
+    assert shown[0] == repr("\rloading torch ...")  # before the import
+    assert shown[1] == repr("\rloading torch ...\r\x1b[K")  # erased after it
+    assert shown[2] == shown[1]  # a worker of torchrun adds nothing
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["train"], ["evaluate"], ["predict"], ["pack"], ["info"], ["demo"]]
 )

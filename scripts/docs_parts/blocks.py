@@ -30,10 +30,10 @@ _BLOCK = re.compile(
 _WITHOUT_TRAINING = ("--help", "--print-config", "--plot-lr", "--fast-dev-run")
 # What the tests add to a command that lacks it. The data is then small too: the files of that name are drawn faces.
 _ADDED = {
-    "train": {"--max-train-samples": "256", "--epochs": "1"},
+    "train": {"--max-train-samples": "140", "--epochs": "1"},
     "audit": {"--folds": "2", "--epochs": "1"},
-    "find-lr": {"--iterations": "20", "--max-train-samples": "256"},
-    "tune": {"--max-train-samples": "256", "--epochs": "1", "--trials": "2"},
+    "find-lr": {"--iterations": "20", "--max-train-samples": "140"},
+    "tune": {"--max-train-samples": "140", "--epochs": "1", "--trials": "2"},
 }
 # What the tests put in the place of what stands there.
 _CHANGED = {"tune": {"--trials": "2", "--epochs": "1"}, "train": {"--folds": "2"}}

@@ -73,25 +73,25 @@ def test_blocks_are_found_with_their_lines_and_without_their_indentation():
 def test_trainings_are_shortened_and_what_they_say_themselves_is_kept():
     assert (
         as_tested("fer-ignite train --data a.csv")
-        == "fer-ignite train --data a.csv --max-train-samples 256 --epochs 1"
+        == "fer-ignite train --data a.csv --max-train-samples 140 --epochs 1"
     )
     assert (
         as_tested("fer-ignite train --epochs 3 --data d  # why")
-        == "fer-ignite train --epochs 3 --data d --max-train-samples 256"
+        == "fer-ignite train --epochs 3 --data d --max-train-samples 140"
     )
     assert (
         as_tested("scripts/fer-ignite train")
-        == "scripts/fer-ignite train --data demo:700 --max-train-samples 256 --epochs 1"
+        == "scripts/fer-ignite train --data demo:700 --max-train-samples 140 --epochs 1"
     )
     assert (
         as_tested("fer-ignite train --data demo:700 --epochs 8")
         == "fer-ignite train --data demo:700 --epochs 8"
     )
     assert as_tested("fer-ignite train --data demo:7000 --epochs 8").endswith(
-        "--max-train-samples 256"
+        "--max-train-samples 140"
     )
     assert as_tested("torchrun -m fer_ignite train --data d").endswith(
-        "--max-train-samples 256 --epochs 1"
+        "--max-train-samples 140 --epochs 1"
     )
     assert as_tested("fer-ignite train --print-config") == "fer-ignite train --print-config"
     assert as_tested(
@@ -99,7 +99,7 @@ def test_trainings_are_shortened_and_what_they_say_themselves_is_kept():
     ).endswith("--max-train-samples 9 --tta none --no-plots")
     assert (
         as_tested("fer-ignite tune s.yaml --epochs 9 --trials 30")
-        == "fer-ignite tune s.yaml --epochs 1 --trials 2 --max-train-samples 256"
+        == "fer-ignite tune s.yaml --epochs 1 --trials 2 --max-train-samples 140"
     )
     assert as_tested("fer-ignite predict best.pt --topk 1") == "fer-ignite predict best.pt --topk 1"
 

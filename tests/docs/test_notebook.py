@@ -73,7 +73,7 @@ def test_the_notebook_runs_and_its_last_cell_has_a_norm_for_each_step(tmp_path, 
         notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     norms = notebook.cells[-1].outputs[-1]["data"]["text/plain"]
-    assert norms.count(",") == 1  # 256 faces in batches of 128: two steps
+    assert norms.count(",") == 1  # 140 faces in batches of 128: two steps
 
 
 def test_the_notebook_is_kept_without_outputs():
