@@ -23,6 +23,7 @@ __all__ = [
     "forbid_colours",
     "in_notebook",
     "output_stream",
+    "program_name",
     "progress",
     "shows_bars",
     "status",
@@ -36,6 +37,11 @@ LINES_TO_STDOUT = "FER_IGNITE_LINES_TO_STDOUT"  # set for the processes that a n
 REFRESH_S = 0.4  # people take a display that stands still for longer as hanging
 _CODES = {"error": "31;1", "warning": "33", "best": "32", "title": "1"}
 _STYLE_OF_LEVEL = {logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "error"}
+
+
+def program_name() -> str:
+    """How commands that are advised begin: ``fer-ignite``, or the script that started the program where that is not on the path."""
+    return os.environ.get("FER_IGNITE_PROGRAM", "fer-ignite")
 
 
 def in_notebook() -> bool:

@@ -25,7 +25,7 @@ from fer_ignite.models.summary import describe_groups, describe_layers, flops, p
 from fer_ignite.runs.prepare import RunSpec
 from fer_ignite.runs.resume import LAUNCH_SETTINGS, USER_CODE, is_user_code
 from fer_ignite.stores.store import parent_url
-from fer_ignite.terminal import flag_words
+from fer_ignite.terminal import flag_words, program_name
 from fer_ignite.training.session import Session
 
 __all__ = [
@@ -236,7 +236,7 @@ def _to_look_at(path: Path) -> list[Path]:
 
 
 def _evaluate(session: Session) -> str:
-    words = ["fer-ignite", "evaluate", str(session.folder.path / "checkpoints" / "best.pt")]
+    words = [program_name(), "evaluate", str(session.folder.path / "checkpoints" / "best.pt")]
     for name in ("data", "model", "collate_fn"):
         words += _user_code_flag(session, name)
     return shlex.join(words + _cache(session))
@@ -263,7 +263,7 @@ def _continue(session: Session, run_spec: RunSpec) -> str:
     # Processes of torchrun or srun: the command of this program alone would continue with one.
     if session.world > 1 and not config.starts_processes:
         return f"under the same launcher, with as many processes: -m fer_ignite {shlex.join(words)}"
-    return shlex.join(["fer-ignite", *words])
+    return shlex.join([program_name(), *words])
 
 
 def _python_call(name: str, out: str, config: Config) -> str:

@@ -95,6 +95,13 @@ def test_every_printed_next_command_runs_and_every_named_file_exists(cli, runs, 
 
 
 @pytest.mark.slow
+def test_printed_commands_begin_with_the_script_that_started_the_program(runs, monkeypatch):
+    monkeypatch.setenv("FER_IGNITE_PROGRAM", "scripts/fer-ignite")
+    (command,) = printed(runs().err, "next")
+    assert command.startswith("scripts/fer-ignite evaluate ")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

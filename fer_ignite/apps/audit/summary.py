@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_ignite.terminal import flag_words
+from fer_ignite.terminal import flag_words, program_name
 
 __all__ = ["summarise"]
 
@@ -40,7 +40,7 @@ def summarise(report: Mapping[str, Any], settings: Mapping[str, Any], *, out: Pa
 
 def _train_command(settings: Mapping[str, Any], findings: Path, *, broken: bool) -> str:
     """The command that trains on the audited data as the audit has read it, without what the findings advise to leave out."""
-    words = ["fer-ignite", "train"]
+    words = [program_name(), "train"]
     for name, value in settings.items():
         words += flag_words(name, value)
     # The audit lists such files, where train refuses them.
