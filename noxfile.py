@@ -15,6 +15,7 @@ TOOLS = [
     "scikit-image>=0.24",
     "httpx>=0.27",
     "httpx2>=2",
+    "tensorboard>=2.16",
 ]
 
 
