@@ -10,6 +10,8 @@ from shutil import copytree
 
 import pytest
 
+from fer_ignite.distributed import resolve
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "docs_parts"))
 
@@ -125,6 +127,8 @@ def page(workshop, tmp_path, monkeypatch):
 
     folder = Path(copytree(workshop, tmp_path / "page"))
     monkeypatch.chdir(folder)
+    # Other tests run beside: commands in this process take one thread, whatever the machine has.
+    monkeypatch.setattr(resolve, "threads_per_process", lambda threads, **machine: threads or 1)
     yield Page(folder)
     torch.set_num_threads(1)
 
