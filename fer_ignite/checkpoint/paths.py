@@ -21,6 +21,7 @@ __all__ = [
     "ensemble_name",
     "network_title",
     "require_checkpoint",
+    "require_entry",
     "resolve_checkpoint",
     "step_files",
     "step_of",
@@ -165,6 +166,18 @@ def require_checkpoint(path: str | os.PathLike[str]) -> None:
             os.lstat(resolve_checkpoint(member.path))
         except (OSError, ValueError) as error:
             refuse_unreadable(member.path, error)
+
+
+def require_entry(path: str | os.PathLike[str]) -> None:
+    """Refuses a path on this machine under which nothing lies; what lies there is not looked at.
+
+    Raises:
+        CheckpointError: as :func:`fer_ignite.checkpoint.format.load_checkpoint` words it.
+    """
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:
+        refuse_unreadable(path, error)
 
 
 def step_files(folder: Path) -> list[tuple[int, Path]]:

@@ -1,22 +1,27 @@
 """``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
+from fer_ignite.checkpoint.paths import require_entry
 from fer_ignite.cli.options import ConfigCommand, config_options, layer_options, layered_settings
 from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch, require_data, require_writable
 from fer_ignite.config import Config, check, json_schema
-from fer_ignite.errors import ConfigError, help_link
+from fer_ignite.errors import CheckpointError, ConfigError, help_link
+from fer_ignite.stores.store import is_url
 
 if TYPE_CHECKING:
     from fer_ignite.distributed import Outcome
 
 __all__ = ["command", "read_flags"]
+
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 @click.command("train", cls=ConfigCommand, short_help="Train a network.")
@@ -68,6 +73,7 @@ def command(
         )
         return 0
     require_data([config.data])
+    _require_named_checkpoints(config)
     with loading_torch():
         from fer_ignite.distributed import leave
         from fer_ignite.runs import execute
@@ -84,6 +90,26 @@ def command(
         outcome = execute.launch_training(config, given=given)
     _print_outcome(outcome, quiet=config.quiet, as_json=as_json)
     leave(outcome)
+
+
+def _require_named_checkpoints(config: Config) -> None:
+    """Fails before torch is imported where nothing lies under ``--resume`` or ``--teacher``.
+
+    Raises:
+        CheckpointError: as the check of a file's content words it.
+    """
+    # A restarted job continues its own run, also where the checkpoint that it began with has been removed.
+    if any(os.environ.get(name, "0") not in ("", "0") for name in _RESTARTS):
+        return
+    resume = () if config.resume in (None, "auto", "last") else (str(config.resume),)
+    for flag, names in (("--resume", resume), ("--teacher", config.teacher)):
+        for name in names:
+            if is_url(name):
+                continue
+            try:
+                require_entry(name)
+            except CheckpointError as error:
+                raise CheckpointError(f"{flag}: {error}") from None
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import sys
 import pytest
 import yaml
 
+from fer_ignite.cli import train
 from fer_ignite.cli.options import COMMON_SETTINGS
 from fer_ignite.cli.train import read_flags
 from fer_ignite.config import GROUPS, Config, check, field_facts
-from fer_ignite.errors import ConfigError
+from fer_ignite.errors import CheckpointError, ConfigError
 from fer_ignite.recipes import read_recipe
 
 
@@ -69,6 +70,8 @@ def test_unknown_flags_are_matched_by_meaning(cli, given, meant):
         ["find-lr", "--data", "nowhere"],
         ["audit", "nowhere"],
         ["pack", "nowhere"],
+        ["train", "--resume", "nowhere.pt"],
+        ["train", "--teacher", "nowhere.pt"],
         ["evaluate", "nowhere.pt"],
         ["evaluate", "nowhere.pt", "--data", "demo"],
         ["export", "nowhere.pt"],
@@ -85,6 +88,16 @@ def test_a_wrong_path_is_refused_before_torch_is_imported(given):
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout.split() == ["2", "False"] and "nowhere" in ended.stderr
+
+
+def test_a_restarted_job_may_have_lost_the_checkpoint_that_it_began_with(monkeypatch):
+    gone = Config(resume="nowhere.pt")
+    with pytest.raises(CheckpointError, match=r"^--resume: nowhere\.pt can't be read"):
+        train._require_named_checkpoints(gone)
+    train._require_named_checkpoints(Config(resume="auto"))
+    train._require_named_checkpoints(Config(resume="s3://bucket/runs/a"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train._require_named_checkpoints(gone)
 
 
 def test_help_groups_every_setting_by_topic_with_default_range_and_unit(cli):
