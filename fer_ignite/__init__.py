@@ -3,7 +3,6 @@
 Public names are imported on first use, so that ``fer-ignite --help`` needs no torch.
 """
 
-import multiprocessing
 import os
 import sys
 from importlib import import_module
@@ -66,15 +65,16 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fer_ignite' has no attribute {name!r}")
-    if name == "Config" or "torch" in sys.modules or not _is_first_process():
-        return getattr(import_module(_HOMES[name]), name)
     from fer_ignite.terminal import status
 
     # A script is silent until its first line of ours, which torch's import delays by seconds.
-    with status("loading torch"):
+    loaded = name == "Config" or "torch" in sys.modules
+    with status("loading torch", quiet=loaded or _is_worker()):
         return getattr(import_module(_HOMES[name]), name)
 
 
-def _is_first_process() -> bool:
+def _is_worker() -> bool:
     # Workers import the user's script again, all onto one terminal.
-    return multiprocessing.parent_process() is None and os.environ.get("LOCAL_RANK", "0") == "0"
+    import multiprocessing
+
+    return multiprocessing.parent_process() is not None or os.environ.get("LOCAL_RANK", "0") != "0"

@@ -7,11 +7,11 @@ import pytest
 
 pytest_plugins = ["tests.step_fixtures", "tests.store_fixtures"]
 
+# One thread at exit too: an import that starts threads later must not change a result.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait leave the core to the tests beside them: without it two threads of each of three tests on two cores
 # spin, which took 230 s of processor time for the pages' blocks in place of 132 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# One thread at exit too: an import that starts threads later must not change a result.
 _REAL = {"ran": 0, "skipped": 0}
 
 

@@ -12,6 +12,7 @@ from fer_ignite.cli.shared_options import json_option
 from fer_ignite.cli.values import loading_torch
 from fer_ignite.errors import ConfigError, FerError
 from fer_ignite.stores.store import is_url
+from fer_ignite.terminal import program_name
 
 __all__ = ["command"]
 
@@ -32,7 +33,7 @@ def command(path: str | None, full: bool, *, as_json: bool) -> int:
         values = describe_path(_local(path))
     click.echo(json.dumps(values, indent=2, default=str) if as_json else "\n".join(_lines(values)))
     if path is None and not full and not as_json:
-        click.echo("fer-ignite info --full shows devices and all networks.")
+        click.echo(f"{program_name()} info --full shows devices and all networks.")
     return 0
 
 

@@ -1,7 +1,6 @@
 """``fer-ignite train``: settings from recipe, file and flags; one run or one per seed or fold."""
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from fer_ignite.distributed import Outcome
 
 __all__ = ["command", "read_flags"]
-
-_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 @click.command("train", cls=ConfigCommand, short_help="Train a network.")
@@ -98,8 +95,11 @@ def _require_named_checkpoints(config: Config) -> None:
     Raises:
         CheckpointError: as the check of a file's content words it.
     """
+    # Here: it imports numpy, which --help does without.
+    from fer_ignite.distributed.torchrun import requeue_count, restart_count
+
     # A restarted job continues its own run, also where the checkpoint that it began with has been removed.
-    if any(os.environ.get(name, "0") not in ("", "0") for name in _RESTARTS):
+    if restart_count() or requeue_count():
         return
     resume = () if config.resume in (None, "auto", "last") else (str(config.resume),)
     for flag, names in (("--resume", resume), ("--teacher", config.teacher)):

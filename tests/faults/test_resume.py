@@ -101,7 +101,9 @@ def test_many_ways_to_train_can_be_cut(faces, tmp_path, variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_to_train_can_be_cut_anywhere(faces, tmp_path, variant):
-    points = [1, 7, 8, 13, 20] if variant != "accumulation" else [3, 26, 29, 50, 77]
+    points = (
+        [1, 6, 7, 8, 13, 17, 20] if variant != "accumulation" else [3, 6, 13, 26, 27, 29, 50, 77]
+    )
     if variant == "fp16":  # which CPUs compute slowly
         points = [6, 8]
     cut_and_resumed(faces, tmp_path, points, **VARIANTS[variant])
