@@ -101,7 +101,7 @@ def _require_named_checkpoints(config: Config) -> None:
     # A restarted job continues its own run, also where the checkpoint that it began with has been removed.
     if restart_count() or requeue_count():
         return
-    resume = () if config.resume in (None, "auto", "last") else (str(config.resume),)
+    resume = (str(config.resume),) if config.resumes_from_named else ()
     for flag, names in (("--resume", resume), ("--teacher", config.teacher)):
         for name in names:
             if is_url(name):

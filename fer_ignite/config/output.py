@@ -76,6 +76,11 @@ class OutputSettings(SettingsGroup):
     verbose: bool = setting(False, "Also print the optimizer's parameter groups.")
     summary: bool = setting(False, "Also print the network's layers with their output shapes.")
 
+    @property
+    def resumes_from_named(self) -> bool:
+        """Whether ``--resume`` names what to continue from, a file, a run's folder or a URL."""
+        return self.resume not in (None, "auto", "last")
+
     @model_validator(mode="after")
     def _name_is_a_folder(self) -> "OutputSettings":
         if self.name is not None and (

@@ -25,7 +25,6 @@ __all__ = [
     "is_begun_again",
     "lies_in",
     "local_out",
-    "names_a_checkpoint",
     "repeats",
     "require_free_folders",
 ]
@@ -124,7 +123,7 @@ def holds_a_run_error(place: str | Path) -> FolderInUseError:
 def is_begun_again(folder: RunDir, config: Config) -> bool:
     """Whether the run in the folder was killed before its first checkpoint, and ``--resume`` names what to begin with."""
     begun = any(folder.checkpoints.glob("*.pt"))
-    return names_a_checkpoint(config) and not begun and not folder.summary.exists()
+    return config.resumes_from_named and not begun and not folder.summary.exists()
 
 
 def _own_run(checkpoint: Path) -> RunDir | None:
@@ -146,7 +145,7 @@ def repeats(config: Config) -> bool:
     if restart_count() > 0:
         return True
     # A requeued job may run several lines, also from a notebook: a run is this line's if it began with the same checkpoint.
-    if requeue_count() == 0 or not names_a_checkpoint(config):
+    if requeue_count() == 0 or not config.resumes_from_named:
         return False
     if config.name is not None:
         folder: RunDir | None = RunDir(local_out(config.out) / config.name)
@@ -155,18 +154,13 @@ def repeats(config: Config) -> bool:
     return folder is not None and began_with(folder, str(config.resume))
 
 
-def names_a_checkpoint(config: Config) -> bool:
-    """Whether ``--resume`` names what to continue from, a file, a run's folder or a URL."""
-    return config.resume not in (None, "auto", "last")
-
-
 def _named_checkpoint(config: Config) -> Path | None:
     """The file on this machine that ``--resume`` names; None for a newest resume point, and for a URL.
 
     Raises:
         CheckpointError: there is no such file.
     """
-    if not names_a_checkpoint(config) or is_url(config.resume):
+    if not config.resumes_from_named or is_url(config.resume):
         return None
     try:
         path = _resume_file(str(config.resume))
